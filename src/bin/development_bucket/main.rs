@@ -1,0 +1,3 @@
+//! A development tool: serves a folder as Pre-Authenticated Requests of OCI Object Storage, with switchable faults.
+
+fn main() {}

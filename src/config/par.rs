@@ -1,0 +1,229 @@
+//! Pre-Authenticated Request URLs of OCI Object Storage, parsed and never printed whole.
+//!
+//! Shape (Oracle's documentation, "Using Pre-Authenticated Requests"):
+//! `https://HOST/p/TOKEN/n/NAMESPACE/b/BUCKET/o/[OBJECT]`. The token is the credential.
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+use super::Secret;
+
+/// Oracle's limit on the length of a PAR URL.
+const LONGEST_URL_BYTES: usize = 3500;
+
+/// Everything except RFC 3986's unreserved characters and `/`.
+const OBJECT_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// What a PAR gives access to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParTarget {
+    /// A bucket, or the part of it under a prefix that the URL does not name.
+    Collection,
+    /// One object, by its decoded name.
+    Object(String),
+}
+
+/// A parsed PAR URL. `Debug` and `Display` print the token as `<redacted>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Par {
+    /// Scheme, host and port.
+    origin: String,
+    token: Secret,
+    namespace: String,
+    bucket: String,
+    target: ParTarget,
+}
+
+/// Why a text is not a PAR URL. Never repeats the text: it may hold a token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParError {
+    /// Not a URL at all.
+    #[error("it is not a URL ({0})")]
+    NotAUrl(url::ParseError),
+    /// Neither http nor https.
+    #[error("its scheme is `{0}`, not https or http")]
+    Scheme(String),
+    /// A path that is not `/p/TOKEN/n/NAMESPACE/b/BUCKET/o/…`.
+    #[error("its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found {0})")]
+    Path(String),
+    /// A query or fragment, which no PAR has.
+    #[error("it has a query or a fragment, which a PAR never has")]
+    Query,
+    /// Longer than Oracle allows.
+    #[error("it is {0} bytes long, above the 3500 that a PAR can have")]
+    TooLong(usize),
+    /// An object name that is not UTF-8.
+    #[error("its object name is not UTF-8")]
+    ObjectName,
+}
+
+impl Par {
+    /// Parses a PAR URL.
+    ///
+    /// # Errors
+    /// Says in which way `text` is not one, without repeating a token.
+    pub fn parse(text: &str) -> Result<Self, ParError> {
+        if text.len() > LONGEST_URL_BYTES {
+            return Err(ParError::TooLong(text.len()));
+        }
+        let url = Url::parse(text).map_err(ParError::NotAUrl)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(ParError::Scheme(url.scheme().to_owned()));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(ParError::Query);
+        }
+        // The raw text, not `url.path()`: an object name may hold `..`, which a URL parser would resolve.
+        let path =
+            text.split_once("://").and_then(|(_, rest)| rest.find('/').map(|start| &rest[start..])).unwrap_or("");
+        let wrong = || ParError::Path(path_shape(path));
+        let parts: Vec<&str> = path.splitn(9, '/').collect();
+        let ["", "p", token, "n", namespace, "b", bucket, "o", rest @ ..] = parts.as_slice() else {
+            return Err(wrong());
+        };
+        if token.is_empty() || namespace.is_empty() || bucket.is_empty() {
+            return Err(wrong());
+        }
+        let decode = |part: &str| {
+            percent_decode_str(part).decode_utf8().map(|text| text.into_owned()).map_err(|_| ParError::ObjectName)
+        };
+        let target = match rest {
+            [] | [""] => ParTarget::Collection,
+            [object] => ParTarget::Object(decode(object)?),
+            _ => return Err(wrong()),
+        };
+        Ok(Self {
+            origin: url.origin().ascii_serialization(),
+            token: Secret::new(*token),
+            namespace: decode(namespace)?,
+            bucket: decode(bucket)?,
+            target,
+        })
+    }
+
+    /// What it gives access to.
+    pub fn target(&self) -> &ParTarget {
+        &self.target
+    }
+
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The URL that lists objects. Holds the token: never print it.
+    pub fn listing_url(&self) -> String {
+        self.with_token(self.token.reveal())
+    }
+
+    /// The URL of the object called `name`. Holds the token: never print it.
+    pub fn object_url(&self, name: &str) -> String {
+        format!("{}{}", self.listing_url(), utf8_percent_encode(name, OBJECT_NAME))
+    }
+
+    /// Scheme, host and port: `accessUri`s of multipart uploads are relative to it.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// `text` with every occurrence of the token replaced, for messages that come from elsewhere.
+    pub fn redact(&self, text: &str) -> String {
+        text.replace(self.token.reveal(), "<redacted>")
+    }
+
+    fn with_token(&self, token: &str) -> String {
+        let encode = |part| utf8_percent_encode(part, NON_ALPHANUMERIC);
+        let Self { origin, namespace, bucket, .. } = self;
+        // Namespaces and buckets are letters, digits, `-`, `_` and `.`: encoded only where they are not.
+        if [namespace, bucket].iter().all(|part| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+        {
+            format!("{origin}/p/{token}/n/{namespace}/b/{bucket}/o/")
+        } else {
+            format!("{origin}/p/{token}/n/{}/b/{}/o/", encode(namespace), encode(bucket))
+        }
+    }
+}
+
+/// The path with its token hidden and cut to a length that fits a sentence.
+fn path_shape(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    if let Some(position) = parts.iter().position(|part| *part == "p")
+        && let Some(token) = parts.get_mut(position + 1)
+        && !token.is_empty()
+    {
+        *token = "<redacted>";
+    }
+    let shape: String = parts.join("/").chars().take(80).collect();
+    if shape.is_empty() { "no path".to_owned() } else { format!("`{shape}`") }
+}
+
+impl fmt::Display for Par {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.with_token("<redacted>"))?;
+        match &self.target {
+            ParTarget::Collection => Ok(()),
+            ParTarget::Object(name) => write!(f, "{}", utf8_percent_encode(name, OBJECT_NAME)),
+        }
+    }
+}
+
+impl fmt::Debug for Par {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Par({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/s3cr3t/n/ns/b/models/o/";
+
+    #[test]
+    fn a_bucket_par_is_taken_apart_and_put_together() {
+        let par = Par::parse(BASE).unwrap();
+        assert_eq!(par.target(), &ParTarget::Collection);
+        assert_eq!(par.bucket(), "models");
+        assert_eq!(par.listing_url(), BASE);
+        assert_eq!(par.object_url("a b/ü?.bin"), format!("{BASE}a%20b/%C3%BC%3F.bin"));
+        assert_eq!(Par::parse(BASE.trim_end_matches('/')).unwrap(), par);
+    }
+
+    #[test]
+    fn an_object_par_keeps_its_name_as_it_is() {
+        let par = Par::parse(&format!("{BASE}dir/..%2Fx/a%20b")).unwrap();
+        assert_eq!(par.target(), &ParTarget::Object("dir/../x/a b".to_owned()));
+    }
+
+    #[test]
+    fn the_token_is_never_shown() {
+        let par = Par::parse(&format!("{BASE}x")).unwrap();
+        for shown in [par.to_string(), format!("{par:?}"), format!("{par:#?}"), par.redact("at /p/s3cr3t/n")] {
+            assert!(!shown.contains("s3cr3t") && shown.contains("<redacted>"), "{shown}");
+        }
+        let error = Par::parse("https://host/p/s3cr3t/n/ns/x").unwrap_err().to_string();
+        assert_eq!(error, "its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found `/p/<redacted>/n/ns/x`)");
+    }
+
+    #[test]
+    fn what_is_not_a_par_is_refused() {
+        for (text, part) in [
+            ("", "not a URL"),
+            ("models", "not a URL"),
+            ("ftp://host/p/t/n/n/b/b/o/", "scheme is `ftp`"),
+            ("https://host", "no path"),
+            ("https://mlflow.example.com/#/experiments/1", "fragment"),
+            ("https://host/p//n/ns/b/bucket/o/", "path is not"),
+            ("https://host/p/t/n/ns/b//o/", "path is not"),
+            ("https://host/p/t/n/ns/b/bucket/", "path is not"),
+            ("https://host/p/t/n/ns/b/bucket/o/%ff", "not UTF-8"),
+            ("https://host/p/t/n/ns/b/bucket/o/?x=1", "query"),
+        ] {
+            let error = Par::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        assert!(Par::parse(&format!("{BASE}{}", "x".repeat(3500))).unwrap_err().to_string().contains("3500"));
+    }
+}

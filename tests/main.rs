@@ -1,0 +1,18 @@
+//! Tests by behaviour, from outside where possible: the built binary, real servers, real files.
+//!
+//! One binary, so that servers start once and the linker runs once.
+
+mod support;
+
+mod bucket;
+mod config;
+mod container;
+mod engine;
+mod job;
+mod kernels;
+mod kubernetes;
+mod layout;
+mod mlflow;
+mod model;
+mod mount;
+mod telemetry;

@@ -1,0 +1,5 @@
+//! What several behaviours need: servers started once, temporary folders, the built binaries.
+
+pub mod bucket_server;
+pub mod mlflow_server;
+pub mod process;
