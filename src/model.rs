@@ -3,7 +3,28 @@
 //! This room reads headers first and weights by range, and knows every spelling that checkpoints have for the
 //! same thing. It knows nothing of scheduling, batching or devices: tensors come out on the CPU.
 
+mod config_json;
+mod decode;
 mod decoder_config;
+mod dtype;
+mod error;
 pub mod families;
+mod hugging_face;
+mod open;
+mod read_at;
+mod safetensors;
+mod shard;
+mod stored;
+mod tensor_name;
+mod tokenizer;
+mod weights;
 
 pub use decoder_config::{Activation, DecoderConfig, RopeConfig, RopeScaling};
+pub use dtype::Dtype;
+pub use error::Error;
+pub use open::Model;
+pub use read_at::ReadAt;
+pub use shard::{Shard, ShardShape};
+pub use tensor_name::{LayerTensor, TensorName};
+pub use tokenizer::Tokenizer;
+pub use weights::{Validation, Weights};

@@ -75,4 +75,56 @@ pub enum RopeScaling {
         /// Length of the original training.
         original_max_position: usize,
     },
+    /// Each frequency divided by its own factor, as GGUF files carry it (tensor `rope_freqs.weight`).
+    Factors(
+        /// `dim / 2` of them, the highest frequency first.
+        Vec<f32>,
+    ),
+}
+
+impl RopeConfig {
+    /// Angle by which each pair of entries turns per position, `dim / 2` of them, highest first.
+    ///
+    /// In single precision where transformers uses it, so that long positions turn by the same angle.
+    pub fn inverse_frequencies(&self) -> Vec<f32> {
+        let plain = |pair: usize| self.theta.powf(-((2 * pair) as f64) / self.dim as f64);
+        let scaled = |pair: usize| match &self.scaling {
+            RopeScaling::None => plain(pair),
+            RopeScaling::Linear { factor } => plain(pair) / factor,
+            RopeScaling::Factors(factors) => plain(pair) / f64::from(factors[pair]),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
+                let frequency = plain(pair);
+                let turns = *original_max_position as f64 * frequency / std::f64::consts::TAU;
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                kept * frequency + (1.0 - kept) * frequency / factor
+            }
+        };
+        (0..self.dim / 2).map(|pair| scaled(pair) as f32).collect()
+    }
+}
+
+impl DecoderConfig {
+    /// What must hold between sizes, whatever the family: the key at fault and what is wrong with it.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let limits = [
+            ("num_hidden_layers", self.layers, 10_000),
+            ("num_attention_heads", self.heads, 65_536),
+            ("head_dim", self.head_dim, 65_536),
+            ("hidden_size", self.hidden_size, 1 << 24),
+            ("intermediate_size", self.intermediate_size, 1 << 24),
+        ];
+        for (key, value, limit) in limits {
+            if value > limit {
+                return Err((key, format!("{value} is absurd; {limit} is the limit")));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!("{} heads are not a multiple of {} key and value heads", self.heads, self.kv_heads);
+            return Err(("num_key_value_heads", reason));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(("head_dim", format!("{} is odd, and rotary embedding turns pairs", self.head_dim)));
+        }
+        Ok(())
+    }
 }

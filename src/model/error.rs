@@ -1,0 +1,134 @@
+//! What can be wrong with a model, said so that the person who owns the files knows what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Why a model cannot be opened or read. Every kind is the files' fault, not the machine's: trying again does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that a model needs is not there.
+    #[error("{directory} is not a complete model: {missing}")]
+    Incomplete {
+        /// Where it was looked for.
+        directory: PathBuf,
+        /// What is missing and how to get it.
+        missing: String,
+    },
+    /// The system refused a read.
+    #[error("cannot read {what} of {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The part of it.
+        what: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file contradicts its own format.
+    #[error("{path} is damaged or not what its name says: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// A key of the configuration is missing, of the wrong type, or makes no sense.
+    #[error("{path}: {key}: {reason}")]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots for nesting.
+        key: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// No family knows this architecture.
+    #[error("{path}: architecture {architecture} is not supported; supported are {}", .supported.join(", "))]
+    UnsupportedArchitecture {
+        /// The file that names it.
+        path: PathBuf,
+        /// Its name there.
+        architecture: String,
+        /// Every name that would have been accepted.
+        supported: Vec<&'static str>,
+    },
+    /// A known architecture uses something that the decoder does not do.
+    #[error("{path}: {setting} is not implemented{}", clause(.allowed))]
+    UnsupportedSetting {
+        /// The file.
+        path: PathBuf,
+        /// Key and value.
+        setting: String,
+        /// What would work; may be empty.
+        allowed: String,
+    },
+    /// The tensors in the files are not those that the configuration describes.
+    #[error("{path}: the weights do not fit the configuration: {}", .problems.join("; "))]
+    Tensors {
+        /// The directory or file.
+        path: PathBuf,
+        /// Every missing, misshapen and unexpected tensor.
+        problems: Vec<String>,
+    },
+    /// A weight is NaN or infinite.
+    #[error("{path}: tensor {tensor} has the value {value} at {index:?}{}", clause(.hint))]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// Row and column, or position in a vector, in the whole tensor.
+        index: Vec<usize>,
+        /// `NaN`, `inf` or `-inf`.
+        value: f32,
+        /// What may help; may be empty.
+        hint: String,
+    },
+    /// The model cannot be split over that many ranks.
+    #[error("cannot give rank {rank} of {world_size} its part of the model: {reason}")]
+    Shard {
+        /// Which rank.
+        rank: usize,
+        /// Of how many.
+        world_size: usize,
+        /// What does not divide.
+        reason: String,
+    },
+    /// The tokenizer cannot be built or used.
+    #[error("tokenizer {path}: {reason}")]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+fn clause(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("; {text}") }
+}
+
+impl Error {
+    pub(super) fn read(path: &Path, what: impl Into<String>, source: std::io::Error) -> Self {
+        Error::Read { path: path.into(), what: what.into(), source }
+    }
+
+    pub(super) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Error::Malformed { path: path.into(), reason: reason.into() }
+    }
+
+    pub(super) fn incomplete(directory: &Path, missing: impl Into<String>) -> Self {
+        Error::Incomplete { directory: directory.into(), missing: missing.into() }
+    }
+
+    pub(super) fn setting(path: &Path, key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Setting { path: path.into(), key: key.into(), reason: reason.into() }
+    }
+
+    pub(super) fn unsupported(path: &Path, setting: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Error::UnsupportedSetting { path: path.into(), setting: setting.into(), allowed: allowed.into() }
+    }
+
+    pub(super) fn tokenizer(path: &Path, reason: impl Into<String>) -> Self {
+        Error::Tokenizer { path: path.into(), reason: reason.into() }
+    }
+}

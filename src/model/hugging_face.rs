@@ -1,0 +1,149 @@
+//! A directory in Hugging Face layout: its weight files, and the names that tensors have in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::safetensors::{Entry, read_header};
+use super::stored::{Encoding, RowOrder, Stored, WeightFile};
+use super::{DecoderConfig, Dtype, Error, LayerTensor, TensorName, Weights};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors that checkpoints carry although no decoder needs them.
+const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
+
+/// Finds all tensors of `config` in the files of `directory`.
+pub(super) fn open_weights(directory: &Path, config: &DecoderConfig) -> Result<Weights, Error> {
+    let mut found = tensors(directory)?;
+    let mut problems = Vec::new();
+    let weights = Weights::new(directory, config, |tensor| {
+        let name = name(tensor);
+        let (file, entry) = found.remove(&name).ok_or_else(|| format!("{name} is missing"))?;
+        stored(name, file, entry, &config.shape(tensor))
+    });
+    let expected_later = |name: &str| {
+        IGNORED.iter().any(|ignored| name.ends_with(ignored))
+            || (config.tied_head && name == self::name(TensorName::Head))
+    };
+    problems.extend(found.keys().filter(|name| !expected_later(name)).map(|name| format!("{name} is unexpected")));
+    match weights {
+        Ok(weights) if problems.is_empty() => Ok(weights),
+        Ok(_) => Err(Error::Tensors { path: directory.into(), problems }),
+        Err(Error::Tensors { path, problems: mut all }) => {
+            all.extend(problems);
+            Err(Error::Tensors { path, problems: all })
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// What transformers calls a tensor.
+fn name(tensor: TensorName) -> String {
+    let (layer, tensor) = match tensor {
+        TensorName::Embedding => return "model.embed_tokens.weight".into(),
+        TensorName::FinalNorm => return "model.norm.weight".into(),
+        TensorName::Head => return "lm_head.weight".into(),
+        TensorName::Layer(layer, tensor) => (layer, tensor),
+    };
+    let name = match tensor {
+        LayerTensor::InputNorm => "input_layernorm.weight",
+        LayerTensor::PostAttentionNorm => "post_attention_layernorm.weight",
+        LayerTensor::Q => "self_attn.q_proj.weight",
+        LayerTensor::K => "self_attn.k_proj.weight",
+        LayerTensor::V => "self_attn.v_proj.weight",
+        LayerTensor::QBias => "self_attn.q_proj.bias",
+        LayerTensor::KBias => "self_attn.k_proj.bias",
+        LayerTensor::VBias => "self_attn.v_proj.bias",
+        LayerTensor::O => "self_attn.o_proj.weight",
+        LayerTensor::Gate => "mlp.gate_proj.weight",
+        LayerTensor::Up => "mlp.up_proj.weight",
+        LayerTensor::Down => "mlp.down_proj.weight",
+    };
+    format!("model.layers.{layer}.{name}")
+}
+
+fn stored(name: String, file: Arc<WeightFile>, entry: Entry, shape: &[usize]) -> Result<Stored, String> {
+    if entry.shape.iter().map(|&n| n as usize).ne(shape.iter().copied()) {
+        return Err(format!("{name} has shape {:?}, expected {shape:?}", entry.shape));
+    }
+    let dtype = match entry.dtype.as_str() {
+        "F32" => Dtype::F32,
+        "F16" => Dtype::F16,
+        "BF16" => Dtype::Bf16,
+        other => return Err(format!("{name} is {other}, supported are F32, F16 and BF16")),
+    };
+    Ok(Stored {
+        file,
+        name,
+        encoding: Encoding::Plain(dtype),
+        offset: entry.offset,
+        rows: shape[0],
+        columns: shape.get(1).copied().unwrap_or(1),
+        row_order: RowOrder::Halves,
+    })
+}
+
+/// Every tensor of every file. `model.safetensors` goes before an index, as in transformers.
+fn tensors(directory: &Path) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)>, Error> {
+    if directory.join(SINGLE).exists() {
+        let (file, header) = open_file(&directory.join(SINGLE))?;
+        return Ok(header.into_iter().map(|(name, entry)| (name, (file.clone(), entry))).collect());
+    }
+    if !directory.join(INDEX).exists() {
+        let missing =
+            format!("neither {SINGLE} nor {INDEX} is there; weights in other formats must be saved as safetensors");
+        return Err(Error::incomplete(directory, missing));
+    }
+    let weight_map = read_index(&directory.join(INDEX))?;
+    let names: BTreeSet<&String> = weight_map.values().collect();
+    let absent: Vec<&str> =
+        names.iter().filter(|name| !directory.join(name).exists()).map(|name| name.as_str()).collect();
+    if !absent.is_empty() {
+        return Err(Error::incomplete(
+            directory,
+            format!("{INDEX} names files that are not there: {}", absent.join(", ")),
+        ));
+    }
+    let mut files = BTreeMap::new();
+    for name in names {
+        files.insert(name, open_file(&directory.join(name))?);
+    }
+    let mut found = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (tensor, name) in &weight_map {
+        let (file, header) = &files[name];
+        match header.get(tensor) {
+            Some(entry) => drop(found.insert(tensor.clone(), (file.clone(), entry.clone()))),
+            None => problems.push(format!("{tensor} is not in {name}, where {INDEX} has it")),
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(Error::Tensors { path: directory.into(), problems }) }
+}
+
+fn open_file(path: &Path) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
+    let file = File::open(path).map_err(|source| Error::read(path, "the weights", source))?;
+    let header = read_header(&file).map_err(|reason| Error::malformed(path, reason))?;
+    Ok((Arc::new(WeightFile { path: path.into(), bytes: Arc::new(file) }), header))
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Tensor name to file name. A file name that leads out of the directory is refused.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let text = std::fs::read(path).map_err(|source| Error::read(path, "the index", source))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| Error::malformed(path, format!("it is not an index of weights: {error}")))?;
+    let plain = |name: &str| matches!(PathBuf::from(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    match index.weight_map.values().find(|name| !plain(name)) {
+        Some(name) => Err(Error::malformed(path, format!("{name:?} is not the name of a file beside it"))),
+        None => Ok(index.weight_map),
+    }
+}

@@ -1,0 +1,147 @@
+//! The header of a safetensors file: names, types, shapes and places of its tensors, checked against the file's size.
+//!
+//! Format: <https://github.com/huggingface/safetensors#format>. The crate `safetensors` is not used for reading
+//! because it checks a header only together with all of the data in memory, and lets the last of two equal names win.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::ReadAt;
+
+/// Headers of real checkpoints are a few megabytes at most; the reference implementation has the same limit.
+const LARGEST_HEADER_BYTES: u64 = 100_000_000;
+
+/// One tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// As the header spells it: `F32`, `BF16`, …
+    pub dtype: String,
+    /// Outermost dimension first.
+    pub shape: Vec<u64>,
+    /// From the start of the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub size_bytes: u64,
+}
+
+/// Reads and checks the header of `file`. The error is a sentence about the file.
+pub(super) fn read_header(file: &dyn ReadAt) -> Result<BTreeMap<String, Entry>, String> {
+    let file_bytes = file.size_bytes().map_err(|error| format!("its size cannot be read: {error}"))?;
+    let mut length = [0; 8];
+    if file_bytes < 8 {
+        return Err(format!("it has {file_bytes} bytes, too few for a safetensors header"));
+    }
+    file.read_exact_at(&mut length, 0).map_err(|error| format!("its header cannot be read: {error}"))?;
+    let header_bytes = u64::from_le_bytes(length);
+    if header_bytes > LARGEST_HEADER_BYTES || header_bytes > file_bytes - 8 {
+        return Err(format!(
+            "it claims a header of {header_bytes} bytes in a file of {file_bytes}: truncated, or not safetensors"
+        ));
+    }
+    let mut header = vec![0; header_bytes as usize];
+    file.read_exact_at(&mut header, 8).map_err(|error| format!("its header cannot be read: {error}"))?;
+    let Header(entries) = serde_json::from_slice(&header).map_err(|error| format!("its header is wrong: {error}"))?;
+    let data_start = 8 + header_bytes;
+    let mut tensors = BTreeMap::new();
+    for (name, entry) in entries {
+        let placed = place(&name, entry, data_start)?;
+        tensors.insert(name, placed);
+    }
+    check_coverage(&tensors, data_start, file_bytes)?;
+    Ok(tensors)
+}
+
+/// Checks one tensor by itself: its shape and type must need exactly the bytes it claims.
+fn place(name: &str, raw: RawEntry, data_start: u64) -> Result<Entry, String> {
+    let [begin, end] = raw.data_offsets;
+    let bits = bits(&raw.dtype).ok_or_else(|| format!("tensor {name} has the unknown type {}", raw.dtype))?;
+    let needed_bits = raw.shape.iter().try_fold(bits, |product, &n| product.checked_mul(n));
+    let claimed = end.checked_sub(begin).ok_or_else(|| format!("tensor {name} ends before it begins"))?;
+    match (needed_bits, data_start.checked_add(begin), data_start.checked_add(end)) {
+        (Some(needed), Some(offset), Some(_)) if Some(needed) == claimed.checked_mul(8) => {
+            Ok(Entry { dtype: raw.dtype, shape: raw.shape, offset, size_bytes: claimed })
+        }
+        _ => Err(format!("tensor {name} of shape {:?} and type {} claims {claimed} bytes", raw.shape, raw.dtype)),
+    }
+}
+
+/// The format allows neither holes nor overlaps, and the last tensor ends the file.
+fn check_coverage(tensors: &BTreeMap<String, Entry>, data_start: u64, file_bytes: u64) -> Result<(), String> {
+    let mut in_order: Vec<_> = tensors.iter().collect();
+    in_order.sort_by_key(|(_, entry)| (entry.offset, entry.size_bytes));
+    let mut position = data_start;
+    for (name, entry) in in_order {
+        if entry.offset < position {
+            return Err(format!("tensor {name} overlaps the one before it"));
+        }
+        if entry.offset > position {
+            return Err(format!("there is a hole of {} bytes before tensor {name}", entry.offset - position));
+        }
+        position += entry.size_bytes;
+    }
+    match position.cmp(&file_bytes) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => {
+            Err(format!("its tensors need {position} bytes but it has {file_bytes}: truncated, get it again"))
+        }
+        std::cmp::Ordering::Less => Err(format!("{} bytes follow its last tensor", file_bytes - position)),
+    }
+}
+
+/// Width of a number, `None` for types the format does not have.
+fn bits(dtype: &str) -> Option<u64> {
+    Some(match dtype {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
+        "I16" | "U16" | "F16" | "BF16" => 16,
+        "I32" | "U32" | "F32" => 32,
+        "I64" | "U64" | "F64" | "C64" => 64,
+        _ => return None,
+    })
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+/// The JSON object of a header, equal names refused.
+struct Header(BTreeMap<String, RawEntry>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<serde::de::IgnoredAny>()?;
+                continue;
+            }
+            let entry =
+                map.next_value().map_err(|error| serde::de::Error::custom(format!("tensor {name}: {error}")))?;
+            if tensors.insert(name.clone(), entry).is_some() {
+                return Err(serde::de::Error::custom(format!("tensor {name} appears twice")));
+            }
+        }
+        Ok(Header(tensors))
+    }
+}

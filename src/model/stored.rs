@@ -1,0 +1,81 @@
+//! Where a tensor lies and how its numbers are written: the meeting point of file formats and weights.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+
+use super::{Dtype, ReadAt};
+
+/// A file that holds tensors.
+pub(super) struct WeightFile {
+    pub path: PathBuf,
+    pub bytes: Arc<dyn ReadAt>,
+}
+
+/// How numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// One by one.
+    Plain(Dtype),
+    #[expect(dead_code, reason = "GGUF is the next slice")]
+    /// In blocks along a row, quantised as ggml does.
+    Blocks(GgmlDType),
+}
+
+impl Encoding {
+    /// Numbers in the smallest unit that can be decoded.
+    pub fn block_len(self) -> usize {
+        match self {
+            Encoding::Plain(_) => 1,
+            Encoding::Blocks(blocks) => blocks.block_size(),
+        }
+    }
+
+    /// Bytes of that unit.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Encoding::Plain(dtype) => dtype.size_bytes(),
+            Encoding::Blocks(blocks) => blocks.type_size(),
+        }
+    }
+}
+
+/// The order of rows within a head of q and k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// As the decoder wants them: first halves of the rotated pairs, then second halves.
+    Halves,
+    #[expect(dead_code, reason = "GGUF is the next slice")]
+    /// Pairs next to each other, in heads of so many rows, as GGUF stores Llama.
+    Pairs {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+/// A tensor at rest. A vector has one column.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub file: Arc<WeightFile>,
+    /// In the file's own words.
+    pub name: String,
+    pub encoding: Encoding,
+    /// Of the first row, from the start of the file.
+    pub offset: u64,
+    pub rows: usize,
+    pub columns: usize,
+    pub row_order: RowOrder,
+}
+
+impl Stored {
+    /// Bytes of a whole row; formats guarantee that rows hold whole blocks.
+    pub fn row_bytes(&self) -> usize {
+        self.columns / self.encoding.block_len() * self.encoding.block_bytes()
+    }
+
+    /// Bytes of the tensor.
+    pub fn size_bytes(&self) -> u64 {
+        self.rows as u64 * self.row_bytes() as u64
+    }
+}

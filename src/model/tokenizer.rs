@@ -1,0 +1,72 @@
+//! Text to token ids and back, through the `tokenizers` library.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// A model's tokenizer. Cheap to share by reference; any thread may use it.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Tokenizer`].
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read(path).map_err(|source| Error::read(path, "the tokenizer", source))?;
+        let inner = tokenizers::Tokenizer::from_bytes(&text)
+            .map_err(|error| Error::tokenizer(path, format!("it is not a tokenizer.json: {error}")))?;
+        Ok(Self::new(path, inner))
+    }
+
+    pub(super) fn new(path: &Path, inner: tokenizers::Tokenizer) -> Self {
+        let highest = inner.get_vocab(true).into_values().max();
+        Self { vocab_size: highest.map_or(0, |id| id as usize + 1), path: path.into(), inner }
+    }
+
+    /// The ids of `text`. With `add_special` those that the model expects around it, such as BOS, are added.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, add_special);
+        let encoding =
+            encoding.map_err(|error| Error::tokenizer(&self.path, format!("cannot encode a text: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `tokens`, special ones left out. Ids outside the vocabulary give nothing.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
+        self.inner
+            .decode(tokens, true)
+            .map_err(|error| Error::tokenizer(&self.path, format!("cannot decode {} tokens: {error}", tokens.len())))
+    }
+
+    /// One more than the highest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token spelled exactly so.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The file it was made from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({}, {} tokens)", self.path.display(), self.vocab_size)
+    }
+}
