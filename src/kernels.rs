@@ -2,4 +2,31 @@
 //!
 //! Chosen at run time for what the processor has. Every kernel is bitwise batch-invariant: an output row depends
 //! on its own inputs only, never on what shares the call, on the thread count, or on how a prompt was chunked.
-//! This room knows nothing of candle, models or scheduling.
+//! This room knows nothing of candle, models or scheduling. Shapes are preconditions: a caller that breaks one is
+//! a bug in the caller, and each function panics with the shapes it was given.
+
+mod activation;
+mod attention;
+mod cache;
+mod isa;
+mod limits;
+mod matmul;
+mod norm;
+mod packed;
+mod pool;
+mod rope;
+mod sampling;
+#[allow(dead_code)] // Until the fast kernels use it.
+mod scratch;
+
+pub use activation::{GateActivation, gated_activation};
+pub use attention::{PagedAttention, paged_attention};
+pub use cache::{AttentionShape, CacheSlice, CacheSliceMut};
+pub use isa::{Isa, capabilities};
+pub use limits::{Limits, measure_limits};
+pub use matmul::matmul;
+pub use norm::{add_rms_norm, head_rms_norm};
+pub use packed::{PackedMatrix, WeightSlice};
+pub use pool::{Pool, cpu_quota_threads};
+pub use rope::{RopeTable, rope_and_cache};
+pub use sampling::{argmax, log_softmax};
