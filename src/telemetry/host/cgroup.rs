@@ -1,0 +1,184 @@
+//! Limits and use of the cgroup that this process runs in, versions 1 and 2.
+//!
+//! Files: kernel documentation, "Control Group v2" and "Memory Resource Controller" (v1). Within a
+//! container the path in `/proc/self/cgroup` may be the host's while only the container's own part is
+//! mounted; then the mount's top is this process's group.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What v1 reports for "no limit" is the largest multiple of a page; anything near it is none.
+const V1_NO_LIMIT_BYTES: f64 = 9.0e18;
+
+/// One reading of the cgroup; `None` where there is no such limit or it cannot be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cgroup {
+    /// Memory this group may use: the tightest limit of it and its visible ancestors.
+    pub memory_limit_bytes: Option<f64>,
+    /// Memory this group uses, page cache included.
+    pub memory_used_bytes: Option<f64>,
+    /// Processors' worth of time this group may use: the tightest of it and its visible ancestors.
+    pub cpu_limit: Option<f64>,
+    /// Time for which its tasks were held back by that limit.
+    pub throttled_seconds: Option<f64>,
+}
+
+impl Cgroup {
+    /// Reads the group of this process under `root`, which is `/` outside of tests.
+    pub fn read(root: &Path) -> Self {
+        let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let mounts = root.join("sys/fs/cgroup");
+        if mounts.join("cgroup.controllers").exists() { v2(&mounts, &membership) } else { v1(&mounts, &membership) }
+    }
+}
+
+fn v2(mount: &Path, membership: &str) -> Cgroup {
+    let path = membership.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let groups = groups(mount, path);
+    let cpu_limit = |group: &PathBuf| {
+        let text = fs::read_to_string(group.join("cpu.max")).ok()?;
+        let (quota, period) = text.trim().split_once(' ')?;
+        quota_in_cpus(quota.parse().ok()?, period.parse().ok()?)
+    };
+    Cgroup {
+        memory_limit_bytes: tightest(groups.iter().filter_map(|group| number(&group.join("memory.max")))),
+        memory_used_bytes: groups.first().and_then(|group| number(&group.join("memory.current"))),
+        cpu_limit: tightest(groups.iter().filter_map(cpu_limit)),
+        throttled_seconds: groups
+            .first()
+            .and_then(|group| field(&group.join("cpu.stat"), "throttled_usec"))
+            .map(|microseconds| microseconds / 1e6),
+    }
+}
+
+fn v1(mounts: &Path, membership: &str) -> Cgroup {
+    let groups_of = |controller: &str| {
+        let path = membership.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let controllers = parts.next()?;
+            controllers.split(',').any(|name| name == controller).then(|| parts.next())?
+        });
+        groups(&mounts.join(controller), path.unwrap_or("/"))
+    };
+    let (memory, cpu) = (groups_of("memory"), groups_of("cpu"));
+    let cpu_limit = |group: &PathBuf| {
+        quota_in_cpus(number(&group.join("cpu.cfs_quota_us"))?, number(&group.join("cpu.cfs_period_us"))?)
+    };
+    let memory_limits = memory.iter().filter_map(|group| number(&group.join("memory.limit_in_bytes")));
+    Cgroup {
+        memory_limit_bytes: tightest(memory_limits.filter(|limit| *limit < V1_NO_LIMIT_BYTES)),
+        memory_used_bytes: memory.first().and_then(|group| number(&group.join("memory.usage_in_bytes"))),
+        cpu_limit: tightest(cpu.iter().filter_map(cpu_limit)),
+        throttled_seconds: cpu
+            .first()
+            .and_then(|group| field(&group.join("cpu.stat"), "throttled_time"))
+            .map(|nanoseconds| nanoseconds / 1e9),
+    }
+}
+
+/// The directories of the group at `path` and of its ancestors up to the mount, innermost first.
+fn groups(mount: &Path, path: &str) -> Vec<PathBuf> {
+    let own = mount.join(path.trim_start_matches('/'));
+    let innermost = if own.is_dir() { own } else { mount.to_owned() };
+    innermost.ancestors().take_while(|group| group.starts_with(mount)).map(Path::to_owned).collect()
+}
+
+fn tightest(limits: impl Iterator<Item = f64>) -> Option<f64> {
+    limits.reduce(f64::min)
+}
+
+/// `None` for v1's -1, which stands for no limit.
+fn quota_in_cpus(quota: f64, period: f64) -> Option<f64> {
+    (quota > 0.0 && period > 0.0).then_some(quota / period)
+}
+
+/// The number a file holds; `None` also for v2's `max`.
+fn number(path: &Path) -> Option<f64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The number after `key` in a file of `key value` lines.
+fn field(path: &Path, key: &str) -> Option<f64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn a_v2_group_takes_the_tightest_limit_above_it() {
+        let root = machine(&[
+            ("proc/self/cgroup", "0::/pod/job\n"),
+            ("sys/fs/cgroup/cgroup.controllers", "cpu memory\n"),
+            ("sys/fs/cgroup/pod/memory.max", "1000\n"),
+            ("sys/fs/cgroup/pod/cpu.max", "400000 100000\n"),
+            ("sys/fs/cgroup/pod/job/memory.max", "max\n"),
+            ("sys/fs/cgroup/pod/job/memory.current", "600\n"),
+            ("sys/fs/cgroup/pod/job/cpu.max", "150000 100000\n"),
+            ("sys/fs/cgroup/pod/job/cpu.stat", "usage_usec 9\nnr_throttled 2\nthrottled_usec 2500000\n"),
+        ]);
+        let expected = Cgroup {
+            memory_limit_bytes: Some(1000.0),
+            memory_used_bytes: Some(600.0),
+            cpu_limit: Some(1.5),
+            throttled_seconds: Some(2.5),
+        };
+        assert_eq!(Cgroup::read(root.path()), expected);
+    }
+
+    #[test]
+    fn a_v1_group_is_read_from_its_controllers() {
+        let root = machine(&[
+            ("proc/self/cgroup", "4:memory:/docker/abc\n1:cpu,cpuacct:/\n0::/\n"),
+            ("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", "2000\n"),
+            ("sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes", "1500\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/cpu/cpu.stat", "nr_periods 3\nthrottled_time 1500000000\n"),
+        ]);
+        let expected = Cgroup {
+            memory_limit_bytes: Some(2000.0),
+            memory_used_bytes: Some(1500.0),
+            cpu_limit: Some(0.5),
+            throttled_seconds: Some(1.5),
+        };
+        assert_eq!(Cgroup::read(root.path()), expected);
+    }
+
+    #[test]
+    fn a_container_sees_its_own_group_at_the_top_of_the_mount() {
+        let root = machine(&[
+            ("proc/self/cgroup", "4:memory:/kubepods/pod1/c1\n1:cpu:/kubepods/pod1/c1\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "3000\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+        ]);
+        let expected = Cgroup { memory_limit_bytes: Some(3000.0), ..Cgroup::default() };
+        assert_eq!(Cgroup::read(root.path()), expected);
+    }
+
+    #[test]
+    fn no_cgroups_or_nonsense_is_none() {
+        assert_eq!(Cgroup::read(Path::new("/no/such/root")), Cgroup::default());
+        let root = machine(&[
+            ("proc/self/cgroup", "\u{0}:::\n0::../../..\n"),
+            ("sys/fs/cgroup/cgroup.controllers", ""),
+            ("sys/fs/cgroup/cpu.max", "1 0\n"),
+            ("sys/fs/cgroup/memory.max", "lots\n"),
+        ]);
+        assert_eq!(Cgroup::read(root.path()), Cgroup::default());
+    }
+}

@@ -1,0 +1,46 @@
+//! Reads the machine every few seconds, for scrapes and for whoever else asks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Registry;
+use super::host::{Sample, system_metrics};
+use super::ticker::Ticker;
+
+/// Samples until it is dropped.
+pub struct Sampler {
+    _ticker: Ticker,
+}
+
+impl Sampler {
+    /// Samples now and after each `interval`: into `registry`, and under MLflow's names into `report`,
+    /// which is called on the sampler's thread and must not block. `results` is any path on the file
+    /// system that takes the results.
+    ///
+    /// # Errors
+    /// Those of the operating system when it gives no thread.
+    pub fn start(
+        interval: Duration,
+        results: PathBuf,
+        registry: Arc<Registry>,
+        mut report: impl FnMut(&'static str, f64) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let first = Sample::read(&results);
+        registry.set_sample(first.clone());
+        let mut before = (Instant::now(), first.clone());
+        let ticker = Ticker::start("host-sampler", interval, move || {
+            let now = (Instant::now(), Sample::read(&results));
+            let elapsed = now.0.duration_since(before.0).as_secs_f64();
+            // The first tick comes at once; a share of almost no time is noise.
+            if elapsed >= interval.as_secs_f64() / 2.0 {
+                for (name, value) in system_metrics(&first, &before.1, &now.1, elapsed) {
+                    report(name, value);
+                }
+                registry.set_sample(now.1.clone());
+                before = now;
+            }
+        })?;
+        Ok(Self { _ticker: ticker })
+    }
+}

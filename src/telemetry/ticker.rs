@@ -1,0 +1,46 @@
+//! A thread that does something again and again until it is dropped.
+//!
+//! Threads, not tasks: what is shown must keep moving while the engine keeps the runtime busy.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// Calls its closure at once and then after each interval; dropping it wakes the thread and waits for its end.
+pub(super) struct Ticker {
+    wake: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Starts the thread under `name`.
+    ///
+    /// # Errors
+    /// Those of the operating system when it gives no thread.
+    pub(super) fn start(
+        name: &str,
+        interval: Duration,
+        mut tick: impl FnMut() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (wake, asleep) = channel();
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                tick();
+                if asleep.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.wake.take();
+        if let Some(thread) = self.thread.take() {
+            // A tick that panicked has said so on stderr; nothing is owed here.
+            let _ = thread.join();
+        }
+    }
+}
