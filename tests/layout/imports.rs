@@ -1,0 +1,147 @@
+//! Finds what a Rust file names of its own crate's top level.
+//!
+//! Works on tokens, not on lines: comments, doc links and strings do not count, macro bodies and inline
+//! paths do, and nothing needs to compile.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+/// One path that leads to the crate's top level.
+#[derive(Debug, PartialEq)]
+pub struct Import {
+    pub line: usize,
+    pub target: Target,
+}
+
+/// Where a path leads.
+#[derive(Debug, PartialEq)]
+pub enum Target {
+    /// Into this module at the top of the file's own crate.
+    Crate(String),
+    /// Into this module of the library, named from a program.
+    Library(String),
+    /// Somewhere that cannot be told from the path, with what hides it.
+    Hidden(&'static str),
+}
+
+/// All imports of `source`, which is the file of `module` (empty for a crate's top).
+pub fn imports(source: &str, module: &[String]) -> Vec<Import> {
+    let tokens: TokenStream = source.parse().unwrap_or_else(|error| panic!("{module:?}: {error}"));
+    let mut found = Vec::new();
+    walk(&tokens.into_iter().collect::<Vec<_>>(), module, &mut found);
+    // One `use` of several things from one room is one import.
+    found.dedup();
+    found
+}
+
+fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
+    let mut at = 0;
+    while at < tokens.len() {
+        let inside_path = at >= 2 && is_separator(tokens, at - 2);
+        match &tokens[at] {
+            TokenTree::Ident(ident) if ident == "mod" && inline_module(tokens, at).is_some() => {
+                let (name, body) = inline_module(tokens, at).unwrap();
+                let inner: Vec<String> = module.iter().cloned().chain([name]).collect();
+                walk(&body, &inner, found);
+                at += 3;
+            }
+            TokenTree::Ident(ident) if !inside_path => {
+                let line = ident.span().start().line;
+                let mut hidden = |how| found.push(Import { line, target: Target::Hidden(how) });
+                match ident.to_string().as_str() {
+                    "crate" if at > 0 && is_word(&tokens[at - 1], "extern") => hidden("extern crate"),
+                    "crate" if is_separator(tokens, at + 1) => {
+                        at = follow(tokens, at + 3, Vec::new(), found);
+                        continue;
+                    }
+                    "crate" if tokens.get(at + 1).is_some_and(|next| is_word(next, "as")) => hidden("crate as …"),
+                    "flashjob" if is_separator(tokens, at + 1) => {
+                        let first = found.len();
+                        at = follow(tokens, at + 3, Vec::new(), found);
+                        for import in &mut found[first..] {
+                            if let Target::Crate(room) = &mut import.target {
+                                import.target = Target::Library(std::mem::take(room));
+                            }
+                        }
+                        continue;
+                    }
+                    "super" | "self" if is_separator(tokens, at + 1) || is_word(&tokens[at], "super") => {
+                        at = follow(tokens, at, module.to_vec(), found);
+                        continue;
+                    }
+                    "path" if is_punctuation(tokens.get(at + 1), '=') && is_attribute(tokens, at) => {
+                        hidden("#[path]");
+                    }
+                    "include" if is_punctuation(tokens.get(at + 1), '!') => hidden("include!"),
+                    _ => {}
+                }
+                at += 1;
+            }
+            TokenTree::Group(group) => {
+                walk(&group.stream().into_iter().collect::<Vec<_>>(), module, found);
+                at += 1;
+            }
+            _ => at += 1,
+        }
+    }
+}
+
+/// Follows a path whose next segment is `tokens[at]` from `position`, notes where it leads, and returns
+/// the index after it.
+fn follow(tokens: &[TokenTree], mut at: usize, mut position: Vec<String>, found: &mut Vec<Import>) -> usize {
+    let Some(first) = tokens.get(at) else { return at };
+    let line = first.span().start().line;
+    loop {
+        match tokens.get(at) {
+            Some(TokenTree::Ident(ident)) if ident == "super" => drop(position.pop()),
+            Some(TokenTree::Ident(ident)) if ident == "self" => {}
+            Some(TokenTree::Ident(ident)) => position.push(ident.to_string()),
+            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                for item in inner.split(|token| is_punctuation(Some(token), ',')).filter(|item| !item.is_empty()) {
+                    follow(item, 0, position.clone(), found);
+                }
+                return at + 1;
+            }
+            _ => break,
+        }
+        at += 1;
+        if !is_separator(tokens, at) {
+            break;
+        }
+        at += 2;
+    }
+    let target = match position.into_iter().next() {
+        Some(room) => Target::Crate(room),
+        None => Target::Hidden("the crate's top as a whole"),
+    };
+    found.push(Import { line, target });
+    at
+}
+
+/// `mod name { … }` at `at`: its name and body.
+fn inline_module(tokens: &[TokenTree], at: usize) -> Option<(String, Vec<TokenTree>)> {
+    match (tokens.get(at + 1)?, tokens.get(at + 2)?) {
+        (TokenTree::Ident(name), TokenTree::Group(body)) if body.delimiter() == Delimiter::Brace => {
+            Some((name.to_string(), body.stream().into_iter().collect()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether `tokens` are what stands in `#[…]`: the attribute's name comes first.
+fn is_attribute(tokens: &[TokenTree], at: usize) -> bool {
+    at == 0 && matches!(tokens.get(2), Some(TokenTree::Literal(_)))
+}
+
+/// Whether `::` stands at `at`.
+fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
+    is_punctuation(tokens.get(at), ':') && is_punctuation(tokens.get(at + 1), ':')
+}
+
+fn is_punctuation(token: Option<&TokenTree>, character: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punctuation)) if punctuation.as_char() == character)
+}
+
+fn is_word(token: &TokenTree, word: &str) -> bool {
+    matches!(token, TokenTree::Ident(ident) if ident == word)
+}
