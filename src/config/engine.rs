@@ -1,0 +1,90 @@
+//! What a job says of the engine: which, where, on which model, set up how.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use super::InputStorage;
+
+/// The engines a job can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// Ours.
+    Candle,
+    /// vLLM as a child process, in images that have it.
+    Vllm,
+    /// SGLang as a child process, in images that have it.
+    Sglang,
+}
+
+/// Where the candle backend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// CUDA where this build and this machine have it, the CPU otherwise; the log says which and why.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA or an error.
+    Cuda,
+}
+
+/// A model as it was named: joined to a mount location unless absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelPath(pub PathBuf);
+
+/// Where the platform puts models unless told otherwise.
+const DEFAULT_LOCATION: &str = "/models";
+
+impl ModelPath {
+    /// The places to look at, in order: the path itself where it is absolute; else under each mount location,
+    /// or, where nothing is mounted, under `/models` and then under the working directory.
+    pub fn candidates(&self, inputs: &[InputStorage]) -> Vec<PathBuf> {
+        if self.0.is_absolute() {
+            return vec![self.0.clone()];
+        }
+        match inputs {
+            [] => vec![Path::new(DEFAULT_LOCATION).join(&self.0), self.0.clone()],
+            inputs => inputs.iter().map(|input| input.location.join(&self.0)).collect(),
+        }
+    }
+}
+
+/// How the engine is set up; names are vLLM's where vLLM has the setting.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Ranks; `None`: all visible GPUs, 1 on the CPU.
+    pub tensor_parallel_size: Option<NonZeroUsize>,
+    /// Longest prompt plus output; `None`: the model's.
+    pub max_model_len: Option<NonZeroUsize>,
+    /// Number format of weights and KV cache.
+    pub dtype: DtypeChoice,
+    /// Share of free device memory that weights, activations and KV cache may take. Default 0.9.
+    pub memory_utilization: f64,
+    /// Bytes for the KV cache; `None`: what `memory_utilization` leaves.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Sequences in one step at most; `None`: best for the device.
+    pub max_num_seqs: Option<NonZeroUsize>,
+    /// Tokens in one step at most; `None`: best for the device.
+    pub max_num_batched_tokens: Option<NonZeroUsize>,
+    /// Tokens in a KV block, a multiple of 32. Default 32.
+    pub block_tokens: NonZeroUsize,
+    /// CPU threads; `None`: the container's CPU quota.
+    pub threads: Option<NonZeroUsize>,
+    /// Look for NaN and infinities in the weights while loading.
+    pub validate_weights: bool,
+}
+
+/// `dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DtypeChoice {
+    /// The checkpoint's.
+    Auto,
+    /// `float16`, `half`.
+    Float16,
+    /// `bfloat16`.
+    Bfloat16,
+    /// `float32`, `float`.
+    Float32,
+}

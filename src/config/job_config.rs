@@ -1,0 +1,52 @@
+//! A job, fully decided.
+
+use std::path::PathBuf;
+
+use super::{
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, OutputStorage, Sampling, Setting,
+    TelemetryConfig, Tracking, Workload,
+};
+
+/// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
+/// "decide when you know it", and what was decided is stated in the log and the result.
+#[derive(Clone, Debug)]
+pub struct JobConfig {
+    /// Which engine runs, and nothing else: never a silent substitute.
+    pub backend: BackendKind,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// The model's directory or GGUF file.
+    pub model: ModelPath,
+    /// The tokenizer's directory or file; the model's unless given.
+    pub tokenizer: ModelPath,
+    /// Object storage to make visible as files before anything is loaded.
+    pub inputs: Vec<InputStorage>,
+    /// Object storage that takes the results at the end.
+    pub output: Option<OutputStorage>,
+    /// How inputs become files.
+    pub mount: MountConfig,
+    /// What is run.
+    pub workload: Workload,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How the engine is set up.
+    pub engine: EngineConfig,
+    /// Where the run is recorded; `None` keeps results local.
+    pub tracking: Option<Tracking>,
+    /// How the job is watched.
+    pub telemetry: TelemetryConfig,
+    /// Where results are written before anything is sent. Default `results`.
+    pub results_dir: PathBuf,
+    /// Price of the machine an hour, in whatever currency the user thinks.
+    pub price_per_hour: Option<f64>,
+    /// See [`JobConfig::settings`].
+    pub(super) settings: Vec<Setting>,
+}
+
+impl JobConfig {
+    /// Every key with what it came to and who gave it, in a stable order and without secrets: for people, for
+    /// MLflow's parameters and for `result.json`.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+}

@@ -1,0 +1,288 @@
+//! The one list of keys: names, help, defaults. Flags, variables and blueprints all fill it.
+//!
+//! [`Texts`] is what one source says (clap and serde derive both readers from the same fields);
+//! [`Raw`] is what all sources say together, each value with its origin. Nothing here judges a value.
+
+use super::origin::{Given, Origin};
+
+/// What holds for a key that nobody gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preset {
+    /// This text, read by the same parser as a given one.
+    Text(&'static str),
+    /// Decided later or elsewhere; the words say how.
+    Decided(&'static str),
+    /// There must be a value.
+    Required,
+}
+
+/// Who may give a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Flags, variables in three spellings, and blueprints.
+    Everyone,
+    /// One variable with exactly this name, as MLflow's own client reads it (also out of a blueprint's variables).
+    Variable(&'static str),
+}
+
+/// One key with what was given for it.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    /// The field's name, words separated by `_`.
+    pub field: &'static str,
+    /// What holds when nothing was given.
+    pub preset: Preset,
+    /// What the winning source said.
+    pub given: Option<Given>,
+}
+
+impl Slot {
+    /// The key as it is written in messages.
+    pub fn key(&self) -> String {
+        self.field.replace('_', "-")
+    }
+}
+
+macro_rules! keys {
+    (
+        everyone { $($(#[$meta:meta])* $field:ident = $preset:expr;)* }
+        variables { $($(#[doc = $doc:literal])* $variable:ident = $name:literal;)* }
+    ) => {
+        /// What one source says: text by key.
+        #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
+        #[serde(default)]
+        pub(super) struct Texts {
+            $($(#[$meta])* #[arg(long)] pub $field: Option<String>,)*
+            $($(#[doc = $doc])* #[arg(skip)] pub $variable: Option<String>,)*
+        }
+
+        /// What all sources say together.
+        #[derive(Clone, Debug)]
+        pub(super) struct Raw {
+            $(pub $field: Slot,)*
+            $(pub $variable: Slot,)*
+        }
+
+        impl Default for Raw {
+            fn default() -> Self {
+                Self {
+                    $($field: Slot { field: stringify!($field), preset: $preset, given: None },)*
+                    $($variable: Slot {
+                        field: stringify!($variable), preset: Preset::Decided("not set"), given: None,
+                    },)*
+                }
+            }
+        }
+
+        impl Raw {
+            /// Takes from `texts` what no source before it gave; `origin` says where each field's text was found.
+            pub fn fill(&mut self, texts: Texts, origin: impl Fn(&'static str) -> Origin) {
+                let fill = |slot: &mut Slot, text: Option<&str>| {
+                    if slot.given.is_none() && let Some(text) = text {
+                        slot.given = Some(Given { text: text.to_owned(), origin: origin(slot.field) });
+                    }
+                };
+                // A file in a Kubernetes secret often ends its line; a password may well end in a space.
+                $(fill(&mut self.$field, texts.$field.as_deref().map(str::trim));)*
+                $(fill(&mut self.$variable, texts.$variable.as_deref().map(|text| text.trim_end_matches(['\r', '\n'])));)*
+            }
+
+        }
+
+        /// Every key: its field, its default and who may give it.
+        pub(super) const KEYS: &[(&str, Preset, Reach)] = &[
+            $((stringify!($field), $preset, Reach::Everyone),)*
+            $((stringify!($variable), Preset::Decided("not set"), Reach::Variable($name)),)*
+        ];
+
+        /// What the keys that are variables only are for, by variable.
+        pub(super) const VARIABLES: &[(&str, &str)] = &[$(($name, concat!($($doc),*)),)*];
+    };
+}
+
+const MODEL: &str = "Model and engine";
+const WORKLOAD: &str = "Workload";
+const STORAGE: &str = "Object storage";
+const TRACKING: &str = "Results and tracking";
+const WATCHING: &str = "Metrics and logs";
+const BLUEPRINT: &str = "Blueprint";
+
+use Preset::{Decided, Required, Text};
+
+keys! {
+    everyone {
+        /// Engine that runs the job, and no other: candle (ours), vllm or sglang
+        #[arg(value_name = "ENGINE", help_heading = MODEL)]
+        backend = Text("candle");
+        /// Where the engine runs: auto, cpu or cuda
+        #[arg(value_name = "DEVICE", help_heading = MODEL)]
+        device = Text("auto");
+        /// Model directory in Hugging Face layout or GGUF file, relative to the mount location or absolute
+        #[arg(value_name = "PATH", help_heading = MODEL)]
+        model = Required;
+        /// Directory or file of the tokenizer, like model
+        #[arg(value_name = "PATH", help_heading = MODEL)]
+        tokenizer = Decided("the model");
+        /// Number format of weights and KV cache: auto (the checkpoint's), float16 (half), bfloat16 or float32 (float)
+        #[arg(value_name = "DTYPE", help_heading = MODEL)]
+        dtype = Text("auto");
+        /// Ranks that share the model
+        #[arg(value_name = "RANKS", help_heading = MODEL)]
+        tensor_parallel_size = Decided("all visible GPUs, 1 on a CPU");
+        /// Longest prompt plus output
+        #[arg(value_name = "TOKENS", help_heading = MODEL)]
+        max_model_len = Decided("the model's");
+        /// Share of free device memory for weights, activations and KV cache
+        #[arg(value_name = "SHARE", help_heading = MODEL)]
+        gpu_memory_utilization = Text("0.9");
+        /// Memory for the KV cache, in bytes or with a unit (4GiB)
+        #[arg(value_name = "BYTES", help_heading = MODEL)]
+        kv_cache_memory = Decided("what gpu-memory-utilization leaves");
+        /// Sequences in one step at most
+        #[arg(value_name = "SEQUENCES", help_heading = MODEL)]
+        max_num_seqs = Decided("best for the device");
+        /// Tokens in one step at most
+        #[arg(value_name = "TOKENS", help_heading = MODEL)]
+        max_num_batched_tokens = Decided("best for the device");
+        /// Tokens in a block of the KV cache, a multiple of 32
+        #[arg(value_name = "TOKENS", help_heading = MODEL)]
+        block_size = Text("32");
+        /// CPU threads
+        #[arg(value_name = "THREADS", help_heading = MODEL)]
+        threads = Decided("the container's CPU quota");
+        /// Look for NaN and infinities in the weights while loading
+        #[arg(value_name = "BOOL", help_heading = MODEL)]
+        validate_weights = Text("false");
+
+        /// Where prompts come from: random or jsonl
+        #[arg(value_name = "DATASET", help_heading = WORKLOAD)]
+        dataset = Text("random");
+        /// File of JSON lines, each {"prompt": "…"}, for dataset=jsonl
+        #[arg(value_name = "FILE", help_heading = WORKLOAD)]
+        dataset_path = Decided("not set");
+        /// Tokens in each random prompt
+        #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
+        input_len = Text("128");
+        /// Tokens to generate for each request
+        #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
+        output_len = Text("128");
+        /// Requests
+        #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
+        num_prompts = Decided("64 random ones, or all of the dataset");
+        /// Requests before the measured region
+        #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
+        warmup = Text("1");
+        /// Seed of prompts and sampling
+        #[arg(value_name = "NUMBER", help_heading = WORKLOAD)]
+        seed = Text("0");
+        /// Sampling temperature; 0 takes the likeliest token
+        #[arg(value_name = "NUMBER", help_heading = WORKLOAD)]
+        temperature = Text("0");
+        /// Keep the likeliest tokens up to this probability; 1 keeps all
+        #[arg(value_name = "SHARE", help_heading = WORKLOAD)]
+        top_p = Text("1");
+        /// Keep this many of the likeliest tokens; 0 and -1 keep all
+        #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
+        top_k = Text("0");
+        /// Generate exactly output-len tokens, whatever the model says
+        #[arg(value_name = "BOOL", help_heading = WORKLOAD)]
+        ignore_eos = Decided("true for random prompts, false for a dataset");
+
+        /// JSON list of {"par", "mount_location", "volume_size_in_gbs", "include", "exclude"}
+        #[arg(value_name = "JSON", help_heading = STORAGE)]
+        input_object_storage = Decided("none: the model must already be there");
+        /// Pre-Authenticated Request of the bucket, prefix or object to mount (the short form for one input)
+        #[arg(value_name = "URL", help_heading = STORAGE)]
+        par = Decided("none");
+        /// Absolute directory at which the bucket's files appear; without par, one that is already there
+        #[arg(value_name = "DIR", help_heading = STORAGE)]
+        mount_location = Text("/models");
+        /// Local disk that the input may take at most, in GB
+        #[arg(value_name = "GB", help_heading = STORAGE)]
+        volume_size_in_gbs = Decided("no limit");
+        /// Name prefixes to show, separated by commas or as a JSON list
+        #[arg(value_name = "PREFIXES", help_heading = STORAGE)]
+        include = Decided("all");
+        /// Name prefixes to hide, also out of include
+        #[arg(value_name = "PREFIXES", help_heading = STORAGE)]
+        exclude = Decided("none");
+        /// How a bucket becomes files: auto (FUSE, a copy where it is refused), fuse or copy
+        #[arg(value_name = "MODE", help_heading = STORAGE)]
+        mount_mode = Text("auto");
+        /// Memory for blocks of mounted files, in MB
+        #[arg(value_name = "MB", help_heading = STORAGE)]
+        mount_memory_mb = Decided("a share of the memory limit");
+        /// How long an unreachable bucket is tried again, in seconds or with a unit (5m)
+        #[arg(value_name = "DURATION", help_heading = STORAGE)]
+        storage_timeout = Text("300");
+        /// JSON list with one {"par", "prefix"} that takes results-dir at the end
+        #[arg(value_name = "JSON", help_heading = STORAGE)]
+        output_object_storage = Decided("none: results stay in results-dir");
+        /// Writable Pre-Authenticated Request that takes the results (the short form)
+        #[arg(value_name = "URL", help_heading = STORAGE)]
+        output_par = Decided("none");
+        /// Put before the name of each uploaded result
+        #[arg(value_name = "PREFIX", help_heading = STORAGE)]
+        output_prefix = Decided("none");
+
+        /// MLflow tracking server, http:// or https://; none keeps results local
+        #[arg(value_name = "URL", help_heading = TRACKING)]
+        mlflow_uri = Decided("MLFLOW_TRACKING_URI, else results stay local");
+        /// MLflow experiment, made when missing
+        #[arg(value_name = "NAME", help_heading = TRACKING)]
+        experiment_name = Decided("MLFLOW_EXPERIMENT_NAME, else flashjob");
+        /// Name of the MLflow run
+        #[arg(value_name = "NAME", help_heading = TRACKING)]
+        run_name = Decided("made from model, device and time");
+        /// Directory in which results are written before anything is sent
+        #[arg(value_name = "DIR", help_heading = TRACKING)]
+        results_dir = Text("results");
+        /// Price of this machine an hour, for the cost per million tokens
+        #[arg(value_name = "PRICE", help_heading = TRACKING)]
+        price_per_hour = Decided("not set");
+
+        /// Port of /metrics, /healthz and /readyz; 0 takes a free one
+        #[arg(value_name = "PORT", help_heading = WATCHING)]
+        metrics_port = Decided("recipe-container-port, else 8000");
+        /// Address on which they listen
+        #[arg(value_name = "IP", help_heading = WATCHING)]
+        metrics_address = Text("0.0.0.0");
+        /// How long metrics stay up at the end for a last scrape, in seconds; 0 does not wait
+        #[arg(value_name = "SECONDS", help_heading = WATCHING)]
+        metrics_linger_seconds = Text("35");
+        /// Log lines: auto (text on a terminal, JSON otherwise), text or json
+        #[arg(value_name = "FORMAT", help_heading = WATCHING)]
+        log_format = Text("auto");
+        /// Where the result or the error is left for Kubernetes, if that file is there; none writes nothing
+        #[arg(value_name = "FILE", help_heading = WATCHING)]
+        termination_message_path = Text("/dev/termination-log");
+
+        /// AI Blueprints JSON file that fills whatever flags and variables leave open
+        #[arg(value_name = "FILE", help_heading = BLUEPRINT)]
+        blueprint = Decided("none");
+        /// Port that the blueprint gives the container
+        #[arg(value_name = "PORT", help_heading = BLUEPRINT)]
+        recipe_container_port = Decided("not set");
+        /// GPUs that the blueprint gives the container: the upper bound of tensor-parallel-size
+        #[arg(value_name = "GPUS", help_heading = BLUEPRINT)]
+        recipe_nvidia_gpu_count = Decided("not set");
+    }
+    variables {
+        /// Tracking server, where mlflow-uri is not given.
+        mlflow_tracking_uri = "MLFLOW_TRACKING_URI";
+        /// Experiment, where experiment-name is not given.
+        mlflow_experiment_name = "MLFLOW_EXPERIMENT_NAME";
+        /// User name for basic authentication; with the password it beats the token.
+        mlflow_tracking_username = "MLFLOW_TRACKING_USERNAME";
+        /// Password for basic authentication.
+        mlflow_tracking_password = "MLFLOW_TRACKING_PASSWORD";
+        /// Bearer token.
+        mlflow_tracking_token = "MLFLOW_TRACKING_TOKEN";
+        /// `true` accepts any certificate.
+        mlflow_tracking_insecure_tls = "MLFLOW_TRACKING_INSECURE_TLS";
+        /// PEM file of the authority that signed the server's certificate.
+        mlflow_tracking_server_cert_path = "MLFLOW_TRACKING_SERVER_CERT_PATH";
+        /// Workspace on servers that have several.
+        mlflow_workspace = "MLFLOW_WORKSPACE";
+    }
+}

@@ -1,0 +1,122 @@
+//! Where results go when the job is done.
+
+use std::path::PathBuf;
+
+use super::entry::entries;
+use super::error::ConfigError;
+use super::input::{parse_par, read_par};
+use super::keys::Raw;
+use super::resolver::Resolver;
+use super::{OutputStorage, Par, ParTarget, parsing};
+
+/// Fields of one entry: ours, or the platform's own form.
+const FIELDS: [&str; 5] = ["par", "prefix", "bucket_name", "mount_location", "volume_size_in_gbs"];
+
+/// A prefix and a file's name must fit the 1024 bytes of an object's name.
+const LONGEST_PREFIX_BYTES: usize = 512;
+
+/// What takes the results.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    /// A bucket that we write to.
+    pub storage: Option<OutputStorage>,
+    /// A directory that the platform uploads by itself, and where results therefore belong.
+    pub collected: Option<PathBuf>,
+}
+
+/// Reads the output. `None`: an error was noted.
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Output> {
+    let prefix = resolver.read_open(&raw.output_prefix, parse_prefix, Clone::clone);
+    let Some(list) = &raw.output_object_storage.given else {
+        let par = read_par(resolver, &raw.output_par)?;
+        let prefix = prefix?;
+        return match (par, prefix) {
+            (Some(par), prefix) => {
+                let storage = writable(par, prefix.unwrap_or_default());
+                let given = raw.output_par.given.as_ref();
+                finish(resolver, storage.map_err(|clause| (raw.output_par.key(), given, clause)))
+            }
+            (None, Some(_)) => {
+                let sentence =
+                    "output-prefix is given, but there is no output-par for it to stand in; give both or neither";
+                resolver.errors.push(ConfigError::Together(sentence.to_owned()));
+                None
+            }
+            (None, None) => Some(Output::default()),
+        };
+    };
+    if raw.output_par.given.is_some() || raw.output_prefix.given.is_some() {
+        let sentence = "output-object-storage and output-par or output-prefix are both given; say it one way only";
+        resolver.errors.push(ConfigError::Together(sentence.to_owned()));
+        return None;
+    }
+    if !resolver.check_reference(&raw.output_object_storage, list) {
+        return None;
+    }
+    let key = raw.output_object_storage.key();
+    let output = parse_list(&list.text);
+    if let Ok(output) = &output {
+        let place = |storage: &OutputStorage| format!("{}{}", storage.par, storage.prefix);
+        let shown = output.storage.as_ref().map(place).unwrap_or_else(|| match &output.collected {
+            Some(path) => format!("{}, collected by the platform", path.display()),
+            None => "none".to_owned(),
+        });
+        resolver.note(&raw.output_object_storage, shown, list.origin.clone());
+    }
+    finish(resolver, output.map_err(|clause| (key, Some(list), clause)))
+}
+
+type Refused<'a> = (String, Option<&'a super::origin::Given>, String);
+
+fn finish(resolver: &mut Resolver, output: Result<Output, Refused<'_>>) -> Option<Output> {
+    match output {
+        Ok(output) => Some(output),
+        Err((key, given, clause)) => {
+            let origin = given.map_or(super::Origin::Default, |given| given.origin.clone());
+            resolver.errors.push(ConfigError::hidden(&key, &origin, clause));
+            None
+        }
+    }
+}
+
+fn parse_list(text: &str) -> Result<Output, String> {
+    let entries = entries(text, &FIELDS)?;
+    let [entry] = entries.as_slice() else {
+        return match entries.len() {
+            0 => Ok(Output::default()),
+            several => Err(format!("it has {several} entries, but results go to one place")),
+        };
+    };
+    match (entry.text("par")?, entry.text("bucket_name")?, entry.text("mount_location")?) {
+        (Some(_), Some(_), _) => Err("an entry has either par or bucket_name".to_owned()),
+        (Some(par), None, _) => writable(parse_par(par)?, parse_prefix(entry.text("prefix")?.unwrap_or_default())?),
+        (None, Some(_), Some(location)) => {
+            let path = parsing::path(location)?;
+            if !path.is_absolute() {
+                return Err("mount_location must be an absolute path".to_owned());
+            }
+            Ok(Output { storage: None, collected: Some(path) })
+        }
+        (None, ..) => Err("an entry needs par, or bucket_name and mount_location".to_owned()),
+    }
+}
+
+/// Only a bucket or prefix takes several results.
+fn writable(par: Par, prefix: String) -> Result<Output, String> {
+    match par.target() {
+        ParTarget::Collection => Ok(Output { storage: Some(OutputStorage { par, prefix }), collected: None }),
+        ParTarget::Object(_) => {
+            Err("it is the Pre-Authenticated Request of one object; give one of a bucket or prefix".to_owned())
+        }
+    }
+}
+
+fn parse_prefix(text: &str) -> Result<String, String> {
+    if text.len() > LONGEST_PREFIX_BYTES {
+        return Err(format!("it must not be longer than {LONGEST_PREFIX_BYTES} bytes"));
+    }
+    match text.chars().any(char::is_control) {
+        true => Err("it must not hold line breaks or other control characters".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}

@@ -1,0 +1,53 @@
+//! What a job says of object storage: what becomes files, where, and where results go.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Par;
+
+/// One entry of `input_object_storage`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputStorage {
+    /// What to mount. `None`: the platform has put files at `location` already.
+    pub par: Option<Par>,
+    /// Absolute path of the directory at which objects appear.
+    pub location: PathBuf,
+    /// Upper bound on local disk used for this input.
+    pub volume_bytes: Option<u64>,
+    /// Object name prefixes to show; empty shows all.
+    pub include: Vec<String>,
+    /// Object name prefixes to hide, also from `include`.
+    pub exclude: Vec<String>,
+}
+
+/// `output_object_storage`: where `results-dir` is uploaded at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputStorage {
+    /// A writable bucket or prefix PAR.
+    pub par: Par,
+    /// Put before each object name, may be empty.
+    pub prefix: String,
+}
+
+/// How inputs become files.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// FUSE, copy, or whichever works.
+    pub mode: MountMode,
+    /// Budget of the block map; `None`: a share of the memory limit.
+    pub memory_bytes: Option<u64>,
+    /// How long an unreachable bucket is retried before a read fails. Default 5 minutes.
+    pub storage_timeout: Duration,
+}
+
+/// `mount-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountMode {
+    /// FUSE, and where the system refuses it, a copy (the log says why).
+    Auto,
+    /// FUSE or an error.
+    Fuse,
+    /// A parallel download.
+    Copy,
+}

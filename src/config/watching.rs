@@ -1,0 +1,67 @@
+//! What a job says of those who watch it: the tracking server, metrics, logs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+
+/// An MLflow tracking server and what to write there.
+#[derive(Clone, Debug)]
+pub struct Tracking {
+    /// Base URL with scheme, without trailing slash and without user info.
+    pub uri: url::Url,
+    /// Experiment, made when missing. Default `flashjob`.
+    pub experiment: String,
+    /// Run name; `None` lets a name be made from model, device and time.
+    pub run_name: Option<String>,
+    /// How to log in.
+    pub credentials: Credentials,
+    /// `MLFLOW_TRACKING_INSECURE_TLS`.
+    pub insecure_tls: bool,
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`.
+    pub server_cert_path: Option<PathBuf>,
+    /// `MLFLOW_WORKSPACE`: sent as `X-MLFLOW-WORKSPACE`.
+    pub workspace: Option<String>,
+}
+
+/// How to log in at the tracking server. Basic beats token, as in MLflow's own client.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// None needed.
+    Anonymous,
+    /// `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`.
+    Basic {
+        /// The name.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// `MLFLOW_TRACKING_TOKEN`.
+    Bearer(Secret),
+}
+
+/// How the job is watched.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// Where `/metrics`, `/healthz` and `/readyz` listen. Default `0.0.0.0:8000`.
+    pub metrics_address: SocketAddr,
+    /// How long metrics stay up at the end for a last scrape; it ends early after one.
+    pub metrics_linger: Duration,
+    /// Log lines.
+    pub log_format: LogFormat,
+    /// Where the result or the error is left for Kubernetes, in at most 4 KiB; `None` writes none.
+    pub termination_message: Option<PathBuf>,
+}
+
+/// `log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
