@@ -1,1 +1,7 @@
-//! Filled by its room.
+//! Telemetry from outside: real `promtool`, real Prometheus, HTTP as probes and scrapers speak it.
+
+mod job_story;
+mod metrics_page;
+mod prometheus;
+mod promtool;
+mod server;

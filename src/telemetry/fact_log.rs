@@ -89,3 +89,62 @@ fn worth_saying(count: &AtomicU64) -> Option<u64> {
 fn round(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::{FinishReason, RequestId};
+    use crate::telemetry::logs::tests::{OPTIONS, shown};
+
+    /// What is said of `facts`, one each second.
+    fn said(facts: Vec<Fact>) -> Vec<Value> {
+        let log = FactLog::default();
+        let start = Instant::now();
+        let lines = shown(&OPTIONS, || {
+            for (seconds, fact) in (0..).zip(facts) {
+                log.observe(&Event { at: start + Duration::from_secs(seconds), fact });
+            }
+        });
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_phase_says_how_long_the_one_before_it_took() {
+        let lines = said(vec![
+            Fact::PhaseStarted(Phase::Load),
+            Fact::WeightsRead { bytes: 10, total_bytes: 30 },
+            Fact::WeightsRead { bytes: 20, total_bytes: 30 },
+            Fact::PhaseStarted(Phase::Measure),
+        ]);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!((&lines[0]["phase"], lines[0].get("previous")), (&"load".into(), None));
+        assert_eq!((&lines[1]["message"], &lines[1]["bytes"]), (&"all weights are in memory".into(), &30.into()));
+        assert_eq!((&lines[2]["previous"], &lines[2]["previous_seconds"]), (&"load".into(), &3.0.into()));
+    }
+
+    #[test]
+    fn what_happens_often_is_said_less_and_less() {
+        let lines = said(vec![Fact::BucketRetried { reason: "throttled" }; 100]);
+        let numbers: Vec<u64> = lines.iter().map(|line| line["retries"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, [1, 2, 4, 8, 16, 32, 64]);
+        assert!(lines.iter().all(|line| line["level"] == "warn" && line["reason"] == "throttled"));
+    }
+
+    #[test]
+    fn tokens_are_no_lines() {
+        let request = RequestId(3);
+        let reason = FinishReason::Length;
+        let lines = said(vec![
+            Fact::BucketRead { bytes: 1 },
+            Fact::RequestQueued { request, prompt_tokens: 1 },
+            Fact::RequestScheduled { request },
+            Fact::TokenGenerated { request, token: 1 },
+            Fact::RequestFinished { request, output_tokens: 1, reason },
+        ]);
+        assert!(lines.is_empty(), "{lines:?}");
+    }
+}

@@ -124,4 +124,4 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A program that is about to run.
 pub struct Process {
     command: Command,
+    input: Option<Vec<u8>>,
     timeout: Duration,
 }
 
@@ -36,7 +37,7 @@ impl Process {
         let mut command = Command::new(program);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        Self { command, timeout: PATIENCE }
+        Self { command, input: None, timeout: PATIENCE }
     }
 
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
@@ -51,6 +52,13 @@ impl Process {
 
     pub fn directory(mut self, path: impl AsRef<Path>) -> Self {
         self.command.current_dir(path);
+        self
+    }
+
+    /// What it reads from standard input; nothing unless given.
+    pub fn input(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.command.stdin(Stdio::piped());
+        self.input = Some(text.into());
         self
     }
 
@@ -69,6 +77,10 @@ impl Process {
         let name = self.command.get_program().to_owned();
         let started = Instant::now();
         let mut child = spawn(self.command).unwrap_or_else(|error| panic!("{name:?} cannot be started: {error}"));
+        if let Some((input, mut pipe)) = self.input.zip(child.stdin.take()) {
+            // A program that does not read to the end is its own business.
+            std::thread::spawn(move || drop(pipe.write_all(&input)));
+        }
         let stdout = Collector::start(child.stdout.take().unwrap());
         let stderr = Collector::start(child.stderr.take().unwrap());
         Running { child, stdout, stderr, deadline: started + self.timeout }
@@ -253,4 +265,31 @@ pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}; under CI nothing is skipped");
     let thread = std::thread::current();
     let _ = writeln!(io::stderr(), "skipped {}: {why}", thread.name().unwrap_or("a test"));
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_takes_too_long_is_killed() {
+        let finished = Process::new("sleep").args(["600"]).timeout(Duration::from_millis(100)).run();
+        assert!(finished.timed_out, "{finished}");
+        assert_eq!((finished.code(), finished.signal()), (None, Some(libc::SIGKILL)));
+    }
+
+    #[test]
+    fn a_program_sees_only_what_it_is_given() {
+        let finished = Process::new("env").env("KEY", "value").run().expect_code(0);
+        let names: Vec<&str> = finished.stdout.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names.contains(&"KEY") && names.contains(&"PATH"), "{names:?}");
+    }
+
+    #[test]
+    fn both_streams_are_collected_whole() {
+        let text = "line\n".repeat(50_000);
+        let script = "tee /dev/stderr; exit 3";
+        let finished = Process::new("sh").args(["-c", script]).input(text.clone()).run().expect_code(3);
+        assert!(finished.stdout == text && finished.stderr == text);
+    }
 }

@@ -22,10 +22,16 @@ impl Screen {
         Self { bars, stream: Arc::new(Mutex::new(io::stderr())) }
     }
 
-    /// Any other stream.
+    /// Any other stream without bars.
     #[cfg(test)]
     pub(super) fn stream(stream: Arc<Mutex<dyn Write + Send>>) -> Self {
-        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), stream }
+        Self::shared(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), stream)
+    }
+
+    /// Any other stream, shared with `bars`.
+    #[cfg(test)]
+    pub(super) fn shared(bars: MultiProgress, stream: Arc<Mutex<dyn Write + Send>>) -> Self {
+        Self { bars, stream }
     }
 }
 

@@ -3,15 +3,17 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use indicatif::{InMemoryTerm, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use serde_json::Value;
 use tracing::{debug, info, warn};
 
 use super::*;
 
-const OPTIONS: Options = Options { format: LogFormat::Json, filter: None, copy: None, secrets: &[] };
+pub(in crate::telemetry) const OPTIONS: Options =
+    Options { format: LogFormat::Json, filter: None, copy: None, secrets: &[] };
 
 /// Runs `act` with logging as `options` say, and returns what was shown.
-fn shown(options: &Options, act: impl FnOnce()) -> String {
+pub(in crate::telemetry) fn shown(options: &Options, act: impl FnOnce()) -> String {
     let stream = Arc::new(Mutex::new(Vec::new()));
     let writer: Arc<Mutex<dyn Write + Send>> = stream.clone();
     let dispatch = dispatch(options, false, Screen::stream(writer)).unwrap();
@@ -158,4 +160,39 @@ fn a_full_disk_does_not_stop_the_job() {
     let options = Options { copy: Some(Path::new("/dev/full")), ..OPTIONS };
     let lines = shown(&options, || (0..3).for_each(|number| info!(target: "flashjob", number, "goes on")));
     assert_eq!(lines.lines().count(), 3);
+}
+
+#[test]
+fn a_progress_bar_and_lines_do_not_tear_each_other() {
+    struct Terminal(InMemoryTerm);
+    impl Write for Terminal {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            // What a terminal's driver does with a line feed.
+            self.0.write_str(&String::from_utf8_lossy(text).replace('\n', "\r\n"))?;
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let terminal = InMemoryTerm::new(20, 120);
+    let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+    let bar = bars.add(ProgressBar::new(10).with_style(ProgressStyle::with_template("{bar:10} {pos}/{len}").unwrap()));
+    let screen = Screen::shared(bars, Arc::new(Mutex::new(Terminal(terminal.clone()))));
+    let dispatch = dispatch(&text(None), true, screen).unwrap();
+    tracing::dispatcher::with_default(&dispatch, || {
+        for number in 0..5 {
+            bar.inc(1);
+            bar.tick();
+            info!(target: "flashjob", number, "said");
+        }
+    });
+    bar.tick();
+    let contents = terminal.contents();
+    let lines: Vec<&str> = contents.lines().collect();
+    assert_eq!(lines.len(), 6, "{contents}");
+    for (number, line) in lines[..5].iter().enumerate() {
+        assert!(line.ends_with(&format!("INFO flashjob: said number={number}")), "{contents}");
+    }
+    assert!(lines[5].ends_with("5/10"), "{contents}");
 }

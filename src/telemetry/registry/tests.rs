@@ -132,6 +132,42 @@ fn histogram_bounds_read_as_written() {
     value(&text, "flashjob_step_duration_seconds_bucket{phase=\"measure\",le=\"0.00025\"}");
 }
 
+#[test]
+fn threads_lose_no_count() {
+    let registry = Registry::new();
+    let now = Instant::now();
+    observe(&registry, now, Fact::PhaseStarted(Phase::Measure));
+    let (threads, requests, tokens) = (4u32, 50u32, 20u32);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let registry = &registry;
+            scope.spawn(move || {
+                for request in (0..requests).map(|request| RequestId(thread * requests + request)) {
+                    observe(registry, now, Fact::RequestQueued { request, prompt_tokens: 2 });
+                    (0..tokens).for_each(|token| observe(registry, now, Fact::TokenGenerated { request, token }));
+                    let reason = FinishReason::Stop;
+                    observe(registry, now, Fact::RequestFinished { request, output_tokens: tokens, reason });
+                }
+            });
+        }
+        // Scrapes while it happens, which swap the halves of each histogram.
+        (0..20).for_each(|_| drop(registry.render()));
+    });
+    let all = u64::from(threads * requests);
+    let expected = Counts {
+        requests_queued: all,
+        requests_finished: all,
+        prompt_tokens: 2 * all,
+        generated_tokens: u64::from(tokens) * all,
+        ..Counts::default()
+    };
+    assert_eq!(registry.totals().measure, expected);
+    let text = registry.render();
+    let gaps = value(&text, "flashjob_inter_token_latency_seconds_count{phase=\"measure\"}");
+    assert_eq!(gaps, f64::from((tokens - 1) * threads * requests));
+    assert_eq!(registry.requests.len(), 0);
+}
+
 /// What the counters must read, by region: 0 before the measured region, 1 within.
 #[derive(Default)]
 struct Model {
