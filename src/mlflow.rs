@@ -4,25 +4,36 @@
 //! sends it from there, and [`publish`](publish()) sends later what could not be sent in time. This room does not know
 //! what a run measures: names and values are handed to it.
 
+mod batch;
+mod client;
+mod error;
+mod names;
 mod publish;
+mod queue;
+mod record;
+mod retry;
 mod run;
+mod sender;
+mod spool;
 mod tracker;
 
+use std::time::Duration;
+
+pub use client::Client;
+pub use error::{Error, Failure};
 pub use publish::{Access, Outcome, Published, publish};
 pub use run::{Delivery, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
 pub use tracker::Tracker;
 
-/// Why something could not be recorded.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The spool could not be read or written.
-    #[error("{action} {path}: {source}", path = path.display())]
-    Spool {
-        /// What was attempted.
-        action: &'static str,
-        /// On which file.
-        path: std::path::PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
+use crate::config::Tracking;
+
+/// Asks the server, within `limit` and without changing anything there, whether a run could be recorded.
+///
+/// # Errors
+/// What stands in the way: settings, network, permission, a deleted experiment.
+pub async fn check(tracking: &Tracking, limit: Duration) -> Result<(), Error> {
+    let client = Client::open(tracking)?;
+    let deadline = tokio::time::Instant::now() + limit;
+    retry::until(deadline, client.server(), async || client.find_experiment(&tracking.experiment).await).await?;
+    Ok(())
 }

@@ -1,18 +1,31 @@
 //! `flashjob publish DIR`: sends later what could not be sent in time.
+//!
+//! Exactly once: a run that has been delivered says so on disk, one that was half sent is found on the server by
+//! its key, and the spool's lock keeps two publishers, or a publisher and the job itself, from doing it at the
+//! same time.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Error, RunKey, RunLink};
-use crate::config::Credentials;
+use tokio::time::Instant;
 use url::Url;
+
+use super::client::Client;
+use super::record::Record;
+use super::sender::Sender;
+use super::spool::{End, Opened, Spool};
+use super::{Delivery, Error, RunKey, RunLink, RunStatus};
+use crate::config::{Credentials, Tracking};
+
+/// How often a lock that somebody else holds is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How to reach the server now. The spool remembers address, experiment and workspace, but no credentials.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// Instead of the address in the spool.
     pub uri: Option<Url>,
-    /// Instead of the experiment in the spool.
+    /// Instead of the experiment in the spool. A run that had begun in that one stays there as it is.
     pub experiment: Option<String>,
     /// Instead of the workspace in the spool.
     pub workspace: Option<String>,
@@ -25,12 +38,10 @@ pub struct Access {
 }
 
 /// One run found in the directory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its key.
+    /// Its key, which is also the name of its folder.
     pub key: RunKey,
-    /// Its name.
-    pub run_name: String,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -59,12 +70,92 @@ pub enum Outcome {
     },
 }
 
-/// Sends every run spooled in `results_dir`, exactly once each, trying for at most `limit` in all.
+/// Sends every run spooled in `results_dir`, exactly once each, oldest first, trying for at most `limit` in all.
 ///
 /// # Errors
 /// When the directory holds no spooled run or cannot be read; what happens to each run is in its [`Outcome`].
 pub async fn publish(results_dir: &Path, access: &Access, limit: Duration) -> Result<Vec<Published>, Error> {
-    let _ = (access, limit);
-    let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-    Err(Error::Spool { action: "cannot look for spooled runs in", path: results_dir.to_owned(), source })
+    let deadline = Instant::now() + limit;
+    let mut published = Vec::new();
+    for directory in Spool::find(results_dir)? {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(key) = RunKey::try_from(name) else { continue };
+        let outcome = publish_one(&directory, access, deadline).await;
+        if let Some(outcome) = outcome.unwrap_or_else(|error| Some(Outcome::Failed { reason: error.to_string() })) {
+            published.push(Published { key, outcome });
+        }
+    }
+    if published.is_empty() {
+        return Err(Error::NothingSpooled { path: results_dir.to_owned() });
+    }
+    Ok(published)
+}
+
+/// `None` where a job died before it had recorded anything.
+async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Result<Option<Outcome>, Error> {
+    let spool = loop {
+        match Spool::open(directory)? {
+            Opened::Run(spool) => break spool,
+            Opened::Empty => return Ok(None),
+            Opened::Locked if !Spool::has_ended(directory) => return Ok(Some(Outcome::StillRunning)),
+            Opened::Locked if Instant::now() >= deadline => {
+                return Ok(Some(Outcome::Failed { reason: "another process is sending it".to_owned() }));
+            }
+            Opened::Locked => tokio::time::sleep(LOCK_INTERVAL).await,
+        }
+    };
+    if let Some(link) = spool.delivered()? {
+        return Ok(Some(Outcome::AlreadyDelivered { link }));
+    }
+    let beginning = &spool.beginning;
+    let tracking = Tracking {
+        uri: access.uri.clone().unwrap_or_else(|| beginning.tracking_uri.clone()),
+        experiment: access.experiment.clone().unwrap_or_else(|| beginning.experiment.clone()),
+        run_name: None,
+        credentials: access.credentials.clone(),
+        insecure_tls: access.insecure_tls,
+        server_cert_path: access.server_cert_path.clone(),
+        workspace: access.workspace.clone().or_else(|| beginning.workspace.clone()),
+    };
+    let client = Client::open(&tracking)?;
+    let end = match spool.end()? {
+        Some(end) => end,
+        None => {
+            let end = killed(&spool)?;
+            spool.write_end(&end)?;
+            end
+        }
+    };
+    let delivery = Sender::new(client, tracking.experiment).complete(&spool, &end, deadline).await;
+    Ok(Some(match delivery {
+        Delivery::Delivered { link, notes } => Outcome::Delivered { link, notes },
+        Delivery::Spooled { reason } | Delivery::Lost { reason } => Outcome::Failed { reason },
+    }))
+}
+
+/// The end of a run whose process died without one: when it last said something.
+fn killed(spool: &Spool) -> Result<End, Error> {
+    let mut end_time_ms = spool.beginning.start_time_ms;
+    let mut position = 0;
+    loop {
+        let page = spool.page(position)?;
+        if page.next == position {
+            break;
+        }
+        position = page.next;
+        for record in page.records {
+            if let Record::Metric { timestamp_ms, .. } = record {
+                end_time_ms = end_time_ms.max(timestamp_ms);
+            }
+        }
+    }
+    let note = "the job died before its end; this is what it had recorded".to_owned();
+    Ok(End {
+        status: RunStatus::Killed,
+        end_time_ms,
+        metrics: Vec::new(),
+        tags: vec![("flashjob.end".to_owned(), note.clone())],
+        artifacts: Vec::new(),
+        notes: vec![note],
+    })
 }

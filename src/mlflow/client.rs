@@ -1,0 +1,387 @@
+//! MLflow's REST API, as far as a run needs it. One call is one attempt: who retries is decided elsewhere.
+//!
+//! Endpoints and limits: MLflow's REST API documentation, and what MLflow 3.17.2 was seen to do. Bodies are never
+//! compressed and no Origin is sent: the server answers 500 and 403 to those.
+
+use std::path::Path;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Method, RequestBuilder, Response, redirect};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio_util::io::ReaderStream;
+
+use super::batch::Batch;
+use super::{Error, Failure, RunKey, RunLink, RunStatus};
+use crate::config::{Credentials, Tracking};
+
+/// The tag that carries a [`RunKey`].
+pub(super) const KEY_TAG: &str = "flashjob.run_key";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one request; a slow server is still a server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// An upload may take longer by its size at this rate.
+const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
+
+/// Everything except RFC 3986's unreserved characters.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A connection to one tracking server, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    /// Without trailing slash.
+    server: String,
+    /// The Host header, for advice.
+    host: String,
+    credentials: Credentials,
+}
+
+/// An experiment that runs can be created in.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Experiment {
+    pub(super) experiment_id: String,
+    lifecycle_stage: String,
+}
+
+/// What the server knows of a run.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct RunInfo {
+    pub(super) run_id: String,
+    pub(super) experiment_id: String,
+    pub(super) artifact_uri: String,
+    lifecycle_stage: String,
+}
+
+impl RunInfo {
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lifecycle_stage == "deleted"
+    }
+}
+
+#[derive(Deserialize)]
+struct Run {
+    info: RunInfo,
+}
+
+/// Where a run's artifacts are kept, as seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ArtifactStore {
+    /// The tracking server takes them at this path.
+    Proxied(String),
+    /// Somewhere that needs credentials or a disk that this job does not have.
+    Elsewhere,
+}
+
+impl ArtifactStore {
+    /// Reads a run's `artifact_uri`. `mlflow-artifacts:/PATH` and `mlflow-artifacts:///PATH` name the tracking server
+    /// itself; a form with a host could name another one, which must not be sent these credentials.
+    pub(super) fn of(artifact_uri: &str) -> Self {
+        let path = artifact_uri.strip_prefix("mlflow-artifacts:").and_then(|rest| {
+            let without_authority = rest.strip_prefix("//").unwrap_or(rest);
+            without_authority.strip_prefix('/')
+        });
+        match path {
+            Some(path) => Self::Proxied(path.trim_end_matches('/').to_owned()),
+            None => Self::Elsewhere,
+        }
+    }
+}
+
+impl Client {
+    /// Prepares to talk to the server of `tracking`; no request is made.
+    ///
+    /// # Errors
+    /// When the certificate file cannot be used, or a credential cannot be a header.
+    pub fn open(tracking: &Tracking) -> Result<Self, Error> {
+        let server = tracking.uri.as_str().trim_end_matches('/').to_owned();
+        let wrong = |detail: String| Error::Settings { server: server.clone(), detail };
+        let mut headers = HeaderMap::new();
+        if let Some(workspace) = &tracking.workspace {
+            let value = HeaderValue::from_str(workspace)
+                .map_err(|_| wrong("MLFLOW_WORKSPACE holds a character that no header can carry".to_owned()))?;
+            headers.insert("x-mlflow-workspace", value);
+        }
+        let carries = |secret: &str| HeaderValue::from_str(secret).is_ok();
+        if let Credentials::Bearer(token) = &tracking.credentials
+            && !carries(token.reveal())
+        {
+            return Err(wrong("MLFLOW_TRACKING_TOKEN holds a character that no header can carry".to_owned()));
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("flashjob/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A followed redirect turns POST into GET: the answer would be nonsense instead of advice.
+            .redirect(redirect::Policy::none());
+        if tracking.insecure_tls {
+            builder = builder.danger_accept_invalid_certs(true);
+        } else if let Some(path) = &tracking.server_cert_path {
+            let unusable = |why: String| wrong(format!("MLFLOW_TRACKING_SERVER_CERT_PATH {}: {why}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(causes(&error)))?;
+            if certificates.is_empty() {
+                return Err(unusable("it holds no PEM certificate".to_owned()));
+            }
+            builder = builder.tls_built_in_root_certs(false);
+            for certificate in certificates {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        let http = builder.build().map_err(|error| wrong(causes(&error)))?;
+        let host = match (tracking.uri.host_str().unwrap_or_default(), tracking.uri.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        Ok(Self { http, server, host, credentials: tracking.credentials.clone() })
+    }
+
+    /// The server's base URL.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A link to a run, for a browser.
+    pub(super) fn link(&self, run: &RunInfo) -> RunLink {
+        let RunInfo { run_id, experiment_id, .. } = run;
+        RunLink {
+            experiment_id: experiment_id.clone(),
+            run_id: run_id.clone(),
+            run_url: format!("{}/#/experiments/{experiment_id}/runs/{run_id}", self.server),
+        }
+    }
+
+    /// Looks for an experiment without creating it.
+    ///
+    /// # Errors
+    /// Also when the experiment is deleted, which keeps its name taken.
+    pub(super) async fn find_experiment(&self, name: &str) -> Result<Option<Experiment>, Error> {
+        #[derive(Deserialize)]
+        struct Found {
+            experiment: Experiment,
+        }
+        let attempt = format!("look up the experiment `{name}`");
+        let request = self.api(Method::GET, "experiments/get-by-name").query(&[("experiment_name", name)]);
+        match self.call::<Found>(&attempt, request).await {
+            Ok(Found { experiment }) if experiment.lifecycle_stage == "deleted" => Err(Error::ExperimentDeleted {
+                server: self.server.clone(),
+                name: name.to_owned(),
+                id: experiment.experiment_id,
+            }),
+            Ok(Found { experiment }) => Ok(Some(experiment)),
+            Err(error) if error.has_code("RESOURCE_DOES_NOT_EXIST") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The experiment called `name`, made if it is missing, also when others make it at the same time.
+    pub(super) async fn experiment(&self, name: &str) -> Result<Experiment, Error> {
+        if let Some(found) = self.find_experiment(name).await? {
+            return Ok(found);
+        }
+        let attempt = format!("create the experiment `{name}`");
+        let request = self.api(Method::POST, "experiments/create").json(&json!({ "name": name }));
+        match self.call::<serde_json::Value>(&attempt, request).await {
+            Ok(_) => {}
+            Err(error) if error.has_code("RESOURCE_ALREADY_EXISTS") => {}
+            Err(error) => return Err(error),
+        }
+        self.find_experiment(name).await?.ok_or_else(|| Error::Request {
+            attempt,
+            server: self.server.clone(),
+            failure: Failure::NotMlflow("it says that the experiment exists and that it does not".to_owned()),
+        })
+    }
+
+    /// Every run of the experiment that carries `key`, deleted ones included, in a stable order.
+    pub(super) async fn find_runs(&self, experiment_id: &str, key: &RunKey) -> Result<Vec<RunInfo>, Error> {
+        #[derive(Deserialize)]
+        struct Found {
+            #[serde(default)]
+            runs: Vec<Run>,
+        }
+        let body = json!({
+            "experiment_ids": [experiment_id],
+            "filter": format!("tags.`{KEY_TAG}` = '{key}'"),
+            "run_view_type": "ALL",
+            "max_results": 100,
+        });
+        let request = self.api(Method::POST, "runs/search").json(&body);
+        let Found { runs } = self.call(&format!("look for the run {key}"), request).await?;
+        let mut runs: Vec<RunInfo> = runs.into_iter().map(|run| run.info).collect();
+        runs.sort_by(|a, b| (a.is_deleted(), &a.run_id).cmp(&(b.is_deleted(), &b.run_id)));
+        Ok(runs)
+    }
+
+    /// Creates a run. Not safe to repeat: look for `key` first.
+    pub(super) async fn create_run(
+        &self,
+        experiment_id: &str,
+        key: &RunKey,
+        run_name: &str,
+        start_time_ms: i64,
+    ) -> Result<RunInfo, Error> {
+        #[derive(Deserialize)]
+        struct Created {
+            run: Run,
+        }
+        let mut body = json!({
+            "experiment_id": experiment_id,
+            // Without it the run would have begun in 1970.
+            "start_time": start_time_ms,
+            "tags": [
+                { "key": KEY_TAG, "value": key },
+                { "key": "mlflow.source.name", "value": "flashjob" },
+                { "key": "mlflow.source.type", "value": "JOB" },
+            ],
+        });
+        if !run_name.is_empty() {
+            body["run_name"] = json!(run_name);
+        }
+        let request = self.api(Method::POST, "runs/create").json(&body);
+        let Created { run } = self.call(&format!("create the run `{run_name}`"), request).await?;
+        Ok(run.info)
+    }
+
+    /// Adds metrics, params and tags; the same ones again change nothing.
+    pub(super) async fn log_batch(&self, run_id: &str, batch: &Batch) -> Result<(), Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            run_id: &'a str,
+            #[serde(flatten)]
+            batch: &'a Batch,
+        }
+        let request = self.api(Method::POST, "runs/log-batch").json(&Body { run_id, batch });
+        self.call::<serde_json::Value>("add metrics, params and tags", request).await.map(drop)
+    }
+
+    /// Ends a run.
+    pub(super) async fn end_run(&self, run_id: &str, status: RunStatus, end_time_ms: i64) -> Result<(), Error> {
+        let body = json!({ "run_id": run_id, "status": status, "end_time": end_time_ms });
+        let request = self.api(Method::POST, "runs/update").json(&body);
+        self.call::<serde_json::Value>("end the run", request).await.map(drop)
+    }
+
+    /// Moves a run to MLflow's bin.
+    pub(super) async fn delete_run(&self, run_id: &str) -> Result<(), Error> {
+        let request = self.api(Method::POST, "runs/delete").json(&json!({ "run_id": run_id }));
+        self.call::<serde_json::Value>("remove a run that was created twice", request).await.map(drop)
+    }
+
+    /// Uploads the file at `path` as the artifact `name` (with `/` between folders); replaces one of that name.
+    /// `root` is the path in [`ArtifactStore::Proxied`].
+    pub(super) async fn put_artifact(&self, root: &str, name: &str, path: &Path) -> Result<(), Error> {
+        let unreadable = |source| Error::Spool { action: "read", path: path.to_owned(), source };
+        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+        let size_bytes = file.metadata().await.map_err(unreadable)?.len();
+        let encoded: Vec<String> = root
+            .split('/')
+            .chain(name.split('/'))
+            .map(|part| utf8_percent_encode(part, PATH_SEGMENT).to_string())
+            .collect();
+        let url = format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/"));
+        let request = self
+            .request(Method::PUT, &url)
+            .header(CONTENT_LENGTH, size_bytes)
+            .timeout(REQUEST_TIMEOUT + Duration::from_secs(size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND))
+            .body(reqwest::Body::wrap_stream(ReaderStream::new(file)));
+        self.send(&format!("upload the artifact `{name}`"), request).await.map(drop)
+    }
+
+    fn api(&self, method: Method, endpoint: &str) -> RequestBuilder {
+        self.request(method, &format!("{}/api/2.0/mlflow/{endpoint}", self.server)).timeout(REQUEST_TIMEOUT)
+    }
+
+    fn request(&self, method: Method, url: &str) -> RequestBuilder {
+        let request = self.http.request(method, url);
+        match &self.credentials {
+            Credentials::Anonymous => request,
+            Credentials::Basic { username, password } => request.basic_auth(username, Some(password.reveal())),
+            Credentials::Bearer(token) => request.bearer_auth(token.reveal()),
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(&self, attempt: &str, request: RequestBuilder) -> Result<T, Error> {
+        let response = self.send(attempt, request).await?;
+        let body = response.bytes().await.map_err(|error| self.failed(attempt, broken(&error)))?;
+        serde_json::from_slice(&body).map_err(|error| {
+            self.failed(attempt, Failure::NotMlflow(format!("its answer is not what MLflow's API gives ({error})")))
+        })
+    }
+
+    async fn send(&self, attempt: &str, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|error| self.failed(attempt, broken(&error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let headers = response.headers().clone();
+        // The status alone says enough where the body does not arrive.
+        let body = response.bytes().await.unwrap_or_default();
+        let signed_in = !matches!(self.credentials, Credentials::Anonymous);
+        let failure = Failure::from_answer(
+            status,
+            &headers,
+            &self.redact(&String::from_utf8_lossy(&body)),
+            &self.host,
+            signed_in,
+        );
+        Err(self.failed(attempt, failure))
+    }
+
+    fn failed(&self, attempt: &str, failure: Failure) -> Error {
+        Error::Request { attempt: attempt.to_owned(), server: self.server.clone(), failure }
+    }
+
+    /// `text` without the credentials that a server may echo.
+    fn redact(&self, text: &str) -> String {
+        match &self.credentials {
+            Credentials::Basic { password: secret, .. } | Credentials::Bearer(secret)
+                if !secret.reveal().is_empty() =>
+            {
+                text.replace(secret.reveal(), "<redacted>")
+            }
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// Why no whole answer came. The URL is left out: the error around it names the server.
+fn broken(error: &reqwest::Error) -> Failure {
+    if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(causes(error)) }
+}
+
+/// The innermost causes: the outer ones only repeat that a request failed.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    match chain.as_slice() {
+        [.., outer, inner] if !outer.contains(inner.as_str()) && chain.len() > 2 => format!("{outer}: {inner}"),
+        [.., inner] => inner.clone(),
+        [] => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_tracking_servers_own_artifact_store_is_written_to() {
+        let proxied = |path: &str| ArtifactStore::Proxied(path.to_owned());
+        for (uri, store) in [
+            ("mlflow-artifacts:/3/abc/artifacts", proxied("3/abc/artifacts")),
+            ("mlflow-artifacts:///3/abc/artifacts/", proxied("3/abc/artifacts")),
+            ("mlflow-artifacts://elsewhere:5000/3/abc/artifacts", ArtifactStore::Elsewhere),
+            ("s3://bucket/3/abc", ArtifactStore::Elsewhere),
+            ("/mlruns/3/abc", ArtifactStore::Elsewhere),
+            ("", ArtifactStore::Elsewhere),
+        ] {
+            assert_eq!(ArtifactStore::of(uri), store, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! From the spool to the server, resumable at any point.
+//!
+//! Every step can be repeated without changing what it did before, and what is done is remembered only after the
+//! server said so: a sender whose future was dropped, or whose server died halfway, goes on where it was. Another
+//! process can start from the beginning and end at the same run, because the run is looked for by its key.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::batch::{Batch, Batcher, LONG_VALUES, run_name};
+use super::client::{ArtifactStore, Client, RunInfo};
+use super::record::Record;
+use super::retry;
+use super::spool::{End, Spool};
+use super::{Delivery, Error, RunLink};
+
+/// The share of the time that is kept for ending the run, so that it does not stay RUNNING because an upload is slow.
+const SHARE_FOR_END: f64 = 0.3;
+/// More is not kept.
+const MOST_FOR_END: Duration = Duration::from_secs(10);
+
+/// Sends one run.
+#[derive(Debug)]
+pub(super) struct Sender {
+    client: Client,
+    experiment: String,
+    run: Option<RunInfo>,
+    batcher: Batcher,
+    beginning_sent: bool,
+    /// How much of the journal the server has.
+    journal_position: u64,
+    unreadable_lines: usize,
+    uploaded: BTreeSet<String>,
+    refused: Vec<String>,
+}
+
+impl Sender {
+    /// Will send to `experiment`.
+    pub(super) fn new(client: Client, experiment: String) -> Self {
+        Self {
+            client,
+            experiment,
+            run: None,
+            batcher: Batcher::default(),
+            beginning_sent: false,
+            journal_position: 0,
+            unreadable_lines: 0,
+            uploaded: BTreeSet::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// Where the run is, once it exists.
+    pub(super) fn link(&self) -> Option<RunLink> {
+        self.run.as_ref().map(|run| self.client.link(run))
+    }
+
+    /// Brings the server up to date with the spool: the run exists and holds everything but its end.
+    pub(super) async fn catch_up(&mut self, spool: &Spool) -> Result<(), Error> {
+        match self.send_journal(spool).await {
+            Err(error) if self.run_is_gone(&error) => {
+                self.start_over();
+                self.send_journal(spool).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Sends everything including the end, trying until `deadline`, and remembers in the spool that it did.
+    pub(super) async fn complete(&mut self, spool: &Spool, end: &End, deadline: Instant) -> Delivery {
+        if !self.refused.is_empty() {
+            // It may be taken now.
+            self.start_over();
+        }
+        self.uploaded.clear();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let contents_deadline = deadline - left.mul_f64(SHARE_FOR_END).min(MOST_FOR_END);
+        let server = self.client.server().to_owned();
+        let contents = retry::until(contents_deadline, &server, async || self.send_contents(spool, end).await).await;
+        let ended = match self.run {
+            Some(_) => retry::until(deadline, &server, async || self.send_end(spool, end).await).await,
+            None => Ok(()),
+        };
+        let reason = match (contents.and(ended), self.link()) {
+            (Err(error), _) => error.to_string(),
+            (Ok(()), _) if !self.refused.is_empty() => {
+                format!("the run is there, but not all of it: {}", self.refused.join("; "))
+            }
+            (Ok(()), None) => format!("MLflow {server} did not say where the run is"),
+            (Ok(()), Some(link)) => {
+                let mut notes = end.notes.clone();
+                notes.extend(self.notes(end));
+                if let Err(error) = spool.write_delivered(&link) {
+                    notes.push(format!("flashjob publish would send it again: {error}"));
+                }
+                return Delivery::Delivered { link, notes };
+            }
+        };
+        Delivery::Spooled { reason }
+    }
+
+    /// Finds the run or creates it.
+    async fn open(&mut self, spool: &Spool) -> Result<RunInfo, Error> {
+        if let Some(run) = &self.run {
+            return Ok(run.clone());
+        }
+        let beginning = &spool.beginning;
+        let experiment = self.client.experiment(&self.experiment).await?.experiment_id;
+        let found = self.client.find_runs(&experiment, &beginning.key).await?.into_iter().next();
+        let run = match found {
+            Some(run) if run.is_deleted() => return Err(self.deleted(run)),
+            Some(run) => run,
+            None => {
+                let name = run_name(&beginning.run_name);
+                self.client.create_run(&experiment, &beginning.key, &name, beginning.start_time_ms).await?
+            }
+        };
+        self.run = Some(run.clone());
+        Ok(run)
+    }
+
+    async fn send_journal(&mut self, spool: &Spool) -> Result<(), Error> {
+        let run = self.open(spool).await?;
+        if !self.beginning_sent {
+            let batches = self.batcher.batches(spool.beginning.records.iter().cloned());
+            self.send(&run, &batches).await?;
+            self.beginning_sent = true;
+        }
+        loop {
+            let page = spool.page(self.journal_position)?;
+            if page.next == self.journal_position {
+                return Ok(());
+            }
+            let batches = self.batcher.batches(page.records);
+            self.send(&run, &batches).await?;
+            self.journal_position = page.next;
+            self.unreadable_lines += page.unreadable_lines;
+        }
+    }
+
+    /// Everything but the status.
+    async fn send_contents(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
+        self.catch_up(spool).await?;
+        match self.send_results(spool, end).await {
+            Err(error) if self.run_is_gone(&error) => {
+                self.start_over();
+                self.send_journal(spool).await?;
+                self.send_results(spool, end).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn send_results(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
+        let run = self.open(spool).await?;
+        let mut batches = self.batcher.final_batches(&end.metrics, end.end_time_ms);
+        let tags = end.tags.iter().map(|(tag, value)| Record::Tag { tag: tag.clone(), value: value.clone() });
+        batches.extend(self.batcher.batches(tags));
+        self.send(&run, &batches).await?;
+        let ArtifactStore::Proxied(root) = ArtifactStore::of(&run.artifact_uri) else { return Ok(()) };
+        for name in &end.artifacts {
+            self.upload(&root, name, &spool.artifact_path(name)).await?;
+        }
+        if !self.batcher.long_values().is_empty() {
+            let path = spool.write_long_values(self.batcher.long_values())?;
+            self.upload(&root, LONG_VALUES, &path).await?;
+        }
+        Ok(())
+    }
+
+    /// Uploads a file, unless it is there; one that is refused does not hold up the others.
+    async fn upload(&mut self, root: &str, name: &str, path: &Path) -> Result<(), Error> {
+        if self.uploaded.contains(name) {
+            return Ok(());
+        }
+        match self.client.put_artifact(root, name, path).await {
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => self.note_refusal(&error),
+            Ok(()) => {}
+        }
+        self.uploaded.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Ends the run, after making sure that it is the only one.
+    async fn send_end(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
+        let run = self.open(spool).await?;
+        // A creation that was given up on may have arrived after the search that missed it. Nobody else creates runs
+        // with this key while the spool is locked.
+        for other in self.client.find_runs(&run.experiment_id, &spool.beginning.key).await? {
+            match (other.run_id == run.run_id, other.is_deleted()) {
+                (true, true) => return Err(self.deleted(other)),
+                (false, false) => self.client.delete_run(&other.run_id).await?,
+                _ => {}
+            }
+        }
+        self.client.end_run(&run.run_id, end.status, end.end_time_ms).await
+    }
+
+    /// Sends batches; one whose content is refused does not hold up the others.
+    async fn send(&mut self, run: &RunInfo, batches: &[Batch]) -> Result<(), Error> {
+        for batch in batches {
+            match self.client.log_batch(&run.run_id, batch).await {
+                Err(error) if error.refuses_content() => self.note_refusal(&error),
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    fn note_refusal(&mut self, error: &Error) {
+        let refusal = error.to_string();
+        if !self.refused.contains(&refusal) {
+            tracing::warn!(error = %refusal, "MLflow refused a part of the run");
+            self.refused.push(refusal);
+        }
+    }
+
+    /// Whether the server has forgotten the run: it came back without its database.
+    fn run_is_gone(&self, error: &Error) -> bool {
+        self.run.is_some() && error.has_code("RESOURCE_DOES_NOT_EXIST")
+    }
+
+    fn start_over(&mut self) {
+        self.run = None;
+        self.beginning_sent = false;
+        self.journal_position = 0;
+        self.unreadable_lines = 0;
+        self.uploaded.clear();
+        self.refused.clear();
+    }
+
+    fn deleted(&self, run: RunInfo) -> Error {
+        Error::RunDeleted { server: self.client.server().to_owned(), id: run.run_id }
+    }
+
+    /// What a person should know of a run that arrived.
+    fn notes(&self, end: &End) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(run) = &self.run
+            && ArtifactStore::of(&run.artifact_uri) == ArtifactStore::Elsewhere
+            && !(end.artifacts.is_empty() && self.batcher.long_values().is_empty())
+        {
+            notes.push(format!(
+                "artifacts were not uploaded, because this server keeps them at {} and not behind itself (mlflow server \
+                 --serve-artifacts does); they are in the results directory",
+                run.artifact_uri
+            ));
+        }
+        for (param, value) in self.batcher.contradictions() {
+            notes.push(format!("param {param} was set twice and keeps its first value, not `{value}`"));
+        }
+        if self.unreadable_lines > 0 {
+            notes.push(format!("{} unreadable lines of the journal were left out", self.unreadable_lines));
+        }
+        notes
+    }
+}
