@@ -16,6 +16,9 @@ const LONGEST_URL_BYTES: usize = 3500;
 /// Everything except RFC 3986's unreserved characters and `/`.
 const OBJECT_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
+/// The same with `/` encoded, which the service takes as well.
+const OBJECT_NAME_AS_SEGMENT: &AsciiSet = &OBJECT_NAME.add(b'/');
+
 /// What a PAR gives access to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParTarget {
@@ -120,7 +123,10 @@ impl Par {
 
     /// The URL of the object called `name`. Holds the token: never print it.
     pub fn object_url(&self, name: &str) -> String {
-        format!("{}{}", self.listing_url(), utf8_percent_encode(name, OBJECT_NAME))
+        // URL parsers resolve the segments `.` and `..` away, so a name that has them must be one segment.
+        let dots = name.split('/').any(|segment| matches!(segment, "." | ".."));
+        let set = if dots { OBJECT_NAME_AS_SEGMENT } else { OBJECT_NAME };
+        format!("{}{}", self.listing_url(), utf8_percent_encode(name, set))
     }
 
     /// Scheme, host and port: `accessUri`s of multipart uploads are relative to it.
@@ -195,6 +201,16 @@ mod tests {
     fn an_object_par_keeps_its_name_as_it_is() {
         let par = Par::parse(&format!("{BASE}dir/..%2Fx/a%20b")).unwrap();
         assert_eq!(par.target(), &ParTarget::Object("dir/../x/a b".to_owned()));
+    }
+
+    #[test]
+    fn a_url_parser_leaves_object_names_as_they_are() {
+        let par = Par::parse(BASE).unwrap();
+        for name in ["./x", "dir/../x", "a/..", "a//b", "/a", "dir/", "a/.../b", "%2e%2e/x", "ü +&#?%"] {
+            let url = par.object_url(name);
+            assert_eq!(Url::parse(&url).unwrap().as_str(), url);
+            assert_eq!(Par::parse(&url).unwrap().target(), &ParTarget::Object(name.to_owned()));
+        }
     }
 
     #[test]

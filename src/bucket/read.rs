@@ -1,0 +1,200 @@
+//! Bytes of one version of one object: HEAD and ranged GET.
+//!
+//! A range is asked for with If-Match, and every head of an answer is checked against what was asked before a
+//! byte of its body is used. A body that stops early is resumed at the byte reached, still of that version.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, IF_MATCH, RANGE};
+
+use super::Bucket;
+use super::answer::Failure;
+use super::content_range::ContentRange;
+use super::error::{Error, ErrorKind};
+use super::object::{self, Object};
+use super::retry::Attempts;
+use super::transport::Transport;
+
+/// Memory taken before the first byte arrives; a listing's size is only a claim.
+const LARGEST_FIRST_ALLOCATION_BYTES: u64 = 64 << 20;
+/// A try that brought this much, or a quarter of what it was asked for, counts as progress. Less would let a
+/// service that breaks off after every byte be asked for ever without a pause.
+const USEFUL_BYTES: u64 = 1 << 20;
+
+impl Bucket {
+    /// The object called `name`, by HEAD.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where there is none; see [`ErrorKind`].
+    pub async fn head(&self, name: &str) -> Result<Object, Error> {
+        let transport = &*self.transport;
+        let mut attempts = Attempts::new(transport, format!("look up {}", shown(transport, name)));
+        if let Some(fault) = object::name_fault(name) {
+            return Err(attempts.fail(Failure::new(ErrorKind::InvalidRequest, fault.to_owned())));
+        }
+        loop {
+            match head_once(transport, name).await {
+                Ok(object) => return Ok(object),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    /// The bytes `range` of `object`, exactly as many, all of the version that `object` describes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] where the object is another version by now; see [`ErrorKind`].
+    pub async fn get(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Error> {
+        let length = range.end.saturating_sub(range.start).min(LARGEST_FIRST_ALLOCATION_BYTES);
+        let mut bytes = BytesMut::with_capacity(length as usize);
+        self.get_into(object, range, &mut |piece| bytes.extend_from_slice(piece)).await?;
+        Ok(bytes.freeze())
+    }
+
+    /// The same, handed to `sink` piece by piece, in order and each byte once, while they arrive.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`]; `sink` may have had a part of the range by then, all of it right.
+    pub async fn get_into(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        sink: &mut (dyn FnMut(&[u8]) + Send),
+    ) -> Result<(), Error> {
+        let transport = &*self.transport;
+        let attempted = format!("read bytes {}..{} of {}", range.start, range.end, shown(transport, &object.name));
+        let mut attempts = Attempts::new(transport, attempted);
+        let invalid = |cause: String| Failure::new(ErrorKind::InvalidRequest, cause);
+        if let Some(fault) = object::name_fault(&object.name) {
+            return Err(attempts.fail(invalid(fault.to_owned())));
+        }
+        if range.start > range.end || range.end > object.size_bytes {
+            return Err(attempts.fail(invalid(format!("the object is {} bytes long", object.size_bytes))));
+        }
+        let mut read = Reading { object, etag: object.etag.clone(), rest: range, sink };
+        while !read.rest.is_empty() {
+            let (before, asked) = (read.rest.start, read.rest.end - read.rest.start);
+            if let Err(failure) = read.once(transport).await {
+                if read.rest.start - before >= USEFUL_BYTES.min(asked.div_ceil(4)) {
+                    attempts.progressed();
+                }
+                attempts.after(failure).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One HEAD. An error's answer to HEAD has no body and so no code: a GET of one byte tells which error it is.
+async fn head_once(transport: &Transport, name: &str) -> Result<Object, Failure> {
+    let url = transport.par().object_url(name);
+    let failure = {
+        let mut reply = transport.send(transport.client().head(&url)).await?;
+        if reply.status().is_success() {
+            let object = Object::from_headers(name, reply.headers());
+            return object.map_err(|lack| Failure::protocol(lack).with_request_id(reply.headers()));
+        }
+        reply.failure().await
+    };
+    if !matches!(failure.kind, ErrorKind::NotFound | ErrorKind::ParNoLongerWorks) {
+        return Err(failure);
+    }
+    let mut reply = transport.send(transport.client().get(&url).header(RANGE, "bytes=0-0")).await?;
+    let told = if reply.status().is_success() { None } else { Some(reply.failure().await) };
+    // 416 is how an empty object answers: it is there, whatever HEAD said.
+    match told.filter(|told| told.kind != ErrorKind::Changed) {
+        Some(told) => Err(told),
+        None => Err(Failure::protocol("HEAD says that it is missing, GET that it is there")),
+    }
+}
+
+/// A range on its way.
+struct Reading<'a> {
+    object: &'a Object,
+    /// The version: the listed one, or that of the first answer where the listing gave none.
+    etag: Option<String>,
+    /// What is still missing.
+    rest: Range<u64>,
+    sink: &'a mut (dyn FnMut(&[u8]) + Send),
+}
+
+impl Reading<'_> {
+    /// Asks for the rest once and hands over what comes of it.
+    async fn once(&mut self, transport: &Transport) -> Result<(), Failure> {
+        let url = transport.par().object_url(&self.object.name);
+        let last = self.rest.end - 1;
+        let mut request = transport.client().get(url).header(RANGE, format!("bytes={}-{last}", self.rest.start));
+        if let Some(etag) = &self.etag {
+            request = request.header(IF_MATCH, etag);
+        }
+        let mut reply = transport.send(request).await?.success().await?;
+        self.check(reply.status(), reply.headers()).map_err(|failure| failure.with_request_id(reply.headers()))?;
+        while let Some(piece) = reply.chunk().await? {
+            if piece.len() as u64 > self.rest.end - self.rest.start {
+                return Err(Failure::protocol("the body is longer than its head says").with_request_id(reply.headers()));
+            }
+            reply.arrived(piece.len());
+            (self.sink)(&piece);
+            self.rest.start += piece.len() as u64;
+        }
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        let missing = self.rest.end - self.rest.start;
+        Err(Failure::unreachable("short_body", format!("the body ended {missing} bytes early"))
+            .with_request_id(reply.headers()))
+    }
+
+    /// Whether the head of an answer promises exactly the rest, of the right version.
+    fn check(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+        let size = self.object.size_bytes;
+        let changed = |cause: String| Err(Failure::new(ErrorKind::Changed, cause));
+        let etag = object::etag(headers);
+        if let (Some(wanted), Some(sent)) = (&self.etag, &etag)
+            && wanted != sent
+        {
+            return changed(format!("its ETag is `{sent}`, not `{wanted}`"));
+        }
+        match status {
+            StatusCode::PARTIAL_CONTENT => {
+                let Some(value) = object::text(headers, CONTENT_RANGE.as_str()) else {
+                    return Err(Failure::protocol("the answer is 206 without Content-Range"));
+                };
+                let range = ContentRange::parse(value).filter(|range| range.bytes == self.rest);
+                let Some(range) = range else {
+                    let (first, last) = (self.rest.start, self.rest.end - 1);
+                    return Err(Failure::protocol(format!(
+                        "asked for bytes {first}-{last}, the answer holds `{value}`"
+                    )));
+                };
+                if let Some(total) = range.total
+                    && total != size
+                {
+                    return changed(format!("it is {total} bytes long, not {size}"));
+                }
+            }
+            // A server may ignore Range: then the body is the object from its first byte.
+            StatusCode::OK if self.rest == (0..size) => {}
+            StatusCode::OK => return Err(Failure::protocol("the answer is the whole object, not the range asked for")),
+            other => return Err(Failure::protocol(format!("the answer to a GET is {other}"))),
+        }
+        let asked = self.rest.end - self.rest.start;
+        match object::text(headers, CONTENT_LENGTH.as_str()).map(|length| length.parse::<u64>()) {
+            None => {}
+            Some(Ok(length)) if length == asked => {}
+            Some(_) if status == StatusCode::OK => return changed(format!("it is no longer {size} bytes long")),
+            Some(_) => {
+                return Err(Failure::protocol(format!("asked for {asked} bytes, the answer's length is another")));
+            }
+        }
+        self.etag = self.etag.take().or(etag);
+        Ok(())
+    }
+}
+
+/// How an object is called in messages.
+pub(super) fn shown(transport: &Transport, name: &str) -> String {
+    format!("object `{}` in bucket `{}`", name.escape_debug(), transport.par().bucket())
+}

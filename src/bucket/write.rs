@@ -1,0 +1,106 @@
+//! Objects written in one request, and the choice between that and an upload in parts.
+//!
+//! Each body carries its MD5, which the service checks before it keeps anything: an object appears whole and
+//! right, or not at all.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use reqwest::RequestBuilder;
+
+use super::Bucket;
+use super::answer::Failure;
+use super::error::{Error, ErrorKind};
+use super::object;
+use super::probe;
+use super::read::shown;
+use super::retry::Attempts;
+use super::transport::{Reply, Transport};
+use crate::event::Fact;
+
+impl Bucket {
+    /// Writes `body` as the object called `name`, replacing what was there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WritingNotAllowed`] where the PAR reads but may not write; see [`ErrorKind`].
+    pub async fn put(&self, name: &str, body: Bytes) -> Result<(), Error> {
+        let transport = &*self.transport;
+        let mut attempts = Attempts::new(transport, format!("write {}", shown(transport, name)));
+        if let Some(fault) = object::name_fault(name) {
+            return Err(attempts.fail(Failure::new(ErrorKind::InvalidRequest, fault.to_owned())));
+        }
+        let part = Part::new(body);
+        let url = transport.par().object_url(name);
+        loop {
+            match part.send(transport, transport.client().put(&url)).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => {
+                    let failure = explained(transport, name, failure).await;
+                    attempts.after(failure).await?;
+                }
+            }
+        }
+    }
+
+    /// Writes the file at `path` as the object called `name`; in parts where it is longer than one part.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LocalFile`] where the file cannot be read or changes meanwhile; as [`Bucket::put`].
+    pub async fn put_file(&self, name: &str, path: &Path) -> Result<(), Error> {
+        let unreadable = |error: std::io::Error| {
+            let cause = format!("`{}` cannot be read: {error}", path.display());
+            let attempted = format!("write {}", shown(&self.transport, name));
+            Attempts::new(&self.transport, attempted).fail(Failure::new(ErrorKind::LocalFile, cause))
+        };
+        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+        let size_bytes = file.metadata().await.map_err(unreadable)?.len();
+        if size_bytes > self.part_bytes {
+            let file = file.into_std().await;
+            return self.put_parts(name, path, file, size_bytes).await;
+        }
+        self.put(name, tokio::fs::read(path).await.map_err(unreadable)?.into()).await
+    }
+}
+
+/// A body and its MD5.
+pub(super) struct Part {
+    body: Bytes,
+    md5: String,
+}
+
+impl Part {
+    /// Hashes `body`.
+    pub(super) fn new(body: Bytes) -> Self {
+        let md5 = STANDARD.encode(Md5::digest(&body));
+        Self { body, md5 }
+    }
+
+    /// Sends the body once.
+    pub(super) async fn send<'a>(
+        &self,
+        transport: &'a Transport,
+        request: RequestBuilder,
+    ) -> Result<Reply<'a>, Failure> {
+        let request = request.header("content-md5", &self.md5);
+        let reply = transport.send_body(request, self.body.clone()).await?.success().await?;
+        if object::text(reply.headers(), "opc-content-md5").is_some_and(|stored| stored != self.md5) {
+            return Err(
+                Failure::protocol("the service stored another content than was sent").with_request_id(reply.headers())
+            );
+        }
+        transport.events().emit(Fact::BucketWritten { bytes: self.body.len() as u64 });
+        Ok(reply)
+    }
+}
+
+/// Tells a PAR that may not write from one that is gone.
+pub(super) async fn explained(transport: &Transport, name: &str, failure: Failure) -> Failure {
+    if failure.is_denied() && probe::reads(transport, name).await {
+        Failure { kind: ErrorKind::WritingNotAllowed, ..failure }
+    } else {
+        failure
+    }
+}
