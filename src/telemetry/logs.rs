@@ -80,6 +80,12 @@ impl Logs {
         &self.screen
     }
 
+    /// Logging on a terminal that a test can read.
+    #[cfg(test)]
+    pub(super) fn on_terminal(screen: MultiProgress) -> Self {
+        Self { screen, terminal: true }
+    }
+
     /// Whether a person looks at standard error.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal

@@ -124,7 +124,12 @@ fn text(totals: &Totals, expected: &Expected) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget};
+
     use super::*;
+    use crate::event::{Event, Fact, Observer, RequestId};
     use crate::telemetry::Counts;
 
     const EXPECTED: Expected = Expected { requests: 4, output_tokens: 40 };
@@ -163,5 +168,24 @@ mod tests {
             assert_eq!(share(&totals, &none), None);
             assert!(!text(&totals, &none).contains("NaN"));
         }
+    }
+
+    #[test]
+    fn a_terminal_shows_a_bar_until_progress_ends() {
+        let terminal = InMemoryTerm::new(10, 120);
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let registry = Arc::new(Registry::new());
+        let progress = Progress::start(registry.clone(), &Logs::on_terminal(screen), EXPECTED).unwrap();
+        let request = RequestId(0);
+        for fact in [Fact::PhaseStarted(Phase::Measure), Fact::TokenGenerated { request, token: 0 }] {
+            registry.observe(&Event { at: Instant::now(), fact });
+        }
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !terminal.contents().contains("2% measuring: 0 of 4 requests, 1 of 40 tokens") {
+            assert!(Instant::now() < patience, "{}", terminal.contents());
+            std::thread::sleep(FRAME);
+        }
+        drop(progress);
+        assert_eq!(terminal.contents(), "");
     }
 }

@@ -44,3 +44,31 @@ impl Sampler {
         Ok(Self { _ticker: ticker })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{TryRecvError, channel};
+
+    use super::*;
+
+    #[test]
+    fn samples_reach_scrapes_and_reports_until_the_sampler_is_dropped() {
+        let registry = Arc::new(Registry::new());
+        assert!(!registry.render().contains("process_resident_memory_bytes"));
+        let (reports, inbox) = channel();
+        let interval = Duration::from_millis(50);
+        let report = move |name, value| reports.send((name, value)).unwrap();
+        let sampler = Sampler::start(interval, "/".into(), registry.clone(), report).unwrap();
+        assert!(registry.render().contains("process_resident_memory_bytes"));
+        let mut names = Vec::new();
+        while !names.contains(&"system/process_cpu_utilization_percentage") {
+            let (name, value) = inbox.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert!(name.starts_with("system/") && f64::is_finite(value) && value >= 0.0, "{name}: {value}");
+            names.push(name);
+        }
+        drop(sampler);
+        // The thread is gone, and its end of the channel with it.
+        while inbox.try_recv().is_ok() {}
+        assert_eq!(inbox.try_recv(), Err(TryRecvError::Disconnected));
+    }
+}

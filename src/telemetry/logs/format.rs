@@ -51,9 +51,17 @@ impl<'a> Line<'a> {
     /// A number or a flag, unless its digits are a secret.
     fn plain(&mut self, field: &Field, value: Value) {
         let shown = value.to_string();
-        match self.redaction.apply(&shown) {
-            Cow::Borrowed(_) => self.fields.push((field.name(), value)),
-            Cow::Owned(hidden) => self.fields.push((field.name(), hidden.into())),
+        let value = match self.redaction.apply(&shown) {
+            Cow::Borrowed(_) => value,
+            Cow::Owned(hidden) => hidden.into(),
+        };
+        self.push(field.name(), value);
+    }
+
+    /// Takes a field along, unless it is one in which a record of the `log` crate carries its place.
+    fn push(&mut self, name: &'static str, value: Value) {
+        if !name.starts_with("log.") {
+            self.fields.push((name, value));
         }
     }
 }
@@ -63,10 +71,8 @@ impl Visit for Line<'_> {
         let value = self.redaction.apply(value).into_owned();
         match field.name() {
             "message" => self.message = value,
-            // Records of the `log` crate carry their place in fields.
             "log.target" => self.target = value.into(),
-            name if name.starts_with("log.") => {}
-            name => self.fields.push((name, value.into())),
+            name => self.push(name, value.into()),
         }
     }
 
@@ -75,9 +81,7 @@ impl Visit for Line<'_> {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        if !field.name().starts_with("log.") {
-            self.plain(field, value.into());
-        }
+        self.plain(field, value.into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -97,6 +97,17 @@ fn other_crates_are_heard_when_they_warn() {
 }
 
 #[test]
+fn records_of_the_log_crate_say_where_they_come_from() {
+    // The shape in which `tracing-log` hands them over.
+    let lines = shown(&Options { filter: Some("info"), ..OPTIONS }, || {
+        info!(target: "log", { log.target = "fuser::session", log.file = "session.rs", log.line = 3 }, "mounting");
+    });
+    let line: Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!((&line["target"], &line["message"]), (&"fuser::session".into(), &"mounting".into()));
+    assert_eq!(line.as_object().unwrap().len(), 4, "{lines}");
+}
+
+#[test]
 fn a_bad_filter_is_named() {
     for filter in ["flashjob=loud", "a=b=c", "[unclosed"] {
         let error = dispatch(&text(Some(filter)), false, Screen::stream(Arc::new(Mutex::new(Vec::new())))).unwrap_err();
