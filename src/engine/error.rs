@@ -1,0 +1,93 @@
+//! What can go wrong between a model and its tokens.
+
+use crate::event::RequestId;
+use crate::model;
+
+/// Why a model was not loaded or requests were not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Someone asked it to stop.
+    #[error("the engine was cancelled")]
+    Cancelled,
+    /// The weights cannot be read.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// More ranks than the device has.
+    #[error(
+        "tensor-parallel-size is {asked}, but there {} here; set tensor-parallel-size to at most {available}",
+        plural(.available)
+    )]
+    TensorParallel {
+        /// Ranks asked for.
+        asked: usize,
+        /// Ranks there are.
+        available: usize,
+    },
+    /// There is not enough memory.
+    #[error("{what} needs {}, but {}; {advice}", size(.needed_bytes), available(.available_bytes))]
+    DoesNotFit {
+        /// What was to be placed in memory.
+        what: String,
+        /// What that takes.
+        needed_bytes: u64,
+        /// What there is for it.
+        available_bytes: u64,
+        /// What to change.
+        advice: String,
+    },
+    /// A setting makes no sense together with the others or the model.
+    #[error("{0}")]
+    Setting(String),
+    /// A request cannot be served, whatever else runs.
+    #[error("request {} cannot run: {reason}", .request.0)]
+    Request {
+        /// Which.
+        request: RequestId,
+        /// What is wrong with it and what to change.
+        reason: String,
+    },
+    /// The model's output is not a number.
+    #[error(
+        "the logits of request {} at position {position} are not finite: the weights are damaged, or too large for \
+         this dtype; try --validate-weights, or dtype float32",
+        .request.0
+    )]
+    NotFinite {
+        /// Which.
+        request: RequestId,
+        /// Position of the token that was to be chosen.
+        position: usize,
+    },
+    /// An operation failed.
+    #[error("cannot {attempt}: {source}")]
+    Compute {
+        /// What was attempted.
+        attempt: &'static str,
+        /// What the operation said.
+        source: candle_core::Error,
+    },
+}
+
+impl Error {
+    /// Names what was attempted when an operation failed.
+    pub(super) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
+        move |source| Error::Compute { attempt, source }
+    }
+}
+
+fn plural(ranks: &usize) -> String {
+    if *ranks == 1 { "is 1 rank".into() } else { format!("are {ranks} ranks") }
+}
+
+/// In the largest binary unit that keeps it above one.
+fn size(bytes: &u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    UNITS
+        .iter()
+        .find(|(_, unit)| bytes >= unit)
+        .map_or_else(|| format!("{bytes} bytes"), |(name, unit)| format!("{:.1} {name}", *bytes as f64 / *unit as f64))
+}
+
+fn available(bytes: &u64) -> String {
+    if *bytes == 0 { "nothing is left for it".into() } else { format!("only {} are there for it", size(bytes)) }
+}

@@ -1,0 +1,32 @@
+//! What the engine is asked for, and what it answers.
+
+use crate::config::Sampling;
+use crate::event::{FinishReason, RequestId};
+
+/// One prompt to continue.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Names it in events and in its output.
+    pub id: RequestId,
+    /// Token ids; never empty.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most, at least 1.
+    pub max_new_tokens: usize,
+    /// Tokens that end it, themselves part of the output. Empty: exactly `max_new_tokens` are generated.
+    pub stop_tokens: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// With `id` and a token's position, decides every random choice.
+    pub seed: u64,
+}
+
+/// What became of a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The request's.
+    pub id: RequestId,
+    /// Generated tokens.
+    pub tokens: Vec<u32>,
+    /// Why there are no more.
+    pub reason: FinishReason,
+}
