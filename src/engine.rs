@@ -2,14 +2,158 @@
 //!
 //! The engine states facts through [`crate::event`]; it knows nothing of MLflow, Prometheus, HTTP, or clocks
 //! that are shown to people.
+//!
+//! From the outside in: `run` turns requests into steps with the help of the `scheduler`, which counts blocks and tokens;
+//! `step` is what one forward pass is about; `decoder` computes it, through three doors behind which devices and ranks
+//! differ: `attention`, `linear` and `communicator`; `sampler` turns logits into tokens.
 
+mod attention;
 mod blocks;
+mod capacity;
+mod communicator;
+mod decoder;
 mod error;
+mod facts;
+mod kv_cache;
+mod linear;
+mod loading;
 mod memory;
+mod ops;
 mod request;
+mod rope;
+mod run;
+mod sampler;
 mod sampling;
 mod scheduler;
 mod step;
+mod workspace;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{DtypeChoice, EngineConfig};
+use crate::event::{Events, Fact, RequestId};
+use crate::kernels::{Pool, capabilities, cpu_quota_threads};
+use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
+
+use capacity::{Capacity, Demand};
+use communicator::Solo;
+use decoder::{Decoder, Extent};
+use kv_cache::{KvCache, KvShape};
+use sampler::Sampler;
+use step::Step;
+use workspace::{MostRows, Workspace};
 
 pub use error::Error;
+pub use facts::{Cost, EngineFacts};
 pub use request::{Output, Request};
+
+/// Sequences that run at a time on a CPU: beyond this, products gain no more speed from more rows.
+const CPU_MAX_NUM_SEQS: usize = 256;
+
+/// Tokens in one step on a CPU: large enough for products at full speed.
+const CPU_MAX_NUM_BATCHED_TOKENS: usize = 2048;
+
+/// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
+pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
+
+/// A loaded model that serves requests, one run at a time.
+pub struct Engine {
+    facts: EngineFacts,
+    vocab_size: usize,
+    decoder: Decoder,
+    cache: KvCache,
+    step: Step,
+    sampler: Sampler,
+    pool: Arc<Pool>,
+    watcher: Option<LogitsWatcher>,
+}
+
+impl Engine {
+    /// Decides how much memory goes where, reads and packs the weights, and allocates the KV cache.
+    ///
+    /// # Errors
+    /// [`Error::TensorParallel`], [`Error::Setting`] and [`Error::DoesNotFit`] before a weight is read; then
+    /// [`Error::Model`] and [`Error::Cancelled`].
+    pub fn load(
+        model: &Model,
+        config: &EngineConfig,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let asked = config.tensor_parallel_size.map_or(1, |ranks| ranks.get());
+        if asked != 1 {
+            return Err(Error::TensorParallel { asked, available: 1 });
+        }
+        let shard = Shard::WHOLE;
+        let dtype = match config.dtype {
+            DtypeChoice::Auto => model.dtype,
+            DtypeChoice::Float16 => Dtype::F16,
+            DtypeChoice::Bfloat16 => Dtype::Bf16,
+            DtypeChoice::Float32 => Dtype::F32,
+        };
+        let max_num_seqs = config.max_num_seqs.map_or(CPU_MAX_NUM_SEQS, |count| count.get());
+        let max_num_batched_tokens = config.max_num_batched_tokens.map_or(CPU_MAX_NUM_BATCHED_TOKENS, |n| n.get());
+        let block_tokens = config.block_tokens.get();
+        let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
+
+        let part = ShardShape::new(&model.config, shard)?;
+        let DecoderConfig { layers, head_dim, .. } = model.config;
+        let kv_shape = KvShape { layers, block_tokens, kv_heads: part.kv_heads.len(), head_dim, dtype };
+        let demand = Demand {
+            free_bytes: memory::free_bytes(),
+            weight_bytes: weight_bytes(&model.config, dtype),
+            workspace_bytes: Workspace::bytes(decoder::widths(&model.config, &part), most),
+            block_bytes: kv_shape.block_bytes(),
+            max_position: model.config.max_position,
+            max_num_seqs,
+        };
+        let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
+
+        let pool = Arc::new(Pool::new(config.threads.map_or_else(cpu_quota_threads, |threads| threads.get())));
+        let validation = if config.validate_weights { Validation::Finite } else { Validation::Trust };
+        let weights = loading::load(model, loading::Wanted { shard, dtype, validation }, &pool, events, cancel)?;
+        let facts = EngineFacts {
+            device: "cpu",
+            dtype: dtype.name(),
+            kernels: capabilities(),
+            threads: pool.threads(),
+            tensor_parallel_size: shard.world_size,
+            kv_blocks: kv_blocks as usize,
+            block_tokens,
+            kv_cache_bytes: u64::from(kv_blocks) * kv_shape.block_bytes(),
+            max_model_len,
+            max_num_seqs,
+            max_num_batched_tokens,
+            cost: Cost::new(&model.config, &weights, kv_shape.token_bytes()),
+        };
+        let extent = Extent { most, max_model_len, block_tokens };
+        let decoder = Decoder::new(model.config.clone(), weights, extent, Box::new(Solo), Arc::clone(&pool))?;
+        let cache = KvCache::new(kv_shape, facts.kv_blocks)?;
+        let step = Step::with_capacity(most.tokens, max_num_seqs, max_model_len.div_ceil(block_tokens), block_tokens);
+        events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
+        let vocab_size = model.config.vocab_size;
+        Ok(Self { facts, vocab_size, decoder, cache, step, sampler: Sampler::default(), pool, watcher: None })
+    }
+
+    /// What was decided.
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
+    /// diagnosis. `None` ends it.
+    pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
+        self.watcher = watcher;
+    }
+}
+
+/// Memory that packed weights take, but for a little padding: matrices in `dtype`, vectors in single precision.
+fn weight_bytes(config: &DecoderConfig, dtype: Dtype) -> u64 {
+    let tensor_bytes = |shape: Vec<usize>| {
+        let number_bytes = if shape.len() == 1 { size_of::<f32>() } else { dtype.size_bytes() };
+        (shape.iter().product::<usize>() * number_bytes) as u64
+    };
+    config.tensors().map(|tensor| tensor_bytes(config.shape(tensor))).sum()
+}

@@ -78,16 +78,6 @@ impl BlockTable {
         Self { blocks: Vec::with_capacity(blocks) }
     }
 
-    /// Blocks held.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Whether no block is held.
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
     /// The blocks' places in the cache, in the order of the sequence's tokens.
     pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
         self.blocks.iter().map(|block| block.0)
@@ -169,7 +159,7 @@ mod tests {
                 for position in 0..length {
                     prop_assert!(seen.insert(table.slot(position, block_tokens).unwrap()));
                 }
-                prop_assert_eq!(table.slot(table.len() * block_tokens, block_tokens), None);
+                prop_assert_eq!(table.slot(table.blocks.len() * block_tokens, block_tokens), None);
             }
         }
     }

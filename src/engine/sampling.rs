@@ -35,27 +35,30 @@ impl Draw {
     }
 }
 
-/// A row of logits that no token can be chosen from: NaN, +∞, or nothing but -∞.
+/// A row of logits that no token can be chosen from: its largest is NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite;
 
-/// Chooses the next token; `candidates` is memory to work in.
+/// Chooses the next token; `best` is the lowest id among those with the largest logit, `candidates` memory to work in.
 pub fn sample(
     logits: &[f32],
+    best: u32,
     sampling: &Sampling,
     draw: Draw,
     candidates: &mut Vec<Candidate>,
 ) -> Result<u32, NotFinite> {
-    let best = argmax(logits)?;
+    let highest = logits.get(best as usize).copied().filter(|logit| logit.is_finite()).ok_or(NotFinite)?;
     if sampling.temperature == 0.0 || sampling.top_k.is_some_and(|k| k.get() == 1) {
         return Ok(best);
     }
-    let highest = logits[best as usize];
     let temperature = f64::from(sampling.temperature);
     let weight = |logit: f32| (f64::from(logit - highest) / temperature).exp();
     let whole_vocabulary = sampling.top_k.is_none_or(|k| k.get() >= logits.len());
     if whole_vocabulary && sampling.top_p >= 1.0 {
         let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
+        if total.is_nan() {
+            return Err(NotFinite);
+        }
         let weights = logits.iter().map(|&logit| weight(logit)).enumerate();
         return Ok(pick(weights.map(|(token, weight)| (token as u32, weight)), total * draw.uniform(), best));
     }
@@ -67,32 +70,11 @@ pub fn sample(
         candidates.truncate(kept);
     }
     let total: f64 = nucleus(candidates, f64::from(sampling.top_p), weight);
-    let weights = candidates.iter().map(|candidate| (candidate.token, weight(candidate.logit)));
-    Ok(pick(weights, total * draw.uniform(), best))
-}
-
-/// The lowest id among those with the largest logit.
-pub fn argmax(logits: &[f32]) -> Result<u32, NotFinite> {
-    // Lanes let the compiler use vector registers; which lane held the maximum does not matter, only its value.
-    const LANES: usize = 16;
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    let mut is_nan = [false; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            largest[lane] = if chunk[lane] > largest[lane] { chunk[lane] } else { largest[lane] };
-            is_nan[lane] |= chunk[lane].is_nan();
-        }
-    }
-    for (lane, &logit) in rest.iter().enumerate() {
-        largest[lane] = largest[lane].max(logit);
-        is_nan[lane] |= logit.is_nan();
-    }
-    let highest = largest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !highest.is_finite() || is_nan.contains(&true) {
+    if total.is_nan() {
         return Err(NotFinite);
     }
-    logits.iter().position(|&logit| logit == highest).map(|token| token as u32).ok_or(NotFinite)
+    let weights = candidates.iter().map(|candidate| (candidate.token, weight(candidate.logit)));
+    Ok(pick(weights, total * draw.uniform(), best))
 }
 
 /// A token that may be chosen.
@@ -157,12 +139,19 @@ fn pick(weights: impl Iterator<Item = (u32, f64)>, target: f64, best: u32) -> u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Pool, argmax};
     use proptest::prelude::*;
     use std::num::NonZeroUsize;
 
     fn choose(logits: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, position: u32) -> u32 {
         let sampling = Sampling { temperature, top_p, top_k: top_k.and_then(NonZeroUsize::new) };
-        sample(logits, &sampling, Draw { seed: 1, request: 2, position }, &mut Vec::new()).unwrap()
+        sample(logits, best(logits), &sampling, Draw { seed: 1, request: 2, position }, &mut Vec::new()).unwrap()
+    }
+
+    fn best(logits: &[f32]) -> u32 {
+        let mut best = [0];
+        argmax(&Pool::new(1), logits, logits.len(), &mut best);
+        best[0]
     }
 
     /// Tokens that may be chosen, by sorting everything.
@@ -248,11 +237,15 @@ mod tests {
     fn logits_that_are_not_numbers_are_refused() {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
         let draw = Draw { seed: 0, request: 0, position: 0 };
-        let hopeless: [&[f32]; 5] =
-            [&[], &[0.0, f32::NAN], &[f32::INFINITY, 1.0], &[f32::NEG_INFINITY; 3], &[f32::NAN; 40]];
+        let hopeless: [&[f32]; 4] =
+            [&[f32::INFINITY, 1.0], &[f32::NEG_INFINITY; 3], &[f32::NAN; 40], &[1.0, f32::INFINITY, f32::NAN]];
         for logits in hopeless {
-            assert_eq!(sample(logits, &sampling, draw, &mut Vec::new()), Err(NotFinite), "{logits:?}");
+            let chosen = sample(logits, best(logits), &sampling, draw, &mut Vec::new());
+            assert_eq!(chosen, Err(NotFinite), "{logits:?}");
         }
-        assert_eq!(sample(&[f32::NEG_INFINITY, -3.0], &sampling, draw, &mut Vec::new()), Ok(1));
+        let warm = Sampling { temperature: 1.0, ..sampling };
+        assert_eq!(sample(&[0.0, f32::NAN], 0, &warm, draw, &mut Vec::new()), Err(NotFinite));
+        assert_eq!(sample(&[], 0, &sampling, draw, &mut Vec::new()), Err(NotFinite));
+        assert_eq!(sample(&[f32::NEG_INFINITY, -3.0], 1, &warm, draw, &mut Vec::new()), Ok(1));
     }
 }

@@ -249,19 +249,7 @@ impl Scheduler {
         self.running.retain(|&index| index != sequence);
         self.pool.release(&mut self.sequences[sequence].table);
     }
-
-    /// Forgets every sequence, whatever its state, and takes all blocks back.
-    pub fn clear(&mut self) {
-        for sequence in &mut self.sequences {
-            self.pool.release(&mut sequence.table);
-        }
-        self.sequences.clear();
-        self.waiting.clear();
-        self.running.clear();
-        self.batch.chunks.clear();
-    }
 }
 
 #[cfg(test)]
-#[path = "scheduler_tests.rs"]
 mod tests;

@@ -27,8 +27,6 @@ pub struct Step {
     cumulative_keys: Vec<u32>,
     block_table: Vec<u32>,
     max_blocks: usize,
-    max_queries: usize,
-    max_keys: usize,
     logit_rows: Vec<u32>,
     block_tokens: usize,
 }
@@ -62,8 +60,6 @@ impl Step {
         self.block_table.clear();
         self.logit_rows.clear();
         self.max_blocks = longest.div_ceil(self.block_tokens);
-        self.max_queries = 0;
-        self.max_keys = 0;
     }
 
     /// Adds tokens of one sequence, the first of them at position `start`, all of which `table` has slots for.
@@ -76,8 +72,6 @@ impl Step {
         debug_assert_eq!(self.slots.len(), self.token_ids.len(), "the scheduler gave every token a slot");
         self.cumulative_queries.push(self.token_ids.len() as u32);
         self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + end as u32);
-        self.max_queries = self.max_queries.max(token_ids.len());
-        self.max_keys = self.max_keys.max(end);
         self.block_table.extend(table.indices().take(self.max_blocks));
         self.block_table.resize(self.sequences() * self.max_blocks, 0);
         let rows = match wanted {
@@ -133,16 +127,6 @@ impl Step {
         self.max_blocks
     }
 
-    /// Rows of the longest run.
-    pub fn max_queries(&self) -> usize {
-        self.max_queries
-    }
-
-    /// Keys of the longest sequence.
-    pub fn max_keys(&self) -> usize {
-        self.max_keys
-    }
-
     /// Rows whose logits are wanted, ascending.
     pub fn logit_rows(&self) -> &[u32] {
         &self.logit_rows
@@ -171,7 +155,6 @@ mod tests {
             assert_eq!(step.cumulative_queries(), [0, 1, 4]);
             assert_eq!(step.cumulative_keys(), [0, 6, 9]);
             assert_eq!((step.block_table(), step.max_blocks()), (&[0, 1, 2, 0][..], 2));
-            assert_eq!((step.max_queries(), step.max_keys()), (3, 6));
             assert_eq!(step.logit_rows(), [0]);
         }
         step.begin(3);

@@ -161,14 +161,3 @@ fn a_request_that_can_never_fit_is_refused_before_the_run() {
     assert_eq!(scheduler.add(30, 3), Ok(0));
     assert_eq!(scheduler.add(usize::MAX, 2).map_err(|error| error.cache_tokens), Err(32));
 }
-
-#[test]
-fn clearing_returns_every_block() {
-    let mut scheduler = scheduler(4, 64, 8, 4);
-    scheduler.add(10, 5).unwrap();
-    scheduler.schedule();
-    assert!(scheduler.pool().used() > 0);
-    scheduler.clear();
-    assert_eq!(scheduler.pool().free(), 8);
-    assert!(scheduler.is_done());
-}

@@ -1,0 +1,69 @@
+//! The door to attention over the paged cache: prefill, chunked prefill and decode in one call.
+//!
+//! What it takes is what `candle_flash_attn::flash_attn_varlen_paged_windowed` takes: queries of all sequences one
+//! after the other, the layer's cache, cumulative lengths, block table, scale, window, softcap; causal, aligned to the
+//! bottom right. This file knows nothing of where the numbers come from.
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+
+use super::kv_cache::LayerCache;
+use super::ops::access::{Operand, floats, floats_mut};
+use super::step::Step;
+use crate::kernels::{AttentionShape, PagedAttention, Pool, paged_attention};
+
+/// What stays the same from step to step in one layer.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Heads of this rank.
+    pub shape: AttentionShape,
+    /// Factor on q·k.
+    pub scale: f32,
+    /// Tokens that a block of the cache holds.
+    pub block_tokens: usize,
+    /// A query sees this many keys at most, itself included.
+    pub window: Option<usize>,
+    /// `softcap · tanh(score / softcap)` before the softmax.
+    pub softcap: Option<f32>,
+}
+
+impl Attention {
+    /// From rows of q, k, v, `[tokens, (heads + 2 · kv_heads) · head_dim]`, whose keys and values are in `cache`
+    /// already, into `[tokens, heads · head_dim]`, which is overwritten.
+    pub fn forward(&self, pool: &Pool, qkv: &Tensor, cache: &LayerCache, step: &Step, out: &Tensor) -> Result<()> {
+        out.inplace_op2(qkv, &Paged { pool, attention: self, cache, step })
+    }
+}
+
+struct Paged<'a> {
+    pool: &'a Pool,
+    attention: &'a Attention,
+    cache: &'a LayerCache,
+    step: &'a Step,
+}
+
+impl InplaceOp2 for Paged<'_> {
+    fn name(&self) -> &'static str {
+        "paged-attention"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, qkv: &CpuStorage, qkv_layout: &Layout) -> Result<()> {
+        let (keys, values) = (Operand::of(&self.cache.keys), Operand::of(&self.cache.values));
+        let arguments = PagedAttention {
+            shape: self.attention.shape,
+            scale: self.attention.scale,
+            page: self.attention.block_tokens,
+            q: floats(qkv, qkv_layout)?,
+            q_stride: self.attention.shape.qkv_width(),
+            k_cache: keys.cache()?,
+            v_cache: values.cache()?,
+            cu_q: self.step.cumulative_queries(),
+            cu_k: self.step.cumulative_keys(),
+            block_table: self.step.block_table(),
+            max_blocks: self.step.max_blocks(),
+            window: self.attention.window,
+            softcap: self.attention.softcap,
+        };
+        paged_attention(self.pool, &arguments, floats_mut(out, out_layout)?);
+        Ok(())
+    }
+}

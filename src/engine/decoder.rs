@@ -1,0 +1,211 @@
+//! The one decoder: a step's tokens in, logits out.
+//!
+//! Whatever distinguishes model families stands in [`DecoderConfig`]; whatever distinguishes devices stands behind
+//! [`Attention`] and [`Linear`]; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in
+//! memory that was allocated beforehand, and knows nothing of requests or scheduling.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use tokio_util::sync::CancellationToken;
+
+use super::attention::Attention;
+use super::communicator::Communicator;
+use super::kv_cache::{KvCache, LayerCache};
+use super::linear::Linear;
+use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, RopeAndCache};
+use super::step::Step;
+use super::workspace::{MostRows, Rows, Widths, Workspace};
+use super::{Error, rope};
+use crate::kernels::{AttentionShape, Pool, RopeTable};
+use crate::model::{DecoderConfig, ShardShape};
+
+/// One layer's weights, merged and packed.
+pub struct LayerWeights {
+    /// `[hidden]`.
+    pub input_norm: Tensor,
+    /// q, k and v, one below the other.
+    pub qkv: Linear,
+    /// Attention's result back into the residual stream.
+    pub o: Linear,
+    /// `[hidden]`.
+    pub post_attention_norm: Tensor,
+    /// Gate, then up.
+    pub gate_up: Linear,
+    /// The feed-forward layer back into the residual stream.
+    pub down: Linear,
+}
+
+/// One rank's weights.
+pub struct DecoderWeights {
+    /// `[vocabulary, hidden]`.
+    pub embedding: Arc<Linear>,
+    /// From first to last.
+    pub layers: Vec<LayerWeights>,
+    /// `[hidden]`.
+    pub final_norm: Tensor,
+    /// `[vocabulary, hidden]`: the embedding itself where the two are tied.
+    pub head: Arc<Linear>,
+}
+
+/// One rank's part of a model, ready to compute.
+pub struct Decoder {
+    config: DecoderConfig,
+    weights: DecoderWeights,
+    shard: ShardShape,
+    attention: Attention,
+    rope: RopeTable,
+    workspace: Workspace,
+    communicator: Box<dyn Communicator>,
+    pool: Arc<Pool>,
+}
+
+/// What a decoder must be ready for.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// The largest step.
+    pub most: MostRows,
+    /// The longest sequence.
+    pub max_model_len: usize,
+    /// Tokens that a block of the cache holds.
+    pub block_tokens: usize,
+}
+
+/// Widths of the activations of one rank.
+pub fn widths(config: &DecoderConfig, shard: &ShardShape) -> Widths {
+    let shape = attention_shape(config, shard);
+    Widths {
+        hidden: config.hidden_size,
+        qkv: shape.qkv_width(),
+        attended: shape.out_width(),
+        intermediate: shard.intermediate.len(),
+        vocabulary: shard.vocabulary.len(),
+    }
+}
+
+fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionShape {
+    AttentionShape { heads: shard.heads.len(), kv_heads: shard.kv_heads.len(), head_dim: config.head_dim }
+}
+
+impl Decoder {
+    /// Allocates activations for the largest step.
+    pub fn new(
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        extent: Extent,
+        communicator: Box<dyn Communicator>,
+        pool: Arc<Pool>,
+    ) -> Result<Self, Error> {
+        let shard = ShardShape::new(&config, communicator.shard())?;
+        let attention = Attention {
+            shape: attention_shape(&config, &shard),
+            scale: config.attention_scale,
+            block_tokens: extent.block_tokens,
+            window: None,
+            softcap: None,
+        };
+        let workspace = Workspace::new(widths(&config, &shard), extent.most, &Device::Cpu)
+            .map_err(Error::compute("allocate activations"))?;
+        let rope = rope::table(&config.rope, extent.max_model_len);
+        Ok(Self { config, weights, shard, attention, rope, workspace, communicator, pool })
+    }
+
+    /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
+    /// until the next call; `None` where no row's are wanted.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] between two layers; otherwise what an operation said.
+    pub fn forward(
+        &mut self,
+        step: &Step,
+        cache: &KvCache,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Tensor>, Error> {
+        let Self { config, weights, shard, attention, rope, workspace, communicator, pool } = self;
+        let pass = Pass { config, attention, rope, communicator: communicator.as_ref(), pool, step };
+        let wanted = step.logit_rows();
+        let views = workspace.fit(step.tokens(), wanted.len().max(1)).map_err(Error::compute("size activations"))?;
+        let failed = Error::compute("compute a step");
+
+        let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
+        let embed = Embed { embedding: weights.embedding.packed(), vocabulary, token_ids: step.token_ids() };
+        views.all.residual.inplace_op1(&embed).map_err(&failed)?;
+        pass.communicator.all_reduce(&views.all.residual).map_err(&failed)?;
+
+        let mut rows = &views.all;
+        let mut delta = None;
+        let last = weights.layers.len().saturating_sub(1);
+        for (index, (layer, cache)) in weights.layers.iter().zip(cache.layers()).enumerate() {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            pass.queries_keys_values(layer, rows, delta, &views.qkv, cache).map_err(&failed)?;
+            if index == last && wanted.is_empty() {
+                return Ok(None);
+            }
+            attention.forward(pool, &views.qkv, cache, step, &rows.attended).map_err(&failed)?;
+            if index == last && wanted.len() < step.tokens() {
+                pass.keep_wanted(rows, &views.wanted).map_err(&failed)?;
+                rows = &views.wanted;
+            }
+            pass.feed_forward(layer, rows).map_err(&failed)?;
+            delta = Some(&rows.delta);
+        }
+        pass.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
+        weights.head.forward(pool, &rows.normed, &views.logits).map_err(&failed)?;
+        communicator.all_gather(&views.logits).map(Some).map_err(&failed)
+    }
+}
+
+/// What all layers of one pass share.
+struct Pass<'a> {
+    config: &'a DecoderConfig,
+    attention: &'a Attention,
+    rope: &'a RopeTable,
+    communicator: &'a dyn Communicator,
+    pool: &'a Pool,
+    step: &'a Step,
+}
+
+impl Pass<'_> {
+    fn norm(&self, rows: &Rows, delta: Option<&Tensor>, weight: &Tensor) -> candle_core::Result<()> {
+        let eps = self.config.rms_norm_eps;
+        rows.residual.inplace_op1(&AddRmsNorm { pool: self.pool, delta, weight, eps, normed: &rows.normed })
+    }
+
+    /// The layer's first half, up to what attention reads.
+    fn queries_keys_values(
+        &self,
+        layer: &LayerWeights,
+        rows: &Rows,
+        delta: Option<&Tensor>,
+        qkv: &Tensor,
+        cache: &LayerCache,
+    ) -> candle_core::Result<()> {
+        self.norm(rows, delta, &layer.input_norm)?;
+        layer.qkv.forward(self.pool, &rows.normed, qkv)?;
+        let shape = self.attention.shape;
+        qkv.inplace_op1(&RopeAndCache { pool: self.pool, shape, rope: self.rope, step: self.step, cache })
+    }
+
+    /// From attention's result to the layer's own, in `delta`.
+    fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
+        layer.o.forward(self.pool, &rows.attended, &rows.delta)?;
+        self.communicator.all_reduce(&rows.delta)?;
+        self.norm(rows, Some(&rows.delta), &layer.post_attention_norm)?;
+        layer.gate_up.forward(self.pool, &rows.normed, &rows.gate_up)?;
+        let width = layer.gate_up.out() / 2;
+        rows.activated
+            .inplace_op2(&rows.gate_up, &Gated { pool: self.pool, activation: self.config.activation, width })?;
+        layer.down.forward(self.pool, &rows.activated, &rows.delta)?;
+        self.communicator.all_reduce(&rows.delta)
+    }
+
+    /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
+    fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
+        let rows = self.step.logit_rows();
+        let gather = |width| GatherRows { rows, width };
+        wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
+        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.shape.out_width()))
+    }
+}

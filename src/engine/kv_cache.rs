@@ -1,0 +1,94 @@
+//! Keys and values of every token that is still needed, in pages.
+//!
+//! Pages that no token has reached yet cost no memory: the system gives out zeroed memory when it is first touched.
+//! Who owns which block is not known here.
+
+use std::collections::TryReserveError;
+
+use candle_core::{Device, Tensor};
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
+
+use super::Error;
+use crate::model::Dtype;
+
+/// Shape of the cache of one rank.
+#[derive(Clone, Copy, Debug)]
+pub struct KvShape {
+    /// Layers.
+    pub layers: usize,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+    /// Key and value heads of this rank.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Number format.
+    pub dtype: Dtype,
+}
+
+impl KvShape {
+    /// Bytes of one block over all layers, keys and values.
+    pub fn block_bytes(&self) -> u64 {
+        self.token_bytes() * self.block_tokens as u64
+    }
+
+    /// Bytes of one token over all layers, keys and values.
+    pub fn token_bytes(&self) -> u64 {
+        (2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size_bytes()) as u64
+    }
+}
+
+/// Cached keys and values of one layer.
+pub struct LayerCache {
+    /// `[blocks, block_tokens, kv_heads, head_dim]`.
+    pub keys: Tensor,
+    /// As the keys.
+    pub values: Tensor,
+}
+
+/// Cached keys and values of all layers.
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+}
+
+impl KvCache {
+    /// Room for `blocks` blocks.
+    pub fn new(shape: KvShape, blocks: usize) -> Result<Self, Error> {
+        let layer = || Ok(LayerCache { keys: zeros(shape, blocks)?, values: zeros(shape, blocks)? });
+        Ok(Self { layers: (0..shape.layers).map(|_| layer()).collect::<Result<_, Error>>()? })
+    }
+
+    /// From first to last.
+    pub fn layers(&self) -> &[LayerCache] {
+        &self.layers
+    }
+}
+
+fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
+    let dims = (blocks, shape.block_tokens, shape.kv_heads, shape.head_dim);
+    let count = blocks * shape.block_tokens * shape.kv_heads * shape.head_dim;
+    let refused = |_: TryReserveError| Error::DoesNotFit {
+        what: "one layer of the KV cache".into(),
+        needed_bytes: (count * shape.dtype.size_bytes()) as u64,
+        available_bytes: 0,
+        advice: "the system refused the memory; lower gpu-memory-utilization or set kv-cache-memory-bytes".into(),
+    };
+    // Asked for first: where the system refuses, `vec!` would abort. A vector of integers is zeroed by the system, one
+    // of 16-bit floats would be written, and thereby be given memory.
+    let tensor = match shape.dtype {
+        Dtype::F32 => {
+            Vec::<f32>::new().try_reserve_exact(count).map_err(refused)?;
+            Tensor::from_vec(vec![0f32; count], dims, &Device::Cpu)
+        }
+        Dtype::Bf16 => {
+            Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
+            Tensor::from_vec(vec![0u16; count].reinterpret_into::<bf16>(), dims, &Device::Cpu)
+        }
+        Dtype::F16 => {
+            Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
+            Tensor::from_vec(vec![0u16; count].reinterpret_into::<f16>(), dims, &Device::Cpu)
+        }
+    };
+    tensor.map_err(Error::compute("allocate the KV cache"))
+}

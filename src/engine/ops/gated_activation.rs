@@ -1,0 +1,39 @@
+//! The gate of the feed-forward layer.
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
+
+use super::access::{floats, floats_mut};
+use crate::kernels::{GateActivation, Pool, gated_activation};
+use crate::model::Activation;
+
+/// `activation(gate) · up`: from `[rows, 2 · width]`, in each row first the gate, then up, into `[rows, width]`.
+pub struct Gated<'a> {
+    /// Who works.
+    pub pool: &'a Pool,
+    /// The nonlinearity.
+    pub activation: Activation,
+    /// Width of a row of the result.
+    pub width: usize,
+}
+
+impl InplaceOp2 for Gated<'_> {
+    fn name(&self) -> &'static str {
+        "gated-activation"
+    }
+
+    fn cpu_fwd(
+        &self,
+        activated: &mut CpuStorage,
+        activated_layout: &Layout,
+        gate_up: &CpuStorage,
+        gate_up_layout: &Layout,
+    ) -> Result<()> {
+        let activation = match self.activation {
+            Activation::Silu => GateActivation::Silu,
+            Activation::GeluTanh => GateActivation::GeluTanh,
+        };
+        let activated = floats_mut(activated, activated_layout)?;
+        gated_activation(self.pool, floats(gate_up, gate_up_layout)?, self.width, activation, activated);
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! Requests, step after step, until each has its tokens.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use tokio_util::sync::CancellationToken;
+
+use super::blocks::{BlockPool, BlockTable};
+use super::sampler::Choice;
+use super::sampling::Draw;
+use super::scheduler::{Limits, Scheduler, SequenceIndex};
+use super::step::Wanted;
+use super::{Engine, Error, Output, Request};
+use crate::event::{Events, Fact, FinishReason, RequestId};
+
+/// A request on its way: its prompt, and behind it what was generated.
+struct Sequence {
+    request: Request,
+    prompt_len: usize,
+    tokens: Vec<u32>,
+}
+
+impl Sequence {
+    fn new(mut request: Request) -> Self {
+        let mut tokens = std::mem::take(&mut request.prompt);
+        tokens.reserve_exact(request.max_new_tokens);
+        Self { prompt_len: tokens.len(), request, tokens }
+    }
+
+    fn choice(&self) -> Choice {
+        let Request { id: RequestId(request), sampling, seed, .. } = self.request;
+        Choice { sampling, draw: Draw { seed, request, position: self.tokens.len() as u32 } }
+    }
+
+    /// Takes the next token in; says why it was the last, if it was.
+    fn push(&mut self, token: u32) -> Option<FinishReason> {
+        self.tokens.push(token);
+        if self.request.stop_tokens.contains(&token) {
+            Some(FinishReason::Stop)
+        } else if self.tokens.len() - self.prompt_len == self.request.max_new_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    fn output(&mut self, reason: FinishReason) -> Output {
+        let tokens = self.tokens.split_off(self.prompt_len);
+        self.tokens = Vec::new();
+        Output { id: self.request.id, tokens, reason }
+    }
+}
+
+impl Engine {
+    /// Serves `requests` and hands each output to `finished` as soon as it is complete. What happens is stated in
+    /// `events`, all but [`Fact::RequestFinished`], which is for whoever turns tokens into text.
+    ///
+    /// # Errors
+    /// [`Error::Request`] before anything is computed, if one of them could never be served; [`Error::Cancelled`] within
+    /// the time of one layer; [`Error::NotFinite`] and [`Error::Compute`] when computing fails.
+    pub fn run(
+        &mut self,
+        requests: Vec<Request>,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut dyn FnMut(Output),
+    ) -> Result<(), Error> {
+        let limits =
+            Limits { max_num_seqs: self.facts.max_num_seqs, max_num_batched_tokens: self.facts.max_num_batched_tokens };
+        let mut scheduler = Scheduler::new(limits, self.empty_pool());
+        for request in &requests {
+            self.check(request, &mut scheduler)?;
+        }
+        for request in &requests {
+            let prompt_tokens = request.prompt.len() as u32;
+            events.emit(Fact::RequestQueued { request: request.id, prompt_tokens });
+        }
+        let sequences = requests.into_iter().map(Sequence::new).collect();
+        let sampling = Vec::with_capacity(limits.max_num_seqs);
+        let choices = Vec::with_capacity(limits.max_num_seqs);
+        let mut run = Run { engine: self, scheduler, sequences, sampling, choices, events, cancel };
+        while !run.scheduler.is_done() {
+            run.step(finished)?;
+        }
+        Ok(())
+    }
+
+    /// Logits at every position of `prompt`, each over the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn logits(&mut self, prompt: &[u32], cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, Error> {
+        let mut pool = self.empty_pool();
+        let mut table = BlockTable::default();
+        if pool.grow(&mut table, prompt.len()).is_err() || prompt.len() > self.facts.max_model_len {
+            let (tokens, most) = (prompt.len(), self.facts.max_model_len);
+            return Err(Error::Setting(format!("a prompt of {tokens} tokens is beyond the {most} that are served")));
+        }
+        let chunk = self.facts.max_num_batched_tokens.min(self.facts.max_num_seqs);
+        let mut rows = Vec::with_capacity(prompt.len());
+        for (index, tokens) in prompt.chunks(chunk).enumerate() {
+            let start = index * chunk;
+            self.step.begin(start + tokens.len());
+            self.step.push(tokens, start, &table, Wanted::All);
+            if let Some(logits) = self.decoder.forward(&self.step, &self.cache, cancel)? {
+                rows.extend(logits.to_vec2().map_err(Error::compute("read logits"))?);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn empty_pool(&self) -> BlockPool {
+        BlockPool::new(self.facts.kv_blocks as u32, self.facts.block_tokens)
+    }
+
+    /// Queues a request, or says why it could never be served.
+    fn check(&self, request: &Request, scheduler: &mut Scheduler) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::Request { request: request.id, reason });
+        let (prompt, max_new) = (request.prompt.len(), request.max_new_tokens);
+        if prompt == 0 {
+            return refuse("its prompt is empty; give it at least one token".into());
+        }
+        if max_new == 0 {
+            return refuse("it asks for no tokens; ask for at least one".into());
+        }
+        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab_size) {
+            let rows = self.vocab_size;
+            return refuse(format!(
+                "its prompt has token {token}, but the model's ids end below {rows}; use the model's own tokenizer"
+            ));
+        }
+        let longest = self.facts.max_model_len;
+        if prompt.saturating_add(max_new) > longest {
+            return refuse(format!(
+                "{prompt} prompt tokens and {max_new} new ones are more than max-model-len, which is {longest}; shorten \
+                 it or raise max-model-len"
+            ));
+        }
+        if let Err(never) = scheduler.add(prompt, max_new) {
+            return refuse(format!(
+                "it needs {} tokens in the KV cache, which holds {}; shorten it or give the cache more memory",
+                never.needed_tokens, never.cache_tokens
+            ));
+        }
+        Ok(())
+    }
+}
+
+struct Run<'a> {
+    engine: &'a mut Engine,
+    scheduler: Scheduler,
+    /// By the scheduler's index.
+    sequences: Vec<Sequence>,
+    /// Sequences that get a token in this step, and how; reused.
+    sampling: Vec<SequenceIndex>,
+    choices: Vec<Choice>,
+    events: &'a Events,
+    cancel: &'a CancellationToken,
+}
+
+impl Run<'_> {
+    fn step(&mut self, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let started = Instant::now();
+        self.scheduler.schedule();
+        self.announce();
+        let (prefill_tokens, decode_tokens) = self.build();
+        let logits = self.engine.decoder.forward(&self.engine.step, &self.engine.cache, self.cancel)?;
+        self.scheduler.advance();
+        if let Some(logits) = logits {
+            self.choose(&logits, finished)?;
+        }
+        self.events.emit(Fact::StepFinished {
+            duration: started.elapsed(),
+            prefill_tokens,
+            decode_tokens,
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            kv_blocks_used: self.scheduler.pool().used(),
+        });
+        Ok(())
+    }
+
+    fn announce(&self) {
+        let batch = self.scheduler.batch();
+        let id = |&index: &SequenceIndex| self.sequences[index].request.id;
+        batch.preempted.iter().map(id).for_each(|request| self.events.emit(Fact::RequestPreempted { request }));
+        batch.admitted.iter().map(id).for_each(|request| self.events.emit(Fact::RequestScheduled { request }));
+    }
+
+    /// Fills in the step's metadata; returns how many tokens prefill and how many decode.
+    fn build(&mut self) -> (usize, usize) {
+        self.sampling.clear();
+        self.choices.clear();
+        let step = &mut self.engine.step;
+        let chunks = &self.scheduler.batch().chunks;
+        let (mut prefill_tokens, mut decode_tokens) = (0, 0);
+        step.begin(chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0));
+        for chunk in chunks {
+            let sequence = &self.sequences[chunk.sequence];
+            let tokens = &sequence.tokens[chunk.positions.clone()];
+            let wanted = if chunk.samples { Wanted::Last } else { Wanted::None };
+            step.push(tokens, chunk.positions.start, self.scheduler.table(chunk.sequence), wanted);
+            *(if chunk.decodes { &mut decode_tokens } else { &mut prefill_tokens }) += tokens.len();
+            if chunk.samples {
+                self.sampling.push(chunk.sequence);
+                self.choices.push(sequence.choice());
+            }
+        }
+        (prefill_tokens, decode_tokens)
+    }
+
+    fn choose(&mut self, logits: &Tensor, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
+        self.watch(logits)?;
+        let tokens = self.engine.sampler.choose(&self.engine.pool, logits, &self.choices)?;
+        let now = Instant::now();
+        for (&index, token) in self.sampling.iter().zip(tokens) {
+            let sequence = &mut self.sequences[index];
+            let request = sequence.request.id;
+            let position = sequence.tokens.len();
+            let token = token.map_err(|_| Error::NotFinite { request, position })?;
+            self.events.emit_at(now, Fact::TokenGenerated { request, token });
+            if let Some(reason) = sequence.push(token) {
+                self.scheduler.finish(index);
+                finished(sequence.output(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, logits: &Tensor) -> Result<(), Error> {
+        let Some(watcher) = &mut self.engine.watcher else { return Ok(()) };
+        let rows: Vec<Vec<f32>> = logits.to_vec2().map_err(Error::compute("read logits"))?;
+        for (&index, row) in self.sampling.iter().zip(&rows) {
+            let sequence = &self.sequences[index];
+            watcher(sequence.request.id, sequence.tokens.len(), row);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! The next token of every row of a batch, rows spread over the threads.
+
+use std::sync::Mutex;
+
+use candle_core::Tensor;
+
+use super::Error;
+use super::ops::access::Operand;
+use super::sampling::{Candidate, Draw, NotFinite, sample};
+use crate::config::Sampling;
+use crate::kernels::{Pool, argmax};
+
+/// How one row's token is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Greedy or random.
+    pub sampling: Sampling,
+    /// The random part.
+    pub draw: Draw,
+}
+
+/// Memory for choosing, reused from step to step.
+#[derive(Default)]
+pub struct Sampler {
+    best: Vec<u32>,
+    rows: Vec<Mutex<Row>>,
+    tokens: Vec<Result<u32, NotFinite>>,
+}
+
+struct Row {
+    candidates: Vec<Candidate>,
+    token: Result<u32, NotFinite>,
+}
+
+impl Sampler {
+    /// Chooses a token for each row of `logits`, `[choices, vocabulary]`.
+    pub fn choose(
+        &mut self,
+        pool: &Pool,
+        logits: &Tensor,
+        choices: &[Choice],
+    ) -> Result<&[Result<u32, NotFinite>], Error> {
+        let failed = Error::compute("read logits");
+        let vocabulary = logits.dim(1).map_err(&failed)?;
+        let operand = Operand::of(logits);
+        let logits = operand.floats().map_err(&failed)?;
+        self.best.resize(choices.len(), 0);
+        argmax(pool, logits, vocabulary, &mut self.best);
+        while self.rows.len() < choices.len() {
+            self.rows.push(Mutex::new(Row { candidates: Vec::new(), token: Err(NotFinite) }));
+        }
+        pool.run(choices.len(), |index| {
+            // A row is one task's alone; a panic elsewhere leaves nothing half done in it.
+            let mut row = self.rows[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let Choice { sampling, draw } = &choices[index];
+            let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
+            row.token = sample(logits, self.best[index], sampling, *draw, &mut row.candidates);
+        });
+        let row_token = |row: &Mutex<Row>| row.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token;
+        self.tokens.clear();
+        self.tokens.extend(self.rows[..choices.len()].iter().map(row_token));
+        Ok(&self.tokens)
+    }
+}
