@@ -1,3 +1,202 @@
 //! A bucket becomes files at a path: through FUSE, or by a parallel download where FUSE is refused.
 //!
-//! Read-only and listed once. This room knows nothing of models or of where results go.
+//! Read-only and listed once. From the outside in: [`mount`] decides how; `attached` holds a place in the
+//! kernel's mount table; `fuse` translates the kernel's calls to [`filesystem`], which has names from [`tree`]
+//! and bytes from [`blocks`]; those come through the narrow door [`source`], behind which is the bucket.
+//! `docs/SEMANTICS.md` says what programs see. This room knows nothing of models or of where results go.
+
+mod attached;
+pub mod blocks;
+mod copy;
+mod direct;
+mod error;
+pub mod filesystem;
+mod fuse;
+mod location;
+mod memory;
+mod mounted;
+pub mod names;
+pub mod selection;
+pub mod source;
+mod stale;
+pub mod tree;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::bucket::{Bucket, Object, RetryPolicy};
+use crate::config::{InputStorage, MountConfig, MountMode, Par, ParTarget};
+use crate::event::Events;
+
+use self::attached::Attached;
+use self::blocks::{BlockMap, Limits};
+use self::filesystem::FileSystem;
+use self::fuse::Adapter;
+use self::location::MadeDirectories;
+use self::mounted::{Served, Workers};
+use self::selection::Selection;
+use self::source::BlockSource;
+use self::tree::Tree;
+
+pub use self::direct::DirectFile;
+pub use self::error::Error;
+pub use self::location::preflight;
+pub use self::mounted::{Method, Mounted};
+pub use self::source::{Fault, FaultKind};
+pub use self::stale::clear_stale;
+
+/// Makes the objects of `input` files at its location, for as long as the returned value lives.
+///
+/// # Errors
+/// See [`Error`]. Whatever was begun is undone, except files that a copy has completed.
+pub async fn mount(
+    input: &InputStorage,
+    config: &MountConfig,
+    events: &Events,
+    cancel: &CancellationToken,
+) -> Result<Mounted, Error> {
+    clear_stale(&input.location);
+    let faults = preflight(input);
+    if !faults.is_empty() {
+        return Err(Error::Location(faults));
+    }
+    let Some(par) = &input.par else {
+        let reason = "no PAR is given: the files are those that the platform has put there".to_owned();
+        tracing::info!(location = %input.location.display(), "using the files at the mount location: {reason}");
+        return Ok(Mounted::new(&input.location, Method::Existing, reason));
+    };
+    let workers = Workers::start()?;
+    let retry = RetryPolicy { deadline: config.storage_timeout, ..RetryPolicy::default() };
+    let bucket = Bucket::open(par.clone(), retry, events.clone())?;
+    let selection = Selection::new(&input.include, &input.exclude);
+    let start = Instant::now();
+    // On the mount's own threads, which then own the connections.
+    let listing = workers.run(cancel, {
+        let (bucket, selection) = (bucket.clone(), selection.clone());
+        async move { list(&bucket, &selection).await }
+    });
+    let objects = listing.await?;
+    let tree = index(par, &objects)?;
+    drop(objects);
+    tracing::info!(
+        bucket = par.bucket(),
+        files = tree.files(),
+        bytes = tree.file_bytes(),
+        seconds = start.elapsed().as_secs_f64(),
+        "listed the bucket"
+    );
+    present(input, config, tree, Arc::new(bucket), workers, cancel).await
+}
+
+/// As [`mount`], with a listing and a source that need not be a bucket's. For tests and tools.
+///
+/// # Errors
+/// As [`mount`].
+pub async fn mount_source(
+    input: &InputStorage,
+    config: &MountConfig,
+    objects: &[Object],
+    source: Arc<dyn BlockSource>,
+    cancel: &CancellationToken,
+) -> Result<Mounted, Error> {
+    clear_stale(&input.location);
+    let workers = Workers::start()?;
+    let (tree, _) = Tree::new(objects);
+    present(input, config, tree, source, workers, cancel).await
+}
+
+/// Every object that is wanted. Only the included paths are listed, so that a large bucket is not listed whole.
+async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Error> {
+    let mut objects = Vec::new();
+    if selection.paths().is_empty() {
+        objects = bucket.list("").await?;
+    }
+    for path in selection.paths() {
+        let mut found = bucket.list(&format!("{path}/")).await?;
+        if found.is_empty() {
+            // Not a directory: perhaps an object, in front of others that begin alike.
+            found = bucket.list(path).await?;
+            found.retain(|object| object.name == *path);
+        }
+        if found.is_empty() {
+            return Err(Error::NothingIncluded(path.clone()));
+        }
+        objects.append(&mut found);
+    }
+    objects.retain(|object| selection.takes(&object.name));
+    Ok(objects)
+}
+
+/// The tree of a listing; logs what it hides.
+fn index(par: &Par, objects: &[Object]) -> Result<Tree, Error> {
+    let (tree, hidden) = match (par.target(), objects) {
+        // The PAR of one object. One that ends in `/` is a prefix.
+        (ParTarget::Object(name), [object]) if !name.ends_with('/') => Tree::of_one_object(object),
+        _ => Tree::new(objects),
+    };
+    if hidden.count() > 0 {
+        tracing::warn!(objects = hidden.count(), "objects that cannot be files are hidden: {hidden}");
+    }
+    match par.target() {
+        ParTarget::Object(name) if !name.ends_with('/') && tree.files() == 0 => Err(Error::NoFile(hidden)),
+        _ => Ok(tree),
+    }
+}
+
+/// Makes the files of `tree` visible, one way or the other.
+async fn present(
+    input: &InputStorage,
+    config: &MountConfig,
+    tree: Tree,
+    source: Arc<dyn BlockSource>,
+    workers: Workers,
+    cancel: &CancellationToken,
+) -> Result<Mounted, Error> {
+    let location = &input.location;
+    let mut made = MadeDirectories::make(location)?;
+    let tree = Arc::new(tree);
+    let reason = if config.mode == MountMode::Copy {
+        "mount-mode=copy asks for it".to_owned()
+    } else {
+        let budget_bytes = config.memory_bytes.unwrap_or_else(memory::default_budget_bytes);
+        let limits = Limits::within(budget_bytes);
+        let blocks = BlockMap::new(Arc::clone(&source), limits, workers.handle());
+        let files = FileSystem::new(Arc::clone(&tree), blocks);
+        match Attached::new(location, Adapter::new(files.clone(), workers.handle())) {
+            Ok(attached) => {
+                let reason = "FUSE is allowed: files are read from the bucket as they are needed".to_owned();
+                tracing::info!(
+                    location = %location.display(),
+                    memory_bytes = limits.memory_bytes,
+                    block_bytes = limits.block_bytes,
+                    "mounted: {reason}"
+                );
+                let mounted = Mounted::new(location, Method::Fuse, reason);
+                return Ok(mounted.served(Served { attached, files, workers }, made));
+            }
+            Err(reason) if config.mode == MountMode::Fuse => {
+                return Err(Error::FuseRefused { location: location.clone(), reason });
+            }
+            Err(reason) => format!("FUSE is refused: {reason}"),
+        }
+    };
+    tracing::warn!(location = %location.display(), bytes = tree.file_bytes(), "copying all files: {reason}");
+    let start = Instant::now();
+    let work = {
+        let (location, volume_bytes, cancel) = (location.clone(), input.volume_bytes, cancel.clone());
+        async move { copy::copy(&tree, &*source, &location, volume_bytes, &cancel).await }
+    };
+    let copied = workers.run(cancel, work).await?;
+    made.keep();
+    tracing::info!(
+        location = %location.display(),
+        files = copied.files,
+        bytes = copied.bytes,
+        kept_files = copied.kept_files,
+        seconds = start.elapsed().as_secs_f64(),
+        "copied all files"
+    );
+    Ok(Mounted::new(location, Method::Copy, reason))
+}

@@ -1,1 +1,53 @@
-//! Filled by its room.
+//! Files out of a bucket: the file system driven directly, through the kernel, and as a copy.
+
+mod blocks;
+mod copying;
+mod ending;
+mod kernel;
+mod reference;
+mod scripted_source;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashjob::bucket::Object;
+use flashjob::config::{InputStorage, MountConfig, MountMode};
+use flashjob::mount::source::BlockSource;
+use flashjob::mount::{Error, Mounted, mount_source};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::process::skip;
+
+fn input(location: &Path) -> InputStorage {
+    InputStorage { par: None, location: location.to_owned(), volume_bytes: None, include: vec![], exclude: vec![] }
+}
+
+fn config(mode: MountMode) -> MountConfig {
+    MountConfig { mode, memory_bytes: Some(64 << 20), storage_timeout: Duration::from_secs(5) }
+}
+
+/// Runs a future on this thread.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Mounts through FUSE. `None`, said so, where this machine refuses FUSE; under `CI` that is a failure.
+fn mount_fuse(location: &Path, objects: &[Object], source: Arc<dyn BlockSource>) -> Option<Mounted> {
+    let never = CancellationToken::new();
+    match wait(mount_source(&input(location), &config(MountMode::Fuse), objects, source, &never)) {
+        Ok(mounted) => Some(mounted),
+        Err(error @ Error::FuseRefused { .. }) => {
+            skip(&error.to_string());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What `/proc/mounts` has at `location`.
+fn mounts_at(location: &Path) -> usize {
+    let table = std::fs::read_to_string("/proc/mounts").unwrap();
+    let location = location.to_str().unwrap();
+    table.lines().filter(|line| line.split(' ').nth(1) == Some(location)).count()
+}

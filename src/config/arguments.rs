@@ -43,14 +43,11 @@ pub(super) fn normalise(
             Ok(text) => text,
             Err(word) => {
                 let lossy = word.to_string_lossy();
-                let (what, shown) = match lossy.strip_prefix("--").and_then(|flag| flag.split_once('=')) {
-                    Some((key, value)) => {
-                        let key = key.replace('_', "-");
-                        (format!("flag --{key}"), quoted_value(&key, value))
-                    }
-                    None => (format!("argument {}", index + 1), quoted(&lossy)),
+                let what = match lossy.split_once('=') {
+                    Some((flag, _)) if flag.starts_with("--") => flag.replace('_', "-").replacen("--", "flag --", 1),
+                    _ => format!("argument {}", index + 1),
                 };
-                errors.push(ConfigError::NotUtf8 { what, shown });
+                errors.push(ConfigError::NotUtf8 { what, shown: quoted(&lossy) });
                 continue;
             }
         };

@@ -115,5 +115,8 @@ fn parse_prefix(text: &str) -> Result<String, String> {
     if text.len() > LONGEST_PREFIX_BYTES {
         return Err(format!("it must not be longer than {LONGEST_PREFIX_BYTES} bytes"));
     }
-    parsing::plain(text)
+    match text.chars().any(char::is_control) {
+        true => Err("it must not hold line breaks or other control characters".to_owned()),
+        false => Ok(text.to_owned()),
+    }
 }

@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use super::Isa;
-use super::isa::Available;
-use super::memory::Scratch;
+use super::scratch::Scratch;
 
 /// Spins before a worker parks: some tens of microseconds, longer than the gap between two kernels of a step.
 const SPINS_BEFORE_PARKING: u32 = 2_000;
@@ -40,7 +39,7 @@ pub struct Pool {
     workers: Vec<Worker>,
     /// Held during a job: one at a time.
     caller: Mutex<Scratch>,
-    isa: Available,
+    isa: Isa,
 }
 
 struct Worker {
@@ -86,7 +85,7 @@ impl Pool {
     /// Also if this processor does not have `isa`.
     pub fn with_isa(threads: usize, isa: Isa) -> Pool {
         assert!(threads > 0, "a pool of 0 threads cannot work");
-        let isa = Available::new(isa);
+        assert!(Isa::available().contains(&isa), "this processor does not have {}", isa.name());
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
@@ -115,11 +114,6 @@ impl Pool {
 
     /// The instruction set that kernels use on this pool.
     pub fn isa(&self) -> Isa {
-        self.isa.isa()
-    }
-
-    /// As [`Pool::isa`], with the proof that this processor has it.
-    pub(super) fn available(&self) -> Available {
         self.isa
     }
 
@@ -273,7 +267,7 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pool({} threads, {})", self.threads(), self.isa().name())
+        write!(f, "Pool({} threads, {})", self.threads(), self.isa.name())
     }
 }
 

@@ -1,0 +1,181 @@
+//! Memory that one task fills from the front while many readers already use what is there.
+//!
+//! A block is useful from its first byte on: a safetensors header must not wait for eight mebibytes. So the
+//! length that is filled is published as it grows, and what lies below it never changes again. All buffers
+//! come from one [`Memory`], which never hands out more than its limit and reuses full-size buffers, whose
+//! pages the kernel has mapped already.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A bounded supply of buffers.
+pub(crate) struct Memory {
+    limit_bytes: usize,
+    /// Buffers of exactly this size are kept for the next use.
+    full_bytes: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that exist: handed out, or free for the next use.
+    held_bytes: usize,
+    /// The most that ever existed.
+    peak_bytes: usize,
+    free: Vec<Box<[u8]>>,
+}
+
+impl Memory {
+    /// A supply of at most `limit_bytes`, in buffers of mostly `full_bytes`.
+    pub(crate) fn new(limit_bytes: usize, full_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { limit_bytes, full_bytes, state: Mutex::default() })
+    }
+
+    /// A buffer of `len` bytes, and the only handle that can fill it. `None` while there is no room.
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<(Writer, Arc<Buffer>)> {
+        let recycled = {
+            let mut state = self.lock();
+            let recycled = if len == self.full_bytes { state.free.pop() } else { None };
+            if recycled.is_none() {
+                while state.held_bytes + len > self.limit_bytes {
+                    state.held_bytes -= state.free.pop()?.len();
+                }
+                state.held_bytes += len;
+                state.peak_bytes = state.peak_bytes.max(state.held_bytes);
+            }
+            recycled
+        };
+        let bytes = recycled.unwrap_or_else(|| vec![0; len].into_boxed_slice());
+        let start = NonNull::from(Box::leak(bytes)).cast();
+        let buffer = Arc::new(Buffer { start, len, filled: AtomicUsize::new(0), memory: Arc::clone(self) });
+        Some((Writer { buffer: Arc::clone(&buffer) }, buffer))
+    }
+
+    /// Bytes that exist now, and the most that ever did.
+    pub(crate) fn held_and_peak_bytes(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.held_bytes, state.peak_bytes)
+    }
+
+    fn give_back(&self, bytes: Box<[u8]>) {
+        let mut state = self.lock();
+        if bytes.len() == self.full_bytes {
+            state.free.push(bytes);
+        } else {
+            state.held_bytes -= bytes.len();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that are there from the front up to [`Buffer::filled`].
+pub(crate) struct Buffer {
+    /// The start of a leaked `Box<[u8]>` of `len` initialised bytes.
+    start: NonNull<u8>,
+    len: usize,
+    filled: AtomicUsize,
+    memory: Arc<Memory>,
+}
+
+// SAFETY: bytes below `filled` are only ever read, by anyone; bytes from `filled` on are touched by the one
+// `Writer` alone, which publishes them with a release store that readers acquire.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// How many bytes are there.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled.load(Ordering::SeqCst)
+    }
+
+    /// The bytes that are there.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `filled` ≤ `len` initialised bytes begin at `start`, live as long as `self`, and nobody
+        // writes below `filled` any more.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.filled()) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
+        // SAFETY: `start` and `len` are those of the box leaked in `Memory::take`, and nobody else has them:
+        // a `Writer` holds an `Arc` of this buffer, so it is gone.
+        let bytes = unsafe { Box::from_raw(bytes) };
+        self.memory.give_back(bytes);
+    }
+}
+
+/// The one handle that fills a [`Buffer`].
+pub(crate) struct Writer {
+    buffer: Arc<Buffer>,
+}
+
+impl Writer {
+    /// Appends `bytes` and publishes them. Returns false, and appends nothing, where they do not fit.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
+        let filled = self.buffer.filled();
+        if bytes.len() > self.buffer.len - filled {
+            return false;
+        }
+        // SAFETY: the target is within the buffer (checked), above `filled`, where no reader looks and no other
+        // writer exists (`&mut self` of the only `Writer`), and cannot overlap a `&[u8]` that exists.
+        unsafe {
+            let target = self.buffer.start.as_ptr().add(filled);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        }
+        self.buffer.filled.store(filled + bytes.len(), Ordering::SeqCst);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_see_a_growing_prefix_while_it_is_filled() {
+        let memory = Memory::new(1 << 20, 1 << 20);
+        let (mut writer, buffer) = memory.take(1 << 20).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while buffer.filled() < 1 << 20 {
+                        let bytes = buffer.bytes();
+                        assert!(bytes.iter().enumerate().all(|(position, byte)| *byte == (position / 4096) as u8));
+                    }
+                });
+            }
+            scope.spawn(move || {
+                for chunk in 0..256 {
+                    assert!(writer.append(&[chunk as u8; 4096]));
+                }
+                assert!(!writer.append(&[0]));
+            });
+        });
+    }
+
+    #[test]
+    fn there_is_never_more_than_the_limit() {
+        let memory = Memory::new(100, 40);
+        let full = [memory.take(40).unwrap(), memory.take(40).unwrap()];
+        assert!(memory.take(40).is_none() && memory.take(21).is_none());
+        let small = memory.take(20).unwrap();
+        assert!(memory.take(1).is_none());
+        drop(full);
+        assert_eq!(memory.held_and_peak_bytes(), (100, 100));
+        // A free full-size buffer makes room for one of another size.
+        let other = memory.take(30).unwrap();
+        assert_eq!(memory.held_and_peak_bytes().0, 90);
+        drop((small, other));
+        assert_eq!(memory.held_and_peak_bytes(), (40, 100));
+        let (writer, buffer) = memory.take(40).unwrap();
+        assert_eq!((buffer.filled(), memory.held_and_peak_bytes().0), (0, 40));
+        drop((writer, buffer));
+    }
+}
