@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -122,8 +123,9 @@ def first_good_seed(make_model):
 
 
 def save_reference(directory: Path, tensors, seed: int) -> None:
-    metadata = {"seed": str(seed), "transformers": __import__("transformers").__version__, "torch": torch.__version__}
-    save_file(tensors, directory / "golden.safetensors", metadata=metadata)
+    # One key: several would be written in random order.
+    made_by = f"transformers {transformers.__version__}, torch {torch.__version__}, seed {seed}"
+    save_file(tensors, directory / "golden.safetensors", metadata={"made_by": made_by})
 
 
 def save_model(directory: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, dtype: torch.dtype, shards: int) -> None:
@@ -232,7 +234,10 @@ def main(root: Path) -> None:
         save_reference(directory, tensors, seed)
         spread = max(float(tensors[f"logits.{i}"].abs().max()) for i in range(len(PROMPT_LENGTHS)))
         print(f"{name}: seed {seed}, largest logit {spread:.2f}")
+    golden_gguf.write_all(root)
 
 
 if __name__ == "__main__":
+    import golden_gguf  # which takes from this file what both need
+
     main(Path(sys.argv[1]))

@@ -11,13 +11,17 @@ mod cache;
 mod isa;
 mod limits;
 mod matmul;
+#[allow(dead_code)]
+mod memory;
 mod norm;
 mod packed;
 mod pool;
 mod rope;
 mod sampling;
-#[allow(dead_code)] // Until the fast kernels use it.
-mod scratch;
+#[allow(dead_code)] // Until attention and the elementwise kernels use them.
+mod simd;
+#[allow(dead_code)]
+mod tile;
 
 pub use activation::{GateActivation, gated_activation};
 pub use attention::{PagedAttention, paged_attention};

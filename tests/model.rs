@@ -1,5 +1,11 @@
 //! The model room from outside: real files in, configuration, tokens and weights out.
 
+mod altered;
+mod configuration;
+mod damaged;
+mod gguf;
 pub mod golden;
 mod logits;
 mod plain_decoder;
+mod shards;
+mod tokens;

@@ -43,11 +43,14 @@ pub(super) fn normalise(
             Ok(text) => text,
             Err(word) => {
                 let lossy = word.to_string_lossy();
-                let what = match lossy.split_once('=') {
-                    Some((flag, _)) if flag.starts_with("--") => flag.replace('_', "-").replacen("--", "flag --", 1),
-                    _ => format!("argument {}", index + 1),
+                let (what, shown) = match lossy.strip_prefix("--").and_then(|flag| flag.split_once('=')) {
+                    Some((key, value)) => {
+                        let key = key.replace('_', "-");
+                        (format!("flag --{key}"), quoted_value(&key, value))
+                    }
+                    None => (format!("argument {}", index + 1), quoted(&lossy)),
                 };
-                errors.push(ConfigError::NotUtf8 { what, shown: quoted(&lossy) });
+                errors.push(ConfigError::NotUtf8 { what, shown });
                 continue;
             }
         };

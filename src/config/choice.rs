@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::arguments::nearest;
 use super::{BackendKind, DeviceChoice, DtypeChoice, LogFormat, MountMode};
 
 /// A type whose values have names. The first name of a value is the one that is shown.
@@ -15,9 +14,7 @@ pub(super) trait Choice: Copy + PartialEq + 'static {
         let found = Self::NAMES.iter().find(|(name, _)| *name == text);
         found.map(|(_, value)| *value).ok_or_else(|| {
             let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
-            let wrong = text.to_lowercase();
-            let hint = nearest(&wrong, names.iter().copied()).map(|name| format!("; did you mean {name}?"));
-            format!("it must be one of {}{}", names.join(", "), hint.unwrap_or_default())
+            format!("it must be one of {}", names.join(", "))
         })
     }
 

@@ -87,6 +87,9 @@ pub(super) fn command() -> clap::Command {
         .mut_args(describe)
         .mut_subcommand("run", |command| command.mut_args(describe))
         .mut_subcommand("check", |command| command.mut_args(describe))
+        // clap moves a command that it mutates to the end: keep the order in which they are declared.
+        .mut_subcommand("publish", |command| command)
+        .mut_subcommand("completions", |command| command)
 }
 
 /// Reads `words` (without the program's name). `None` when nothing useful can be said beyond `errors`.
@@ -129,17 +132,16 @@ fn sentence(error: &clap::Error, commands: &[String]) -> String {
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
         _ => None,
     };
-    let word = context(ContextKind::InvalidArg).or_else(|| context(ContextKind::InvalidSubcommand));
+    let word = context(ContextKind::InvalidSubcommand).or_else(|| context(ContextKind::InvalidArg));
     match (error.kind(), word) {
-        (ErrorKind::ArgumentConflict, _) => {
-            let command = context(ContextKind::InvalidSubcommand).unwrap_or_else(|| "the command".to_owned());
-            format!("put {command} before the flags: flashjob {command} --model …")
+        (ErrorKind::ArgumentConflict, Some(word)) if commands.contains(&word) => {
+            format!("put {word} before the flags: flashjob {word} --model …")
         }
         (ErrorKind::MissingRequiredArgument, Some(word)) => format!("{word} is missing; see --help"),
         (ErrorKind::UnknownArgument, Some(word)) if word.starts_with('-') => {
             format!("{} does not belong to this command; see --help", word.split('=').next().unwrap_or(&word))
         }
-        (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(word)) => {
+        (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict, Some(word)) => {
             let nearest = arguments::nearest(&word, commands.iter().map(String::as_str));
             let hint = nearest.map_or_else(
                 || format!("the commands are {}", commands.join(", ")),

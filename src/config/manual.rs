@@ -14,7 +14,7 @@ pub fn manual() -> String {
     paragraph(&mut page, "# The command line");
     paragraph(
         &mut page,
-        "<!-- Generated from the code; `UPDATE_DOCS=1 cargo test --release --test behaviour config::` renews it. -->",
+        "<!-- Generated from the code; `UPDATE_DOCS=1 cargo test --release --test behaviour config::documentation` renews it. -->",
     );
     paragraph(&mut page, &format!("{about}."));
     commands(&mut page, &command);
@@ -107,7 +107,8 @@ fn variables(page: &mut String) {
     paragraph(
         page,
         "These are MLflow's own, read as its Python client reads them: in exactly this spelling, and an empty one counts \
-         as not set. Secrets have no flag, because every process of a machine can read another's command line.",
+         as not set. A login has no flag, because every process of a machine can read another's command line; where that \
+         matters, give `par` as a variable too.",
     );
     row(page, &["Variable", "Meaning"]);
     row(page, &["---", "---"]);

@@ -115,8 +115,5 @@ fn parse_prefix(text: &str) -> Result<String, String> {
     if text.len() > LONGEST_PREFIX_BYTES {
         return Err(format!("it must not be longer than {LONGEST_PREFIX_BYTES} bytes"));
     }
-    match text.chars().any(char::is_control) {
-        true => Err("it must not hold line breaks or other control characters".to_owned()),
-        false => Ok(text.to_owned()),
-    }
+    parsing::plain(text)
 }

@@ -90,10 +90,23 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("it must be a name".to_owned());
     }
-    match text.chars().any(char::is_control) {
-        true => Err("it must not hold line breaks or other control characters".to_owned()),
-        false => Ok(text.to_owned()),
+    plain(text)
+}
+
+/// A text of one line that may be shown and sent to others.
+pub(super) fn plain(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err("it must not hold line breaks or other control characters".to_owned());
     }
+    if holds_par(text) {
+        return Err("it holds a Pre-Authenticated Request, which is a secret and belongs into par alone".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
+pub(super) fn holds_par(text: &str) -> bool {
+    ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
 }
 
 /// A path.
@@ -109,6 +122,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 
 /// Prefixes separated by commas, or a JSON list of them.
 pub(super) fn prefixes(text: &str) -> Result<Vec<String>, String> {
+    plain(text)?;
     if text.starts_with('[') {
         return serde_json::from_str(text)
             .map_err(|_| "it must be prefixes separated by commas, or a JSON list of texts".to_owned());

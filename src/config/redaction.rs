@@ -1,5 +1,7 @@
 //! Texts that people gave, made fit to be shown: no tokens, no passwords, no control characters, not too long.
 
+use super::parsing;
+
 /// Characters of a value that fit a sentence.
 const LONGEST_SHOWN: usize = 80;
 
@@ -11,7 +13,7 @@ const HIDDEN: &str = "<redacted>";
 pub fn redact(text: &str) -> String {
     let shown = hide_logins(text);
     let is_url = shown.contains("://");
-    let shown = if is_url || (shown.contains("/n/") && shown.contains("/b/")) { hide_tokens(&shown) } else { shown };
+    let shown = if is_url || parsing::holds_par(&shown) { hide_tokens(&shown) } else { shown };
     match shown.split_once('?') {
         Some((before, query)) if is_url && !query.is_empty() => format!("{before}?{HIDDEN}"),
         _ => shown,

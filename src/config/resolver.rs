@@ -41,7 +41,12 @@ impl Resolver {
             (Some(given), _) => given.clone(),
             (None, Preset::Text(text)) => Given { text: text.to_owned(), origin: Origin::Default },
             (None, Preset::Required | Preset::Decided(_)) => {
-                self.errors.push(ConfigError::Missing { key: slot.key() });
+                // A misspelt flag was reported already, and that it is missing follows from it.
+                let flag = format!("--{}", slot.key());
+                let misspelt = |error: &ConfigError| matches!(error, ConfigError::UnknownFlag { nearest: Some(nearest), .. } if *nearest == flag);
+                if !self.errors.iter().any(misspelt) {
+                    self.errors.push(ConfigError::Missing { key: slot.key() });
+                }
                 return None;
             }
         };

@@ -13,7 +13,7 @@ use super::keys::{Raw, Slot};
 use super::origin::Given;
 use super::parsing;
 use super::resolver::Resolver;
-use super::{Credentials, Par, Secret, Tracking};
+use super::{Credentials, Secret, Tracking};
 
 /// The experiment where nobody names one.
 const EXPERIMENT: &str = "flashjob";
@@ -86,10 +86,13 @@ fn address(resolver: &mut Resolver, raw: &Raw) -> Option<Option<(Url, Login)>> {
 
 /// Takes an MLflow address apart.
 fn parse(text: &str) -> Result<(Url, Login), String> {
+    if text.is_empty() {
+        return Err("it must be the address of an MLflow server, or none".to_owned());
+    }
     if text.contains(['<', '>']) {
         return Err("it is a placeholder; put the address of your MLflow server there".to_owned());
     }
-    if Par::parse(text).is_ok() || (text.contains("/p/") && text.contains("/n/") && text.contains("/b/")) {
+    if parsing::holds_par(text) {
         return Err("it is a Pre-Authenticated Request; that belongs into par, and here the MLflow server".to_owned());
     }
     let Some((scheme, rest)) = text.split_once("://") else {

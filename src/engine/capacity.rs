@@ -48,7 +48,8 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
         )));
     }
     let needed_blocks = asked_len.map_or(1, |length| length.div_ceil(block_tokens)) as u64;
-    let rest_bytes = demand.weight_bytes + demand.workspace_bytes;
+    let rest_bytes = demand.weight_bytes.saturating_add(demand.workspace_bytes);
+    let least_bytes = needed_blocks.saturating_mul(demand.block_bytes);
     let cache_bytes = match config.kv_cache_memory_bytes {
         Some(cache_bytes) => {
             let free_bytes = demand.free_bytes.unwrap_or(u64::MAX);
@@ -65,7 +66,7 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
         None => {
             let share = |bytes: u64| (bytes as f64 * config.memory_utilization) as u64;
             let budget_bytes = demand.free_bytes.map_or(u64::MAX, share);
-            let needed_bytes = rest_bytes.saturating_add(needed_blocks * demand.block_bytes);
+            let needed_bytes = rest_bytes.saturating_add(least_bytes);
             if needed_bytes > budget_bytes {
                 let tokens = asked_len.unwrap_or(block_tokens.min(demand.max_position));
                 return Err(Error::DoesNotFit {
@@ -86,7 +87,7 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
     if blocks < needed_blocks {
         return Err(Error::DoesNotFit {
             what: format!("a KV cache for one sequence of {} tokens", asked_len.unwrap_or(block_tokens)),
-            needed_bytes: needed_blocks * demand.block_bytes,
+            needed_bytes: least_bytes,
             available_bytes: cache_bytes,
             advice: "raise kv-cache-memory-bytes or lower max-model-len".into(),
         });

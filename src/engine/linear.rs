@@ -66,3 +66,36 @@ impl InplaceOp2 for Product<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn parts_and_biases_are_stacked_in_order() {
+        let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu).unwrap();
+        let pool = Pool::new(1);
+        let parts = [tensor(&[1.0, 2.0, 3.0, 4.0], &[2, 2]), tensor(&[5.0, 6.0], &[1, 2])];
+        let biases = [tensor(&[10.0, 20.0], &[2]), tensor(&[30.0], &[1])];
+        let x = tensor(&[1.0, 1.0, -1.0, 2.0], &[2, 2]);
+        let y = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        for (biases, expected) in
+            [(&biases[..], [[13.0, 27.0, 41.0], [13.0, 25.0, 37.0]]), (&[], [[3.0, 7.0, 11.0], [3.0, 5.0, 7.0]])]
+        {
+            let linear = Linear::pack(&pool, &parts, biases).unwrap();
+            assert_eq!(linear.out(), 3);
+            linear.forward(&pool, &x, &y).unwrap();
+            assert_eq!(y.to_vec2::<f32>().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_matrix_of_floats_is_an_error() {
+        let pool = Pool::new(1);
+        let integers = Tensor::zeros((2, 2), candle_core::DType::U32, &Device::Cpu).unwrap();
+        let vector = Tensor::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(Linear::pack(&pool, &[integers], &[]).is_err());
+        assert!(Linear::pack(&pool, &[vector], &[]).is_err());
+    }
+}

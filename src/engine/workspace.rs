@@ -94,7 +94,9 @@ impl Workspace {
     pub fn bytes(widths: Widths, most: MostRows) -> u64 {
         let token = 3 * widths.hidden + widths.attended + 3 * widths.intermediate + widths.qkv;
         let wanted = widths.hidden + widths.attended + widths.vocabulary;
-        ((most.tokens * token + most.wanted * wanted) * size_of::<f32>()) as u64
+        // Settings may ask for more rows than any machine holds: the answer must then be large, not wrong.
+        let numbers = most.tokens.saturating_mul(token).saturating_add(most.wanted.saturating_mul(wanted));
+        numbers.saturating_mul(size_of::<f32>()) as u64
     }
 
     /// Views of `tokens` rows, of which `wanted` get logits; both within what it was made for, `wanted` at least 1.
@@ -124,5 +126,54 @@ impl Rows {
             gate_up: first(&self.gate_up)?,
             activated: first(&self.activated)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTHS: Widths = Widths { hidden: 8, qkv: 12, attended: 6, intermediate: 10, vocabulary: 20 };
+    const MOST: MostRows = MostRows { tokens: 16, wanted: 4 };
+
+    #[test]
+    fn views_stay_while_the_step_keeps_its_size() {
+        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let ids = |views: &Views| [&views.qkv, &views.all.delta, &views.wanted.residual, &views.logits].map(Tensor::id);
+        let first = ids(workspace.fit(4, 4).unwrap());
+        assert_eq!(ids(workspace.fit(4, 4).unwrap()), first);
+        assert_ne!(ids(workspace.fit(5, 4).unwrap()), first);
+    }
+
+    #[test]
+    fn rows_that_are_gathered_have_memory_of_their_own() {
+        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let views = workspace.fit(16, 3).unwrap();
+        assert_eq!(views.all.residual.dims(), [16, 8]);
+        assert_eq!(views.wanted.residual.dims(), [3, 8]);
+        assert_eq!(views.wanted.gate_up.dims(), [3, 20]);
+        assert_eq!(views.logits.dims(), [3, 20]);
+        for (wanted, all) in
+            [(&views.wanted.residual, &views.all.residual), (&views.wanted.attended, &views.all.attended)]
+        {
+            wanted.ones_like().and_then(|ones| wanted.slice_set(&ones, 0, 0)).unwrap();
+            let sum = all.sum_all().and_then(|sum| sum.to_scalar::<f32>()).unwrap();
+            assert_eq!(sum, 0.0, "they share memory");
+        }
+        let views = workspace.fit(3, 3).unwrap();
+        assert_eq!(views.wanted.residual.id(), views.all.residual.id(), "nothing to gather");
+    }
+
+    #[test]
+    fn its_size_is_known_beforehand() {
+        let workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let Views { qkv, all, wanted, logits, .. } = &workspace.whole;
+        let Rows { residual, normed, attended, delta, gate_up, activated } = all;
+        let tensors =
+            [qkv, residual, normed, attended, delta, gate_up, activated, &wanted.residual, &wanted.attended, logits];
+        let bytes: usize = tensors.iter().map(|tensor| tensor.elem_count() * 4).sum();
+        assert_eq!(Workspace::bytes(WIDTHS, MOST), bytes as u64);
+        let absurd = MostRows { tokens: usize::MAX, wanted: 1 };
+        assert!(Workspace::bytes(WIDTHS, absurd) > 1 << 62);
     }
 }

@@ -40,9 +40,7 @@ pub struct PagedAttention<'a> {
 /// If lengths do not match, a block is out of bounds, or a sequence has fewer keys than queries.
 pub fn paged_attention(pool: &Pool, args: &PagedAttention<'_>, out: &mut [f32]) {
     let AttentionShape { heads, kv_heads, head_dim } = args.shape;
-    args.shape.check();
-    let tokens = args.cu_q.last().map_or(0, |&last| last as usize);
-    assert_eq!(out.len(), tokens * heads * head_dim, "out of {tokens} tokens with {:?}", args.shape);
+    args.check(out.len());
     let _ = pool;
     let entry = |cache: &CacheSlice<'_>, index: usize| match cache {
         CacheSlice::F32(cache) => cache[index],
@@ -80,6 +78,41 @@ pub fn paged_attention(pool: &Pool, args: &PagedAttention<'_>, out: &mut [f32]) 
                     let base = at(key);
                     out.iter_mut().enumerate().for_each(|(i, o)| *o += weight * entry(&args.v_cache, base + i));
                 }
+            }
+        }
+    }
+}
+
+impl PagedAttention<'_> {
+    /// Holds every bound on which the kernel relies.
+    fn check(&self, out: usize) {
+        self.shape.check();
+        let sequences = self.cu_q.len().saturating_sub(1);
+        let tokens = self.cu_q.last().map_or(0, |&last| last as usize);
+        let width = self.shape.out_width();
+        assert_eq!(out, tokens * width, "out of {tokens} tokens with {:?}", self.shape);
+        assert_eq!(self.cu_q.len(), self.cu_k.len(), "cu_q and cu_k are of the same sequences");
+        assert!(self.block_table.len() >= sequences * self.max_blocks, "a row of blocks for each of {sequences}");
+        assert!(
+            tokens == 0 || (self.q_stride >= width && self.q.len() >= (tokens - 1) * self.q_stride + width),
+            "{} entries of q for {tokens} tokens {} apart",
+            self.q.len(),
+            self.q_stride
+        );
+        assert!(self.page > 0, "a page holds tokens");
+        assert_eq!(self.k_cache.len(), self.v_cache.len(), "as many values as keys");
+        let blocks = self.k_cache.len() / (self.page * self.shape.cache_width());
+        for sequence in 0..sequences {
+            let (first, last) = (self.cu_q[sequence] as usize, self.cu_q[sequence + 1] as usize);
+            let (first_key, last_key) = (self.cu_k[sequence] as usize, self.cu_k[sequence + 1] as usize);
+            assert!(
+                first <= last && first_key <= last_key && last - first <= last_key - first_key,
+                "sequence {sequence} has queries {first}..{last} and keys {first_key}..{last_key}"
+            );
+            let used = (last_key - first_key).div_ceil(self.page);
+            assert!(used <= self.max_blocks, "sequence {sequence} has {used} blocks of {}", self.max_blocks);
+            for &block in &self.block_table[sequence * self.max_blocks..][..used] {
+                assert!((block as usize) < blocks, "sequence {sequence} names block {block} of {blocks}");
             }
         }
     }

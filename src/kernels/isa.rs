@@ -49,6 +49,23 @@ impl Isa {
     }
 }
 
+/// An instruction set that was found on this processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Available(Isa);
+
+impl Available {
+    /// # Panics
+    /// If this processor does not have `isa`.
+    pub(super) fn new(isa: Isa) -> Available {
+        assert!(Isa::available().contains(&isa), "this processor does not have {}", isa.name());
+        Available(isa)
+    }
+
+    pub(super) fn isa(self) -> Isa {
+        self.0
+    }
+}
+
 /// The name of the widest instruction set that this processor has: what a [`super::Pool`] uses unless told otherwise.
 pub fn capabilities() -> &'static str {
     Isa::detect().name()

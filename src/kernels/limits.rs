@@ -1,36 +1,157 @@
-//! What this machine can do at most.
+//! What this machine can do at most: the two numbers of a roofline, measured in well under 2 s.
+//!
+//! Compute is a large product of f32 matrices, memory is reading (or STREAM's triad, whichever is faster) over more
+//! than the caches hold; of each the best of several passes counts, since others share the machine.
 
 use std::time::{Duration, Instant};
 
+use super::memory::{AlignedBytes, Parts};
+use super::simd::{Kernel, Simd, dispatch};
 use super::{PackedMatrix, Pool, WeightSlice, matmul};
+
+/// How long each limit is measured.
+const TIME_EACH: Duration = Duration::from_millis(350);
+
+/// Floats of the memory that is read: 256 MiB, above any processor's cache share.
+const STREAM_FLOATS: usize = 64 << 20;
+
+/// Floats that a thread takes at a time.
+const STREAM_PART: usize = 1 << 20;
+
+/// Rows, depth and columns of the large product.
+const PRODUCT: (usize, usize, usize) = (384, 1024, 2048);
 
 /// Measured limits of the processors that a pool uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// f32 floating-point operations (a multiply-add is two).
+    /// f32 floating-point operations (a multiply-add is two) of a large matrix product.
     pub flops_per_second: f64,
-    /// Bytes read from memory.
+    /// The same of multiply-adds in registers alone, which no product can exceed.
+    pub fma_flops_per_second: f64,
+    /// Bytes moved between memory and processors.
     pub bytes_per_second: f64,
 }
 
-/// Measures in under 2 s.
+/// Measures the limits with all threads of `pool`, in about a second.
 pub fn measure_limits(pool: &Pool) -> Limits {
-    let n = 128;
-    let w = PackedMatrix::pack(pool, WeightSlice::F32(&vec![0.5; n * n]), n, n);
-    let (x, mut y) = (vec![0.5; n * n], vec![0.0; n * n]);
-    let mut best = Duration::MAX;
-    for _ in 0..10 {
-        let begin = Instant::now();
-        matmul(pool, &x, n, &w, None, &mut y);
-        best = best.min(begin.elapsed());
-    }
-    let memory = vec![1.0_f32; 16 << 20];
-    let begin = Instant::now();
-    let sum: f32 = memory.iter().sum();
-    let read = begin.elapsed();
-    std::hint::black_box((sum, y));
     Limits {
-        flops_per_second: 2.0 * (n * n * n) as f64 / best.as_secs_f64(),
-        bytes_per_second: (memory.len() * 4) as f64 / read.as_secs_f64(),
+        fma_flops_per_second: multiply_add_rate(pool),
+        flops_per_second: product_rate(pool),
+        bytes_per_second: memory_rate(pool),
+    }
+}
+
+/// `amount` over the shortest time that `pass` took.
+fn best_rate(amount: f64, mut pass: impl FnMut()) -> f64 {
+    let begin = Instant::now();
+    let mut best = Duration::MAX;
+    let mut passes = 0;
+    while passes < 3 || begin.elapsed() < TIME_EACH {
+        let start = Instant::now();
+        pass();
+        best = best.min(start.elapsed());
+        passes += 1;
+    }
+    amount / best.as_secs_f64().max(1e-9)
+}
+
+fn product_rate(pool: &Pool) -> f64 {
+    let (rows, in_, out) = PRODUCT;
+    let w = PackedMatrix::pack(pool, WeightSlice::F32(&vec![0.5; in_ * out]), out, in_);
+    let (x, mut y) = (vec![0.25; rows * in_], vec![0.0; rows * out]);
+    best_rate(2.0 * (rows * in_ * out) as f64, || matmul(pool, &x, rows, &w, None, &mut y))
+}
+
+/// Rounds of 24 multiply-adds each that a task does.
+const ROUNDS: usize = 1 << 16;
+
+fn multiply_add_rate(pool: &Pool) -> f64 {
+    let mut lanes = 0;
+    dispatch(pool.available(), CountLanes(&mut lanes));
+    let flops = 2 * 24 * ROUNDS * lanes * pool.threads();
+    best_rate(flops as f64, || pool.run(pool.threads(), |_| dispatch(pool.available(), MultiplyAdd)))
+}
+
+struct CountLanes<'a>(&'a mut usize);
+
+impl Kernel for CountLanes<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        *self.0 = S::LANES;
+    }
+}
+
+struct MultiplyAdd;
+
+impl Kernel for MultiplyAdd {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (a, b) = (simd.splat(std::hint::black_box(0.5)), simd.splat(std::hint::black_box(0.25)));
+        let mut sums = [a; 24];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = simd.fma(*sum, a, b);
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(simd.sum(sum));
+        }
+    }
+}
+
+fn memory_rate(pool: &Pool) -> f64 {
+    let bytes = STREAM_FLOATS * size_of::<f32>();
+    let mut memory = AlignedBytes::zeroed(bytes);
+    // SAFETY: zeroed floats, owned by `memory`, which outlives the slice.
+    let floats = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<f32>(), STREAM_FLOATS) };
+    let parts = Parts::new(floats);
+    let tasks = STREAM_FLOATS / STREAM_PART;
+    // Pages are there before anything is measured.
+    // SAFETY: each task takes a part of its own.
+    pool.run(tasks, |task| unsafe { nth(&parts, task, tasks) }.fill(1.0));
+    let read = best_rate(bytes as f64, || {
+        // SAFETY: each task takes a part of its own.
+        pool.run(tasks, |task| dispatch(pool.available(), Read(unsafe { nth(&parts, task, tasks) })));
+    });
+    // STREAM's count: the line that is written is not counted as read, although it is.
+    let thirds = tasks * 3;
+    let triad = best_rate((STREAM_FLOATS / thirds * tasks * 3 * size_of::<f32>()) as f64, || {
+        pool.run(tasks, |task| {
+            // SAFETY: each task takes three parts of its own.
+            let [a, b, c] = [0, 1, 2].map(|i| unsafe { nth(&parts, i * tasks + task, thirds) });
+            for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+                *a = *b + 0.5 * *c;
+            }
+        });
+    });
+    read.max(triad)
+}
+
+/// Part `index` of `of` equal ones.
+///
+/// # Safety
+/// As [`Parts::part`].
+#[allow(clippy::mut_from_ref)]
+unsafe fn nth<'a>(parts: &'a Parts<'_, f32>, index: usize, of: usize) -> &'a mut [f32] {
+    let len = STREAM_FLOATS / of;
+    // SAFETY: the caller's.
+    unsafe { parts.part(index * len..(index + 1) * len) }
+}
+
+struct Read<'a>(&'a [f32]);
+
+impl Kernel for Read<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut sums = [simd.splat(0.0); 8];
+        for chunk in self.0.chunks_exact(8 * S::LANES) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: inside the chunk.
+                *sum = simd.add(*sum, unsafe { simd.load(chunk.as_ptr().add(i * S::LANES)) });
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(simd.sum(sum));
+        }
     }
 }

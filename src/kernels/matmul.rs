@@ -1,6 +1,30 @@
 //! `y = x · Wᵀ + bias`.
+//!
+//! Rows are taken in blocks small enough that a block of `x` stays in the second-level cache for a stretch of depth;
+//! a thread packs it once, then passes over panels of weights, each panel over all tiles of rows. So weights are
+//! streamed once a block, and while one panel is computed on, the next is asked for: with few rows memory never
+//! waits, with many rows the multipliers never do. Threads claim groups of panels, first of blocks of their own and
+//! then of each other's.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::memory::{Parts, Scratch};
+use super::packed::Storage;
+use super::simd::{Kernel, Simd, dispatch};
+use super::tile::{Panel, PanelBf16, PanelF16, PanelF32, Start, Tile};
 use super::{PackedMatrix, Pool};
+
+/// Entries of `x` that one pass keeps in the second-level cache (256 KiB of the 1 MiB or more of the cores meant).
+const BLOCK_ENTRIES: usize = 64 << 10;
+
+/// The longest stretch of depth of one pass: with two vectors a row, at most 128 KiB of a panel.
+const LONGEST_DEPTH: usize = 1024;
+
+/// Blocks of rows that one job of the pool covers at most.
+const MOST_BLOCKS: usize = 64;
+
+/// Groups of panels for each thread and block: enough that a late thread holds up little.
+const GROUPS_PER_THREAD: usize = 8;
 
 /// `y[r, o] = bias[o] + Σ_k x[r, k] · w[o, k]`, accumulated in f32 along `k` in one fixed order.
 ///
@@ -13,13 +37,223 @@ pub fn matmul(pool: &Pool, x: &[f32], rows: usize, w: &PackedMatrix, bias: Optio
     assert_eq!(x.len(), rows * in_, "x of a [{rows}, {in_}] × [{in_}, {out}] product");
     assert_eq!(y.len(), rows * out, "y of a [{rows}, {in_}] × [{in_}, {out}] product");
     assert!(bias.is_none_or(|bias| bias.len() == out), "bias of a product of {out} columns");
-    let _ = pool;
-    let mut row = vec![0.0; in_];
-    for o in 0..out {
-        w.unpack_row(o, &mut row);
-        for r in 0..rows {
-            let start = bias.map_or(0.0, |bias| bias[o]);
-            y[r * out + o] = x[r * in_..][..in_].iter().zip(&row).fold(start, |sum, (a, b)| sum + a * b);
+    if y.is_empty() {
+        return;
+    }
+    dispatch(w.isa(), Product { pool, x, rows, w, bias, y });
+}
+
+/// The arguments of [`matmul`].
+struct Product<'a> {
+    pool: &'a Pool,
+    x: &'a [f32],
+    rows: usize,
+    w: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Product<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.w.storage() {
+            Storage::F32 => multiply::<S, PanelF32>(simd, self),
+            Storage::Bf16 => multiply::<S, PanelBf16>(simd, self),
+            Storage::F16 => multiply::<S, PanelF16>(simd, self),
+        }
+    }
+}
+
+/// How one product is cut: decides who computes what, never the result.
+struct Plan<'a> {
+    x: &'a [f32],
+    w: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    y: Parts<'a, f32>,
+    /// Tiles of rows in all, of which each has `rows / tiles` rows or one more.
+    tiles: usize,
+    rows: usize,
+    /// Tiles of a block.
+    block: usize,
+    /// Panels of a group.
+    group: usize,
+    /// Depth of a pass.
+    depth: usize,
+}
+
+fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
+    let Product { pool, x, rows, w, bias, y } = product;
+    let passes = w.in_().div_ceil(LONGEST_DEPTH).max(1);
+    let depth = w.in_().div_ceil(passes).max(1);
+    let tiles = rows.div_ceil(S::MAX_ROWS);
+    let most = (BLOCK_ENTRIES / (depth * S::MAX_ROWS)).max(1);
+    // As few blocks as fit the cache, rounded up so that each thread has as many as the others.
+    let mut blocks = tiles.div_ceil(most);
+    if blocks > 1 {
+        blocks = blocks.next_multiple_of(pool.threads()).min(tiles);
+    }
+    let block = tiles.div_ceil(blocks);
+    let groups = pool.threads() * GROUPS_PER_THREAD;
+    let plan =
+        Plan { x, w, bias, y: Parts::new(y), tiles, rows, block, group: w.panels().div_ceil(groups).max(1), depth };
+    let blocks = tiles.div_ceil(block);
+    for first in (0..blocks).step_by(MOST_BLOCKS) {
+        let count = MOST_BLOCKS.min(blocks - first);
+        let claims: [AtomicUsize; MOST_BLOCKS] = [const { AtomicUsize::new(0) }; MOST_BLOCKS];
+        let claims = &claims[..count];
+        pool.participate(count * w.panels().div_ceil(plan.group), &|thread, scratch| {
+            let own = thread % pool.threads() * count / pool.threads();
+            for i in 0..count {
+                let i = (own + i) % count;
+                plan.work::<S, P>(simd, first + i, &claims[i], scratch);
+            }
+        });
+    }
+}
+
+impl Plan<'_> {
+    /// The first row of a tile: rows are spread evenly, so that none is much smaller than the others.
+    #[inline(always)]
+    fn first_row(&self, tile: usize) -> usize {
+        tile * self.rows / self.tiles
+    }
+
+    /// Computes those groups of panels of one block of rows that nobody else has claimed.
+    fn work<S: Simd, P: Panel>(&self, simd: S, block: usize, claims: &AtomicUsize, scratch: &mut Scratch) {
+        let groups = self.w.panels().div_ceil(self.group);
+        let mut claimed = claims.fetch_add(1, Ordering::Relaxed);
+        if claimed >= groups {
+            return;
+        }
+        let tiles = block * self.block..((block + 1) * self.block).min(self.tiles);
+        let (in_, first) = (self.w.in_(), self.first_row(tiles.start));
+        let rows = self.first_row(tiles.end) - first;
+        // Packing writes whole vectors: up to one beyond the last entry.
+        let packed = scratch.floats(rows * in_ + S::LANES);
+        for tile in tiles.clone() {
+            let row = self.first_row(tile);
+            let rows = self.first_row(tile + 1) - row;
+            pack_rows_isa(
+                self.w,
+                &self.x[row * in_..(row + rows) * in_],
+                rows,
+                in_,
+                &mut packed[(row - first) * in_..],
+            );
+        }
+        while claimed < groups {
+            // Claimed ahead, so that the last panel of this group can ask for the first of the next.
+            let next = claims.fetch_add(1, Ordering::Relaxed);
+            let panels = claimed * self.group..((claimed + 1) * self.group).min(self.w.panels());
+            let after = if next < groups { next * self.group } else { panels.start };
+            self.group::<S, P>(simd, tiles.clone(), panels, after, packed);
+            claimed = next;
+        }
+    }
+
+    /// Computes `panels` for the rows of `tiles`, packed in `packed`; `after` is the panel that follows.
+    fn group<S: Simd, P: Panel>(
+        &self,
+        _simd: S,
+        tiles: std::ops::Range<usize>,
+        panels: std::ops::Range<usize>,
+        after: usize,
+        packed: &[f32],
+    ) {
+        let (in_, out, width) = (self.w.in_(), self.w.out(), 2 * S::LANES);
+        let row_bytes = width * P::BYTES;
+        let first = self.first_row(tiles.start);
+        let mut k = 0;
+        loop {
+            let depth = self.depth.min(in_ - k);
+            let last_pass = k + depth >= in_;
+            for panel in panels.clone() {
+                let b = self.w.panel_start(panel).wrapping_add(k * row_bytes);
+                let ahead = if panel + 1 < panels.end {
+                    self.w.panel_start(panel + 1).wrapping_add(k * row_bytes)
+                } else if last_pass {
+                    self.w.panel_start(after)
+                } else {
+                    self.w.panel_start(panels.start).wrapping_add((k + depth) * row_bytes)
+                };
+                let column = panel * width;
+                let columns = width.min(out - column);
+                let start = match self.bias {
+                    _ if k > 0 => Start::Kept,
+                    Some(bias) => Start::Columns(bias[column..column + columns].as_ptr()),
+                    None => Start::Zero,
+                };
+                // Each tile asks for its share of what comes next, a line or two at each step.
+                let lines = (row_bytes * depth).div_ceil(64);
+                let lines_ahead = lines.div_ceil(depth.max(1) * tiles.len()).clamp(1, 2);
+                for (index, tile) in tiles.clone().enumerate() {
+                    let row = self.first_row(tile);
+                    let rows = self.first_row(tile + 1) - row;
+                    let asked = index * depth * lines_ahead;
+                    let c = self.y.pointer(row * out + column..(row + rows - 1) * out + column + columns);
+                    let operands = Tile {
+                        depth,
+                        a: packed[(row - first) * in_ + k * rows..].as_ptr(),
+                        b,
+                        b_stride: row_bytes,
+                        c,
+                        c_stride: out,
+                        columns,
+                        start,
+                        ahead: ahead.wrapping_add(asked * 64),
+                        lines_ahead: if asked < lines { lines_ahead } else { 0 },
+                    };
+                    // SAFETY: the simd token proves the instructions; operands are in bounds as computed here, and these
+                    // rows and columns of `y` are this group's alone.
+                    unsafe { S::packed::<P>(rows)(&operands) };
+                }
+            }
+            k += depth;
+            if last_pass {
+                break;
+            }
+        }
+    }
+}
+
+/// `x`, `[rows, depth]`, becomes `packed`, `[depth, rows]`.
+fn pack_rows_isa(w: &PackedMatrix, x: &[f32], rows: usize, depth: usize, packed: &mut [f32]) {
+    dispatch(w.isa(), PackRows { x, rows, depth, packed });
+}
+
+struct PackRows<'a> {
+    x: &'a [f32],
+    rows: usize,
+    depth: usize,
+    packed: &'a mut [f32],
+}
+
+impl Kernel for PackRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let PackRows { x, rows, depth, packed } = self;
+        if rows == 1 {
+            packed[..depth].copy_from_slice(x);
+            return;
+        }
+        assert!(rows <= S::LANES && x.len() == rows * depth && packed.len() >= rows * depth + S::LANES - rows);
+        let whole = depth - depth % S::LANES;
+        for k in (0..whole).step_by(S::LANES) {
+            let mut square = simd.square();
+            for (r, v) in square.as_mut().iter_mut().enumerate().take(rows) {
+                // SAFETY: inside row `r`.
+                *v = unsafe { simd.load(x.as_ptr().add(r * depth + k)) };
+            }
+            for (i, &v) in simd.transpose(square).as_ref().iter().enumerate() {
+                // SAFETY: the lanes beyond `rows` are overwritten by the next step, or are beyond the last entry,
+                // where the assertion has left room.
+                unsafe { simd.store(packed.as_mut_ptr().add((k + i) * rows), v) };
+            }
+        }
+        for k in whole..depth {
+            for r in 0..rows {
+                packed[k * rows + r] = x[r * depth + k];
+            }
         }
     }
 }

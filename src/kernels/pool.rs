@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use super::Isa;
-use super::scratch::Scratch;
+use super::isa::Available;
+use super::memory::Scratch;
 
 /// Spins before a worker parks: some tens of microseconds, longer than the gap between two kernels of a step.
 const SPINS_BEFORE_PARKING: u32 = 2_000;
@@ -39,7 +40,7 @@ pub struct Pool {
     workers: Vec<Worker>,
     /// Held during a job: one at a time.
     caller: Mutex<Scratch>,
-    isa: Isa,
+    isa: Available,
 }
 
 struct Worker {
@@ -85,7 +86,7 @@ impl Pool {
     /// Also if this processor does not have `isa`.
     pub fn with_isa(threads: usize, isa: Isa) -> Pool {
         assert!(threads > 0, "a pool of 0 threads cannot work");
-        assert!(Isa::available().contains(&isa), "this processor does not have {}", isa.name());
+        let isa = Available::new(isa);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
@@ -114,6 +115,11 @@ impl Pool {
 
     /// The instruction set that kernels use on this pool.
     pub fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// As [`Pool::isa`], with the proof that this processor has it.
+    pub(super) fn available(&self) -> Available {
         self.isa
     }
 
@@ -267,7 +273,7 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pool({} threads, {})", self.threads(), self.isa.name())
+        write!(f, "Pool({} threads, {})", self.threads(), self.isa().name())
     }
 }
 

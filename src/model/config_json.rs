@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Error;
 
 /// No dimension of a model is larger; what claims to be is a mistake or an attack.
-const LARGEST_SIZE: u64 = 1 << 28;
+pub(super) const LARGEST_SIZE: u64 = 1 << 28;
 
 /// A JSON object with the place it came from. `null` counts as absent, as in Hugging Face's own reader.
 #[derive(Clone, Debug)]
@@ -21,6 +21,15 @@ pub struct ConfigJson {
 }
 
 impl ConfigJson {
+    /// Reads the file at `path`, unless there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, Error> {
+        match std::fs::read(path) {
+            Ok(text) => Self::parse(path, &text).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::read(path, "the configuration", source)),
+        }
+    }
+
     /// Parses the text of the file at `path`.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self, Error> {
         match serde_json::from_slice(text) {

@@ -136,3 +136,79 @@ fn dequantize(blocks: GgmlDType, bytes: &[u8], count: usize) -> Result<Vec<f32>,
         _ => candle_core::bail!("dequantising {blocks:?} gave other numbers than asked for"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn decode_to_f32(encoding: Encoding, bytes: &[u8], count: usize) -> Vec<f32> {
+        let mut aligned = Bytes::zeros(bytes.len());
+        aligned.as_mut_slice().copy_from_slice(bytes);
+        let mut numbers = vec![0.0; count];
+        decode(encoding, &aligned, &mut Numbers::F32(&mut numbers)).unwrap();
+        numbers
+    }
+
+    #[test]
+    fn blocks_of_every_type_give_the_numbers_of_llama_cpp() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/quantised.safetensors");
+        let fixture = std::fs::read(fixture).unwrap();
+        let fixture = SafeTensors::deserialize(&fixture).unwrap();
+        for (name, blocks) in [
+            ("Q4_0", GgmlDType::Q4_0),
+            ("Q4_1", GgmlDType::Q4_1),
+            ("Q5_0", GgmlDType::Q5_0),
+            ("Q5_1", GgmlDType::Q5_1),
+            ("Q8_0", GgmlDType::Q8_0),
+            ("Q2_K", GgmlDType::Q2K),
+            ("Q3_K", GgmlDType::Q3K),
+            ("Q4_K", GgmlDType::Q4K),
+            ("Q5_K", GgmlDType::Q5K),
+            ("Q6_K", GgmlDType::Q6K),
+        ] {
+            let bytes = fixture.tensor(&format!("{name}.bytes")).unwrap();
+            let expected = fixture.tensor(&format!("{name}.numbers")).unwrap();
+            let expected = decode_to_f32(Encoding::Plain(Dtype::F32), expected.data(), expected.shape()[0]);
+            let decoded = decode_to_f32(Encoding::Blocks(blocks), bytes.data(), expected.len());
+            for (index, (decoded, expected)) in decoded.iter().zip(&expected).enumerate() {
+                // The order of operations differs, and with it the last bit.
+                let error = (decoded - expected).abs();
+                assert!(error <= 2.0 * f32::EPSILON * expected.abs().max(1.0), "{name} {index}: {decoded} {expected}");
+            }
+        }
+    }
+
+    /// The two numbers of a format around `exact`, and of them the nearer, the even one if both are as near.
+    fn nearest(exact: f32, widen: impl Fn(u16) -> f32, significand_mask: u16) -> f32 {
+        let candidates = (0..=u16::MAX).map(|bits| (bits, widen(bits))).filter(|(_, value)| value.is_finite());
+        let distance = |value: f32| (f64::from(value) - f64::from(exact)).abs();
+        let best = candidates.fold((0, f32::MAX), |best, candidate| {
+            let (new, old) = (distance(candidate.1), distance(best.1));
+            let even = candidate.0 & significand_mask & 1 == 0;
+            if new < old || (new == old && even) { candidate } else { best }
+        });
+        best.1
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn narrowing_rounds_to_nearest_even(exact in prop_oneof![-60000f32..60000.0, -1e-4f32..1e-4, -2f32..2.0], tie in any::<bool>()) {
+            // A tie of bfloat16 has a one and then zeros below its last bit.
+            let exact = if tie { f32::from_bits(exact.to_bits() & 0xffff_0000 | 0x8000) } else { exact };
+            let mut bytes = Bytes::zeros(4);
+            bytes.as_mut_slice().copy_from_slice(&exact.to_le_bytes());
+            for (format, widen) in [
+                (SixteenBits::F16, (|bits| f16::from_bits(bits).to_f32()) as fn(u16) -> f32),
+                (SixteenBits::Bf16, |bits| bf16::from_bits(bits).to_f32()),
+            ] {
+                let mut narrow = [0u16];
+                decode(Encoding::Plain(Dtype::F32), &bytes, &mut Numbers::Bits16(&mut narrow, format)).unwrap();
+                prop_assert_eq!(widen(narrow[0]), nearest(exact, widen, 1));
+            }
+        }
+    }
+}

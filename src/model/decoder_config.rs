@@ -103,6 +103,9 @@ impl RopeConfig {
     }
 }
 
+/// No vector in a model is wider; what claims to be is a mistake or an attack.
+const WIDEST: usize = 1 << 24;
+
 impl DecoderConfig {
     /// What must hold between sizes, whatever the family: the key at fault and what is wrong with it.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
@@ -110,8 +113,8 @@ impl DecoderConfig {
             ("num_hidden_layers", self.layers, 10_000),
             ("num_attention_heads", self.heads, 65_536),
             ("head_dim", self.head_dim, 65_536),
-            ("hidden_size", self.hidden_size, 1 << 24),
-            ("intermediate_size", self.intermediate_size, 1 << 24),
+            ("hidden_size", self.hidden_size, WIDEST),
+            ("intermediate_size", self.intermediate_size, WIDEST),
         ];
         for (key, value, limit) in limits {
             if value > limit {
@@ -122,8 +125,12 @@ impl DecoderConfig {
             let reason = format!("{} heads are not a multiple of {} key and value heads", self.heads, self.kv_heads);
             return Err(("num_key_value_heads", reason));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(("head_dim", format!("{} is odd, and rotary embedding turns pairs", self.head_dim)));
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return Err(("head_dim", format!("{} should be even, as rotary embedding turns pairs", self.head_dim)));
+        }
+        if self.heads * self.head_dim > WIDEST {
+            let reason = format!("{} heads of {} are absurdly wide; {WIDEST} is the limit", self.heads, self.head_dim);
+            return Err(("num_attention_heads", reason));
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ pub enum Error {
         allowed: String,
     },
     /// The tensors in the files are not those that the configuration describes.
-    #[error("{path}: the weights do not fit the configuration: {}", .problems.join("; "))]
+    #[error("{path}: the weights do not fit the configuration: {}", listed(.problems))]
     Tensors {
         /// The directory or file.
         path: PathBuf,
@@ -105,6 +105,14 @@ pub enum Error {
 
 fn clause(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("; {text}") }
+}
+
+/// The first of many problems; more would only fill the screen.
+fn listed(problems: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let more = problems.len().saturating_sub(SHOWN);
+    let shown = problems[..problems.len() - more].join("; ");
+    if more == 0 { shown } else { format!("{shown}; and {more} more") }
 }
 
 impl Error {

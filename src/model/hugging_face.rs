@@ -17,29 +17,25 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Tensors that checkpoints carry although no decoder needs them.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
 
-/// Finds all tensors of `config` in the files of `directory`.
+/// Whether `directory` holds weights in this layout.
+pub(super) fn has_weights(directory: &Path) -> bool {
+    directory.join(SINGLE).exists() || directory.join(INDEX).exists()
+}
+
+/// Finds a place for every tensor of `config` in the files of `directory`, and a use for every tensor in them.
 pub(super) fn open_weights(directory: &Path, config: &DecoderConfig) -> Result<Weights, Error> {
-    let mut found = tensors(directory)?;
-    let mut problems = Vec::new();
-    let weights = Weights::new(directory, config, |tensor| {
+    let found = tensors(directory)?;
+    let mut expected: BTreeSet<String> = config.tensors().map(name).collect();
+    // A tied head may be stored as well; transformers takes the embedding then, too.
+    expected.insert(name(TensorName::Head));
+    let ignored = |name: &str| IGNORED.iter().any(|ignored| name.ends_with(ignored));
+    let unexpected = found.keys().filter(|name| !expected.contains(*name) && !ignored(name)).cloned();
+    let find = |tensor| {
         let name = name(tensor);
-        let (file, entry) = found.remove(&name).ok_or_else(|| format!("{name} is missing"))?;
-        stored(name, file, entry, &config.shape(tensor))
-    });
-    let expected_later = |name: &str| {
-        IGNORED.iter().any(|ignored| name.ends_with(ignored))
-            || (config.tied_head && name == self::name(TensorName::Head))
+        let (file, entry) = found.get(&name).ok_or_else(|| format!("{name} is missing"))?;
+        stored(name, file.clone(), entry, &config.shape(tensor))
     };
-    problems.extend(found.keys().filter(|name| !expected_later(name)).map(|name| format!("{name} is unexpected")));
-    match weights {
-        Ok(weights) if problems.is_empty() => Ok(weights),
-        Ok(_) => Err(Error::Tensors { path: directory.into(), problems }),
-        Err(Error::Tensors { path, problems: mut all }) => {
-            all.extend(problems);
-            Err(Error::Tensors { path, problems: all })
-        }
-        Err(other) => Err(other),
-    }
+    Weights::new(directory, config, find, unexpected)
 }
 
 /// What transformers calls a tensor.
@@ -67,8 +63,8 @@ fn name(tensor: TensorName) -> String {
     format!("model.layers.{layer}.{name}")
 }
 
-fn stored(name: String, file: Arc<WeightFile>, entry: Entry, shape: &[usize]) -> Result<Stored, String> {
-    if entry.shape.iter().map(|&n| n as usize).ne(shape.iter().copied()) {
+fn stored(name: String, file: Arc<WeightFile>, entry: &Entry, shape: &[usize]) -> Result<Stored, String> {
+    if entry.shape.iter().copied().ne(shape.iter().map(|&n| n as u64)) {
         return Err(format!("{name} has shape {:?}, expected {shape:?}", entry.shape));
     }
     let dtype = match entry.dtype.as_str() {

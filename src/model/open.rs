@@ -1,10 +1,10 @@
 //! Opening a model: which files make it up, and what they say about it. No weight is read here.
 
-use std::path::Path;
-
-use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 use super::config_json::ConfigJson;
+use super::gguf::Gguf;
+use super::special_tokens::SpecialTokens;
 use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, families, hugging_face};
 
 /// A model, its headers read and checked.
@@ -22,120 +22,169 @@ pub struct Model {
     pub architecture: String,
     /// Weights in all; a tied head counts once.
     pub parameters: u64,
-    eos_tokens: Vec<u32>,
-    bos_token: Option<u32>,
-    chat_template: Option<String>,
+    special_tokens: SpecialTokens,
 }
 
 impl Model {
-    /// Opens the model at `model`, a directory in Hugging Face layout, with the tokenizer at `tokenizer`, a directory
-    /// or a `tokenizer.json`; they may be the same.
+    /// Opens the model at `model` with the tokenizer at `tokenizer`; both may be the same path.
+    ///
+    /// A model is a directory in Hugging Face layout, a `.gguf` file, or a directory that holds exactly one of those.
+    /// A tokenizer is a `tokenizer.json`, a directory that holds one, or what a GGUF model may be.
     ///
     /// # Errors
     /// Every kind of [`Error`] but [`Error::NotFinite`] and [`Error::Shard`].
     pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, Error> {
-        let json = read_json(&model.join("config.json"))?.ok_or_else(|| {
-            Error::incomplete(model, "there is no config.json in it; name a directory in Hugging Face layout")
+        match find_model(model)? {
+            Source::HuggingFace(directory) => Self::open_hugging_face(&directory, tokenizer),
+            Source::Gguf(file) => Self::open_gguf(&file, tokenizer),
+        }
+    }
+
+    fn open_hugging_face(directory: &Path, tokenizer: &Path) -> Result<Self, Error> {
+        let json = ConfigJson::read(&directory.join("config.json"))?.ok_or_else(|| {
+            Error::incomplete(
+                directory,
+                "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
+            )
         })?;
         let (config, architecture) = families::from_config_json(&json)?;
-        let tokenizer = open_tokenizer(tokenizer)?;
-        let weights = hugging_face::open_weights(model, &config)?;
-        if tokenizer.vocab_size() > config.vocab_size {
+        let tokenizer = Tokenizer::open(tokenizer)?;
+        let weights = hugging_face::open_weights(directory, &config)?;
+        let special_tokens = SpecialTokens::of_hugging_face(directory, &json)?;
+        Self::new(config, architecture, tokenizer, weights, special_tokens)
+    }
+
+    fn open_gguf(file: &Path, tokenizer: &Path) -> Result<Self, Error> {
+        let gguf = Gguf::open(file)?;
+        let (config, architecture) = gguf.config()?;
+        let tokenizer = open_tokenizer(tokenizer, Some((file, &gguf)))?;
+        let weights = gguf.weights(&config)?;
+        let special_tokens = SpecialTokens::of_gguf(&gguf)?;
+        Self::new(config, architecture, tokenizer, weights, special_tokens)
+    }
+
+    fn new(
+        config: DecoderConfig,
+        architecture: &str,
+        tokenizer: Tokenizer,
+        weights: Weights,
+        mut special_tokens: SpecialTokens,
+    ) -> Result<Self, Error> {
+        let rows = config.vocab_size;
+        if tokenizer.vocab_size() > rows {
+            let highest = tokenizer.vocab_size() - 1;
             let reason = format!(
-                "it has ids up to {}, but the model's embedding has {} rows; name the tokenizer that belongs to the model",
-                tokenizer.vocab_size() - 1,
-                config.vocab_size
+                "it has ids up to {highest}, but the model's embedding has {rows} rows; name the tokenizer that belongs to the model"
             );
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
-        let generation = read_json(&model.join("generation_config.json"))?;
-        let said = tokenizer_config(tokenizer.path())?;
-        let mut eos_tokens = special_ids("eos_token_id", generation.as_ref(), &json)?;
-        eos_tokens.extend(said.eos_token.as_deref().and_then(|token| tokenizer.token_id(token)));
-        eos_tokens.sort_unstable();
-        eos_tokens.dedup();
-        let bos_token = special_ids("bos_token_id", generation.as_ref(), &json)?.first().copied();
+        special_tokens.refine(&tokenizer)?;
+        if let Some(id) = special_tokens.eos.iter().chain(&special_tokens.bos).find(|&&id| id as usize >= rows) {
+            let reason = format!("token {id} is to begin or end texts, but the model's embedding has {rows} rows");
+            return Err(Error::tokenizer(tokenizer.path(), reason));
+        }
         Ok(Self {
             dtype: weights.prevailing_dtype(),
             architecture: architecture.into(),
             parameters: config.parameters(),
-            eos_tokens,
-            bos_token,
-            chat_template: said.chat_template,
             config,
             tokenizer,
             weights,
+            special_tokens,
         })
     }
 
     /// Tokens that end a text, ascending.
     pub fn eos_tokens(&self) -> &[u32] {
-        &self.eos_tokens
+        &self.special_tokens.eos
     }
 
     /// The token that begins a text, where the model has one.
     pub fn bos_token(&self) -> Option<u32> {
-        self.bos_token
+        self.special_tokens.bos
     }
 
     /// The Jinja template that turns a conversation into a prompt.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.special_tokens.chat_template.as_deref()
     }
 }
 
-/// `generation_config.json` decides where it speaks, `config.json` otherwise.
-fn special_ids(key: &str, generation: Option<&ConfigJson>, json: &ConfigJson) -> Result<Vec<u32>, Error> {
-    let from_generation = generation.map(|generation| generation.token_ids(key)).transpose()?.unwrap_or_default();
-    if from_generation.is_empty() { json.token_ids(key) } else { Ok(from_generation) }
+/// The two layouts.
+enum Source {
+    HuggingFace(PathBuf),
+    Gguf(PathBuf),
 }
 
-fn open_tokenizer(path: &Path) -> Result<Tokenizer, Error> {
+fn find_model(path: &Path) -> Result<Source, Error> {
+    if path.is_file() {
+        if is_gguf(path) {
+            return Ok(Source::Gguf(path.into()));
+        }
+        return Err(Error::incomplete(path, "a model is a directory in Hugging Face layout or a .gguf file"));
+    }
     if !path.is_dir() {
-        return Tokenizer::from_file(path);
+        return Err(Error::incomplete(path, "there is nothing at this path"));
+    }
+    let in_hugging_face_layout = path.join("config.json").exists() && hugging_face::has_weights(path);
+    match find_gguf(path)? {
+        Some(gguf) if !in_hugging_face_layout => Ok(Source::Gguf(gguf)),
+        _ => Ok(Source::HuggingFace(path.into())),
+    }
+}
+
+/// The one GGUF file of a directory that has no `config.json` with weights.
+fn find_gguf(directory: &Path) -> Result<Option<PathBuf>, Error> {
+    let entries = std::fs::read_dir(directory).map_err(|source| Error::read(directory, "the list", source))?;
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_gguf(path)).collect();
+    found.sort();
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        _ if hugging_face::has_weights(directory) => Ok(None),
+        _ => {
+            let names: Vec<_> =
+                found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
+            Err(Error::incomplete(
+                directory,
+                format!("it holds several GGUF files, name one of them: {}", names.join(", ")),
+            ))
+        }
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+impl Tokenizer {
+    /// Opens a `tokenizer.json`, a directory that holds one, a `.gguf` file, or a directory that holds exactly one.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`], [`Error::Read`], [`Error::Tokenizer`], and what a GGUF header may give rise to.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        open_tokenizer(path, None)
+    }
+}
+
+/// `model` is the GGUF file that is open already, if one is.
+fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<Tokenizer, Error> {
+    let open_gguf = |file: &Path| match model {
+        Some((open, gguf)) if open == file => gguf.tokenizer(),
+        _ => Gguf::open(file)?.tokenizer(),
+    };
+    if !path.is_dir() {
+        return if is_gguf(path) { open_gguf(path) } else { Tokenizer::from_tokenizer_json(path) };
     }
     let file = path.join("tokenizer.json");
-    if !file.exists() {
-        let missing = "there is no tokenizer.json in it; transformers writes one with AutoTokenizer.save_pretrained";
-        return Err(Error::incomplete(path, missing));
+    if file.exists() {
+        return Tokenizer::from_tokenizer_json(&file);
     }
-    Tokenizer::from_file(&file)
-}
-
-/// What lies beside a `tokenizer.json`.
-#[derive(Default)]
-struct TokenizerConfig {
-    eos_token: Option<String>,
-    chat_template: Option<String>,
-}
-
-fn tokenizer_config(tokenizer: &Path) -> Result<TokenizerConfig, Error> {
-    let Some(directory) = tokenizer.parent() else { return Ok(TokenizerConfig::default()) };
-    let mut said = TokenizerConfig::default();
-    if let Some(json) = read_json(&directory.join("tokenizer_config.json"))? {
-        // A token is its text, or an object that holds it.
-        said.eos_token =
-            json.get("eos_token").and_then(|token| token.as_str().or(token.get("content")?.as_str())).map(Into::into);
-        said.chat_template = json.get("chat_template").and_then(default_template);
-    }
-    let template = directory.join("chat_template.jinja");
-    if template.exists() {
-        let text = std::fs::read_to_string(&template);
-        said.chat_template = Some(text.map_err(|source| Error::read(&template, "the chat template", source))?);
-    }
-    Ok(said)
-}
-
-/// A template is one string, or a list of named ones of which `default` is for plain conversations.
-fn default_template(value: &Value) -> Option<String> {
-    let named = |entry: &Value| (entry["name"] == "default").then(|| entry["template"].as_str().map(String::from))?;
-    value.as_str().map(String::from).or_else(|| value.as_array()?.iter().find_map(named))
-}
-
-fn read_json(path: &Path) -> Result<Option<ConfigJson>, Error> {
-    match std::fs::read(path) {
-        Ok(text) => ConfigJson::parse(path, &text).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::read(path, "the configuration", source)),
+    match find_gguf(path)? {
+        Some(gguf) => open_gguf(&gguf),
+        None => {
+            let missing =
+                "there is no tokenizer.json in it; transformers writes one with AutoTokenizer.save_pretrained";
+            Err(Error::incomplete(path, missing))
+        }
     }
 }

@@ -145,3 +145,70 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         Ok(Header(tensors))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(header: &[u8], data_bytes: usize) -> Vec<u8> {
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(header);
+        file.resize(file.len() + data_bytes, 0);
+        file
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_library_writes_is_read_back(tensors in prop::collection::btree_map(
+            "[a-z.]{1,12}", (prop::sample::select(vec![safetensors::Dtype::F32, safetensors::Dtype::BF16]), prop::collection::vec(0usize..5, 0..4)), 0..6,
+        )) {
+            let data = vec![0u8; 4 * 4 * 4 * 4];
+            let views = tensors.iter().map(|(name, (dtype, shape))| {
+                let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+                (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), &data[..bytes]).unwrap())
+            });
+            let file = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+            let read = read_header(&file).unwrap();
+            let library = safetensors::SafeTensors::deserialize(&file).unwrap();
+            prop_assert_eq!(read.len(), tensors.len());
+            for (name, entry) in read {
+                let view = library.tensor(&name).unwrap();
+                prop_assert_eq!(entry.shape, view.shape().iter().map(|&n| n as u64).collect::<Vec<_>>());
+                let offset = view.data().as_ptr() as usize - file.as_ptr() as usize;
+                prop_assert!(entry.size_bytes == 0 || entry.offset == offset as u64);
+                prop_assert_eq!(entry.size_bytes, view.data().len() as u64);
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_header(&bytes);
+            let _ = read_header(&file(&bytes, 8));
+        }
+
+        #[test]
+        fn what_is_accepted_lies_within_the_file(
+            entries in prop::collection::vec(("[ab]", prop::collection::vec(0u64..4, 0..3), 0u64..40, 0u64..40), 0..3),
+            data_bytes in 0usize..40,
+        ) {
+            let entries = entries.iter().map(|(name, shape, begin, end)| {
+                format!(r#""{name}":{{"dtype":"F16","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#)
+            });
+            let file = file(format!("{{{}}}", entries.collect::<Vec<_>>().join(",")).as_bytes(), data_bytes);
+            let library = safetensors::SafeTensors::deserialize(&file);
+            match read_header(&file) {
+                Ok(tensors) => {
+                    prop_assert!(library.is_ok());
+                    for entry in tensors.values() {
+                        prop_assert!(entry.offset + entry.size_bytes <= file.len() as u64);
+                        prop_assert_eq!(entry.shape.iter().product::<u64>() * 2, entry.size_bytes);
+                    }
+                }
+                // The library takes equal names.
+                Err(reason) => prop_assert!(library.is_err() || reason.contains("twice"), "{}", reason),
+            }
+        }
+    }
+}

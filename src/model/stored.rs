@@ -18,7 +18,6 @@ pub(super) struct WeightFile {
 pub(super) enum Encoding {
     /// One by one.
     Plain(Dtype),
-    #[expect(dead_code, reason = "GGUF is the next slice")]
     /// In blocks along a row, quantised as ggml does.
     Blocks(GgmlDType),
 }
@@ -46,7 +45,6 @@ impl Encoding {
 pub(super) enum RowOrder {
     /// As the decoder wants them: first halves of the rotated pairs, then second halves.
     Halves,
-    #[expect(dead_code, reason = "GGUF is the next slice")]
     /// Pairs next to each other, in heads of so many rows, as GGUF stores Llama.
     Pairs {
         /// Rows of a head.

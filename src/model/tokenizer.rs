@@ -13,19 +13,25 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
-    ///
-    /// # Errors
-    /// [`Error::Read`], [`Error::Tokenizer`].
-    pub fn from_file(path: &Path) -> Result<Self, Error> {
+    pub(super) fn from_tokenizer_json(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read(path).map_err(|source| Error::read(path, "the tokenizer", source))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&text)
-            .map_err(|error| Error::tokenizer(path, format!("it is not a tokenizer.json: {error}")))?;
-        Ok(Self::new(path, inner))
+        Self::from_json(path, &text)
     }
 
-    pub(super) fn new(path: &Path, inner: tokenizers::Tokenizer) -> Self {
+    /// The tokenizer that `text`, in the format of `tokenizer.json`, describes. It came from the file at `path`.
+    pub(super) fn from_json(path: &Path, text: &[u8]) -> Result<Self, Error> {
+        let refuse = |reason: &dyn std::fmt::Display| {
+            Error::tokenizer(path, format!("the description does not make a tokenizer: {reason}"))
+        };
+        // The library panics on some of what is not JSON, and on some that is: the first is looked for here, so that only
+        // the second, rare and hostile, is left to be caught.
+        let text = std::str::from_utf8(text).map_err(|error| refuse(&error))?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| refuse(&error))?;
+        let built = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
+        let built = built.map_err(|_| refuse(&"the tokenizers library gave up on it"))?;
+        let inner = built.map_err(|error| refuse(&error))?;
         let highest = inner.get_vocab(true).into_values().max();
-        Self { vocab_size: highest.map_or(0, |id| id as usize + 1), path: path.into(), inner }
+        Ok(Self { vocab_size: highest.map_or(0, |id| id as usize + 1), path: path.into(), inner })
     }
 
     /// The ids of `text`. With `add_special` those that the model expects around it, such as BOS, are added.

@@ -40,14 +40,16 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds a place for each tensor of `config` through `find`, and checks its shape.
+    /// Finds a place for each tensor of `config` through `find`, which checks its shape. `unexpected` are the names of
+    /// tensors that the configuration has no use for.
     ///
     /// # Errors
-    /// [`Error::Tensors`] with everything that is missing or misshapen.
+    /// [`Error::Tensors`] with everything that is missing, misshapen or unexpected.
     pub(super) fn new(
         path: &Path,
         config: &DecoderConfig,
-        mut find: impl FnMut(TensorName) -> Result<Stored, String>,
+        find: impl Fn(TensorName) -> Result<Stored, String>,
+        unexpected: impl Iterator<Item = String>,
     ) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut stored = HashMap::new();
@@ -57,6 +59,7 @@ impl Weights {
                 Err(problem) => problems.push(problem),
             }
         }
+        problems.extend(unexpected.map(|name| format!("{name} is unexpected")));
         if problems.is_empty() {
             Ok(Self { path: path.into(), config: config.clone(), stored })
         } else {

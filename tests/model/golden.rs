@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 /// Models that transformers has computed, by directory.
-pub const LLAMA: [&str; 3] = ["llama-gqa", "llama-mqa-tied", "llama-sharded"];
+pub const LLAMA: [&str; 4] = ["llama-gqa", "llama-mqa-tied", "llama-sharded", "llama-gguf"];
 
 /// A prompt and what transformers makes of it.
 pub struct Prompt {

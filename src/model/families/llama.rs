@@ -3,9 +3,17 @@
 
 use super::Family;
 use crate::model::config_json::ConfigJson;
+use crate::model::gguf::Gguf;
 use crate::model::{Activation, DecoderConfig, Error, RopeConfig, RopeScaling};
 
-pub(super) const FAMILY: Family = Family { architecture: "LlamaForCausalLM", model_type: "llama", from_config_json };
+pub(super) const FAMILY: Family = Family {
+    architecture: "LlamaForCausalLM",
+    model_type: "llama",
+    from_config_json,
+    gguf_architecture: "llama",
+    gguf_rotates_pairs: true,
+    from_gguf,
+};
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     match json.text("hidden_act")? {
@@ -91,5 +99,74 @@ fn scaling(json: &ConfigJson, max_position: usize) -> Result<RopeScaling, Error>
             })
         }
         Some(_) => Err(json.unsupported(key, "default, linear and llama3 are")),
+    }
+}
+
+/// Keys are those of llama.cpp (`gguf-py/gguf/constants.py`), defaults those of its loader.
+fn from_gguf(gguf: &Gguf) -> Result<DecoderConfig, Error> {
+    let metadata = &gguf.metadata;
+    // Mixtral calls itself llama, too.
+    if metadata.get("llama.expert_count").is_some_and(|count| *count != 0.into()) {
+        return Err(metadata.unsupported("llama.expert_count", "a single feed-forward network a layer is"));
+    }
+    let hidden_size = metadata.required_size("llama.embedding_length")?;
+    let heads = metadata.required_size("llama.attention.head_count")?;
+    let kv_heads = metadata.size("llama.attention.head_count_kv")?.unwrap_or(heads);
+    let head_dim = match metadata.size("llama.attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => {
+            let reason = format!("{hidden_size} is not a multiple of the {heads} heads");
+            return Err(metadata.error("llama.embedding_length", reason));
+        }
+    };
+    if metadata.size("llama.attention.value_length")?.is_some_and(|value_length| value_length != head_dim) {
+        return Err(metadata.unsupported("llama.attention.value_length", &format!("the key's, {head_dim}, is")));
+    }
+    if metadata.size("llama.rope.dimension_count")?.is_some_and(|rotated| rotated != head_dim) {
+        return Err(metadata.unsupported("llama.rope.dimension_count", &format!("the whole head, {head_dim}, is")));
+    }
+    let eps = "llama.attention.layer_norm_rms_epsilon";
+    let config = DecoderConfig {
+        vocab_size: gguf.embedding_rows()?,
+        hidden_size,
+        intermediate_size: metadata.required_size("llama.feed_forward_length")?,
+        layers: metadata.required_size("llama.block_count")?,
+        heads,
+        kv_heads,
+        head_dim,
+        rms_norm_eps: metadata.positive(eps)?.ok_or_else(|| metadata.error(eps, "is missing"))? as f32,
+        activation: Activation::Silu,
+        rope: RopeConfig {
+            theta: metadata.positive("llama.rope.freq_base")?.unwrap_or(10_000.0),
+            dim: head_dim,
+            scaling: gguf_scaling(gguf, head_dim)?,
+        },
+        tied_head: !gguf.has_tensor("output.weight"),
+        qkv_bias: false,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
+        max_position: metadata.required_size("llama.context_length")?,
+    };
+    config.check().map_err(|(key, reason)| metadata.error(key, reason))?;
+    Ok(config)
+}
+
+/// Llama 3's blend is not in the metadata: its converter works out a factor for each frequency and stores them.
+fn gguf_scaling(gguf: &Gguf, head_dim: usize) -> Result<RopeScaling, Error> {
+    let metadata = &gguf.metadata;
+    let key = "llama.rope.scaling.type";
+    let linear = match metadata.text(key)? {
+        None => metadata.positive("llama.rope.scale_linear")?,
+        Some("none") => None,
+        Some("linear") => Some(metadata.positive("llama.rope.scaling.factor")?.unwrap_or(1.0)),
+        Some(_) => return Err(metadata.unsupported(key, "none and linear are")),
+    };
+    match (gguf.rope_factors(head_dim / 2)?, linear) {
+        (None, None) => Ok(RopeScaling::None),
+        (None, Some(factor)) => Ok(RopeScaling::Linear { factor }),
+        (Some(factors), None) => Ok(RopeScaling::Factors(factors)),
+        (Some(_), Some(_)) => {
+            Err(metadata.unsupported(key, "scaling together with rope_freqs.weight is not, either alone is"))
+        }
     }
 }

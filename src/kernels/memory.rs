@@ -1,0 +1,169 @@
+//! Memory for kernels: aligned to vectors, in huge pages where it is large; and a slice that threads share by parts.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// Of a cache line, and of the widest vector.
+const LINE_BYTES: usize = 64;
+
+/// Of a huge page on x86-64, and on aarch64 with pages of 4 KiB.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A fixed number of zeroed bytes, aligned to a cache line; from some MiB on in huge pages where the system has them,
+/// first touched by whoever writes there first.
+pub(super) struct AlignedBytes {
+    start: NonNull<u8>,
+    source: Source,
+}
+
+/// Where the bytes came from, and go back to.
+enum Source {
+    Allocator(Layout),
+    #[cfg(unix)]
+    Mapping {
+        start: *mut libc::c_void,
+        bytes: usize,
+    },
+}
+
+impl AlignedBytes {
+    /// # Panics
+    /// If `bytes` does not fit an address space; aborts where memory is refused.
+    pub(super) fn zeroed(bytes: usize) -> AlignedBytes {
+        #[cfg(unix)]
+        if bytes >= 2 * HUGE_PAGE_BYTES
+            && let Some(mapped) = AlignedBytes::mapped(bytes)
+        {
+            return mapped;
+        }
+        let layout = Layout::from_size_align(bytes.max(1), LINE_BYTES).expect("a size that fits the address space");
+        // SAFETY: the layout has a size above 0.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        AlignedBytes { start, source: Source::Allocator(layout) }
+    }
+
+    /// The allocator would zero them, on one thread, and knows nothing of huge pages.
+    #[cfg(unix)]
+    fn mapped(bytes: usize) -> Option<AlignedBytes> {
+        let padded = bytes.checked_add(HUGE_PAGE_BYTES)?;
+        // SAFETY: a new private mapping, which nothing else refers to.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                padded,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let offset = start.align_offset(HUGE_PAGE_BYTES).min(HUGE_PAGE_BYTES);
+        let aligned = start.wrapping_byte_add(offset);
+        #[cfg(target_os = "linux")]
+        // SAFETY: inside the mapping; advice changes no contents, and where it is refused pages stay small.
+        unsafe {
+            libc::madvise(aligned, bytes, libc::MADV_HUGEPAGE);
+        }
+        let source = Source::Mapping { start, bytes: padded };
+        NonNull::new(aligned.cast()).map(|start| AlignedBytes { start, source })
+    }
+
+    pub(super) fn as_ptr(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        match self.source {
+            // SAFETY: allocated in `zeroed` with this layout.
+            Source::Allocator(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            #[cfg(unix)]
+            // SAFETY: mapped in `mapped` with this length.
+            Source::Mapping { start, bytes } => unsafe {
+                libc::munmap(start, bytes);
+            },
+        }
+    }
+}
+
+// SAFETY: plain memory, owned.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for AlignedBytes {}
+
+/// Floats that grow when more are needed, and are kept between calls.
+#[derive(Default)]
+pub(super) struct Scratch {
+    memory: Option<AlignedBytes>,
+    floats: usize,
+}
+
+impl Scratch {
+    /// `count` floats, aligned, holding whatever was left in them.
+    pub(super) fn floats(&mut self, count: usize) -> &mut [f32] {
+        if self.floats < count {
+            self.floats = count.next_power_of_two().max(1024);
+            self.memory = Some(AlignedBytes::zeroed(self.floats * size_of::<f32>()));
+        }
+        let Some(memory) = &mut self.memory else { return &mut [] };
+        // SAFETY: the memory has at least `count` floats, zeroed at first, and is borrowed for as long as `self`.
+        unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), count) }
+    }
+}
+
+/// A slice that several threads write, each to parts of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Parts<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Parts<'a, T> {
+        Parts { start: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where `range` begins, for kernels that write parts of it only.
+    ///
+    /// # Panics
+    /// If `range` is out of bounds.
+    pub(super) fn pointer(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} entries", self.len);
+        self.start.wrapping_add(range.start)
+    }
+
+    /// The entries in `range`.
+    ///
+    /// # Safety
+    /// While the result lives, nobody else has any of these entries.
+    ///
+    /// # Panics
+    /// If `range` is out of bounds.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        let len = range.len();
+        // SAFETY: in bounds, and exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(range), len) }
+    }
+}
+
+// SAFETY: parts that a thread has are its own, by the promise that `part` demands.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Parts<'_, T> {}

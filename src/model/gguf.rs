@@ -1,0 +1,112 @@
+//! GGUF: one file that holds configuration, tokenizer and weights.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. The reader in `candle_core::quantized` is not
+//! used because it divides by an alignment of zero and lets the last of two equal names win; its dequantisation is.
+
+mod byte_level;
+mod cursor;
+mod header;
+mod metadata;
+mod sentence_piece;
+mod tensors;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config_json::LARGEST_SIZE;
+use super::stored::{Encoding, WeightFile};
+use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, families};
+use header::TensorInfo;
+pub(super) use metadata::Metadata;
+use tensors::ROPE_FACTORS;
+
+/// An open file whose header holds together.
+pub(super) struct Gguf {
+    pub metadata: Metadata,
+    file: Arc<WeightFile>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Gguf {
+    /// Reads and checks the header of the file at `path`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::read(path, "the model", source))?;
+        let header = header::read(&file).map_err(|reason| Error::malformed(path, reason))?;
+        let metadata = Metadata::new(path, header.metadata);
+        let parts = metadata.size("split.count")?.unwrap_or(1);
+        if parts > 1 {
+            return Err(metadata.unsupported("split.count", "a single file is (llama-gguf-split --merge makes one)"));
+        }
+        Ok(Self {
+            metadata,
+            file: Arc::new(WeightFile { path: path.into(), bytes: Arc::new(file) }),
+            tensors: header.tensors,
+        })
+    }
+
+    /// The decoder's configuration, and the architecture as Hugging Face names it.
+    pub fn config(&self) -> Result<(DecoderConfig, &'static str), Error> {
+        families::from_gguf(self)
+    }
+
+    /// Whether a tensor of this name is there.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Rows of the embedding: the vocabulary's size, padding included.
+    pub fn embedding_rows(&self) -> Result<usize, Error> {
+        let rows = self.tensors.get("token_embd.weight").and_then(|info| info.shape.first());
+        match rows.and_then(|&rows| usize::try_from(rows).ok()) {
+            Some(rows) if rows > 0 && rows as u64 <= LARGEST_SIZE => Ok(rows),
+            Some(rows) => Err(Error::malformed(self.metadata.path(), format!("its embedding has {rows} rows"))),
+            None => Err(Error::malformed(self.metadata.path(), "it has no tensor token_embd.weight")),
+        }
+    }
+
+    /// Divisors of the `pairs` rotary frequencies of a head, where the file has them.
+    pub fn rope_factors(&self, pairs: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some(info) = self.tensors.get(ROPE_FACTORS) else { return Ok(None) };
+        let path = self.metadata.path();
+        if info.shape != [pairs as u64] || info.encoding != Ok(Encoding::Plain(Dtype::F32)) {
+            return Err(Error::malformed(path, format!("{ROPE_FACTORS} should be {pairs} numbers of type F32")));
+        }
+        let mut factors = vec![0f32; pairs];
+        let read = self.file.bytes.read_exact_at(bytemuck::cast_slice_mut(&mut factors), info.offset);
+        read.map_err(|source| Error::read(path, ROPE_FACTORS, source))?;
+        match factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
+            Some(factor) => Err(Error::malformed(path, format!("{ROPE_FACTORS} holds {factor}"))),
+            None => Ok(Some(factors)),
+        }
+    }
+
+    /// The tokenizer that the metadata describe.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        tokenizer::build(&self.metadata)
+    }
+
+    /// Finds all tensors of `config`.
+    pub fn weights(&self, config: &DecoderConfig) -> Result<Weights, Error> {
+        tensors::find(self, config)
+    }
+
+    /// Ids of tokens that end a text.
+    pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
+        let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+        let ids: Result<Vec<_>, _> = keys.iter().map(|key| self.metadata.token_id(key)).collect();
+        Ok(ids?.into_iter().flatten().collect())
+    }
+
+    /// The id of the token that begins a text.
+    pub fn bos_token(&self) -> Result<Option<u32>, Error> {
+        self.metadata.token_id("tokenizer.ggml.bos_token_id")
+    }
+
+    /// The Jinja template of conversations.
+    pub fn chat_template(&self) -> Result<Option<String>, Error> {
+        Ok(self.metadata.text("tokenizer.chat_template")?.map(String::from))
+    }
+}

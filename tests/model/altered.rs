@@ -1,0 +1,70 @@
+//! Fixtures with one thing changed.
+
+use std::path::{Path, PathBuf};
+
+use flashjob::model::Model;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::golden;
+
+/// A copy of a fixture's directory.
+pub struct Altered {
+    directory: TempDir,
+}
+
+impl Altered {
+    pub fn of(fixture: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        for entry in std::fs::read_dir(golden::directory(fixture)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+        }
+        Self { directory }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        std::fs::write(self.file(name), contents).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.file(name)).unwrap()
+    }
+
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.file(name)).unwrap();
+    }
+
+    /// Changes a JSON file.
+    pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Value)) {
+        let mut json = serde_json::from_slice(&self.read(name)).unwrap();
+        edit(&mut json);
+        self.write(name, json.to_string());
+    }
+
+    pub fn open(&self) -> Result<Model, flashjob::model::Error> {
+        Model::open(self.path(), self.path())
+    }
+
+    /// Why it does not open.
+    pub fn refusal(&self) -> String {
+        let text = self.open().expect_err("it should not open").to_string();
+        assert!(text.lines().count() == 1 && text.len() < 2000, "an error is a sentence or two: {text}");
+        text
+    }
+}
+
+/// Every part of `parts` is in `text`.
+pub fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}

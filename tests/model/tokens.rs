@@ -1,0 +1,74 @@
+//! Texts become the ids that the original tokenizers give, and ids become texts again.
+
+use flashjob::model::{Error, Model, Tokenizer};
+use serde::Deserialize;
+
+use super::golden;
+
+#[derive(Deserialize)]
+struct Expected {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+/// `fixture` lies in `tests/golden/tokenizers` and names what `scripts/golden_gguf.py` had encode its texts.
+fn assert_encodes_as(tokenizer: &Tokenizer, fixture: &str) {
+    let json = std::fs::read(golden::directory("tokenizers").join(fixture)).unwrap();
+    let expected: Vec<Expected> = serde_json::from_slice(&json).unwrap();
+    assert!(expected.len() > 5);
+    for Expected { text, ids, decoded } in expected {
+        assert_eq!(tokenizer.encode(&text, true).unwrap(), ids, "{fixture}: {text:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), decoded, "{fixture}: {text:?}");
+    }
+}
+
+#[test]
+fn a_tokenizer_json_is_taken_as_it_is() {
+    let model = Model::open(&golden::directory("llama-gqa"), &golden::directory("llama-gqa")).unwrap();
+    assert_encodes_as(&model.tokenizer, "smollm.json");
+    assert_eq!(model.tokenizer.vocab_size(), 288);
+    // Only tokenizer_config.json names <|im_end|>, only generation_config.json <|endoftext|>.
+    assert_eq!(model.eos_tokens(), [0, 2]);
+    assert_eq!(model.bos_token(), Some(1));
+    assert!(model.chat_template().unwrap().contains("<|im_start|>assistant"));
+}
+
+#[test]
+fn gguf_metadata_make_the_same_tokenizer() {
+    let path = golden::directory("llama-gguf");
+    let model = Model::open(&path, &path).unwrap();
+    assert_encodes_as(&model.tokenizer, "smollm.json");
+    assert_eq!(model.eos_tokens(), [2]);
+    assert_eq!(model.bos_token(), Some(1));
+    assert!(model.chat_template().unwrap().contains("<|im_start|>assistant"));
+}
+
+#[test]
+fn tokenizers_of_other_kinds_encode_as_their_originals() {
+    for kind in ["llama-bpe", "llama-sentence-piece"] {
+        let tokenizer = Tokenizer::open(&golden::directory("tokenizers").join(format!("{kind}.gguf"))).unwrap();
+        assert_encodes_as(&tokenizer, &format!("{kind}.json"));
+    }
+}
+
+#[test]
+fn special_tokens_are_added_only_on_request() {
+    let tokenizer = Tokenizer::open(&golden::directory("tokenizers/llama-bpe.gguf")).unwrap();
+    let with = tokenizer.encode("a text", true).unwrap();
+    assert_eq!(with[0], 1);
+    assert_eq!(tokenizer.encode("a text", false).unwrap(), with[1..]);
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_embedding_is_refused() {
+    // 300 tokens for 272 rows.
+    let tokenizer = golden::directory("llama-sharded").join("tokenizer.json");
+    let error = Model::open(&golden::directory("llama-mqa-tied"), &tokenizer).unwrap_err();
+    assert!(matches!(error, Error::Tokenizer { .. }));
+    let said = error.to_string();
+    assert!(said.contains("ids up to 299") && said.contains("272 rows"), "{said}");
+    // The other way round is padding, which many models have.
+    let tokenizer = golden::directory("llama-mqa-tied");
+    assert_eq!(Model::open(&golden::directory("llama-sharded"), &tokenizer).unwrap().tokenizer.vocab_size(), 272);
+}
