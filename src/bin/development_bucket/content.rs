@@ -1,0 +1,175 @@
+//! The content of an object: a file, bytes in memory, or bytes made up by a rule.
+//!
+//! Large content is streamed in pieces and never held whole.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use md5::{Digest, Md5};
+
+/// A piece on its way to a connection: a few of them fit in a processor's cache.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Buffers kept for the next piece, so that no memory is asked for, or zeroed, on the way.
+const MOST_SPARE_BUFFERS: usize = 64;
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    File(PathBuf),
+    Memory(Bytes),
+    /// Eight bytes at a time: the number of the word, plus `seed + 1`, times `PATTERN_FACTOR`, little-endian.
+    Pattern {
+        seed: u64,
+    },
+}
+
+/// Spreads consecutive numbers over all bits: 2^64 divided by the golden ratio.
+const PATTERN_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// One version of an object.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub content: Content,
+    pub size_bytes: u64,
+    pub etag: String,
+    pub modified: SystemTime,
+}
+
+/// Content that is open: one version, whatever happens to its name.
+pub enum Opened {
+    File(File),
+    Memory(Bytes),
+    Pattern { seed: u64 },
+}
+
+impl Content {
+    pub fn open(&self) -> io::Result<Opened> {
+        Ok(match self {
+            Content::File(path) => Opened::File(File::open(path)?),
+            Content::Memory(bytes) => Opened::Memory(bytes.clone()),
+            Content::Pattern { seed } => Opened::Pattern { seed: *seed },
+        })
+    }
+}
+
+impl Opened {
+    fn read(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        if let Opened::Memory(bytes) = self {
+            let start = usize::try_from(offset).map_err(io::Error::other)?;
+            return Ok(bytes.slice(start..start + length));
+        }
+        let mut buffer = Buffer::of(length);
+        match self {
+            // Pages of a file that is served are in the page cache: reading here is a copy, and cheaper than
+            // a journey to another thread.
+            Opened::File(file) => file.read_exact_at(&mut buffer.0, offset)?,
+            Opened::Pattern { seed } => pattern(*seed, offset, &mut buffer.0),
+            Opened::Memory(_) => {}
+        }
+        Ok(Bytes::from_owner(buffer))
+    }
+
+    /// The bytes from `start` to before `end`, as a body.
+    pub fn body(self, start: u64, end: u64) -> Body {
+        let opened = Arc::new(self);
+        Body::from_stream(stream::unfold(start, move |position| {
+            let opened = Arc::clone(&opened);
+            async move {
+                let length = (end - position).min(PIECE_BYTES);
+                (length > 0).then(|| (opened.read(position, length as usize), position + length))
+            }
+        }))
+    }
+
+    /// MD5 of the first `size_bytes`. Takes its time: for blocking threads.
+    pub fn md5(&self, size_bytes: u64) -> io::Result<[u8; 16]> {
+        let mut md5 = Md5::new();
+        let mut position = 0;
+        while position < size_bytes {
+            let length = (size_bytes - position).min(PIECE_BYTES);
+            md5.update(self.read(position, length as usize)?);
+            position += length;
+        }
+        Ok(md5.finalize().into())
+    }
+}
+
+fn pattern(seed: u64, offset: u64, buffer: &mut [u8]) {
+    let word = |number: u64| number.wrapping_add(seed).wrapping_add(1).wrapping_mul(PATTERN_FACTOR).to_le_bytes();
+    let skipped = (offset % 8) as usize;
+    let mut filled = 0;
+    let mut number = offset / 8;
+    while filled < buffer.len() {
+        let word = word(number);
+        let from = if filled == 0 { skipped } else { 0 };
+        let length = (8 - from).min(buffer.len() - filled);
+        buffer[filled..filled + length].copy_from_slice(&word[from..from + length]);
+        filled += length;
+        number += 1;
+    }
+}
+
+/// A buffer that goes back to the spare ones when the connection is done with it.
+struct Buffer(Vec<u8>);
+
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+impl Buffer {
+    fn of(length: usize) -> Self {
+        let spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
+        let mut bytes = spare.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES as usize));
+        bytes.resize(length, 0);
+        Self(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner());
+        if spare.len() < MOST_SPARE_BUFFERS {
+            spare.push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+/// A name for a version that looks like the service's: a UUID.
+pub fn etag_of(parts: &[&[u8]]) -> String {
+    let mut md5 = Md5::new();
+    for part in parts {
+        md5.update((part.len() as u64).to_le_bytes());
+        md5.update(part);
+    }
+    let hash = format!("{:032x}", u128::from_be_bytes(md5.finalize().into()));
+    format!("{}-{}-{}-{}-{}", &hash[..8], &hash[8..12], &hash[12..16], &hash[16..20], &hash[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_part_of_a_pattern_is_the_part_of_the_whole() {
+        let mut whole = vec![0; 100];
+        pattern(7, 0, &mut whole);
+        for start in 0..40 {
+            for length in 0..30 {
+                let mut part = vec![0; length];
+                pattern(7, start as u64, &mut part);
+                assert_eq!(part, whole[start..start + length]);
+            }
+        }
+    }
+}

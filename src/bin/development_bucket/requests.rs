@@ -1,0 +1,94 @@
+//! What was asked of the server, so that tests can tell what a client did.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// Requests remembered one by one; counts go on beyond them.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    List,
+    Head,
+    Get,
+    Put,
+    OpenUpload,
+    PutPart,
+    CommitUpload,
+    AbortUpload,
+    /// Anything that no PAR can do.
+    Other,
+}
+
+/// One request and the status it was answered with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Request {
+    pub operation: Operation,
+    pub name: String,
+    pub range: Option<String>,
+    pub if_match: Option<String>,
+    pub status: u16,
+}
+
+/// All of them since the start or the last reset.
+#[derive(Default)]
+pub struct Requests {
+    log: Mutex<Log>,
+    open: AtomicU64,
+}
+
+#[derive(Clone, Default, Serialize)]
+pub struct Log {
+    counts: BTreeMap<Operation, u64>,
+    /// Bytes of bodies handed to connections.
+    body_bytes_sent: u64,
+    /// Connections accepted.
+    connections: u64,
+    /// Connections open at the same time, at most.
+    most_connections: u64,
+    requests: VecDeque<Request>,
+}
+
+impl Requests {
+    pub fn note(&self, request: Request) {
+        let mut log = self.log();
+        *log.counts.entry(request.operation).or_default() += 1;
+        if log.requests.len() == MOST_REMEMBERED {
+            log.requests.pop_front();
+        }
+        log.requests.push_back(request);
+    }
+
+    pub fn sent(&self, bytes: u64) {
+        self.log().body_bytes_sent += bytes;
+    }
+
+    pub fn connected(&self) {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut log = self.log();
+        log.connections += 1;
+        log.most_connections = log.most_connections.max(open);
+    }
+
+    pub fn disconnected(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn show(&self) -> Log {
+        self.log().clone()
+    }
+
+    pub fn reset(&self) {
+        let most_connections = self.open.load(Ordering::Relaxed);
+        *self.log() = Log { most_connections, ..Log::default() };
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
