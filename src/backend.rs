@@ -1,3 +1,118 @@
 //! The engines a job can run, behind one trait.
 //!
-//! A backend turns requests into events and outputs. It does not know where results go.
+//! A backend turns requests into events and completions. It does not know where results go, and it is never
+//! replaced by another one unseen: what was asked for runs, or the job ends with a sentence that says why not.
+
+mod candle;
+mod presence;
+
+use std::path::Path;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{BackendKind, JobConfig};
+use crate::event::{Events, FinishReason, RequestId};
+use crate::model::Tokenizer;
+
+pub use presence::check;
+
+/// One prompt to continue.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its place in the workload.
+    pub id: RequestId,
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// Tokens to produce; fewer only where a stop token may end it.
+    pub output_tokens: usize,
+    /// Whether the model's end-of-sequence tokens are treated as any other.
+    pub ignore_eos: bool,
+}
+
+/// What a request became.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// Which request.
+    pub id: RequestId,
+    /// Token ids, without the prompt.
+    pub tokens: Vec<u32>,
+    /// The same as text, special tokens left out.
+    pub text: String,
+    /// Why it stopped.
+    pub reason: FinishReason,
+}
+
+/// What runs, as decided: stated once in the log and in the result.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendFacts {
+    /// `candle`, `vllm` or `sglang`.
+    pub backend: &'static str,
+    /// The engine's version.
+    pub version: String,
+    /// Model architecture as the checkpoint names it.
+    pub architecture: String,
+    /// Weights counted once, a tied head not twice.
+    pub parameters: u64,
+    /// Longest prompt plus output that it was set up for.
+    pub max_model_len: usize,
+    /// Everything that only this engine has: device, dtype, kernels, blocks.
+    pub engine: serde_json::Value,
+}
+
+/// An engine that is loaded and ready. Blocking: call it from a thread that may wait.
+pub trait Backend: Send {
+    /// What runs.
+    fn facts(&self) -> &BackendFacts;
+
+    /// The tokenizer that belongs to the model.
+    fn tokenizer(&self) -> &Tokenizer;
+
+    /// Runs all `requests` and hands each completion, text included, to `finished`.
+    ///
+    /// # Errors
+    /// [`Error::Inference`] when a step fails, [`Error::Cancelled`] when `cancel` is triggered.
+    fn run(
+        &mut self,
+        requests: Vec<Request>,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut dyn FnMut(Completion),
+    ) -> Result<(), Error>;
+}
+
+/// Why a backend could not be opened or did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for cannot be had in this image or on this machine.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The model's files do not make a model that runs here.
+    #[error("{0}")]
+    Model(String),
+    /// A step failed.
+    #[error("{0}")]
+    Inference(String),
+    /// The job was asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+}
+
+/// Loads what `config` asks for from `model` and `tokenizer`.
+///
+/// # Errors
+/// [`Error::Unavailable`] before anything is read, [`Error::Model`] for files, [`Error::Cancelled`].
+pub fn open(
+    config: &JobConfig,
+    model: &Path,
+    tokenizer: &Path,
+    events: &Events,
+    cancel: &CancellationToken,
+) -> Result<Box<dyn Backend>, Error> {
+    check(config).map_err(Error::Unavailable)?;
+    match config.backend {
+        BackendKind::Candle => Ok(Box::new(candle::CandleBackend::open(config, model, tokenizer, events, cancel)?)),
+        // `check` has refused these: no image has them yet.
+        BackendKind::Vllm | BackendKind::Sglang => Err(Error::Unavailable("this backend cannot be driven".to_owned())),
+    }
+}

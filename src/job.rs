@@ -1,8 +1,38 @@
 //! The phases in order, signals, and the exit code: the one room that knows all others.
 
+mod check;
+mod environment;
+mod exit;
+mod finish;
+mod phases;
+mod publish;
+mod run;
+mod signals;
+mod supervisor;
+mod terminal;
+mod tracking;
+mod work;
+
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs the process.
+pub use exit::Exit;
+
+use crate::config::{self, Command, Stop};
+
+/// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    if supervisor::needed() {
+        return supervisor::run();
+    }
+    let read_file = |path: &Path| std::fs::read(path);
+    let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
+        Ok(Command::Run(job)) => run::run(*job),
+        Ok(Command::Check(check)) => check::check(&check),
+        Ok(Command::Publish(asked)) => publish::publish(*asked),
+        Ok(Command::Completions(shell)) => terminal::print(&config::completions(shell)),
+        Err(Stop::Help(text)) => terminal::print(&text),
+        Err(Stop::Invalid(errors)) => exit::invalid(&errors),
+    };
+    ExitCode::from(exit.code())
 }

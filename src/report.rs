@@ -1,3 +1,15 @@
 //! A measurement becomes what people and controllers read: terminal, JSON, termination message.
 //!
-//! It does not know how anything was measured.
+//! It does not know how anything was measured. A result is on disk before anything tries to send it.
+
+mod directory;
+mod figures;
+mod result;
+mod summary;
+mod termination;
+
+pub use directory::ResultsDirectory;
+pub use figures::figures;
+pub use result::{InputFacts, JobResult, PhaseSeconds, Status};
+pub use summary::summary;
+pub use termination::termination_message;

@@ -1,1 +1,35 @@
-//! Filled by its room.
+//! The built binary from outside: what it prints, leaves behind, and exits with.
+
+mod endings;
+mod results;
+mod signals;
+mod supervisor;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::process::Process;
+
+/// A tiny model directory that is whole: weights, configuration, tokenizer.
+fn tiny_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-gqa")
+}
+
+/// A job on the tiny model that keeps to itself: its results in `results`, its metrics on a free port.
+fn job(results: &TempDir) -> Process {
+    Process::flashjob().args(["--metrics-port", "0", "--metrics-linger-seconds", "0", "--device", "cpu"]).args([
+        "--results-dir",
+        &results.path().join("out").display().to_string(),
+        "--model",
+        &tiny_model().display().to_string(),
+    ])
+}
+
+/// `result.json` of a job that [`job`] made.
+fn result(results: &TempDir) -> Value {
+    let path = results.path().join("out/result.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}

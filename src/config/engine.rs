@@ -4,10 +4,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::InputStorage;
-use super::error::ConfigError;
-use super::keys::Raw;
-use super::parsing;
-use super::resolver::Resolver;
 
 /// The engines a job can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -91,53 +87,4 @@ pub enum DtypeChoice {
     Bfloat16,
     /// `float32`, `float`.
     Float32,
-}
-
-/// KV blocks are a multiple of this, the smallest page of the attention kernels.
-const BLOCK_MULTIPLE: usize = 32;
-
-/// Reads how the engine is set up. `None`: an error was noted.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
-    let show_count = |count: &NonZeroUsize| count.to_string();
-    let tensor_parallel_size = resolver.read_open(&raw.tensor_parallel_size, parsing::count, show_count);
-    let max_model_len = resolver.read_open(&raw.max_model_len, parsing::count, show_count);
-    let dtype = resolver.choose(&raw.dtype);
-    let memory_utilization = resolver.read(
-        &raw.gpu_memory_utilization,
-        |text| parsing::number(text, "a number above 0 and at most 1", |share| share > 0.0 && share <= 1.0),
-        f64::to_string,
-    );
-    let kv_cache = resolver.read_open(&raw.kv_cache_memory, parsing::bytes, u64::to_string);
-    let max_num_seqs = resolver.read_open(&raw.max_num_seqs, parsing::count, show_count);
-    let max_num_batched_tokens = resolver.read_open(&raw.max_num_batched_tokens, parsing::count, show_count);
-    let block_tokens = resolver.read(
-        &raw.block_size,
-        |text| {
-            let count = parsing::count(text).ok().filter(|count| count.get().is_multiple_of(BLOCK_MULTIPLE));
-            count.ok_or_else(|| format!("it must be a multiple of {BLOCK_MULTIPLE}"))
-        },
-        show_count,
-    );
-    let threads = resolver.read_open(&raw.threads, parsing::count, show_count);
-    let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
-    if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
-        && tokens < sequences
-    {
-        resolver.errors.push(ConfigError::Together(format!(
-            "max-num-batched-tokens is {tokens}, below max-num-seqs, which is {sequences}; each sequence needs a token in \
-             a step, so raise the one or lower the other"
-        )));
-    }
-    Some(EngineConfig {
-        tensor_parallel_size: tensor_parallel_size?,
-        max_model_len: max_model_len?,
-        dtype: dtype?,
-        memory_utilization: memory_utilization?,
-        kv_cache_memory_bytes: kv_cache?,
-        max_num_seqs: max_num_seqs?,
-        max_num_batched_tokens: max_num_batched_tokens?,
-        block_tokens: block_tokens?,
-        threads: threads?,
-        validate_weights: validate_weights?,
-    })
 }

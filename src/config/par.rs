@@ -134,6 +134,11 @@ impl Par {
         &self.origin
     }
 
+    /// The credential itself, for those who hide it.
+    pub fn token(&self) -> &Secret {
+        &self.token
+    }
+
     /// `text` with every occurrence of the token replaced, for messages that come from elsewhere.
     pub fn redact(&self, text: &str) -> String {
         text.replace(self.token.reveal(), "<redacted>")

@@ -72,11 +72,6 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it must be a duration in seconds, or with a unit such as 90s or 5m".to_owned())
 }
 
-/// A duration as it can be given again: in seconds.
-pub(super) fn show_seconds(duration: &Duration) -> String {
-    duration.as_secs_f64().to_string()
-}
-
 /// A number of bytes, at least one, perhaps with a unit.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,16 +1,32 @@
 //! What all sources said → a [`JobConfig`], or everything that is wrong with it.
 
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::choice::DatasetKind;
 use super::error::ConfigError;
 use super::keys::Raw;
+use super::origin::Origin;
 use super::output::{self, Output};
 use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
-    BackendKind, Dataset, DeviceChoice, EngineConfig, JobConfig, ModelPath, OutputStorage, Tracking, Workload, engine,
-    input, parsing, storage, tracking, watching, workload,
+    BackendKind, Dataset, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
+    TelemetryConfig, Tracking, Workload, input, parsing, tracking,
 };
+
+/// Requests where neither the dataset nor the user says how many.
+const NUM_PROMPTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// The port where neither the user nor a blueprint gives one.
+const METRICS_PORT: u16 = 8000;
+
+/// KV blocks are a multiple of this, the smallest page of the attention kernels.
+const BLOCK_MULTIPLE: usize = 32;
+
+const BYTES_PER_MB: u64 = 1_000_000;
 
 /// Everything that could be resolved, and all that could not.
 #[derive(Debug)]
@@ -56,12 +72,13 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let tokenizer = resolver.read_open(&raw.tokenizer, parsing::path, |path| path.display().to_string());
     let inputs = input::resolve(resolver, raw);
     let output = output::resolve(resolver, raw);
-    let mount = storage::resolve(resolver, raw);
-    let workload = workload::resolve(resolver, raw);
-    let sampling = workload::resolve_sampling(resolver, raw);
-    let engine = engine::resolve(resolver, raw);
+    let mount = mount(resolver, raw);
+    let dataset = dataset(resolver, raw);
+    let workload = workload(resolver, raw, dataset);
+    let sampling = sampling(resolver, raw);
+    let engine = engine(resolver, raw);
     let tracking = tracking::resolve(resolver, raw);
-    let telemetry = watching::resolve(resolver, raw);
+    let telemetry = telemetry(resolver, raw);
     let results_dir = results_dir(resolver, raw, output.as_ref());
     let price_per_hour = resolver.read_open(
         &raw.price_per_hour,
@@ -108,6 +125,177 @@ fn results_dir(resolver: &mut Resolver, raw: &Raw, output: Option<&Output>) -> O
         }
         _ => resolver.read(&raw.results_dir, parsing::path, |path| path.display().to_string()),
     }
+}
+
+fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
+    let mode = resolver.choose(&raw.mount_mode);
+    let memory = resolver.read_open(
+        &raw.mount_memory_mb,
+        |text| Ok(parsing::whole(text, 1, parsing::LARGEST_COUNT)? * BYTES_PER_MB),
+        |bytes| (bytes / BYTES_PER_MB).to_string(),
+    );
+    let storage_timeout = resolver.read(&raw.storage_timeout, parsing::duration, seconds);
+    Some(MountConfig { mode: mode?, memory_bytes: memory?, storage_timeout: storage_timeout? })
+}
+
+fn dataset(resolver: &mut Resolver, raw: &Raw) -> Option<Dataset> {
+    let kind: Option<DatasetKind> = resolver.choose(&raw.dataset);
+    let path = resolver.read_open(&raw.dataset_path, parsing::path, |path| path.display().to_string());
+    let sentence = match (kind?, path?) {
+        (DatasetKind::Random, None) => return Some(Dataset::Random),
+        (DatasetKind::Jsonl, Some(path)) => return Some(Dataset::Jsonl(path)),
+        (DatasetKind::Jsonl, None) => "dataset is `jsonl`, but dataset-path is missing; give the file of JSON lines",
+        (DatasetKind::Random, Some(_)) => {
+            "dataset-path is given, but dataset is `random`, which reads no file; set dataset=jsonl or leave it out"
+        }
+    };
+    resolver.errors.push(ConfigError::Together(sentence.to_owned()));
+    None
+}
+
+fn workload(resolver: &mut Resolver, raw: &Raw, dataset: Option<Dataset>) -> Option<Workload> {
+    let show_count = |count: &NonZeroUsize| count.to_string();
+    let input_len = resolver.read(&raw.input_len, parsing::count, show_count);
+    let output_len = resolver.read(&raw.output_len, parsing::count, show_count);
+    let is_random = dataset == Some(Dataset::Random);
+    let prompts_default = is_random.then_some(NUM_PROMPTS);
+    let num_prompts = resolver.read_or(&raw.num_prompts, prompts_default, parsing::count, show_count);
+    let warmup = resolver.read(
+        &raw.warmup,
+        |text| {
+            let number = parsing::whole(text, 0, parsing::LARGEST_COUNT)?;
+            usize::try_from(number).map_err(|_| "it is too large here".to_owned())
+        },
+        usize::to_string,
+    );
+    let seed = resolver.read(&raw.seed, |text| parsing::whole(text, 0, u64::MAX), u64::to_string);
+    let ignore_eos = resolver.read_or(&raw.ignore_eos, Some(is_random), parsing::boolean, bool::to_string);
+    Some(Workload {
+        dataset: dataset?,
+        input_len: input_len?,
+        output_len: output_len?,
+        num_prompts: num_prompts?,
+        warmup: warmup?,
+        seed: seed?,
+        ignore_eos: ignore_eos?.unwrap_or(is_random),
+    })
+}
+
+fn sampling(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {
+    // An `f32` of its own: a value that rounds to infinity or to zero there is not the value that was meant.
+    let temperature = resolver.read(
+        &raw.temperature,
+        |text| {
+            let fits = |number: f64| (number as f32).is_finite() && (number == 0.0 || number as f32 > 0.0);
+            parsing::number(text, "a number of at least 0", fits).map(|number| number as f32)
+        },
+        f32::to_string,
+    );
+    let top_p = resolver.read(
+        &raw.top_p,
+        |text| {
+            let fits = |share: f64| share as f32 > 0.0 && share <= 1.0;
+            parsing::number(text, "a number above 0 and at most 1", fits).map(|number| number as f32)
+        },
+        f32::to_string,
+    );
+    let top_k = resolver.read(
+        &raw.top_k,
+        |text| match text {
+            "0" | "-1" => Ok(None),
+            _ => parsing::count(text).map(Some).map_err(|clause| format!("{clause}, or 0 or -1 for all")),
+        },
+        |top_k| top_k.map_or_else(|| "0".to_owned(), |count| count.to_string()),
+    );
+    Some(Sampling { temperature: temperature?, top_p: top_p?, top_k: top_k? })
+}
+
+fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
+    let show_count = |count: &NonZeroUsize| count.to_string();
+    let tensor_parallel_size = resolver.read_open(&raw.tensor_parallel_size, parsing::count, show_count);
+    let max_model_len = resolver.read_open(&raw.max_model_len, parsing::count, show_count);
+    let dtype = resolver.choose(&raw.dtype);
+    let memory_utilization = resolver.read(
+        &raw.gpu_memory_utilization,
+        |text| parsing::number(text, "a number above 0 and at most 1", |share| share > 0.0 && share <= 1.0),
+        f64::to_string,
+    );
+    let kv_cache = resolver.read_open(&raw.kv_cache_memory, parsing::bytes, u64::to_string);
+    let max_num_seqs = resolver.read_open(&raw.max_num_seqs, parsing::count, show_count);
+    let max_num_batched_tokens = resolver.read_open(&raw.max_num_batched_tokens, parsing::count, show_count);
+    let block_tokens = resolver.read(
+        &raw.block_size,
+        |text| {
+            let count = parsing::count(text).ok().filter(|count| count.get().is_multiple_of(BLOCK_MULTIPLE));
+            count.ok_or_else(|| format!("it must be a multiple of {BLOCK_MULTIPLE}"))
+        },
+        show_count,
+    );
+    let threads = resolver.read_open(&raw.threads, parsing::count, show_count);
+    let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
+    if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
+        && tokens < sequences
+    {
+        resolver.errors.push(ConfigError::Together(format!(
+            "max-num-batched-tokens is {tokens}, below max-num-seqs, which is {sequences}; each sequence needs a token in \
+             a step, so raise the one or lower the other"
+        )));
+    }
+    Some(EngineConfig {
+        tensor_parallel_size: tensor_parallel_size?,
+        max_model_len: max_model_len?,
+        dtype: dtype?,
+        memory_utilization: memory_utilization?,
+        kv_cache_memory_bytes: kv_cache?,
+        max_num_seqs: max_num_seqs?,
+        max_num_batched_tokens: max_num_batched_tokens?,
+        block_tokens: block_tokens?,
+        threads: threads?,
+        validate_weights: validate_weights?,
+    })
+}
+
+fn telemetry(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryConfig> {
+    let parse_port = |text: &str| {
+        let port = parsing::whole(text, 0, u64::from(u16::MAX))?;
+        u16::try_from(port).map_err(|_| "it is too large".to_owned())
+    };
+    let blueprint_port = resolver.read_open(&raw.recipe_container_port, parse_port, u16::to_string);
+    let port = match (&raw.metrics_port.given, blueprint_port) {
+        (None, blueprint_port) => blueprint_port.map(|port| {
+            let port = port.unwrap_or(METRICS_PORT);
+            let origin = raw.recipe_container_port.given.as_ref().map(|given| given.origin.clone());
+            resolver.note(&raw.metrics_port, port.to_string(), origin.unwrap_or(Origin::Default));
+            port
+        }),
+        (Some(_), _) => resolver.read(&raw.metrics_port, parse_port, u16::to_string),
+    };
+    let address = resolver.read(
+        &raw.metrics_address,
+        |text| text.parse::<IpAddr>().map_err(|_| "it must be an IP address such as 0.0.0.0 or ::".to_owned()),
+        IpAddr::to_string,
+    );
+    let metrics_linger = resolver.read(&raw.metrics_linger_seconds, parsing::duration, seconds);
+    let log_format = resolver.choose(&raw.log_format);
+    let termination_message = resolver.read(
+        &raw.termination_message_path,
+        |text| match text {
+            "none" => Ok(None),
+            _ => parsing::path(text).map(Some),
+        },
+        |path: &Option<PathBuf>| path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string()),
+    );
+    Some(TelemetryConfig {
+        metrics_address: SocketAddr::new(address?, port?),
+        metrics_linger: metrics_linger?,
+        log_format: log_format?,
+        termination_message: termination_message?,
+    })
+}
+
+/// A duration as it is given: in seconds.
+fn seconds(duration: &Duration) -> String {
+    duration.as_secs_f64().to_string()
 }
 
 /// The longest request must fit the longest sequence, where both are known before the model is.

@@ -41,15 +41,10 @@ impl Resolver {
             (Some(given), _) => given.clone(),
             (None, Preset::Text(text)) => Given { text: text.to_owned(), origin: Origin::Default },
             (None, Preset::Required | Preset::Decided(_)) => {
-                // Not again what follows from a misspelt flag or from a blueprint that cannot be read.
+                // A misspelt flag was reported already, and that it is missing follows from it.
                 let flag = format!("--{}", slot.key());
-                let explains = |error: &ConfigError| match error {
-                    ConfigError::UnknownFlag { nearest, .. } => nearest.as_ref() == Some(&flag),
-                    ConfigError::NoValue { key, .. } => *key == slot.key(),
-                    ConfigError::Blueprint { .. } => true,
-                    _ => false,
-                };
-                if !self.errors.iter().any(explains) {
+                let misspelt = |error: &ConfigError| matches!(error, ConfigError::UnknownFlag { nearest: Some(nearest), .. } if *nearest == flag);
+                if !self.errors.iter().any(misspelt) {
                     self.errors.push(ConfigError::Missing { key: slot.key() });
                 }
                 return None;

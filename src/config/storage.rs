@@ -4,9 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Par;
-use super::keys::Raw;
-use super::parsing;
-use super::resolver::Resolver;
 
 /// One entry of `input_object_storage`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,18 +50,4 @@ pub enum MountMode {
     Fuse,
     /// A parallel download.
     Copy,
-}
-
-const BYTES_PER_MB: u64 = 1_000_000;
-
-/// Reads how inputs become files. `None`: an error was noted.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
-    let mode = resolver.choose(&raw.mount_mode);
-    let memory = resolver.read_open(
-        &raw.mount_memory_mb,
-        |text| Ok(parsing::whole(text, 1, parsing::LARGEST_COUNT)? * BYTES_PER_MB),
-        |bytes| (bytes / BYTES_PER_MB).to_string(),
-    );
-    let storage_timeout = resolver.read(&raw.storage_timeout, parsing::duration, parsing::show_seconds);
-    Some(MountConfig { mode: mode?, memory_bytes: memory?, storage_timeout: storage_timeout? })
 }

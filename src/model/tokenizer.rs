@@ -60,6 +60,12 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// Ids that stand for no text: BOS, EOS, padding, chat markers.
+    pub fn special_tokens(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
+    }
+
     /// The id of a token spelled exactly so.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

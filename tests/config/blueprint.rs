@@ -90,7 +90,7 @@ fn more_ranks_than_gpus_are_refused_except_on_the_cpu() {
 
 #[test]
 fn a_node_pool_is_recognised() {
-    let said = errors(&["--blueprint=pool.json"], &[], &[("pool.json", &sample("shared-node-pool.json"))]);
+    let said = errors(&["--blueprint=pool.json", "--model=m"], &[], &[("pool.json", &sample("shared-node-pool.json"))]);
     assert_eq!(
         said,
         [
@@ -133,7 +133,7 @@ fn what_is_no_job_is_refused() {
         ),
     ];
     for (file, problem) in table {
-        let said = errors(&["--blueprint=b"], &[], &[("b", &file)]);
+        let said = errors(&["--blueprint=b", "--model=m"], &[], &[("b", &file)]);
         assert_eq!(said, [format!("the blueprint `b` {problem}")], "{}", String::from_utf8_lossy(&file));
     }
 }

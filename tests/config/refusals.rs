@@ -398,8 +398,6 @@ fn wrong_commands_get_one_sentence_each() {
             &["--model", "https://host/p/s3cr3t/n/ns/b/x/o/"],
             "model is `https://host/p/<redacted>/n/ns/b/x/o/` (flag --model), but it must be a path, not a URL",
         ),
-        (&["--model"], "--model needs a value"),
-        (&["--blueprint=absent.json"], "the blueprint `absent.json` cannot be read: entity not found"),
         (&["runn"], "`runn` is neither a flag nor a command; did you mean run?"),
         (&["run", "x"], "`x` is neither a flag nor a command; the commands are run, check, publish, completions"),
         (&["publish"], "<DIR> is missing; see --help"),

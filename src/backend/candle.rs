@@ -1,0 +1,114 @@
+//! Our own engine as a backend: loads a model, runs requests, and turns tokens into text.
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Backend, BackendFacts, Completion, Error, Request};
+use crate::config::{JobConfig, Sampling};
+use crate::engine::{self, Engine};
+use crate::event::{Events, Fact};
+use crate::model::{Model, Tokenizer};
+
+/// The engine, its tokenizer, and what it was told about sampling.
+pub struct CandleBackend {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    eos_tokens: Vec<u32>,
+    sampling: Sampling,
+    seed: u64,
+    facts: BackendFacts,
+}
+
+impl CandleBackend {
+    /// Reads headers, then weights, and sets up the KV cache.
+    pub fn open(
+        config: &JobConfig,
+        model: &Path,
+        tokenizer: &Path,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let model = Model::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let engine = Engine::load(&model, &config.engine, events, cancel).map_err(from_engine)?;
+        let engine_facts = engine.facts();
+        let facts = BackendFacts {
+            backend: "candle",
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            architecture: model.architecture.clone(),
+            parameters: model.parameters,
+            max_model_len: engine_facts.max_model_len,
+            engine: serde_json::to_value(engine_facts).map_err(|error| Error::Inference(error.to_string()))?,
+        };
+        Ok(Self {
+            eos_tokens: model.eos_tokens().to_vec(),
+            tokenizer: model.tokenizer,
+            engine,
+            sampling: config.sampling,
+            seed: config.workload.seed,
+            facts,
+        })
+    }
+}
+
+impl Backend for CandleBackend {
+    fn facts(&self) -> &BackendFacts {
+        &self.facts
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn run(
+        &mut self,
+        requests: Vec<Request>,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut dyn FnMut(Completion),
+    ) -> Result<(), Error> {
+        let requests = requests
+            .into_iter()
+            .map(|request| engine::Request {
+                id: request.id,
+                prompt: request.prompt,
+                max_new_tokens: request.output_tokens,
+                stop_tokens: if request.ignore_eos { Vec::new() } else { self.eos_tokens.clone() },
+                sampling: self.sampling,
+                seed: self.seed,
+            })
+            .collect();
+        let tokenizer = &self.tokenizer;
+        let mut complete = |output: engine::Output| {
+            let completion = Completion {
+                id: output.id,
+                text: text(tokenizer, &output.tokens),
+                tokens: output.tokens,
+                reason: output.reason,
+            };
+            events.emit(Fact::RequestFinished {
+                request: completion.id,
+                output_tokens: completion.tokens.len() as u32,
+                reason: completion.reason,
+            });
+            finished(completion);
+        };
+        self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)
+    }
+}
+
+/// The text of `tokens`; what the tokenizer cannot decode (ids outside its vocabulary) has none.
+fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+    tokenizer.decode(tokens).unwrap_or_default()
+}
+
+fn from_engine(error: engine::Error) -> Error {
+    match error {
+        engine::Error::Cancelled => Error::Cancelled,
+        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(error.to_string()),
+        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(error.to_string()),
+        engine::Error::Request { .. } | engine::Error::NotFinite { .. } | engine::Error::Compute { .. } => {
+            Error::Inference(error.to_string())
+        }
+    }
+}

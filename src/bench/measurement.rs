@@ -1,0 +1,163 @@
+//! What was measured, and whether it may be believed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Distribution;
+use crate::backend::{Completion, Request};
+use crate::event::FinishReason;
+
+/// The measured region in numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// Every request that was handed over has finished.
+    pub complete: bool,
+    /// From handing over the first request to the text of the last one; to the last event while incomplete.
+    pub elapsed_seconds: f64,
+    /// Over all requests.
+    pub latencies: Latencies,
+    /// Times that a running request lost its blocks.
+    pub preemptions: u64,
+    /// Forward passes.
+    pub steps: u64,
+    /// Each request, in order. Written to a file of its own, not into the summary.
+    #[serde(skip)]
+    pub requests: Vec<RequestTiming>,
+}
+
+/// One request. Times count from the moment it was queued; `None` has not happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct RequestTiming {
+    /// Its place in the workload.
+    pub request: u32,
+    /// Length of its prompt.
+    pub prompt_tokens: u32,
+    /// Tokens it produced.
+    pub output_tokens: u32,
+    /// Until its first place in a step.
+    pub queue_seconds: Option<f64>,
+    /// Until its first token.
+    pub time_to_first_token_seconds: Option<f64>,
+    /// Until its last token.
+    pub last_token_seconds: Option<f64>,
+    /// Until its text was complete.
+    pub end_to_end_seconds: Option<f64>,
+    /// Times it lost its blocks.
+    pub preemptions: u32,
+    /// Why it stopped.
+    pub finish_reason: Option<FinishReason>,
+}
+
+impl RequestTiming {
+    /// Mean time between its tokens (TPOT): undefined for fewer than two.
+    pub fn time_per_output_token_seconds(&self) -> Option<f64> {
+        let (first, last) = (self.time_to_first_token_seconds?, self.last_token_seconds?);
+        (self.output_tokens > 1).then(|| (last - first) / f64::from(self.output_tokens - 1))
+    }
+}
+
+/// Latencies in seconds; `None` where no request has the figure.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Latencies {
+    /// TTFT: queued to first token, over requests.
+    pub time_to_first_token_seconds: Option<Distribution>,
+    /// TPOT: mean time between a request's tokens, over requests with at least two.
+    pub time_per_output_token_seconds: Option<Distribution>,
+    /// ITL: each time between two tokens of a request, over all such pairs.
+    pub inter_token_latency_seconds: Option<Distribution>,
+    /// E2E: queued to text complete, over finished requests.
+    pub end_to_end_seconds: Option<Distribution>,
+    /// Queued to first place in a step, over requests.
+    pub queue_seconds: Option<Distribution>,
+}
+
+impl Latencies {
+    /// Sums up `requests` and the times between tokens.
+    pub fn of(requests: &[RequestTiming], inter_token_seconds: Vec<f64>) -> Self {
+        let over =
+            |figure: fn(&RequestTiming) -> Option<f64>| Distribution::of(requests.iter().filter_map(figure).collect());
+        Self {
+            time_to_first_token_seconds: over(|request| request.time_to_first_token_seconds),
+            time_per_output_token_seconds: over(RequestTiming::time_per_output_token_seconds),
+            inter_token_latency_seconds: Distribution::of(inter_token_seconds),
+            end_to_end_seconds: over(|request| request.end_to_end_seconds),
+            queue_seconds: over(|request| request.queue_seconds),
+        }
+    }
+
+    /// Each latency under the name it has in metrics, in a fixed order.
+    pub fn named(&self) -> [(&'static str, Option<Distribution>); 5] {
+        [
+            ("ttft", self.time_to_first_token_seconds),
+            ("tpot", self.time_per_output_token_seconds),
+            ("itl", self.inter_token_latency_seconds),
+            ("e2e", self.end_to_end_seconds),
+            ("queue", self.queue_seconds),
+        ]
+    }
+}
+
+impl Measurement {
+    /// Requests that finished.
+    pub fn finished_requests(&self) -> usize {
+        self.requests.iter().filter(|request| request.end_to_end_seconds.is_some()).count()
+    }
+
+    /// Prompt tokens of finished requests.
+    pub fn total_input_tokens(&self) -> u64 {
+        let finished = self.requests.iter().filter(|request| request.end_to_end_seconds.is_some());
+        finished.map(|request| u64::from(request.prompt_tokens)).sum()
+    }
+
+    /// Tokens produced, also by requests that have not finished.
+    pub fn total_output_tokens(&self) -> u64 {
+        self.requests.iter().map(|request| u64::from(request.output_tokens)).sum()
+    }
+
+    /// Checks that exactly what was asked for has happened: every request once, every token counted by the events
+    /// is in the completion, and `exact_output` tokens each where stop tokens are ignored.
+    ///
+    /// # Errors
+    /// The first deviation, in words.
+    pub fn verify(
+        &self,
+        requests: &[Request],
+        completions: &[Completion],
+        exact_output: Option<usize>,
+    ) -> Result<(), String> {
+        if completions.len() != requests.len() || self.finished_requests() != requests.len() {
+            return Err(format!(
+                "{} requests were handed over, {} finished by the clock and {} by the backend",
+                requests.len(),
+                self.finished_requests(),
+                completions.len()
+            ));
+        }
+        let by_id: BTreeMap<_, _> = completions.iter().map(|completion| (completion.id, completion)).collect();
+        for (request, timing) in requests.iter().zip(&self.requests) {
+            let Some(completion) = by_id.get(&request.id) else {
+                return Err(format!("request {} has no completion", request.id.0));
+            };
+            let produced = completion.tokens.len();
+            if timing.request != request.id.0
+                || timing.output_tokens as usize != produced
+                || timing.prompt_tokens as usize != request.prompt.len()
+            {
+                return Err(format!(
+                    "request {} has {} prompt tokens and {produced} output tokens, but events counted {} and {}",
+                    request.id.0,
+                    request.prompt.len(),
+                    timing.prompt_tokens,
+                    timing.output_tokens
+                ));
+            }
+            if let Some(expected) = exact_output
+                && produced != expected
+            {
+                return Err(format!("request {} produced {produced} tokens, not {expected}", request.id.0));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Listens to the measured region and keeps the moments that matter of each request.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::measurement::{Latencies, Measurement, RequestTiming};
+use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+
+/// Records the measured region; everything outside it passes by unseen.
+#[derive(Default)]
+pub struct Recorder {
+    region: Mutex<Region>,
+}
+
+#[derive(Default)]
+struct Region {
+    open: bool,
+    started: Option<Instant>,
+    last_finish: Option<Instant>,
+    last_event: Option<Instant>,
+    requests: BTreeMap<RequestId, Track>,
+    inter_token_seconds: Vec<f64>,
+    preemptions: u64,
+    steps: u64,
+}
+
+/// One request while it runs.
+struct Track {
+    prompt_tokens: u32,
+    queued: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    output_tokens: u32,
+    preemptions: u32,
+    finished: Option<(Instant, FinishReason)>,
+}
+
+impl Recorder {
+    /// The measurement so far: whole after the region has run to its end, partial before.
+    pub fn measurement(&self) -> Measurement {
+        self.lock().measurement()
+    }
+
+    // An observer never panics while it holds the lock, and a half-noted event is better than none.
+    fn lock(&self) -> MutexGuard<'_, Region> {
+        self.region.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Recorder {
+    fn observe(&self, event: &Event) {
+        let mut region = self.lock();
+        match event.fact {
+            Fact::PhaseStarted(Phase::Measure) => {
+                *region = Region { open: true, started: Some(event.at), ..Region::default() };
+            }
+            Fact::PhaseStarted(_) => region.open = false,
+            _ if region.open => region.note(event),
+            _ => {}
+        }
+    }
+}
+
+impl Region {
+    fn note(&mut self, event: &Event) {
+        let at = event.at;
+        self.last_event = Some(at);
+        match event.fact {
+            Fact::RequestQueued { request, prompt_tokens } => {
+                self.requests.insert(
+                    request,
+                    Track {
+                        prompt_tokens,
+                        queued: at,
+                        scheduled: None,
+                        first_token: None,
+                        last_token: None,
+                        output_tokens: 0,
+                        preemptions: 0,
+                        finished: None,
+                    },
+                );
+            }
+            Fact::RequestScheduled { request } => {
+                if let Some(track) = self.requests.get_mut(&request) {
+                    track.scheduled.get_or_insert(at);
+                }
+            }
+            Fact::RequestPreempted { request } => {
+                self.preemptions += 1;
+                if let Some(track) = self.requests.get_mut(&request) {
+                    track.preemptions += 1;
+                }
+            }
+            Fact::TokenGenerated { request, .. } => {
+                if let Some(track) = self.requests.get_mut(&request) {
+                    track.output_tokens += 1;
+                    track.first_token.get_or_insert(at);
+                    if let Some(previous) = track.last_token.replace(at) {
+                        self.inter_token_seconds.push(at.duration_since(previous).as_secs_f64());
+                    }
+                }
+            }
+            Fact::RequestFinished { request, reason, .. } => {
+                self.last_finish = Some(at);
+                if let Some(track) = self.requests.get_mut(&request) {
+                    track.finished = Some((at, reason));
+                }
+            }
+            Fact::StepFinished { .. } => self.steps += 1,
+            _ => {}
+        }
+    }
+
+    fn measurement(&self) -> Measurement {
+        let since_start = |end: Option<Instant>| match (self.started, end) {
+            (Some(start), Some(end)) => end.duration_since(start),
+            _ => Duration::ZERO,
+        };
+        let complete = !self.requests.is_empty() && self.requests.values().all(|track| track.finished.is_some());
+        let elapsed = since_start(if complete { self.last_finish } else { self.last_event });
+        let requests: Vec<RequestTiming> = self.requests.iter().map(|(id, track)| track.timing(*id)).collect();
+        Measurement {
+            complete,
+            elapsed_seconds: elapsed.as_secs_f64(),
+            latencies: Latencies::of(&requests, self.inter_token_seconds.clone()),
+            preemptions: self.preemptions,
+            steps: self.steps,
+            requests,
+        }
+    }
+}
+
+impl Track {
+    fn timing(&self, request: RequestId) -> RequestTiming {
+        let since_queued = |at: Option<Instant>| at.map(|at| at.duration_since(self.queued).as_secs_f64());
+        RequestTiming {
+            request: request.0,
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: self.output_tokens,
+            queue_seconds: since_queued(self.scheduled),
+            time_to_first_token_seconds: since_queued(self.first_token),
+            last_token_seconds: since_queued(self.last_token),
+            end_to_end_seconds: since_queued(self.finished.map(|(at, _)| at)),
+            preemptions: self.preemptions,
+            finish_reason: self.finished.map(|(_, reason)| reason),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `flashjob check`: the resolved configuration, and everything that would fail, all at once, without side effects.
+
+use std::fmt::Write;
+
+use super::{Exit, terminal};
+use crate::config::Check;
+use crate::{backend, mount};
+
+/// Prints settings and problems. Exit 2 where there is a problem.
+pub fn check(check: &Check) -> Exit {
+    let mut text = String::new();
+    for setting in &check.settings {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<28} {}  ({})", setting.key, setting.value, setting.origin);
+    }
+    let mut problems: Vec<String> = check.errors.iter().map(ToString::to_string).collect();
+    if let Some(job) = &check.job {
+        problems.extend(backend::check(job).err());
+        for input in &job.inputs {
+            problems.extend(mount::preflight(input));
+        }
+        if let Err(error) = std::net::TcpListener::bind(job.telemetry.metrics_address) {
+            problems.push(format!("metrics cannot be served at {}: {error}", job.telemetry.metrics_address));
+        }
+    }
+    text.push('\n');
+    if problems.is_empty() {
+        text.push_str("nothing here would fail; the bucket, MLflow and the model's files were not asked\n");
+        return terminal::print(&text);
+    }
+    for problem in &problems {
+        let _ = writeln!(text, "would fail: {problem}");
+    }
+    terminal::print(&text);
+    Exit::Configuration
+}

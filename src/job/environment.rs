@@ -1,0 +1,129 @@
+//! What is around the run: the host, the pod, the clock, and what a panic left behind.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Exit;
+use super::exit::Failure;
+use crate::config::{Credentials, JobConfig, Secret};
+
+/// What the last panic said and where.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Turns panics into one log line each, kept for [`panic_failure`].
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let text = format!("{message}{place}");
+        tracing::error!("panic: {text}");
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }));
+}
+
+/// The failure that a caught panic means.
+pub fn panic_failure() -> Failure {
+    let text = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let text = text.unwrap_or_else(|| "a thread ended unexpectedly".to_owned());
+    Failure::sentence(Exit::Unexpected, format!("unexpected failure ({text}); this is a bug, please report it"))
+}
+
+/// The whole configuration, redacted, as `key → {value, origin}`.
+pub fn settings(job: &JobConfig) -> Value {
+    let settings = job.settings().iter();
+    Value::Object(
+        settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect(),
+    )
+}
+
+/// Strings that must not appear in any log line.
+pub fn secrets(job: &JobConfig) -> Vec<Secret> {
+    let pars = job.inputs.iter().filter_map(|input| input.par.as_ref()).chain(job.output.iter().map(|o| &o.par));
+    let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();
+    match job.tracking.as_ref().map(|tracking| &tracking.credentials) {
+        Some(Credentials::Basic { password, .. }) => secrets.push(password.clone()),
+        Some(Credentials::Bearer(token)) => secrets.push(token.clone()),
+        Some(Credentials::Anonymous) | None => {}
+    }
+    secrets
+}
+
+/// Host, processor, memory and pod, for `result.json`.
+pub fn describe() -> Value {
+    let uname = rustix::system::uname();
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name.trim());
+    json!({
+        "host": hostname(),
+        "kernel": uname.release().to_string_lossy(),
+        "architecture": uname.machine().to_string_lossy(),
+        "cpu": model,
+        "cpu_threads": crate::kernels::cpu_quota_threads(),
+        "cpu_kernels": crate::kernels::capabilities(),
+        "memory_bytes": memory_bytes(),
+        "pod": kubernetes(),
+    })
+}
+
+/// Tags of the run in MLflow.
+pub fn tags() -> Vec<(String, String)> {
+    let mut tags = vec![
+        ("flashjob.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("host".to_owned(), hostname()),
+        ("cpu_kernels".to_owned(), crate::kernels::capabilities().to_owned()),
+    ];
+    tags.extend(kubernetes());
+    tags
+}
+
+/// Names that a Kubernetes Job passes down (downward API), where it does.
+fn kubernetes() -> std::collections::BTreeMap<String, String> {
+    let names = ["POD_NAME", "POD_NAMESPACE", "NODE_NAME", "JOB_NAME", "JOB_COMPLETION_INDEX"];
+    names
+        .into_iter()
+        .filter_map(|name| Some((format!("kubernetes.{}", name.to_lowercase()), std::env::var(name).ok()?)))
+        .collect()
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// A run name where none was given: the model's last name and the time.
+pub fn run_name(job: &JobConfig, at: SystemTime) -> String {
+    let model = job.model.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{model} {}", rfc3339(at))
+}
+
+/// RFC 3339 in UTC.
+pub fn rfc3339(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
+}
+
+/// A folder name made of the time, to the millisecond.
+pub fn folder_name(at: SystemTime) -> String {
+    let milliseconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    format!("{}-{:03}", rfc3339(at).replace([':', '-'], ""), milliseconds % 1000)
+}
+
+/// Leaves `message` where Kubernetes reads it, if there is such a file. A message that cannot be left is no failure.
+pub fn leave_termination_message(path: Option<&Path>, message: &str) {
+    if let Some(path) = path.filter(|path| path.exists())
+        && let Err(error) = std::fs::write(path, message)
+    {
+        tracing::warn!(path = %path.display(), %error, "the termination message could not be written");
+    }
+}

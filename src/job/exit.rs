@@ -1,0 +1,85 @@
+//! Exit codes: the contract with `podFailurePolicy`.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::config::ConfigError;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: measured and published.
+    Done,
+    /// 1: an unexpected failure, which is a bug.
+    Unexpected,
+    /// 2: configuration or usage.
+    Configuration,
+    /// 3: bucket or mount.
+    Storage,
+    /// 4: the model cannot be loaded.
+    Model,
+    /// 5: inference failed.
+    Inference,
+    /// 6: measured, but the result could not be delivered and is spooled.
+    Undelivered,
+    /// 130: interrupted by SIGINT.
+    Interrupted,
+    /// 143: terminated by SIGTERM.
+    Terminated,
+}
+
+impl Exit {
+    /// The number that the controller sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Unexpected => 1,
+            Exit::Configuration => 2,
+            Exit::Storage => 3,
+            Exit::Model => 4,
+            Exit::Inference => 5,
+            Exit::Undelivered => 6,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
+        }
+    }
+}
+
+/// Why a run ended early: what the controller sees, and a sentence for people.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What was attempted, on what, why it failed and what to do next.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// An error that ends the run with `exit`.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
+    /// A sentence that ends the run with `exit`.
+    pub fn sentence(exit: Exit, sentence: impl fmt::Display) -> Self {
+        Self { exit, error: anyhow::anyhow!("{sentence}") }
+    }
+}
+
+/// Ends a process that has no log yet: one line on standard error.
+pub fn before_log(exit: Exit, sentence: &str) -> Exit {
+    super::terminal::complain(sentence);
+    exit
+}
+
+/// Ends a process whose configuration is not valid, every reason on a line of its own, also in the termination message.
+pub fn invalid(errors: &[ConfigError]) -> Exit {
+    for error in errors {
+        super::terminal::complain(&error.to_string());
+    }
+    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let message =
+        serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": all.join("\n")});
+    super::environment::leave_termination_message(Some(Path::new("/dev/termination-log")), &message.to_string());
+    Exit::Configuration
+}

@@ -1,0 +1,177 @@
+//! The end of a run, whichever it was: files first, then mounts, then whoever wants to know.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::exit::Failure;
+use super::run::{Context, show};
+use super::work::Work;
+use super::{Exit, environment};
+use crate::bucket::{Bucket, RetryPolicy};
+use crate::config::Dataset;
+use crate::event::{Fact, Phase};
+use crate::mlflow::{Delivery, RunStatus};
+use crate::report::{self, JobResult, Status};
+
+/// How long MLflow may take to accept what is left at the end of a run.
+const FLUSH: Duration = Duration::from_secs(60);
+
+/// The same after a signal: the process must be gone within 5 seconds of it.
+const FLUSH_AFTER_SIGNAL: Duration = Duration::from_millis(2000);
+
+/// How the work ended.
+pub struct Ending {
+    status: Status,
+    exit: Exit,
+    error: Option<String>,
+    work: Work,
+}
+
+impl Ending {
+    /// All of it was measured.
+    pub fn measured(work: Work) -> Self {
+        Self { status: Status::Finished, exit: Exit::Done, error: None, work }
+    }
+
+    /// An error ended it.
+    pub fn failed(failure: Failure, work: Work) -> Self {
+        // `{:#}` joins the chain of causes with colons.
+        Self { status: Status::Failed, exit: failure.exit, error: Some(format!("{:#}", failure.error)), work }
+    }
+
+    /// A signal ended it.
+    pub fn killed(signal: Exit, work: Work) -> Self {
+        let name = if signal == Exit::Interrupted { "SIGINT" } else { "SIGTERM" };
+        let error = format!("stopped by {name}; partial results are kept");
+        Self { status: Status::Killed, exit: signal, error: Some(error), work }
+    }
+}
+
+/// Keeps, unmounts, publishes and tells; gives the exit code.
+pub async fn finish(context: &Context, ending: Ending) -> Exit {
+    let Ending { status, mut exit, error, mut work } = ending;
+    if let Some(error) = &error {
+        tracing::error!(exit_code = exit.code(), "{error}");
+    }
+    context.events.emit(Fact::PhaseStarted(Phase::Publish));
+    let measurement = work.measurement.take().or_else(|| {
+        let partial = context.recorder.measurement();
+        (!partial.requests.is_empty()).then_some(partial)
+    });
+    let phases = context.phases.seconds();
+    let price = context.job.price_per_hour;
+    let figures = measurement.as_ref().map(|m| report::figures(m, &phases, price)).unwrap_or_default();
+    let mut result = JobResult {
+        status,
+        exit_code: exit.code(),
+        error,
+        started_at: environment::rfc3339(context.started),
+        ended_at: environment::rfc3339(SystemTime::now()),
+        settings: environment::settings(&context.job),
+        inputs: std::mem::take(&mut work.inputs),
+        backend: work.backend.as_ref().map(|facts| json!(facts)),
+        environment: environment::describe(),
+        phases,
+        measurement,
+        figures,
+    };
+    // On disk before anything that can hang or fail.
+    let mut kept = write(context, &result, &work);
+    tokio::task::block_in_place(|| work.unmount());
+
+    if status == Status::Finished && !kept {
+        exit = Exit::Unexpected;
+    }
+    if status == Status::Finished && !upload(context).await && exit == Exit::Done {
+        exit = Exit::Undelivered;
+    }
+    let flush = if context.signals.exit().is_some() { FLUSH_AFTER_SIGNAL } else { FLUSH };
+    let run_status = match status {
+        Status::Finished => RunStatus::Finished,
+        Status::Failed => RunStatus::Failed,
+        Status::Killed => RunStatus::Killed,
+    };
+    let delivery = context.tracking.finish(context, run_status, &result, flush).await;
+    let run_url = match delivery {
+        Some(Delivery::Delivered { link, notes }) => {
+            for note in notes {
+                tracing::warn!("{note}");
+            }
+            tracing::info!(url = link.run_url, "the run is in MLflow");
+            Some(link.run_url)
+        }
+        Some(Delivery::Spooled { reason }) => {
+            let directory = context.directory.path().display();
+            tracing::error!(reason, "MLflow could not take the result: `flashjob publish {directory}` sends it later");
+            if exit == Exit::Done {
+                exit = Exit::Undelivered;
+            }
+            None
+        }
+        Some(Delivery::Lost { reason }) => {
+            tracing::error!(reason, "MLflow could not take the result, and the spool could not be written");
+            if exit == Exit::Done {
+                exit = Exit::Undelivered;
+            }
+            None
+        }
+        None => None,
+    };
+    if exit.code() != result.exit_code {
+        result.exit_code = exit.code();
+        kept = write_result(context, &result);
+    }
+    if !kept {
+        tracing::error!(result = %result.to_json(), "results-dir could not be written; this line has the result");
+    }
+    environment::leave_termination_message(
+        context.job.telemetry.termination_message.as_deref(),
+        &report::termination_message(&result, run_url.as_deref()),
+    );
+    show(&report::summary(&result, &context.directory.path().display().to_string(), run_url.as_deref()));
+    exit
+}
+
+fn write(context: &Context, result: &JobResult, work: &Work) -> bool {
+    let mut kept = write_result(context, result);
+    if let Some(measurement) = &result.measurement {
+        kept &= note("requests.jsonl", context.directory.write_requests(measurement));
+    }
+    if !work.completions.is_empty() && context.job.workload.dataset != Dataset::Random {
+        kept &= note("outputs.jsonl", context.directory.write_outputs(&work.completions));
+    }
+    kept
+}
+
+fn write_result(context: &Context, result: &JobResult) -> bool {
+    note("result.json", context.directory.write_result(result))
+}
+
+fn note<T>(file: &str, written: std::io::Result<T>) -> bool {
+    written.map_err(|error| tracing::error!(file, %error, "a result file could not be written")).is_ok()
+}
+
+/// Sends the result files to `output_object_storage`, if there is one. False: they are only on disk.
+async fn upload(context: &Context) -> bool {
+    let Some(output) = &context.job.output else { return true };
+    let policy = RetryPolicy { deadline: context.job.mount.storage_timeout, ..RetryPolicy::default() };
+    let sent = async {
+        let bucket = Bucket::open(output.par.clone(), policy, context.events.clone())?;
+        for path in context.directory.files() {
+            let name = path.strip_prefix(context.directory.path()).unwrap_or(&path).display().to_string();
+            bucket.put_file(&format!("{}{name}", output.prefix), &path).await?;
+        }
+        Ok::<(), crate::bucket::Error>(())
+    };
+    match sent.await {
+        Ok(()) => {
+            tracing::info!(bucket = %output.par, prefix = output.prefix, "results are in the bucket");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the bucket could not take the results: they are in results-dir");
+            false
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! How long each phase took, from the events that mark their starts.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::event::{Event, Fact, Observer, Phase};
+use crate::report::PhaseSeconds;
+
+/// Observes phase starts.
+#[derive(Default)]
+pub struct Phases {
+    starts: Mutex<Vec<(Phase, Instant)>>,
+}
+
+impl Phases {
+    /// Every phase that has started, the last one until now.
+    pub fn seconds(&self) -> Vec<PhaseSeconds> {
+        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = starts.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
+        starts
+            .iter()
+            .zip(ends)
+            .map(|(&(phase, start), end)| PhaseSeconds { phase, seconds: end.duration_since(start).as_secs_f64() })
+            .collect()
+    }
+}
+
+impl Observer for Phases {
+    fn observe(&self, event: &Event) {
+        if let Fact::PhaseStarted(phase) = event.fact {
+            self.starts.lock().unwrap_or_else(PoisonError::into_inner).push((phase, event.at));
+        }
+    }
+}

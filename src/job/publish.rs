@@ -1,0 +1,64 @@
+//! `flashjob publish DIR`: delivers what an earlier run could not.
+
+use std::time::Duration;
+
+use super::{Exit, exit, terminal};
+use crate::config::{Credentials, Publish};
+use crate::mlflow::{self, Access, Outcome};
+
+/// How long the server may take in all.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Sends every run spooled in the directory. Exit 6 while one of them is still only on disk.
+pub fn publish(asked: Publish) -> Exit {
+    let access = access(&asked);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
+    };
+    match runtime.block_on(mlflow::publish(&asked.dir, &access, LIMIT)) {
+        Err(error) => exit::before_log(Exit::Configuration, &error.to_string()),
+        Ok(runs) => {
+            let mut exit = Exit::Done;
+            for run in runs {
+                let name = run.key;
+                let line = match run.outcome {
+                    Outcome::Delivered { link, notes } => {
+                        let notes: String = notes.iter().map(|note| format!("\n  {note}")).collect();
+                        format!("{name}: delivered, {}{notes}\n", link.run_url)
+                    }
+                    Outcome::AlreadyDelivered { link } => format!("{name}: had been delivered, {}\n", link.run_url),
+                    Outcome::StillRunning => format!("{name}: its job is still running\n"),
+                    Outcome::Failed { reason } => {
+                        exit = Exit::Undelivered;
+                        format!("{name}: not delivered, {reason}\n")
+                    }
+                };
+                terminal::print(&line);
+            }
+            exit
+        }
+    }
+}
+
+/// The spool knows where the run belongs; what the user says now goes before it.
+fn access(asked: &Publish) -> Access {
+    match &asked.tracking {
+        Some(tracking) => Access {
+            uri: Some(tracking.uri.clone()),
+            experiment: None,
+            workspace: tracking.workspace.clone(),
+            credentials: tracking.credentials.clone(),
+            insecure_tls: tracking.insecure_tls,
+            server_cert_path: tracking.server_cert_path.clone(),
+        },
+        None => Access {
+            uri: None,
+            experiment: None,
+            workspace: None,
+            credentials: Credentials::Anonymous,
+            insecure_tls: false,
+            server_cert_path: None,
+        },
+    }
+}

@@ -1,0 +1,181 @@
+//! One run from first to last: mount, load, warm up, measure, publish, linger.
+//!
+//! Whatever happens on the way (an error, a signal, a panic), the ending is the same: what was measured goes to
+//! disk, mounts come down, MLflow is told, and the exit code says which it was.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+
+use super::exit::Failure;
+use super::finish::{self, Ending};
+use super::phases::Phases;
+use super::signals::Signals;
+use super::tracking::Tracking;
+use super::work::{self, Work};
+use super::{Exit, environment, exit, terminal};
+use crate::bench::Recorder;
+use crate::config::JobConfig;
+use crate::event::{Events, Fact, Phase};
+use crate::report::ResultsDirectory;
+use crate::telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
+
+/// How often the host is sampled and live points go to MLflow.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long threads that do not look at their cancellation may hold up the exit.
+const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
+
+/// Everything a run carries from phase to phase.
+pub struct Context {
+    /// What was asked for.
+    pub job: JobConfig,
+    /// The stream of facts.
+    pub events: Events,
+    /// What stops the run early.
+    pub signals: Signals,
+    /// The measured region.
+    pub recorder: Arc<Recorder>,
+    /// Seconds by phase.
+    pub phases: Arc<Phases>,
+    /// Where files go.
+    pub directory: ResultsDirectory,
+    /// MLflow, where there is one.
+    pub tracking: Tracking,
+    /// When the process began to work.
+    pub started: SystemTime,
+}
+
+/// Runs `job` to its end.
+pub fn run(job: JobConfig) -> Exit {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
+    };
+    let exit = runtime.block_on(run_in_runtime(job));
+    runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
+    exit
+}
+
+async fn run_in_runtime(job: JobConfig) -> Exit {
+    let started = SystemTime::now();
+    let earlier = environment::folder_name(started);
+    let directory = match ResultsDirectory::open(&job.results_dir, &earlier) {
+        Ok(directory) => directory,
+        Err(error) => {
+            let at = job.results_dir.display();
+            return exit::before_log(
+                Exit::Configuration,
+                &format!("results-dir={at} cannot be written: {error}; choose a directory that this user may write"),
+            );
+        }
+    };
+    let filter = std::env::var("FLASHJOB_LOG").ok();
+    let log = logs::init(&logs::Options {
+        format: job.telemetry.log_format,
+        filter: filter.as_deref(),
+        copy: Some(&directory.path().join("flashjob.log")),
+        secrets: &environment::secrets(&job),
+    });
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return exit::before_log(Exit::Configuration, &error.to_string()),
+    };
+    environment::log_panics();
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")),
+    };
+    let registry = Arc::new(Registry::new());
+    let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
+    let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
+
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), results_dir = %directory.path().display(), "flashjob starts");
+    for setting in job.settings() {
+        tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
+    }
+    let tracking = Tracking::start(&job, &directory, started);
+    let context = Context { job, events, signals, recorder, phases, directory, tracking, started };
+
+    let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
+        Ok(server) => server,
+        Err(error) => {
+            let failure = Failure::new(Exit::Configuration, error);
+            return finish::finish(&context, Ending::failed(failure, Work::default())).await;
+        }
+    };
+    tracing::info!(address = %server.address(), "metrics are served");
+    let live = context.tracking.live();
+    let sampler = Sampler::start(SAMPLE_INTERVAL, context.directory.path().to_owned(), registry.clone(), {
+        let live = live.clone();
+        move |name, value| live.system_metric(name, value)
+    });
+    if let Err(error) = &sampler {
+        tracing::warn!(%error, "host metrics are not sampled");
+    }
+    let points = live.follow(registry.clone(), SAMPLE_INTERVAL);
+    let progress = Progress::start(registry.clone(), &log, expected(&context.job));
+
+    let mut work = Work::default();
+    let outcome = AssertUnwindSafe(work::perform(&context, &mut work)).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|_| Err(environment::panic_failure()));
+    points.abort();
+    drop(progress);
+    drop(sampler);
+
+    let measured = outcome.is_ok();
+    let ending = match (context.signals.exit(), outcome) {
+        (_, Ok(())) => Ending::measured(work),
+        (Some(signal), Err(_)) => Ending::killed(signal, work),
+        (None, Err(failure)) => Ending::failed(failure, work),
+    };
+    let exit = finish::finish(&context, ending).await;
+
+    context.events.emit(Fact::PhaseStarted(Phase::Linger));
+    if measured && context.signals.exit().is_none() {
+        let linger = context.job.telemetry.metrics_linger;
+        match server.linger(linger, context.signals.cancel()).await {
+            LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
+            LingerEnd::TimedOut => tracing::info!(seconds = linger.as_secs_f64(), "nobody scraped the final metrics"),
+            LingerEnd::Cancelled => {}
+        }
+    }
+    server.stop().await;
+    tracing::info!(exit_code = exit.code(), "flashjob ends");
+    if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+}
+
+/// What the progress bar counts towards.
+fn expected(job: &JobConfig) -> Expected {
+    let requests = job.workload.num_prompts.map_or(0, |number| number.get() as u64);
+    Expected { requests, output_tokens: requests * job.workload.output_len.get() as u64 }
+}
+
+/// Waits for `work` on a thread that may block. Once the run is cancelled it is given `patience` to notice, and then
+/// left behind: the process is about to end.
+///
+/// # Errors
+/// [`Exit::Unexpected`] when `work` panicked or was left behind.
+pub async fn blocking<T: Send + 'static>(
+    context: &Context,
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let mut task = tokio::task::spawn_blocking(work);
+    let joined = tokio::select! {
+        joined = &mut task => joined,
+        () = context.signals.cancel().cancelled() => match tokio::time::timeout(patience, task).await {
+            Ok(joined) => joined,
+            Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind on a signal")),
+        },
+    };
+    joined.map_err(|_| environment::panic_failure())
+}
+
+/// Prints `text` for people, on standard output.
+pub fn show(text: &str) {
+    terminal::print(text);
+}

@@ -1,0 +1,18 @@
+//! Standard output and error, the only place that writes to them outside the log: results on the one, complaints of
+//! a process that has no log yet on the other.
+
+use std::io::Write;
+
+use super::Exit;
+
+/// Prints `text` to standard output. A reader that has gone away is no failure of the job.
+pub fn print(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Exit::Done
+}
+
+/// Prints one line to standard error.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "flashjob: {line}");
+}

@@ -1,0 +1,132 @@
+//! What this job tells MLflow: params, tags, live points, and the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::environment;
+use super::run::Context;
+use crate::config::JobConfig;
+use crate::mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
+use crate::report::{JobResult, ResultsDirectory};
+use crate::telemetry::Registry;
+
+/// The run in MLflow, or nothing where none was asked for.
+pub struct Tracking {
+    tracker: Option<Arc<Mutex<Tracker>>>,
+    live: Live,
+}
+
+/// The end that live points go to: cheap to clone, never waits.
+#[derive(Clone)]
+pub struct Live {
+    tracker: Option<Arc<Mutex<Tracker>>>,
+    step: Arc<AtomicU64>,
+}
+
+impl Tracking {
+    /// Writes the spool and begins to send. A spool that cannot be written is logged, and the run goes on without it:
+    /// `result.json` has everything too.
+    pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
+        let tracker = job.tracking.as_ref().and_then(|tracking| {
+            let spec = RunSpec {
+                key: RunKey::random(started),
+                run_name: tracking.run_name.clone().unwrap_or_else(|| environment::run_name(job, started)),
+                params: job.settings().iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
+                tags: environment::tags(),
+                start: started,
+            };
+            Tracker::start(tracking, &spec, directory.path())
+                .map_err(|error| tracing::error!(%error, "the run cannot be recorded for MLflow"))
+                .ok()
+        });
+        let tracker = tracker.map(|tracker| Arc::new(Mutex::new(tracker)));
+        let live = Live { tracker: tracker.clone(), step: Arc::default() };
+        Self { tracker, live }
+    }
+
+    /// Records a tag that became known later.
+    pub fn tag(&self, key: &str, value: &str) {
+        self.live.with(|tracker| tracker.tag(key, value));
+    }
+
+    /// The end for live points.
+    pub fn live(&self) -> Live {
+        self.live.clone()
+    }
+
+    /// Hands over the end and waits for at most `flush`. `None` where MLflow was not asked for.
+    pub async fn finish(
+        &self,
+        context: &Context,
+        status: RunStatus,
+        result: &JobResult,
+        flush: Duration,
+    ) -> Option<Delivery> {
+        context.job.tracking.as_ref()?;
+        let Some(tracker) = &self.tracker else {
+            return Some(Delivery::Lost { reason: "the spool could not be written at the start".to_owned() });
+        };
+        let mut tags = vec![("exit_code".to_owned(), result.exit_code.to_string())];
+        if let Some(error) = &result.error {
+            tags.push(("error".to_owned(), error.clone()));
+        }
+        let end = RunEnd {
+            status,
+            at: SystemTime::now(),
+            metrics: result.figures.clone(),
+            tags,
+            artifacts: context.directory.files(),
+        };
+        Some(tracker.lock().await.finish(end, flush).await)
+    }
+}
+
+impl Live {
+    /// Records a value of the machine at the current step.
+    pub fn system_metric(&self, name: &str, value: f64) {
+        let step = self.step.load(Ordering::Relaxed);
+        self.with(|tracker| tracker.metric(name, value, step));
+    }
+
+    /// Records progress and throughput from `registry` after each `interval`, until aborted.
+    pub fn follow(&self, registry: Arc<Registry>, interval: Duration) -> JoinHandle<()> {
+        let live = self.clone();
+        tokio::spawn(async move {
+            if live.tracker.is_none() {
+                return;
+            }
+            let mut ticks = tokio::time::interval(interval);
+            let mut before = registry.totals();
+            loop {
+                ticks.tick().await;
+                let step = live.step.fetch_add(1, Ordering::Relaxed);
+                let now = registry.totals();
+                let generated = now.measure.generated_tokens - before.measure.generated_tokens;
+                for (name, value) in [
+                    ("live/requests_finished", now.measure.requests_finished as f64),
+                    ("live/generated_tokens", now.measure.generated_tokens as f64),
+                    ("live/output_tokens_per_second", generated as f64 / interval.as_secs_f64()),
+                    ("live/requests_running", now.running as f64),
+                    ("live/requests_waiting", now.waiting as f64),
+                    ("live/kv_blocks_used", now.kv_blocks_used as f64),
+                ] {
+                    live.with(|tracker| tracker.metric(name, value, step));
+                }
+                before = now;
+            }
+        })
+    }
+
+    fn with(&self, note: impl FnOnce(&Tracker)) {
+        // Only the end holds the lock for long, and a point that arrives then has nothing to say any more.
+        if let Some(tracker) = &self.tracker
+            && let Ok(tracker) = tracker.try_lock()
+        {
+            note(&tracker);
+        }
+    }
+}

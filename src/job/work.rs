@@ -1,0 +1,177 @@
+//! The work itself, in phases, each with the exit code that its failure means.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Exit;
+use super::exit::Failure;
+use super::run::{Context, blocking};
+use crate::backend::{self, Backend, BackendFacts, Completion};
+use crate::bench::{self, Measurement};
+use crate::config::{Dataset, ModelPath};
+use crate::event::{Fact, Phase};
+use crate::mount::{self, Mounted};
+use crate::report::InputFacts;
+
+/// How long a forward pass or a tensor may take to notice a signal.
+const STEP_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What has been found out and measured so far. Survives the failure of a later phase.
+#[derive(Default)]
+pub struct Work {
+    /// How each input became files.
+    pub inputs: Vec<InputFacts>,
+    /// What runs.
+    pub backend: Option<BackendFacts>,
+    /// Whole when all went well; otherwise the recorder has what there is.
+    pub measurement: Option<Measurement>,
+    /// What was generated.
+    pub completions: Vec<Completion>,
+    mounts: Vec<Mounted>,
+}
+
+impl Work {
+    /// Takes every mount down.
+    pub fn unmount(&mut self) {
+        for mounted in self.mounts.drain(..) {
+            let location = mounted.location.clone();
+            if let Err(error) = mounted.unmount() {
+                tracing::warn!(location = %location.display(), %error, "unmounting failed");
+            }
+        }
+    }
+
+    /// What readers of a mount ran into first, if anything: the cause behind a model that cannot be read.
+    fn storage_failure(&self) -> Option<Failure> {
+        self.mounts.iter().find_map(|mounted| mounted.health()).map(|cause| Failure::new(Exit::Storage, cause))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Mounts, loads, warms up and measures, noting in `work` what came of it.
+///
+/// # Errors
+/// The first phase that fails, with its exit code.
+pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
+    context.events.emit(Fact::PhaseStarted(Phase::Mount));
+    mount_inputs(context, work).await?;
+    let model = locate(context, &context.job.model, "model")?;
+    let tokenizer = locate(context, &context.job.tokenizer, "tokenizer")?;
+
+    context.events.emit(Fact::PhaseStarted(Phase::Load));
+    let loaded = load(context, model, tokenizer).await;
+    let mut backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
+    state(context, backend.facts());
+    work.backend = Some(backend.facts().clone());
+
+    let dataset = match &context.job.workload.dataset {
+        Dataset::Random => None,
+        Dataset::Jsonl(path) => Some(locate(context, &ModelPath(path.clone()), "dataset-path")?),
+    };
+    let (events, recorder) = (context.events.clone(), context.recorder.clone());
+    let (cancel, workload) = (context.signals.cancel().clone(), context.job.workload.clone());
+    let (measurement, completions) = blocking(context, STEP_PATIENCE, move || {
+        let prompts = bench::prepare(&workload, dataset.as_deref(), backend.as_ref())?;
+        bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel)
+    })
+    .await?
+    .map_err(from_bench)?;
+    work.measurement = Some(measurement);
+    work.completions = completions;
+    Ok(())
+}
+
+async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    for input in &context.job.inputs {
+        let mounted = mount::mount(input, &context.job.mount, &context.events, context.signals.cancel())
+            .await
+            .map_err(|error| Failure::new(Exit::Storage, error))?;
+        let facts = InputFacts {
+            location: mounted.location.display().to_string(),
+            method: mounted.method.name().to_owned(),
+            reason: mounted.reason.clone(),
+            source: input.par.as_ref().map(ToString::to_string),
+        };
+        tracing::info!(
+            location = facts.location,
+            method = facts.method,
+            reason = facts.reason,
+            source = facts.source,
+            "input is ready"
+        );
+        work.inputs.push(facts);
+        work.mounts.push(mounted);
+    }
+    Ok(())
+}
+
+async fn load(context: &Context, model: PathBuf, tokenizer: PathBuf) -> Result<Box<dyn Backend>, Failure> {
+    let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
+    blocking(context, STEP_PATIENCE, move || backend::open(&job, &model, &tokenizer, &events, &cancel))
+        .await?
+        .map_err(from_backend)
+}
+
+/// The first place at which `named` exists: as it is when absolute, else under each input, else in the working
+/// directory.
+fn locate(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
+    let path = &named.0;
+    let mut candidates: Vec<PathBuf> = context.job.inputs.iter().map(|input| input.location.join(path)).collect();
+    candidates.push(Path::new(".").join(path));
+    if path.is_absolute() {
+        candidates = vec![path.clone()];
+    }
+    if let Some(found) = candidates.iter().find(|candidate| candidate.exists()) {
+        return Ok(found.clone());
+    }
+    let tried: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
+    Err(Failure::sentence(
+        Exit::Model,
+        format!(
+            "{key}={} is not there: looked for {}; check the name, and that `include` lets it through",
+            path.display(),
+            tried.join(", ")
+        ),
+    ))
+}
+
+fn state(context: &Context, facts: &BackendFacts) {
+    tracing::info!(
+        backend = facts.backend,
+        architecture = facts.architecture,
+        parameters = facts.parameters,
+        max_model_len = facts.max_model_len,
+        engine = %facts.engine,
+        "model is loaded"
+    );
+    context.tracking.tag("backend", facts.backend);
+    context.tracking.tag("architecture", &facts.architecture);
+    for key in ["device", "dtype", "kernels"] {
+        if let Some(value) = facts.engine.get(key).and_then(|value| value.as_str()) {
+            context.tracking.tag(key, value);
+        }
+    }
+}
+
+fn from_backend(error: backend::Error) -> Failure {
+    let exit = match &error {
+        backend::Error::Unavailable(_) => Exit::Configuration,
+        backend::Error::Model(_) => Exit::Model,
+        backend::Error::Inference(_) | backend::Error::Cancelled => Exit::Inference,
+    };
+    Failure::new(exit, error)
+}
+
+fn from_bench(error: bench::Error) -> Failure {
+    match error {
+        bench::Error::Workload(_) => Failure::new(Exit::Configuration, error),
+        bench::Error::Backend(error) => from_backend(error),
+        bench::Error::Counts(_) => Failure::new(Exit::Inference, error),
+    }
+}

@@ -1,0 +1,121 @@
+//! `results-dir`: files appear whole or not at all, and an earlier run's are never overwritten.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::result::JobResult;
+use crate::backend::Completion;
+use crate::bench::Measurement;
+
+/// Where earlier runs' files are moved to, one folder a run.
+const EARLIER: &str = "earlier";
+
+/// The directory that takes a run's files.
+#[derive(Clone, Debug)]
+pub struct ResultsDirectory {
+    path: PathBuf,
+}
+
+#[derive(Serialize)]
+struct OutputLine<'a> {
+    request: u32,
+    output: &'a str,
+    output_tokens: usize,
+    finish_reason: crate::event::FinishReason,
+}
+
+impl ResultsDirectory {
+    /// Makes the directory. What an earlier run left there moves to `earlier/RUN`, where `RUN` is `run_name`.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written.
+    pub fn open(path: &Path, run_name: &str) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        let mut left_behind = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_name() != EARLIER && entry.file_name() != "lost+found" {
+                left_behind.push(entry.file_name());
+            }
+        }
+        if !left_behind.is_empty() {
+            let earlier = path.join(EARLIER).join(run_name);
+            fs::create_dir_all(&earlier)?;
+            for name in left_behind {
+                fs::rename(path.join(&name), earlier.join(&name))?;
+            }
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files of this run that belong to its record, those that exist.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", "flashjob.log"];
+        names.iter().map(|name| self.path.join(name)).filter(|path| path.is_file()).collect()
+    }
+
+    /// Writes `result.json`.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_result(&self, result: &JobResult) -> io::Result<()> {
+        self.write("result.json", |file| {
+            serde_json::to_writer_pretty(&mut *file, &result.to_json())?;
+            file.write_all(b"\n")
+        })
+    }
+
+    /// Writes `requests.jsonl`, a line of timings for each request.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_requests(&self, measurement: &Measurement) -> io::Result<PathBuf> {
+        self.write_lines("requests.jsonl", &measurement.requests)
+    }
+
+    /// Writes `outputs.jsonl`, a line of text for each request.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_outputs(&self, completions: &[Completion]) -> io::Result<PathBuf> {
+        let lines: Vec<OutputLine<'_>> = completions
+            .iter()
+            .map(|completion| OutputLine {
+                request: completion.id.0,
+                output: &completion.text,
+                output_tokens: completion.tokens.len(),
+                finish_reason: completion.reason,
+            })
+            .collect();
+        self.write_lines("outputs.jsonl", &lines)
+    }
+
+    fn write_lines<T: Serialize>(&self, name: &str, lines: &[T]) -> io::Result<PathBuf> {
+        self.write(name, |file| {
+            for line in lines {
+                serde_json::to_writer(&mut *file, line)?;
+                file.write_all(b"\n")?;
+            }
+            Ok(())
+        })?;
+        Ok(self.path.join(name))
+    }
+
+    /// Temporary file, fsync, rename: a reader sees all of it or none of it, also after a power cut.
+    fn write(&self, name: &str, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+        let temporary = self.path.join(format!(".{name}.partial"));
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        fill(&mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&temporary, self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+}

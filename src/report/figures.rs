@@ -1,0 +1,47 @@
+//! The named figures of a run, the same in `result.json`, MLflow and the termination message.
+
+use super::result::PhaseSeconds;
+use crate::bench::Measurement;
+
+/// Every figure of a run by name, in the order in which a person reads them.
+///
+/// The first seven are the blueprint's and keep its names. Rates are over the measured region.
+pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hour: Option<f64>) -> Vec<(String, f64)> {
+    let elapsed = measurement.elapsed_seconds;
+    let input = measurement.total_input_tokens() as f64;
+    let output = measurement.total_output_tokens() as f64;
+    let rate = |amount: f64| if elapsed > 0.0 { amount / elapsed } else { 0.0 };
+    let mut figures: Vec<(String, f64)> = vec![
+        ("requests_per_second".to_owned(), rate(measurement.finished_requests() as f64)),
+        ("input_tokens_per_second".to_owned(), rate(input)),
+        ("output_tokens_per_second".to_owned(), rate(output)),
+        ("total_tokens_per_second".to_owned(), rate(input + output)),
+        ("elapsed_time".to_owned(), elapsed),
+        ("total_input_tokens".to_owned(), input),
+        ("total_output_tokens".to_owned(), output),
+    ];
+    for (name, distribution) in measurement.latencies.named() {
+        if let Some(distribution) = distribution {
+            for (percentile, value) in [
+                ("mean", distribution.mean),
+                ("p50", distribution.p50),
+                ("p90", distribution.p90),
+                ("p95", distribution.p95),
+                ("p99", distribution.p99),
+            ] {
+                figures.push((format!("{name}_seconds_{percentile}"), value));
+            }
+        }
+    }
+    figures.push(("preemptions".to_owned(), measurement.preemptions as f64));
+    figures.push(("steps".to_owned(), measurement.steps as f64));
+    for phase in phases {
+        figures.push((format!("phase_{}_seconds", phase.phase.name()), phase.seconds));
+    }
+    if let Some(price) = price_per_hour
+        && output > 0.0
+    {
+        figures.push(("cost_per_million_output_tokens".to_owned(), price / 3600.0 * elapsed / output * 1e6));
+    }
+    figures
+}

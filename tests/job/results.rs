@@ -1,0 +1,106 @@
+//! What a run leaves behind.
+
+use tempfile::TempDir;
+
+use super::{job, result};
+
+/// The blueprint's seven, by name.
+const SEVEN: [&str; 7] = [
+    "requests_per_second",
+    "input_tokens_per_second",
+    "output_tokens_per_second",
+    "total_tokens_per_second",
+    "elapsed_time",
+    "total_input_tokens",
+    "total_output_tokens",
+];
+
+#[test]
+fn a_run_counts_exactly_and_says_what_ran() {
+    let results = TempDir::new().unwrap();
+    let finished = job(&results)
+        .args(["--input-len", "12", "--output-len", "9", "--num-prompts", "7", "--dtype", "float32"])
+        .run()
+        .expect_code(0);
+    let result = result(&results);
+    assert_eq!(result["status"], "finished");
+    for name in SEVEN {
+        assert!(result["metrics"][name].as_f64().unwrap() > 0.0, "{name}: {}", result["metrics"]);
+    }
+    assert_eq!(result["metrics"]["total_input_tokens"], 84.0);
+    assert_eq!(result["metrics"]["total_output_tokens"], 63.0);
+    assert_eq!(
+        (&result["backend"]["backend"], &result["backend"]["engine"]["dtype"]),
+        (&"candle".into(), &"float32".into())
+    );
+    assert_eq!(result["backend"]["engine"]["device"], "cpu");
+    let phases: Vec<&str> =
+        result["phases"].as_array().unwrap().iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["mount", "load", "warm_up", "measure", "publish"]);
+    for line in ["total output tokens        63", "status                     finished"] {
+        assert!(finished.stdout.contains(line), "no `{line}` in {}", finished.stdout);
+    }
+    let requests = std::fs::read_to_string(results.path().join("out/requests.jsonl")).unwrap();
+    assert_eq!(requests.lines().count(), 7);
+}
+
+#[test]
+fn the_result_has_the_keys_of_vllm_bench_throughput() {
+    let results = TempDir::new().unwrap();
+    job(&results).args(["--input-len=4", "--output-len=4", "--num-prompts=3"]).run().expect_code(0);
+    let result = result(&results);
+    let elapsed = result["elapsed_time"].as_f64().unwrap();
+    assert_eq!(result["num_requests"], 3);
+    assert_eq!(result["total_num_tokens"], 24);
+    assert!((result["tokens_per_second"].as_f64().unwrap() * elapsed - 24.0).abs() < 1e-9);
+    assert!((result["requests_per_second"].as_f64().unwrap() * elapsed - 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn the_same_seed_generates_the_same_and_another_one_does_not() {
+    let generated = |seed: &str| {
+        let results = TempDir::new().unwrap();
+        let prompts = results.path().join("prompts.jsonl");
+        std::fs::write(&prompts, "{\"prompt\": \"one two\"}\n{\"prompt\": \"three\"}\n").unwrap();
+        job(&results)
+            .args(["--dataset=jsonl", "--dataset-path", &prompts.display().to_string(), "--output-len=16"])
+            .args(["--temperature=1", "--seed", seed])
+            .run()
+            .expect_code(0);
+        std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap()
+    };
+    let first = generated("1");
+    assert_eq!(first.lines().count(), 2);
+    assert_eq!(first, generated("1"));
+    assert_ne!(first, generated("2"));
+}
+
+#[test]
+fn an_earlier_run_is_moved_aside_and_never_overwritten() {
+    let results = TempDir::new().unwrap();
+    for prompts in ["--num-prompts=2", "--num-prompts=3"] {
+        job(&results).args(["--input-len=4", "--output-len=2", prompts]).run().expect_code(0);
+    }
+    assert_eq!(result(&results)["num_requests"], 3);
+    let earlier: Vec<_> = std::fs::read_dir(results.path().join("out/earlier")).unwrap().collect();
+    assert_eq!(earlier.len(), 1);
+    let first = std::fs::read_to_string(earlier[0].as_ref().unwrap().path().join("result.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&first).unwrap()["num_requests"], 2);
+}
+
+#[test]
+fn the_termination_message_holds_the_result_where_the_file_exists() {
+    let results = TempDir::new().unwrap();
+    let message = results.path().join("termination-log");
+    std::fs::write(&message, "").unwrap();
+    job(&results)
+        .args(["--input-len=4", "--output-len=2", "--num-prompts=2"])
+        .args(["--termination-message-path", &message.display().to_string()])
+        .run()
+        .expect_code(0);
+    let text = std::fs::read_to_string(&message).unwrap();
+    assert!(text.len() <= 4096);
+    let message: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&message["status"], &message["exit_code"]), (&"finished".into(), &0.into()));
+    assert_eq!(message["metrics"]["total_output_tokens"], 4.0);
+}

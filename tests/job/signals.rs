@@ -1,0 +1,39 @@
+//! SIGTERM and SIGINT in the phases that last.
+
+use tempfile::TempDir;
+
+use super::{job, result};
+
+/// Long enough that a signal always arrives first; a killed run does not wait for its end.
+const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
+
+#[test]
+fn signals_while_measuring_keep_what_was_measured() {
+    for (signal, code, name) in [(libc::SIGTERM, 143, "SIGTERM"), (libc::SIGINT, 130, "SIGINT")] {
+        let results = TempDir::new().unwrap();
+        let mut running = job(&results).args(LONG).start();
+        running.wait_for_stderr("\"phase\":\"measure\"");
+        running.signal(signal);
+        let finished = running.wait().expect_code(code);
+        let result = result(&results);
+        assert_eq!((&result["status"], &result["exit_code"]), (&"killed".into(), &code.into()), "{}", finished.stderr);
+        assert!(result["error"].as_str().unwrap().contains(name));
+        assert!(result.get("elapsed_time").is_none(), "a partial run has no throughput by vLLM's names");
+        assert_eq!(result["measurement"]["complete"], false);
+    }
+}
+
+#[test]
+fn a_signal_in_the_linger_ends_it() {
+    let results = TempDir::new().unwrap();
+    let port = crate::support::process::free_port().to_string();
+    let mut running = crate::support::process::Process::flashjob()
+        .args(["--metrics-port", &port, "--metrics-linger-seconds=600", "--input-len=4", "--output-len=2"])
+        .args(["--num-prompts=2", "--model", &super::tiny_model().display().to_string()])
+        .args(["--results-dir", &results.path().join("out").display().to_string()])
+        .start();
+    running.wait_for_stderr("\"phase\":\"linger\"");
+    running.signal(libc::SIGTERM);
+    running.wait().expect_code(143);
+    assert_eq!(result(&results)["status"], "finished");
+}
