@@ -8,19 +8,17 @@
 mod activation;
 mod attention;
 mod cache;
+mod exp;
 mod isa;
 mod limits;
 mod matmul;
-#[allow(dead_code)]
 mod memory;
 mod norm;
 mod packed;
 mod pool;
 mod rope;
 mod sampling;
-#[allow(dead_code)] // Until attention and the elementwise kernels use them.
 mod simd;
-#[allow(dead_code)]
 mod tile;
 
 pub use activation::{GateActivation, gated_activation};

@@ -1,6 +1,26 @@
-//! Paged attention in one pass.
+//! Paged attention in one pass: softmax(scale · q·kᵀ)·v with the softmax computed online.
+//!
+//! Keys are taken in chunks of [`CHUNK`] at positions that depend on the key's index alone; each row (a query of one
+//! head) keeps a running maximum, sum and weighted values. Every [`SPAN`] keys a row starts afresh, and its spans are
+//! merged in order: so a long context can be split over threads, and gives the same bits where it is not. Rows that
+//! read the same KV head are computed together: the chunk is turned and widened once for all of them, and both
+//! products run on the same tiles as matrix products.
 
+mod block;
+mod plan;
+mod row;
+
+use super::cache::Stored;
+use super::memory::{Parts, Scratch};
+use super::simd::{Kernel, Simd, dispatch};
 use super::{AttentionShape, CacheSlice, Pool};
+use block::Block;
+use plan::{Plan, Unit};
+
+pub(super) use super::tile::CHUNK;
+
+/// Keys after which a row starts afresh.
+const SPAN: usize = 512;
 
 /// What one attention layer computes. Sequence `s` has queries `cu_q[s]..cu_q[s + 1]` and `cu_k[s + 1] - cu_k[s]`
 /// keys; its last query sees all its keys, and each earlier one sees one fewer (causal, aligned bottom right).
@@ -18,7 +38,7 @@ pub struct PagedAttention<'a> {
     pub q_stride: usize,
     /// Keys, `[blocks, page, kv_heads, head_dim]`.
     pub k_cache: CacheSlice<'a>,
-    /// Values, as the keys.
+    /// Values, as the keys and of their type.
     pub v_cache: CacheSlice<'a>,
     /// Cumulative numbers of queries, `[sequences + 1]`, from 0.
     pub cu_q: &'a [u32],
@@ -37,49 +57,99 @@ pub struct PagedAttention<'a> {
 /// Softmax(scale · q·kᵀ)·v over a paged cache, into `out`, `[tokens, heads * head_dim]`.
 ///
 /// # Panics
-/// If lengths do not match, a block is out of bounds, or a sequence has fewer keys than queries.
+/// If lengths do not match, the caches are of different types, a block is out of bounds, the window is 0, or a
+/// sequence has fewer keys than queries.
 pub fn paged_attention(pool: &Pool, args: &PagedAttention<'_>, out: &mut [f32]) {
-    let AttentionShape { heads, kv_heads, head_dim } = args.shape;
     args.check(out.len());
-    let _ = pool;
-    let entry = |cache: &CacheSlice<'_>, index: usize| match cache {
-        CacheSlice::F32(cache) => cache[index],
-        CacheSlice::Bf16(cache) => cache[index].to_f32(),
-        CacheSlice::F16(cache) => cache[index].to_f32(),
-    };
-    for sequence in 0..args.cu_q.len().saturating_sub(1) {
-        let (first, last) = (args.cu_q[sequence] as usize, args.cu_q[sequence + 1] as usize);
-        let keys = (args.cu_k[sequence + 1] - args.cu_k[sequence]) as usize;
-        let queries = last - first;
-        assert!(keys >= queries, "sequence {sequence} has {queries} queries and {keys} keys");
-        for query in 0..queries {
-            let end = keys - queries + query + 1;
-            let start = args.window.map_or(0, |window| end.saturating_sub(window));
-            for head in 0..heads {
-                let q = &args.q[(first + query) * args.q_stride + head * head_dim..][..head_dim];
-                let at = |key: usize| {
-                    let block = args.block_table[sequence * args.max_blocks + key / args.page] as usize;
-                    ((block * args.page + key % args.page) * kv_heads + head / (heads / kv_heads)) * head_dim
-                };
-                let scores: Vec<f32> = (start..end)
-                    .map(|key| {
-                        let base = at(key);
-                        let dot: f32 = (0..head_dim).map(|i| q[i] * entry(&args.k_cache, base + i)).sum();
-                        let score = dot * args.scale;
-                        args.softcap.map_or(score, |cap| cap * (score / cap).tanh())
-                    })
-                    .collect();
-                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f32 = scores.iter().map(|s| (s - max).exp()).sum();
-                let out = &mut out[(first + query) * heads * head_dim + head * head_dim..][..head_dim];
-                out.fill(0.0);
-                for (score, key) in scores.iter().zip(start..end) {
-                    let weight = (score - max).exp() / sum;
-                    let base = at(key);
-                    out.iter_mut().enumerate().for_each(|(i, o)| *o += weight * entry(&args.v_cache, base + i));
-                }
+    Plan::with(pool.threads(), args, |plan, partials| {
+        let out = Parts::new(out);
+        match (args.k_cache, args.v_cache) {
+            (CacheSlice::F32(k), CacheSlice::F32(v)) => attend(pool, args, k, v, plan, partials, out),
+            (CacheSlice::Bf16(k), CacheSlice::Bf16(v)) => attend(pool, args, k, v, plan, partials, out),
+            (CacheSlice::F16(k), CacheSlice::F16(v)) => attend(pool, args, k, v, plan, partials, out),
+            _ => panic!("keys and values are cached in different types"),
+        }
+    });
+}
+
+fn attend<T: Stored>(
+    pool: &Pool,
+    args: &PagedAttention<'_>,
+    k_cache: &[T],
+    v_cache: &[T],
+    plan: &Plan,
+    partials: &mut [f32],
+    out: Parts<'_, f32>,
+) {
+    let partials = Parts::new(partials);
+    pool.run_with_scratch(plan.units().len(), |index, scratch| {
+        let unit = &plan.units()[index];
+        dispatch(pool.available(), Attend { args, k_cache, v_cache, unit, partials, out, scratch });
+    });
+    // SAFETY: all tasks are done.
+    let partials: &[f32] = unsafe { partials.part(0..partials.len()) };
+    pool.run_with_scratch(1, |_, scratch| {
+        for units in plan.units().chunk_by(Unit::continues).filter(|units| units[0].partial.is_some()) {
+            dispatch(pool.available(), Merge { args, units, partials, out, scratch });
+        }
+    });
+}
+
+/// Computes one unit.
+struct Attend<'a, T> {
+    args: &'a PagedAttention<'a>,
+    k_cache: &'a [T],
+    v_cache: &'a [T],
+    unit: &'a Unit,
+    partials: Parts<'a, f32>,
+    out: Parts<'a, f32>,
+    scratch: &'a mut Scratch,
+}
+
+impl<T: Stored> Kernel for Attend<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Attend { args, k_cache, v_cache, unit, partials, out, scratch } = self;
+        let mut block = Block::new(simd, args, unit, scratch);
+        block.load_queries(args, unit);
+        for span in unit.spans.clone() {
+            block.start_span();
+            for first in unit.chunks(span) {
+                block.chunk(args, unit, k_cache, v_cache, first);
+            }
+            match unit.partial {
+                // SAFETY: each unit has its own part.
+                Some(start) => block.save(unsafe { partials.part(start..start + block.saved_len()) }),
+                None => block.merge_span(),
             }
         }
+        if unit.partial.is_none() {
+            block.finish(args, unit, out);
+        }
+    }
+}
+
+/// Merges the spans of one block of queries, saved by several units.
+struct Merge<'a> {
+    args: &'a PagedAttention<'a>,
+    units: &'a [Unit],
+    partials: &'a [f32],
+    out: Parts<'a, f32>,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Merge<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Merge { args, units, partials, out, scratch } = self;
+        let unit = &units[0];
+        let mut block = Block::new(simd, args, unit, scratch);
+        block.forget();
+        for start in units.iter().filter_map(|unit| unit.partial) {
+            block.restore(&partials[start..start + block.saved_len()]);
+            block.merge_span();
+        }
+        block.finish(args, unit, out);
     }
 }
 
@@ -100,6 +170,7 @@ impl PagedAttention<'_> {
             self.q_stride
         );
         assert!(self.page > 0, "a page holds tokens");
+        assert!(self.window != Some(0), "a query sees itself at least: a window of 0 keys makes no sense");
         assert_eq!(self.k_cache.len(), self.v_cache.len(), "as many values as keys");
         let blocks = self.k_cache.len() / (self.page * self.shape.cache_width());
         for sequence in 0..sequences {
@@ -115,5 +186,12 @@ impl PagedAttention<'_> {
                 assert!((block as usize) < blocks, "sequence {sequence} names block {block} of {blocks}");
             }
         }
+    }
+
+    /// The keys that the query at `position` of its sequence sees.
+    #[inline(always)]
+    fn seen(&self, position: usize) -> std::ops::Range<usize> {
+        let end = position + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 }

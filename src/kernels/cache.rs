@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::simd::Simd;
+
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
@@ -83,5 +85,94 @@ impl CacheSliceMut<'_> {
             CacheSliceMut::Bf16(entries) => CacheSlice::Bf16(entries),
             CacheSliceMut::F16(entries) => CacheSlice::F16(entries),
         }
+    }
+}
+
+/// An entry of a cache.
+pub(super) trait Stored: Copy + Send + Sync + 'static {
+    /// Rounded to nearest, ties to even.
+    fn narrow(x: f32) -> Self;
+
+    /// Exactly.
+    fn widen(self) -> f32;
+
+    /// # Safety
+    /// `LANES` entries can be read.
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::V;
+
+    /// # Safety
+    /// `LANES` entries can be written.
+    unsafe fn store<S: Simd>(simd: S, to: *mut Self, v: S::V);
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn narrow(x: f32) -> f32 {
+        x
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const f32) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { simd.load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut f32, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { simd.store(to, v) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn narrow(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const bf16) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { simd.load_bf16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut bf16, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { simd.store_bf16(to, v) }
+    }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    fn narrow(x: f32) -> f16 {
+        f16::from_f32(x)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const f16) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { simd.load_f16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut f16, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { simd.store_f16(to, v) }
     }
 }

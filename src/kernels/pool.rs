@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,6 +128,13 @@ impl Pool {
     /// thread alone. A panic of a task reaches the caller; tasks not yet begun are then left out.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         self.run_with_scratch(tasks, |index, _| task(index));
+    }
+
+    /// Cuts `0..count` into ranges of about `grain` or more, a few for each thread, and runs `task` on each.
+    pub(super) fn run_ranges(&self, count: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
+        let most = if self.workers.is_empty() { 1 } else { 4 * self.threads() };
+        let tasks = (count / grain.max(1)).clamp(1, most);
+        self.run(tasks, |index| task(index * count / tasks..(index + 1) * count / tasks));
     }
 
     /// As [`Pool::run`], each task with the workspace of the thread that it happens to run on.

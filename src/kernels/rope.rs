@@ -1,8 +1,12 @@
 //! Rotary position embedding, fused with writing K and V to the cache.
 
-use half::{bf16, f16};
-
+use super::cache::Stored;
+use super::memory::Parts;
+use super::simd::{Kernel, Simd, dispatch};
 use super::{AttentionShape, CacheSliceMut, Pool};
+
+/// Entries below which a second thread is not worth waking.
+const ENTRIES_PER_TASK: usize = 16 << 10;
 
 /// Cosines and sines of the angles by position, scaling included.
 #[derive(Clone, Debug)]
@@ -20,10 +24,10 @@ pub struct RopeTable {
 /// - `qkv`: `[tokens, (heads + 2 * kv_heads) * head_dim]`: in each row first the heads of q, then of k, then of v.
 ///   Entry `i` of a head is paired with entry `i + dim / 2` (Hugging Face's layout).
 /// - `positions`: `[tokens]`, rows of `rope`.
-/// - `slots`: `[tokens]`, `block * page + offset` in the caches. Where two tokens name one slot, one of them wins.
+/// - `slots`: `[tokens]`, `block * page + offset` in the caches. Where several tokens name one slot, the last wins.
 ///
 /// # Panics
-/// If lengths do not match, or a position or slot is out of bounds.
+/// If lengths do not match, the caches are of different types, or a position or slot is out of bounds.
 #[allow(clippy::too_many_arguments)]
 pub fn rope_and_cache(
     pool: &Pool,
@@ -41,34 +45,112 @@ pub fn rope_and_cache(
     assert_eq!(slots.len(), tokens, "one slot for each of {tokens} tokens");
     assert!(rope.dim.is_multiple_of(2) && rope.dim <= shape.head_dim, "{} rotated entries in {shape:?}", rope.dim);
     assert_eq!(rope.cos.len(), rope.sin.len(), "as many sines as cosines");
-    let _ = pool;
-    for (row, &position) in qkv.chunks_mut(width).zip(positions) {
-        let cos = &rope.cos[position as usize * half..][..half];
-        let sin = &rope.sin[position as usize * half..][..half];
-        for head in row.chunks_mut(shape.head_dim).take(shape.heads + shape.kv_heads) {
-            for i in 0..half {
-                let (a, b) = (head[i], head[i + half]);
-                head[i] = a * cos[i] - b * sin[i];
-                head[i + half] = b * cos[i] + a * sin[i];
+    let angles = rope.cos.len().checked_div(half).unwrap_or(usize::MAX);
+    for &position in positions {
+        assert!((position as usize) < angles, "position {position} of {angles}");
+    }
+    let cached = k_cache.as_slice().len() / shape.cache_width();
+    assert_eq!(k_cache.as_slice().len(), v_cache.as_slice().len(), "as many values as keys");
+    for &slot in slots {
+        assert!((slot as usize) < cached, "slot {slot} of {cached}");
+    }
+    let tokens = Tokens { qkv: Parts::new(qkv), shape, positions, slots, rope };
+    match (k_cache, v_cache) {
+        (CacheSliceMut::F32(k), CacheSliceMut::F32(v)) => tokens.run(pool, k, v),
+        (CacheSliceMut::Bf16(k), CacheSliceMut::Bf16(v)) => tokens.run(pool, k, v),
+        (CacheSliceMut::F16(k), CacheSliceMut::F16(v)) => tokens.run(pool, k, v),
+        _ => panic!("keys and values are cached in different types"),
+    }
+}
+
+/// The arguments of [`rope_and_cache`], checked.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    qkv: Parts<'a, f32>,
+    shape: AttentionShape,
+    positions: &'a [u32],
+    slots: &'a [u32],
+    rope: &'a RopeTable,
+}
+
+impl Tokens<'_> {
+    fn run<T: Stored>(&self, pool: &Pool, k_cache: &mut [T], v_cache: &mut [T]) {
+        let (k_cache, v_cache) = (Parts::new(k_cache), Parts::new(v_cache));
+        // By heads, not tokens: then no two threads write one slot, whatever `slots` says.
+        let heads = self.shape.heads + 2 * self.shape.kv_heads;
+        let grain = ENTRIES_PER_TASK / (self.positions.len() * self.shape.head_dim).max(1);
+        pool.run_ranges(heads, grain, |heads| {
+            for head in heads {
+                dispatch(pool.available(), Head { tokens: self, head, k_cache, v_cache });
             }
+        });
+    }
+}
+
+/// One head of q, k or v, of all tokens.
+struct Head<'a, T> {
+    tokens: &'a Tokens<'a>,
+    head: usize,
+    k_cache: Parts<'a, T>,
+    v_cache: Parts<'a, T>,
+}
+
+impl<T: Stored> Kernel for Head<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Tokens { qkv, shape, positions, slots, rope } = *self.tokens;
+        let (d, width, half) = (shape.head_dim, shape.qkv_width(), rope.dim / 2);
+        let first_v = shape.heads + shape.kv_heads;
+        for (token, (&position, &slot)) in positions.iter().zip(slots).enumerate() {
+            let at = token * width + self.head * d;
+            // SAFETY: each head is one task's.
+            let x = unsafe { qkv.part(at..at + d) };
+            if self.head < first_v {
+                let angles = position as usize * half..(position as usize + 1) * half;
+                rotate(simd, &mut x[..rope.dim], &rope.cos[angles.clone()], &rope.sin[angles]);
+            }
+            let (cache, kv_head) = match self.head {
+                head if head < shape.heads => continue,
+                head if head < first_v => (&self.k_cache, head - shape.heads),
+                head => (&self.v_cache, head - first_v),
+            };
+            let at = (slot as usize * shape.kv_heads + kv_head) * d;
+            // SAFETY: each KV head of the caches is one task's.
+            narrow(simd, x, unsafe { cache.part(at..at + d) });
         }
     }
-    let q_width = shape.out_width();
-    let kv_width = shape.cache_width();
-    for (cache, first) in [(k_cache, q_width), (v_cache, q_width + kv_width)] {
-        let rows = qkv.chunks(width).map(|row| &row[first..first + kv_width]).zip(slots);
-        match cache {
-            CacheSliceMut::F32(cache) => {
-                rows.for_each(|(row, &slot)| cache[slot as usize * kv_width..][..kv_width].copy_from_slice(row));
-            }
-            CacheSliceMut::Bf16(cache) => rows.for_each(|(row, &slot)| {
-                let cache = &mut cache[slot as usize * kv_width..][..kv_width];
-                cache.iter_mut().zip(row).for_each(|(to, from)| *to = bf16::from_f32(*from));
-            }),
-            CacheSliceMut::F16(cache) => rows.for_each(|(row, &slot)| {
-                let cache = &mut cache[slot as usize * kv_width..][..kv_width];
-                cache.iter_mut().zip(row).for_each(|(to, from)| *to = f16::from_f32(*from));
-            }),
+}
+
+/// Turns each pair `(x[i], x[i + half])` by its angle.
+#[inline(always)]
+fn rotate<S: Simd>(simd: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = x.len() / 2;
+    let (a, b) = x.split_at_mut(half);
+    let whole = half - half % S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: `LANES` entries from `i` on are inside all four.
+        unsafe {
+            let (to_a, to_b) = (a.as_mut_ptr().add(i), b.as_mut_ptr().add(i));
+            let (cos, sin) = (simd.load(cos.as_ptr().add(i)), simd.load(sin.as_ptr().add(i)));
+            let (a, b) = (simd.load(to_a), simd.load(to_b));
+            simd.store(to_a, simd.sub(simd.mul(a, cos), simd.mul(b, sin)));
+            simd.store(to_b, simd.add(simd.mul(b, cos), simd.mul(a, sin)));
         }
+    }
+    for i in whole..half {
+        (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin[i], b[i] * cos[i] + a[i] * sin[i]);
+    }
+}
+
+/// Writes `x` as it is stored.
+#[inline(always)]
+fn narrow<S: Simd, T: Stored>(simd: S, x: &[f32], to: &mut [T]) {
+    let whole = x.len() - x.len() % S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: `LANES` entries from `i` on are inside both.
+        unsafe { T::store(simd, to.as_mut_ptr().add(i), simd.load(x.as_ptr().add(i))) };
+    }
+    for (to, &x) in to[whole..].iter_mut().zip(&x[whole..]) {
+        *to = T::narrow(x);
     }
 }
