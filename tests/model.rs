@@ -8,4 +8,5 @@ pub mod golden;
 mod logits;
 mod plain_decoder;
 mod shards;
+mod smollm2;
 mod tokens;

@@ -1,0 +1,68 @@
+//! Real weights and a real vocabulary: SmolLM2-135M-Instruct as a quantised GGUF file.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use flashjob::model::{Dtype, Model};
+use serde::Deserialize;
+
+use super::{golden, plain_decoder};
+use crate::support::process::skip;
+
+/// What `scripts/golden_smollm2.py` had llama.cpp and transformers say.
+#[derive(Deserialize)]
+struct Expected {
+    logits: Logits,
+    tokens: Vec<(String, Vec<u32>)>,
+}
+
+#[derive(Deserialize)]
+struct Logits {
+    prompt: Vec<u32>,
+    smallest: f32,
+    likeliest: Vec<(usize, f32)>,
+}
+
+static EXPECTED: LazyLock<Expected> = LazyLock::new(|| {
+    let json = std::fs::read(golden::directory("smollm2.json")).unwrap();
+    serde_json::from_slice(&json).unwrap()
+});
+
+/// The file where `scripts/smollm2` keeps it; `None` where it was not fetched.
+fn model() -> Option<&'static Model> {
+    static MODEL: LazyLock<Option<Model>> = LazyLock::new(|| {
+        let tools = std::env::var_os("FLASHJOB_TOOLS").map(PathBuf::from);
+        let tools = tools.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/flashjob")))?;
+        let path = tools.join("weights/SmolLM2-135M-Instruct.Q4_1.gguf");
+        path.exists().then(|| Model::open(&path, &path).unwrap())
+    });
+    if MODEL.is_none() {
+        skip("SmolLM2's weights are not here (scripts/smollm2 fetches them)");
+    }
+    MODEL.as_ref()
+}
+
+#[test]
+fn real_texts_give_the_tokens_of_llama_cpp() {
+    let Some(model) = model() else { return };
+    assert_eq!(EXPECTED.tokens.len(), 13);
+    for (text, ids) in &EXPECTED.tokens {
+        assert_eq!(&model.tokenizer.encode(text, true).unwrap(), ids, "{text:?}");
+        let special = text.contains("<|");
+        assert!(special || &model.tokenizer.decode(ids).unwrap() == text, "{text:?}");
+    }
+}
+
+#[test]
+fn real_weights_give_the_logits_of_transformers() {
+    let Some(model) = model() else { return };
+    assert_eq!((model.parameters, model.dtype, model.eos_tokens()), (134_515_008, Dtype::F16, &[2][..]));
+    let computed = plain_decoder::logits(model, &EXPECTED.logits.prompt).pop().unwrap();
+    let range = EXPECTED.logits.likeliest[0].1 - EXPECTED.logits.smallest;
+    for &(token, reference) in &EXPECTED.logits.likeliest {
+        let error = (computed[token] - reference).abs() / range;
+        assert!(error < 1e-5, "token {token}: {error}");
+    }
+    let likeliest = (0..computed.len()).max_by(|&a, &b| computed[a].total_cmp(&computed[b])).unwrap();
+    assert_eq!(model.tokenizer.decode(&[likeliest as u32]).unwrap(), " Paris");
+}
