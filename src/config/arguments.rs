@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::iter::Peekable;
 
 use super::error::ConfigError;
 use super::redaction::{quoted, quoted_value};
@@ -35,86 +36,23 @@ pub(super) fn normalise(
     commands: &[String],
     errors: &mut Vec<ConfigError>,
 ) -> Vec<String> {
-    let mut words = words.enumerate().peekable();
+    let mut line = Line { words: words.peekable(), flags, commands, errors };
     let mut normal: Vec<String> = Vec::new();
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    while let Some((index, word)) = words.next() {
-        let text = match word.into_string() {
-            Ok(text) => text,
-            Err(word) => {
-                let lossy = word.to_string_lossy();
-                let (what, shown) = match lossy.strip_prefix("--").and_then(|flag| flag.split_once('=')) {
-                    Some((key, value)) => {
-                        let key = key.replace('_', "-");
-                        (format!("flag --{key}"), quoted_value(&key, value))
-                    }
-                    None => (format!("argument {}", index + 1), quoted(&lossy)),
-                };
-                errors.push(ConfigError::NotUtf8 { what, shown });
-                continue;
-            }
-        };
+    let mut position = 0;
+    while let Some(word) = line.words.next() {
+        position += 1;
+        let Some(text) = line.text(word, position) else { continue };
         if text == "--" {
             normal.push(text);
-            normal.extend(words.by_ref().map(|(_, word)| word.to_string_lossy().into_owned()));
+            normal.extend(line.words.by_ref().map(|word| word.to_string_lossy().into_owned()));
             break;
         }
         if !text.starts_with('-') || BARE.contains(&text.as_str()) {
             normal.push(text);
             continue;
         }
-        let (written, attached) = match text.split_once('=') {
-            Some((flag, value)) => (flag, Some(value.to_owned())),
-            None => (text.as_str(), None),
-        };
-        // What follows is this flag's value unless it is a flag or (for a flag that needs none) a command.
-        let known = |word: &str| {
-            let name = word.split('=').next().unwrap_or(word);
-            name.strip_prefix("--").is_some_and(|name| flags.iter().any(|flag| *flag == name.replace('_', "-")))
-        };
-        if !known(written) {
-            let nearest = nearest(&written.trim_start_matches('-').replace('_', "-"), flags.iter().map(String::as_str));
-            errors.push(ConfigError::UnknownFlag {
-                flag: quoted(written).trim_matches('`').to_owned(),
-                nearest: nearest.map(|flag| format!("--{flag}")),
-            });
-            if attached.is_none() {
-                let is_value = |word: &OsString| {
-                    let word = word.to_string_lossy();
-                    !word.starts_with('-') && !commands.iter().any(|command| *command == word)
-                };
-                words.next_if(|(_, word)| is_value(word));
-            }
-            continue;
-        }
-        let key = written.trim_start_matches('-').replace('_', "-");
-        let is_switch = SWITCHES.contains(&key.as_str());
-        let value = match attached {
-            Some(value) => value,
-            None => {
-                let takes = |word: &OsString| {
-                    let word = word.to_string_lossy();
-                    let ends = known(&word) || BARE.contains(&word.as_ref());
-                    !ends && !(is_switch && (word.starts_with('-') || commands.iter().any(|name| *name == word)))
-                };
-                match words.next_if(|(_, word)| takes(word)) {
-                    Some((_, word)) => match word.into_string() {
-                        Ok(value) => value,
-                        Err(word) => {
-                            let shown = quoted_value(&key, &word.to_string_lossy());
-                            errors.push(ConfigError::NotUtf8 { what: format!("flag --{key}"), shown });
-                            continue;
-                        }
-                    },
-                    None if is_switch => "true".to_owned(),
-                    None => {
-                        let followed_by = words.peek().map(|(_, word)| quoted(&word.to_string_lossy()));
-                        errors.push(ConfigError::NoValue { key, followed_by });
-                        continue;
-                    }
-                }
-            }
-        };
+        let Some((key, value)) = line.flag(&text) else { continue };
         match seen.get(&key) {
             None => {
                 normal.push(format!("--{key}={value}"));
@@ -123,9 +61,100 @@ pub(super) fn normalise(
             Some(first) if *first == value => {}
             Some(first) => {
                 let (first, second) = (quoted_value(&key, first), quoted_value(&key, &value));
-                errors.push(ConfigError::Twice { first, second, key });
+                line.errors.push(ConfigError::Twice { first, second, key });
             }
         }
     }
     normal
+}
+
+/// The words that are left, and what is known of them.
+struct Line<'a, Words: Iterator<Item = OsString>> {
+    words: Peekable<Words>,
+    flags: &'a [String],
+    commands: &'a [String],
+    errors: &'a mut Vec<ConfigError>,
+}
+
+impl<Words: Iterator<Item = OsString>> Line<'_, Words> {
+    /// The word at `position`, from 1, if it is text.
+    fn text(&mut self, word: OsString, position: usize) -> Option<String> {
+        let word = match word.into_string() {
+            Ok(text) => return Some(text),
+            Err(word) => word,
+        };
+        let lossy = word.to_string_lossy();
+        let (what, shown) = match lossy.strip_prefix("--").and_then(|flag| flag.split_once('=')) {
+            Some((name, value)) => {
+                let key = name.replace('_', "-");
+                (format!("flag --{key}"), quoted_value(&key, value))
+            }
+            None => (format!("argument {position}"), quoted(&lossy)),
+        };
+        self.errors.push(ConfigError::NotUtf8 { what, shown });
+        None
+    }
+
+    /// The key and the value of a word that begins with a dash; the value may be the next word.
+    fn flag(&mut self, text: &str) -> Option<(String, String)> {
+        let (written, attached) = match text.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (text, None),
+        };
+        let key = written.trim_start_matches('-').replace('_', "-");
+        if !is_flag(self.flags, written) {
+            let nearest = nearest(&key, self.flags.iter().map(String::as_str)).map(|flag| format!("--{flag}"));
+            let flag = quoted(written).trim_matches('`').to_owned();
+            self.errors.push(ConfigError::UnknownFlag { flag, nearest });
+            // Its value would be one mistake more.
+            if attached.is_none() {
+                let commands = self.commands;
+                self.words.next_if(|word| !word.to_string_lossy().starts_with('-') && !is_one_of(commands, word));
+            }
+            return None;
+        }
+        match attached {
+            Some(value) => Some((key, value.to_owned())),
+            None => self.value(&key).map(|value| (key, value)),
+        }
+    }
+
+    /// The next word, unless it is a flag or (for a switch) cannot be meant for it.
+    fn value(&mut self, key: &str) -> Option<String> {
+        let is_switch = SWITCHES.contains(&key);
+        let (flags, commands) = (self.flags, self.commands);
+        let ends = self.words.peek().is_none_or(|word| {
+            let text = word.to_string_lossy();
+            let leaves_a_switch = text.starts_with('-') || is_one_of(commands, word);
+            is_flag(flags, &text) || BARE.contains(&text.as_ref()) || (is_switch && leaves_a_switch)
+        });
+        if ends && is_switch {
+            return Some("true".to_owned());
+        }
+        if ends {
+            // Without its value, which may be a secret.
+            let name = |word: &OsString| quoted(word.to_string_lossy().split('=').next().unwrap_or_default());
+            let followed_by = self.words.peek().map(name);
+            self.errors.push(ConfigError::NoValue { key: key.to_owned(), followed_by });
+            return None;
+        }
+        match self.words.next()?.into_string() {
+            Ok(value) => Some(value),
+            Err(word) => {
+                let shown = quoted_value(key, &word.to_string_lossy());
+                self.errors.push(ConfigError::NotUtf8 { what: format!("flag --{key}"), shown });
+                None
+            }
+        }
+    }
+}
+
+/// Whether `word` is a known flag, with or without a value attached.
+fn is_flag(flags: &[String], word: &str) -> bool {
+    let name = word.split('=').next().and_then(|name| name.strip_prefix("--"));
+    name.is_some_and(|name| flags.iter().any(|flag| *flag == name.replace('_', "-")))
+}
+
+fn is_one_of(commands: &[String], word: &OsString) -> bool {
+    commands.iter().any(|command| word == command.as_str())
 }

@@ -6,6 +6,7 @@ use super::entry::entries;
 use super::error::ConfigError;
 use super::input::{parse_par, read_par};
 use super::keys::Raw;
+use super::origin::Given;
 use super::resolver::Resolver;
 use super::{OutputStorage, Par, ParTarget, parsing};
 
@@ -26,56 +27,50 @@ pub(super) struct Output {
 
 /// Reads the output. `None`: an error was noted.
 pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Output> {
-    let prefix = resolver.read_open(&raw.output_prefix, parse_prefix, Clone::clone);
-    let Some(list) = &raw.output_object_storage.given else {
-        let par = read_par(resolver, &raw.output_par)?;
-        let prefix = prefix?;
-        return match (par, prefix) {
-            (Some(par), prefix) => {
-                let storage = writable(par, prefix.unwrap_or_default());
-                let given = raw.output_par.given.as_ref();
-                finish(resolver, storage.map_err(|clause| (raw.output_par.key(), given, clause)))
-            }
-            (None, Some(_)) => {
-                let sentence =
-                    "output-prefix is given, but there is no output-par for it to stand in; give both or neither";
-                resolver.errors.push(ConfigError::Together(sentence.to_owned()));
-                None
-            }
-            (None, None) => Some(Output::default()),
-        };
-    };
+    match &raw.output_object_storage.given {
+        Some(list) => resolve_list(resolver, raw, list),
+        None => resolve_plain(resolver, raw),
+    }
+}
+
+fn resolve_list(resolver: &mut Resolver, raw: &Raw, list: &Given) -> Option<Output> {
+    let slot = &raw.output_object_storage;
     if raw.output_par.given.is_some() || raw.output_prefix.given.is_some() {
         let sentence = "output-object-storage and output-par or output-prefix are both given; say it one way only";
         resolver.errors.push(ConfigError::Together(sentence.to_owned()));
         return None;
     }
-    if !resolver.check_reference(&raw.output_object_storage, list) {
+    if !resolver.check_reference(slot, list) {
         return None;
     }
-    let key = raw.output_object_storage.key();
-    let output = parse_list(&list.text);
-    if let Ok(output) = &output {
-        let place = |storage: &OutputStorage| format!("{}{}", storage.par, storage.prefix);
-        let shown = output.storage.as_ref().map(place).unwrap_or_else(|| match &output.collected {
-            Some(path) => format!("{}, collected by the platform", path.display()),
-            None => "none".to_owned(),
-        });
-        resolver.note(&raw.output_object_storage, shown, list.origin.clone());
-    }
-    finish(resolver, output.map_err(|clause| (key, Some(list), clause)))
+    let output = parse_list(&list.text)
+        .map_err(|clause| resolver.errors.push(ConfigError::hidden(&slot.key(), &list.origin, clause)))
+        .ok()?;
+    let shown = match &output {
+        Output { storage: Some(storage), .. } => format!("{}{}", storage.par, storage.prefix),
+        Output { collected: Some(path), .. } => format!("{}, collected by the platform", path.display()),
+        Output { .. } => "none".to_owned(),
+    };
+    resolver.note(slot, shown, list.origin.clone());
+    Some(output)
 }
 
-type Refused<'a> = (String, Option<&'a super::origin::Given>, String);
-
-fn finish(resolver: &mut Resolver, output: Result<Output, Refused<'_>>) -> Option<Output> {
-    match output {
-        Ok(output) => Some(output),
-        Err((key, given, clause)) => {
-            let origin = given.map_or(super::Origin::Default, |given| given.origin.clone());
-            resolver.errors.push(ConfigError::hidden(&key, &origin, clause));
+/// The short form.
+fn resolve_plain(resolver: &mut Resolver, raw: &Raw) -> Option<Output> {
+    let par = read_par(resolver, &raw.output_par);
+    let prefix = resolver.read_open(&raw.output_prefix, parse_prefix, Clone::clone);
+    let (par, prefix) = (par?, prefix?);
+    match (par, &raw.output_par.given) {
+        (Some(par), Some(given)) => writable(par, prefix.unwrap_or_default())
+            .map_err(|clause| resolver.errors.push(ConfigError::hidden(&raw.output_par.key(), &given.origin, clause)))
+            .ok(),
+        _ if prefix.is_some() => {
+            let sentence =
+                "output-prefix is given, but there is no output-par for it to stand in; give both or neither";
+            resolver.errors.push(ConfigError::Together(sentence.to_owned()));
             None
         }
+        _ => Some(Output::default()),
     }
 }
 

@@ -65,6 +65,25 @@ fn a_secret_at_the_wrong_key_stays_hidden() {
     }
 }
 
+/// A token alone looks like nothing in particular.
+#[test]
+fn a_bare_token_at_the_key_of_a_secret_stays_hidden() {
+    for words in [
+        &["--par=s3cr3t"] as &[&str],
+        &["--output-par", "s3cr3t"],
+        &["--par=s3cr3t", "--par=s3cr3t2"],
+        &["--seed", "--par=s3cr3t"],
+        &["--input-object-storage=s3cr3t"],
+        &[r#"--input-object-storage=[{"par": "s3cr3t"}]"#],
+        &[r#"--output-object-storage=[{"par": "s3cr3t"}]"#],
+    ] {
+        let words: Vec<&str> = ["check", "--model=m"].iter().chain(words).copied().collect();
+        let text = shown(&words, &[], &[]);
+        assert!(text.contains("par") || text.contains("object-storage"), "{text}");
+        assert!(!text.contains(SECRET), "{words:?}: {text}");
+    }
+}
+
 #[test]
 fn passwords_are_never_compared_aloud() {
     let blueprint = br#"{"recipe_mode": "job", "recipe_container_env": [
