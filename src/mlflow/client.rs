@@ -112,6 +112,10 @@ impl Client {
         {
             return Err(wrong("MLFLOW_TRACKING_TOKEN holds a character that no header can carry".to_owned()));
         }
+        let unusable = |why: String| match &tracking.server_cert_path {
+            Some(path) => wrong(format!("MLFLOW_TRACKING_SERVER_CERT_PATH {}: {why}", path.display())),
+            None => wrong(why),
+        };
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("flashjob/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
@@ -121,7 +125,6 @@ impl Client {
         if tracking.insecure_tls {
             builder = builder.danger_accept_invalid_certs(true);
         } else if let Some(path) = &tracking.server_cert_path {
-            let unusable = |why: String| wrong(format!("MLFLOW_TRACKING_SERVER_CERT_PATH {}: {why}", path.display()));
             let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(causes(&error)))?;
             if certificates.is_empty() {
@@ -132,7 +135,7 @@ impl Client {
                 builder = builder.add_root_certificate(certificate);
             }
         }
-        let http = builder.build().map_err(|error| wrong(causes(&error)))?;
+        let http = builder.build().map_err(|error| unusable(causes(&error)))?;
         let host = match (tracking.uri.host_str().unwrap_or_default(), tracking.uri.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
@@ -352,7 +355,14 @@ impl Client {
 
 /// Why no whole answer came. The URL is left out: the error around it names the server.
 fn broken(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(causes(error)) }
+    if error.is_timeout() {
+        return Failure::TimedOut;
+    }
+    let mut causes = causes(error);
+    if causes.contains("certificate") {
+        causes.push_str("; MLFLOW_TRACKING_SERVER_CERT_PATH names a PEM file with the certificates to trust");
+    }
+    Failure::Unreachable(causes)
 }
 
 /// The innermost causes: the outer ones only repeat that a request failed.

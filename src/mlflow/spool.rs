@@ -334,3 +334,112 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let bad = |error: serde_json::Error| Error::BadSpool { path: path.to_owned(), detail: error.to_string() };
     serde_json::from_slice(&text).map(Some).map_err(bad)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Credentials, Secret};
+
+    fn create(results_dir: &Path) -> Spool {
+        let start = SystemTime::now();
+        let spec = RunSpec {
+            key: RunKey::random(start),
+            run_name: "name".to_owned(),
+            params: vec![("param".to_owned(), "1".to_owned())],
+            tags: vec![("tag".to_owned(), "2".to_owned())],
+            start,
+        };
+        let tracking = Tracking {
+            uri: "http://mlflow:5000".parse().unwrap(),
+            experiment: "experiment".to_owned(),
+            run_name: None,
+            credentials: Credentials::Bearer(Secret::new("s3cret")),
+            insecure_tls: false,
+            server_cert_path: None,
+            workspace: Some("workspace".to_owned()),
+        };
+        Spool::create(results_dir, &spec, &tracking).unwrap()
+    }
+
+    fn tag(value: String) -> Record {
+        Record::Tag { tag: "t".to_owned(), value }
+    }
+
+    /// The whole journal, page by page.
+    fn journal(spool: &Spool) -> (Vec<Record>, usize) {
+        let (mut records, mut unreadable, mut position) = (Vec::new(), 0, 0);
+        loop {
+            let page = spool.page(position).unwrap();
+            if page.next == position {
+                return (records, unreadable);
+            }
+            records.extend(page.records);
+            unreadable += page.unreadable_lines;
+            position = page.next;
+        }
+    }
+
+    #[test]
+    fn a_run_is_taken_over_whole_and_by_one_at_a_time() {
+        let results = tempfile::tempdir().unwrap();
+        let spool = create(results.path());
+        spool.append(&[tag("live".to_owned())]).unwrap();
+        let [directory] = &Spool::find(results.path()).unwrap()[..] else { panic!("not one run") };
+        assert!(matches!(Spool::open(directory).unwrap(), Opened::Locked));
+        let beginning = spool.beginning.clone();
+        drop(spool);
+        let Opened::Run(spool) = Spool::open(directory).unwrap() else { panic!("not a run") };
+        assert_eq!(spool.beginning, beginning);
+        assert_eq!(beginning.workspace.as_deref(), Some("workspace"));
+        assert_eq!(journal(&spool), (vec![tag("live".to_owned())], 0));
+        assert_eq!(spool.end().unwrap(), None);
+        // Those who come later add to what is there.
+        spool.append(&[tag("more".to_owned())]).unwrap();
+        assert_eq!(journal(&spool).0.len(), 2);
+    }
+
+    #[test]
+    fn lines_longer_than_a_page_and_torn_ones_are_no_trouble() {
+        let results = tempfile::tempdir().unwrap();
+        let spool = create(results.path());
+        let long = tag("x".repeat(3 * CHUNK_BYTES as usize));
+        spool.append(&[tag("before".to_owned()), long.clone(), tag("after".to_owned())]).unwrap();
+        let path = spool.directory.join("journal.jsonl");
+        let torn = [fs::read(&path).unwrap(), b"\xff\n\n{\"tag\":\"t\",\"value\":\"torn".to_vec()].concat();
+        fs::write(&path, torn).unwrap();
+        assert_eq!(journal(&spool), (vec![tag("before".to_owned()), long, tag("after".to_owned())], 1));
+    }
+
+    #[test]
+    fn artifacts_stay_inside_whatever_they_are_called() {
+        let results = tempfile::tempdir().unwrap();
+        let spool = create(results.path());
+        for name in ["../../run.json", "/etc/passwd", "a/../../b", "..", ""] {
+            let path = spool.artifact_path(name);
+            assert!(path.starts_with(spool.directory.join("artifacts")), "{name}: {}", path.display());
+            assert!(!path.components().any(|part| part == Component::ParentDir), "{name}: {}", path.display());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn the_journal_gives_back_what_was_put_in(
+            appends in proptest::collection::vec(proptest::collection::vec("\\PC{0,3}|[a-z\n]{60000,90000}", 0..6), 0..6),
+        ) {
+            let results = tempfile::tempdir().unwrap();
+            let spool = create(results.path());
+            let mut all = Vec::new();
+            for append in appends {
+                let records: Vec<Record> = append.into_iter().map(tag).collect();
+                spool.append(&records).unwrap();
+                all.extend(records);
+            }
+            prop_assert_eq!(journal(&spool), (all, 0));
+        }
+    }
+}
