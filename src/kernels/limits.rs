@@ -62,14 +62,18 @@ fn product_rate(pool: &Pool) -> f64 {
     best_rate(2.0 * (rows * in_ * out) as f64, || matmul(pool, &x, rows, &w, None, &mut y))
 }
 
-/// Rounds of 24 multiply-adds each that a task does.
-const ROUNDS: usize = 1 << 16;
+/// Rounds of 24 multiply-adds each that a task does: few enough that a late thread leaves little to the others.
+const ROUNDS: usize = 1 << 12;
+
+/// Such tasks for each thread.
+const TASKS_PER_THREAD: usize = 64;
 
 fn multiply_add_rate(pool: &Pool) -> f64 {
     let mut lanes = 0;
     dispatch(pool.available(), CountLanes(&mut lanes));
-    let flops = 2 * 24 * ROUNDS * lanes * pool.threads();
-    best_rate(flops as f64, || pool.run(pool.threads(), |_| dispatch(pool.available(), MultiplyAdd)))
+    let tasks = TASKS_PER_THREAD * pool.threads();
+    let flops = 2 * 24 * ROUNDS * lanes * tasks;
+    best_rate(flops as f64, || pool.run(tasks, |_| dispatch(pool.available(), MultiplyAdd)))
 }
 
 struct CountLanes<'a>(&'a mut usize);

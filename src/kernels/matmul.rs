@@ -6,6 +6,7 @@
 //! waits, with many rows the multipliers never do. Threads claim groups of panels, first of blocks of their own and
 //! then of each other's.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::memory::{Parts, Scratch};
@@ -23,8 +24,9 @@ const LONGEST_DEPTH: usize = 1024;
 /// Blocks of rows that one job of the pool covers at most.
 const MOST_BLOCKS: usize = 64;
 
-/// Groups of panels for each thread and block: enough that a late thread holds up little.
-const GROUPS_PER_THREAD: usize = 8;
+/// Rows of a tile from which on the processor's own prefetching is not enough: it follows what is read, and with so
+/// many multiplications between two reads it follows too late. With fewer rows it does better alone.
+const ROWS_TO_ASK_AHEAD: usize = 6;
 
 /// `y[r, o] = bias[o] + Σ_k x[r, k] · w[o, k]`, accumulated in f32 along `k` in one fixed order.
 ///
@@ -75,10 +77,9 @@ struct Plan<'a> {
     rows: usize,
     /// Tiles of a block.
     block: usize,
-    /// Panels of a group.
-    group: usize,
     /// Depth of a pass.
     depth: usize,
+    threads: usize,
 }
 
 fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
@@ -93,15 +94,13 @@ fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
         blocks = blocks.next_multiple_of(pool.threads()).min(tiles);
     }
     let block = tiles.div_ceil(blocks);
-    let groups = pool.threads() * GROUPS_PER_THREAD;
-    let plan =
-        Plan { x, w, bias, y: Parts::new(y), tiles, rows, block, group: w.panels().div_ceil(groups).max(1), depth };
+    let plan = Plan { x, w, bias, y: Parts::new(y), tiles, rows, block, depth, threads: pool.threads() };
     let blocks = tiles.div_ceil(block);
     for first in (0..blocks).step_by(MOST_BLOCKS) {
         let count = MOST_BLOCKS.min(blocks - first);
         let claims: [AtomicUsize; MOST_BLOCKS] = [const { AtomicUsize::new(0) }; MOST_BLOCKS];
         let claims = &claims[..count];
-        pool.participate(count * w.panels().div_ceil(plan.group), &|thread, scratch| {
+        pool.participate(count * w.panels(), &|thread, scratch| {
             let own = thread % pool.threads() * count / pool.threads();
             for i in 0..count {
                 let i = (own + i) % count;
@@ -118,11 +117,25 @@ impl Plan<'_> {
         tile * self.rows / self.tiles
     }
 
-    /// Computes those groups of panels of one block of rows that nobody else has claimed.
+    /// The next panels of a block: many at first, fewer and fewer towards the end, so that all threads end together.
+    #[inline(always)]
+    fn claim(&self, claims: &AtomicUsize) -> Range<usize> {
+        let panels = self.w.panels();
+        let mut first = claims.load(Ordering::Relaxed);
+        while first < panels {
+            let count = ((panels - first) / (2 * self.threads)).max(1);
+            match claims.compare_exchange_weak(first, first + count, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return first..first + count,
+                Err(now) => first = now,
+            }
+        }
+        panels..panels
+    }
+
+    /// Computes those panels of one block of rows that nobody else has claimed.
     fn work<S: Simd, P: Panel>(&self, simd: S, block: usize, claims: &AtomicUsize, scratch: &mut Scratch) {
-        let groups = self.w.panels().div_ceil(self.group);
-        let mut claimed = claims.fetch_add(1, Ordering::Relaxed);
-        if claimed >= groups {
+        let mut panels = self.claim(claims);
+        if panels.is_empty() {
             return;
         }
         let tiles = block * self.block..((block + 1) * self.block).min(self.tiles);
@@ -141,23 +154,19 @@ impl Plan<'_> {
                 &mut packed[(row - first) * in_..],
             );
         }
-        while claimed < groups {
-            // Claimed ahead, so that the last panel of this group can ask for the first of the next.
-            let next = claims.fetch_add(1, Ordering::Relaxed);
-            let panels = claimed * self.group..((claimed + 1) * self.group).min(self.w.panels());
-            let after = if next < groups { next * self.group } else { panels.start };
-            self.group::<S, P>(simd, tiles.clone(), panels, after, packed);
-            claimed = next;
+        while !panels.is_empty() {
+            self.group::<S, P>(simd, tiles.clone(), panels, claims, packed);
+            panels = self.claim(claims);
         }
     }
 
-    /// Computes `panels` for the rows of `tiles`, packed in `packed`; `after` is the panel that follows.
+    /// Computes `panels` for the rows of `tiles`, packed in `packed`.
     fn group<S: Simd, P: Panel>(
         &self,
         _simd: S,
-        tiles: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
-        after: usize,
+        tiles: Range<usize>,
+        panels: Range<usize>,
+        claims: &AtomicUsize,
         packed: &[f32],
     ) {
         let (in_, out, width) = (self.w.in_(), self.w.out(), 2 * S::LANES);
@@ -172,7 +181,8 @@ impl Plan<'_> {
                 let ahead = if panel + 1 < panels.end {
                     self.w.panel_start(panel + 1).wrapping_add(k * row_bytes)
                 } else if last_pass {
-                    self.w.panel_start(after)
+                    // The next panel that anyone claims, most likely this thread.
+                    self.w.panel_start(claims.load(Ordering::Relaxed).min(self.w.panels() - 1))
                 } else {
                     self.w.panel_start(panels.start).wrapping_add((k + depth) * row_bytes)
                 };
@@ -184,7 +194,8 @@ impl Plan<'_> {
                     None => Start::Zero,
                 };
                 // Each tile asks for its share of what comes next, a line or two at each step.
-                let lines = (row_bytes * depth).div_ceil(64);
+                let few = self.rows < ROWS_TO_ASK_AHEAD;
+                let lines = if few { 0 } else { (row_bytes * depth).div_ceil(64) };
                 let lines_ahead = lines.div_ceil(depth.max(1) * tiles.len()).clamp(1, 2);
                 for (index, tile) in tiles.clone().enumerate() {
                     let row = self.first_row(tile);

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Of a cache line, and of the widest vector.
 const LINE_BYTES: usize = 64;
@@ -74,10 +75,6 @@ impl AlignedBytes {
         NonNull::new(aligned.cast()).map(|start| AlignedBytes { start, source })
     }
 
-    pub(super) fn as_ptr(&self) -> *const u8 {
-        self.start.as_ptr()
-    }
-
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.start.as_ptr()
     }
@@ -101,6 +98,49 @@ impl Drop for AlignedBytes {
 unsafe impl Send for AlignedBytes {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for AlignedBytes {}
+
+/// What an [`Arena`] takes from the system at a time. What is not used of it is never touched.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Memory for many matrices side by side in huge pages: alone, most would be too small for one, and with small pages
+/// a product of few rows waits for address translation more than for data.
+#[derive(Default)]
+pub(super) struct Arena {
+    /// The chunk in use, and how much of it is.
+    current: Mutex<Option<(Arc<AlignedBytes>, usize)>>,
+}
+
+/// Part of an [`Arena`]: zeroed, aligned to a cache line. Its chunk lives until its last region is gone.
+pub(super) struct Region {
+    chunk: Arc<AlignedBytes>,
+    offset: usize,
+}
+
+impl Arena {
+    pub(super) fn take(&self, bytes: usize) -> Region {
+        if bytes > CHUNK_BYTES / 2 {
+            return Region { chunk: Arc::new(AlignedBytes::zeroed(bytes)), offset: 0 };
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (chunk, used) = match current.take() {
+            Some((chunk, used)) if used + bytes <= CHUNK_BYTES => (chunk, used),
+            _ => (Arc::new(AlignedBytes::zeroed(CHUNK_BYTES)), 0),
+        };
+        *current = Some((Arc::clone(&chunk), (used + bytes).next_multiple_of(LINE_BYTES)));
+        Region { chunk, offset: used }
+    }
+}
+
+impl Region {
+    pub(super) fn as_ptr(&self) -> *const u8 {
+        self.as_mut_ptr()
+    }
+
+    /// Nobody else has these bytes; whoever writes must not read them at the same time.
+    pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+        self.chunk.start.as_ptr().wrapping_add(self.offset)
+    }
+}
 
 /// Floats that grow when more are needed, and are kept between calls.
 #[derive(Default)]

@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 
 use super::isa::Available;
-use super::memory::{AlignedBytes, Parts};
+use super::memory::{Parts, Region};
 use super::{Pool, simd};
 
 /// The widest panel of any instruction set.
@@ -75,7 +75,7 @@ pub struct PackedMatrix {
     storage: Storage,
     isa: Available,
     panel: usize,
-    memory: AlignedBytes,
+    memory: Region,
 }
 
 impl PackedMatrix {
@@ -106,14 +106,14 @@ impl PackedMatrix {
         let isa = pool.available();
         let panel = simd::panel_width(isa);
         let entries = out.div_ceil(panel) * panel * in_;
-        let mut memory = AlignedBytes::zeroed(entries * storage.bytes());
+        let memory = pool.arena().take(entries * storage.bytes());
         let half = panel / 2;
         match storage {
-            Storage::F32 => pack_panels(pool, sources, as_f32, in_, panel, |j| j, entries, &mut memory),
-            Storage::F16 => pack_panels(pool, sources, as_f16, in_, panel, |j| j, entries, &mut memory),
+            Storage::F32 => pack_panels(pool, sources, as_f32, in_, panel, |j| j, entries, &memory),
+            Storage::F16 => pack_panels(pool, sources, as_f16, in_, panel, |j| j, entries, &memory),
             Storage::Bf16 => {
                 let pairs = |j| if j < half { 2 * j } else { 2 * (j - half) + 1 };
-                pack_panels(pool, sources, as_bf16, in_, panel, pairs, entries, &mut memory);
+                pack_panels(pool, sources, as_bf16, in_, panel, pairs, entries, &memory);
             }
         }
         PackedMatrix { out, in_, storage, isa, panel, memory }
@@ -218,7 +218,7 @@ fn pack_panels<T: Copy + Send + Sync>(
     panel: usize,
     place: impl Fn(usize) -> usize + Sync,
     entries: usize,
-    memory: &mut AlignedBytes,
+    memory: &Region,
 ) {
     if entries == 0 {
         return;

@@ -15,7 +15,7 @@ use std::thread::{JoinHandle, Thread};
 
 use super::Isa;
 use super::isa::Available;
-use super::memory::Scratch;
+use super::memory::{Arena, Scratch};
 
 /// Spins before a worker parks: some tens of microseconds, longer than the gap between two kernels of a step.
 const SPINS_BEFORE_PARKING: u32 = 2_000;
@@ -42,6 +42,7 @@ pub struct Pool {
     /// Held during a job: one at a time.
     caller: Mutex<Scratch>,
     isa: Available,
+    arena: Arena,
 }
 
 struct Worker {
@@ -106,7 +107,7 @@ impl Pool {
                 Worker { thread: handle.thread().clone(), handle: Some(handle) }
             })
             .collect();
-        Pool { shared, workers, caller: Mutex::new(Scratch::default()), isa }
+        Pool { shared, workers, caller: Mutex::new(Scratch::default()), isa, arena: Arena::default() }
     }
 
     /// How many threads work, the caller's included.
@@ -122,6 +123,11 @@ impl Pool {
     /// As [`Pool::isa`], with the proof that this processor has it.
     pub(super) fn available(&self) -> Available {
         self.isa
+    }
+
+    /// Where matrices are packed.
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
     }
 
     /// Runs `task(0..tasks)`, each once, and returns when all are done. A call from inside a task runs on that
