@@ -18,6 +18,7 @@ use crate::model::golden::directory;
 
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
+/// A directory in Hugging Face layout, or one that holds a GGUF file.
 fn open(name: &str) -> Model {
     Model::open(&directory(name), &directory(name)).unwrap()
 }
