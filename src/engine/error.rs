@@ -11,7 +11,7 @@ pub enum Error {
     Cancelled,
     /// The weights cannot be read.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(model::Error),
     /// More ranks than the device has.
     #[error(
         "tensor-parallel-size is {asked}, but there {} here; set tensor-parallel-size to at most {available}",
@@ -72,6 +72,15 @@ impl Error {
     /// Names what was attempted when an operation failed.
     pub(super) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
         move |source| Error::Compute { attempt, source }
+    }
+}
+
+impl From<model::Error> for Error {
+    fn from(error: model::Error) -> Self {
+        match error {
+            model::Error::Cancelled => Error::Cancelled,
+            other => Error::Model(other),
+        }
     }
 }
 

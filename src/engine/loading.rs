@@ -34,7 +34,7 @@ pub struct Wanted {
 /// Reads and packs what one rank holds of `model`.
 ///
 /// # Errors
-/// [`Error::Cancelled`] between tensors; [`Error::Model`] when a file cannot be read.
+/// [`Error::Cancelled`] within a few megabytes; [`Error::Model`] when a file cannot be read.
 pub fn load(
     model: &Model,
     wanted: Wanted,
@@ -46,6 +46,9 @@ pub fn load(
     let stored = |&name: &TensorName| model.weights.stored_bytes(name, wanted.shard);
     let total_bytes = names.iter().map(stored).sum::<Result<u64, _>>()?;
     std::thread::scope(|scope| {
+        // Whatever ends this scope, nobody waits for tensors that nobody wants any more.
+        let cancel = cancel.child_token();
+        let _stop = cancel.clone().drop_guard();
         let reading = VecDeque::with_capacity(READ_AHEAD);
         let mut reader = Reader { scope, model, wanted, pool, events, cancel, total_bytes, names, next: 0, reading };
         let embedding = Arc::new(reader.matrix(&[TensorName::Embedding], &[])?);
@@ -63,7 +66,7 @@ struct Reader<'scope, 'env> {
     wanted: Wanted,
     pool: &'env Pool,
     events: &'env Events,
-    cancel: &'env CancellationToken,
+    cancel: CancellationToken,
     total_bytes: u64,
     /// Everything there is to read, nearly in the order in which it is taken.
     names: Vec<TensorName>,
@@ -122,14 +125,9 @@ impl Reader<'_, '_> {
     }
 
     fn start(&mut self, name: TensorName) {
-        let (model, cancel, Wanted { shard, dtype, validation }) = (self.model, self.cancel, self.wanted);
+        let (model, cancel, Wanted { shard, dtype, validation }) = (self.model, self.cancel.clone(), self.wanted);
         let dtype = if model.config.shape(name).len() == 1 { Dtype::F32 } else { dtype };
-        let read = move || {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            Ok(model.weights.read(name, shard, dtype, validation)?)
-        };
+        let read = move || Ok(model.weights.read_unless_cancelled(name, shard, dtype, validation, &cancel)?);
         self.reading.push_back((name, self.scope.spawn(read)));
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{Device, Tensor};
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
+use tokio_util::sync::CancellationToken;
 
 use super::decode::{Bytes, Numbers, SixteenBits, decode};
 use super::shard::Window;
@@ -115,11 +116,26 @@ impl Weights {
         dtype: Dtype,
         validation: Validation,
     ) -> Result<Tensor, Error> {
+        self.read_unless_cancelled(tensor, shard, dtype, validation, &CancellationToken::new())
+    }
+
+    /// As [`Self::read`], until it is told to stop: within a few megabytes.
+    ///
+    /// # Errors
+    /// Also [`Error::Cancelled`].
+    pub fn read_unless_cancelled(
+        &self,
+        tensor: TensorName,
+        shard: Shard,
+        dtype: Dtype,
+        validation: Validation,
+        cancel: &CancellationToken,
+    ) -> Result<Tensor, Error> {
         let stored = self.stored(tensor)?;
         let window = Window::new(&self.config, tensor, shard)?;
         let (rows, columns) = (window.rows.len(), window.columns.len());
         let shape = if self.config.shape(tensor).len() == 1 { vec![rows] } else { vec![rows, columns] };
-        let read = Read { stored, window, validation };
+        let read = Read { stored, window, validation, cancel };
         let count = rows * columns;
         let made = match dtype {
             Dtype::F32 => {
@@ -166,6 +182,7 @@ struct Read<'a> {
     stored: &'a Stored,
     window: Window,
     validation: Validation,
+    cancel: &'a CancellationToken,
 }
 
 /// Some rows of the destination, the first of them at `row` of the window.
@@ -218,6 +235,9 @@ impl Read<'_> {
     }
 
     fn fill_chunk(&self, mut chunk: Chunk<'_>) -> Result<(), Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let columns = &self.window.columns;
         let first_row = self.window.rows.start + chunk.row;
         let rows = chunk.numbers.len() / columns.len();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flashjob::config::EngineConfig;
 use flashjob::engine::{Engine, Error, Request};
 use flashjob::event::{Event, Events, Fact, FinishReason, Observer};
+use flashjob::model::{self, Dtype, Shard, Validation};
 use tokio_util::sync::CancellationToken;
 
 use super::{Facts, config, load, open, request, serve};
@@ -133,4 +134,15 @@ fn cancelled_loading_stops_between_tensors() {
     let error = Engine::load(&open("llama-gqa"), &config(), &events, &cancel).err().expect("it loaded");
     assert!(matches!(error, Error::Cancelled), "{error}");
     assert_eq!(canceller.seen.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_tensor_that_is_being_read_is_let_go() {
+    let model = open("llama-gguf");
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    for tensor in model.weights.tensors() {
+        let read = model.weights.read_unless_cancelled(tensor, Shard::WHOLE, Dtype::F32, Validation::Trust, &cancel);
+        assert!(matches!(read, Err(model::Error::Cancelled)), "{tensor:?}");
+    }
 }
