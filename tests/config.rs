@@ -1,5 +1,6 @@
 //! Configuration from outside: what words, variables and blueprints come to, and what is said of wrong ones.
 
+mod binary;
 mod blueprint;
 mod commands;
 mod documentation;

@@ -1,11 +1,13 @@
 //! Files out of a bucket: the file system driven directly, through the kernel, and as a copy.
 
 mod blocks;
+mod bucket;
 mod copying;
 mod ending;
 mod kernel;
 mod reference;
 mod scripted_source;
+mod speed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -36,16 +36,14 @@ pub(super) fn normalise(
     commands: &[String],
     errors: &mut Vec<ConfigError>,
 ) -> Vec<String> {
-    let mut line = Line { words: words.peekable(), flags, commands, errors };
+    let mut line = Line { words: (1..).zip(words).peekable(), flags, commands, errors };
     let mut normal: Vec<String> = Vec::new();
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    let mut position = 0;
-    while let Some(word) = line.words.next() {
-        position += 1;
+    while let Some((position, word)) = line.words.next() {
         let Some(text) = line.text(word, position) else { continue };
         if text == "--" {
             normal.push(text);
-            normal.extend(line.words.by_ref().map(|word| word.to_string_lossy().into_owned()));
+            normal.extend(line.words.by_ref().map(|(_, word)| word.to_string_lossy().into_owned()));
             break;
         }
         if !text.starts_with('-') || BARE.contains(&text.as_str()) {
@@ -68,16 +66,16 @@ pub(super) fn normalise(
     normal
 }
 
-/// The words that are left, and what is known of them.
-struct Line<'a, Words: Iterator<Item = OsString>> {
+/// The words that are left, each with its position from 1, and what is known of them.
+struct Line<'a, Words: Iterator<Item = (usize, OsString)>> {
     words: Peekable<Words>,
     flags: &'a [String],
     commands: &'a [String],
     errors: &'a mut Vec<ConfigError>,
 }
 
-impl<Words: Iterator<Item = OsString>> Line<'_, Words> {
-    /// The word at `position`, from 1, if it is text.
+impl<Words: Iterator<Item = (usize, OsString)>> Line<'_, Words> {
+    /// The word at `position`, if it is text.
     fn text(&mut self, word: OsString, position: usize) -> Option<String> {
         let word = match word.into_string() {
             Ok(text) => return Some(text),
@@ -109,7 +107,7 @@ impl<Words: Iterator<Item = OsString>> Line<'_, Words> {
             // Its value would be one mistake more.
             if attached.is_none() {
                 let commands = self.commands;
-                self.words.next_if(|word| !word.to_string_lossy().starts_with('-') && !is_one_of(commands, word));
+                self.words.next_if(|(_, word)| !word.to_string_lossy().starts_with('-') && !is_one_of(commands, word));
             }
             return None;
         }
@@ -123,7 +121,7 @@ impl<Words: Iterator<Item = OsString>> Line<'_, Words> {
     fn value(&mut self, key: &str) -> Option<String> {
         let is_switch = SWITCHES.contains(&key);
         let (flags, commands) = (self.flags, self.commands);
-        let ends = self.words.peek().is_none_or(|word| {
+        let ends = self.words.peek().is_none_or(|(_, word)| {
             let text = word.to_string_lossy();
             let leaves_a_switch = text.starts_with('-') || is_one_of(commands, word);
             is_flag(flags, &text) || BARE.contains(&text.as_ref()) || (is_switch && leaves_a_switch)
@@ -133,12 +131,13 @@ impl<Words: Iterator<Item = OsString>> Line<'_, Words> {
         }
         if ends {
             // Without its value, which may be a secret.
-            let name = |word: &OsString| quoted(word.to_string_lossy().split('=').next().unwrap_or_default());
+            let name =
+                |(_, word): &(usize, OsString)| quoted(word.to_string_lossy().split('=').next().unwrap_or_default());
             let followed_by = self.words.peek().map(name);
             self.errors.push(ConfigError::NoValue { key: key.to_owned(), followed_by });
             return None;
         }
-        match self.words.next()?.into_string() {
+        match self.words.next()?.1.into_string() {
             Ok(value) => Some(value),
             Err(word) => {
                 let shown = quoted_value(key, &word.to_string_lossy());

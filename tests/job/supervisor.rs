@@ -40,8 +40,8 @@ fn sigterm_passes_through() {
     // unshare's one child is PID 1 inside; the signal comes from outside, as `docker stop` sends it.
     let children = format!("/proc/{0}/task/{0}/children", running.id());
     let init: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    // SAFETY: kill takes no pointers; `init` is a child of a process that this test holds and has not reaped.
-    assert_eq!(unsafe { libc::kill(init, libc::SIGTERM) }, 0);
+    let init = rustix::process::Pid::from_raw(init).unwrap();
+    rustix::process::kill_process(init, rustix::process::Signal::TERM).unwrap();
     running.wait().expect_code(143);
     assert_eq!(super::result(&results)["status"], "killed");
 }

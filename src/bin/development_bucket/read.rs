@@ -39,16 +39,15 @@ pub async fn answer(
     }
     let asked =
         if head || faults.contains(&Kind::IgnoredRange) { None } else { conditions::range(headers, size_bytes)? };
-    match store.multipart_md5(&version) {
-        Some(md5) => insert(&mut response, HeaderName::from_static("opc-multipart-md5"), &md5),
-        // A part of the content has no use for the MD5 of all of it.
-        None if asked.is_none() => {
-            let md5 = if head { hashed(store, &version).await } else { store.known_md5(&version) };
-            if let Some(md5) = md5 {
+    if asked.is_none() {
+        // A part of the content has no use for the MD5 of all of it; the SDK counts on one with the whole.
+        match (store.multipart_md5(&version), hashed(store, &version).await) {
+            (Some(md5), _) => insert(&mut response, HeaderName::from_static("opc-multipart-md5"), &md5),
+            (None, Some(md5)) => {
                 insert(&mut response, HeaderName::from_static("content-md5"), &STANDARD.encode(md5));
             }
+            (None, None) => {}
         }
-        None => {}
     }
     let mut sent = asked.clone().unwrap_or(0..size_bytes);
     if let Some(asked) = asked {

@@ -122,17 +122,12 @@ impl Store {
         if version.size_bytes > self.md5_up_to_bytes || self.multipart_md5(version).is_some() {
             return None;
         }
-        if let Some(md5) = self.known_md5(version) {
-            return Some(md5);
+        if let Some(md5) = lock(&self.md5s).get(&version.etag) {
+            return Some(*md5);
         }
         let md5 = version.content.open().and_then(|opened| opened.md5(version.size_bytes)).ok()?;
         lock(&self.md5s).insert(version.etag.clone(), md5);
         Some(md5)
-    }
-
-    /// MD5 of a version, if it costs nothing to tell.
-    pub fn known_md5(&self, version: &Version) -> Option<[u8; 16]> {
-        lock(&self.md5s).get(&version.etag).copied()
     }
 
     pub fn multipart_md5(&self, version: &Version) -> Option<String> {
