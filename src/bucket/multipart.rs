@@ -164,10 +164,10 @@ impl Upload {
         bucket.head(name).await.is_ok_and(|object| object.size_bytes == size_bytes)
     }
 
-    /// Gives the parts up. Best effort: the service drops uploads that are never committed.
+    /// Gives the parts up.
     async fn abort(&mut self) {
         if let Some(url) = self.url.take() {
-            let _ = self.transport.send(self.transport.client().delete(url)).await;
+            give_up(&self.transport, &url).await;
         }
     }
 }
@@ -178,9 +178,17 @@ impl Drop for Upload {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let transport = Arc::clone(&self.transport);
-            runtime.spawn(async move {
-                let _ = transport.send(transport.client().delete(url)).await;
-            });
+            runtime.spawn(async move { give_up(&transport, &url).await });
+        }
+    }
+}
+
+/// Asks for the upload at `url` to be dropped. A few tries, as a part that was broken off may take the connection with
+/// it; then best effort is over, and the service drops uploads that are never committed.
+async fn give_up(transport: &Transport, url: &str) {
+    for _ in 0..3 {
+        if transport.send(transport.client().delete(url)).await.is_ok() {
+            return;
         }
     }
 }

@@ -162,17 +162,18 @@ impl Reading<'_> {
                 let Some(value) = object::text(headers, CONTENT_RANGE.as_str()) else {
                     return Err(Failure::protocol("the answer is 206 without Content-Range"));
                 };
-                let range = ContentRange::parse(value).filter(|range| range.bytes == self.rest);
-                let Some(range) = range else {
+                let range = ContentRange::parse(value);
+                // Before the range itself, which the service cuts at the end of an object that has become shorter.
+                if let Some(total) = range.as_ref().and_then(|range| range.total)
+                    && total != size
+                {
+                    return changed(format!("it is {total} bytes long, not {size}"));
+                }
+                if range.is_none_or(|range| range.bytes != self.rest) {
                     let (first, last) = (self.rest.start, self.rest.end - 1);
                     return Err(Failure::protocol(format!(
                         "asked for bytes {first}-{last}, the answer holds `{value}`"
                     )));
-                };
-                if let Some(total) = range.total
-                    && total != size
-                {
-                    return changed(format!("it is {total} bytes long, not {size}"));
                 }
             }
             // A server may ignore Range: then the body is the object from its first byte.

@@ -25,9 +25,11 @@ pub enum Operation {
     Other,
 }
 
-/// One request and the status it was answered with.
+/// One request and the status it was answered with, 0 until then.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
+    #[serde(skip)]
+    pub number: u64,
     pub operation: Operation,
     pub name: String,
     pub range: Option<String>,
@@ -40,6 +42,7 @@ pub struct Request {
 pub struct Requests {
     log: Mutex<Log>,
     open: AtomicU64,
+    numbers: AtomicU64,
 }
 
 #[derive(Clone, Default, Serialize)]
@@ -55,6 +58,7 @@ pub struct Log {
 }
 
 impl Requests {
+    /// Notes a request as it arrives: a client may go away before there is an answer.
     pub fn note(&self, request: Request) {
         let mut log = self.log();
         *log.counts.entry(request.operation).or_default() += 1;
@@ -62,6 +66,18 @@ impl Requests {
             log.requests.pop_front();
         }
         log.requests.push_back(request);
+    }
+
+    /// A number for the next request.
+    pub fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes how request `number` was answered.
+    pub fn answered(&self, number: u64, status: u16) {
+        if let Some(request) = self.log().requests.iter_mut().rev().find(|request| request.number == number) {
+            request.status = status;
+        }
     }
 
     pub fn sent(&self, bytes: u64) {

@@ -90,7 +90,9 @@ async fn answer(
     let if_match = conditions::text(request.headers(), header::IF_MATCH).map(str::to_owned);
     let client_request_id = request.headers().get("opc-client-request-id").cloned();
 
+    let number = server.requests.number();
     let faults = server.faults.draw(operation, &name);
+    server.requests.note(requests::Request { number, operation, name, range, if_match, status: 0 });
     let mut result = refused(&faults).await;
     if result.is_none() {
         result = Some(match target {
@@ -114,8 +116,7 @@ async fn answer(
     if let Some(id) = client_request_id {
         response.headers_mut().insert("opc-client-request-id", id);
     }
-    let status = response.status().as_u16();
-    server.requests.note(requests::Request { operation, name, range, if_match, status });
+    server.requests.answered(number, response.status().as_u16());
     if faults.contains(&Kind::LostAnswer) {
         line.reset_at_end();
         return Response::new(broken());
