@@ -68,7 +68,7 @@ impl Storage {
     }
 }
 
-/// A matrix `[out, in]`, packed for [`super::matmul`].
+/// A matrix `[out, in]`, packed for [`super::matmul()`].
 pub struct PackedMatrix {
     out: usize,
     in_: usize,
