@@ -1,1 +1,221 @@
-//! Filled by its room.
+//! The image in a real Docker: what it holds, and what it does with and without privileges.
+//!
+//! Uses the Docker that is there, or starts Debian's `dockerd` for these tests alone. Containers share the host's
+//! network, so that they reach the development bucket on loopback.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::bucket_server::BucketServer;
+use crate::support::process::{installed, skip, spawn};
+
+/// A Docker daemon and the image built there.
+struct Docker {
+    host: Option<String>,
+    image: &'static str,
+}
+
+/// The daemon, started once; `None` where there is none (and the test says so).
+fn docker() -> Option<&'static Docker> {
+    static DOCKER: OnceLock<Option<Docker>> = OnceLock::new();
+    DOCKER.get_or_init(Docker::start).as_ref()
+}
+
+impl Docker {
+    fn start() -> Option<Self> {
+        installed("docker", "docker.io")?;
+        let mut docker = Self { host: None, image: "flashjob:test" };
+        if !docker.command(&["info"]).output().is_ok_and(|output| output.status.success()) {
+            installed("dockerd", "docker.io")?;
+            docker.host = Some(docker.start_daemon()?);
+        }
+        let root = env!("CARGO_MANIFEST_DIR");
+        let mut build = Command::new(format!("{root}/scripts/image"));
+        build.arg(docker.image).env("BINARY", env!("CARGO_BIN_EXE_flashjob"));
+        if let Some(host) = &docker.host {
+            build.env("DOCKER_HOST", host);
+        }
+        let output = build.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains("is linked dynamically") {
+            skip("the image takes a static binary: run these tests through scripts/test");
+            return None;
+        }
+        assert!(output.status.success(), "scripts/image: {said}");
+        Some(docker)
+    }
+
+    fn start_daemon(&self) -> Option<String> {
+        // Kept until the process ends: the daemon works in it.
+        let folder = TempDir::new().unwrap().keep();
+        let host = format!("unix://{}", folder.join("docker.sock").display());
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let mut daemon = Command::new("dockerd");
+        daemon
+            .args(["--host", &host, "--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .arg(format!("--data-root={}", folder.join("data").display()))
+            .arg(format!("--exec-root={}", folder.join("exec").display()))
+            .arg(format!("--pidfile={}", folder.join("pid").display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let mut daemon = spawn(daemon).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let info = Command::new("docker").args(["--host", &host, "info"]).output().unwrap();
+            if info.status.success() {
+                return Some(host);
+            }
+            if daemon.try_wait().unwrap().is_some() || Instant::now() > deadline {
+                let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                skip(&format!("dockerd does not start here: {last:?}"));
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        if let Some(host) = &self.host {
+            command.args(["--host", host]);
+        }
+        command.args(arguments);
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn inspect(&self) -> Value {
+        let output = self.output(&["image", "inspect", self.image]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()[0].take()
+    }
+}
+
+/// The tiny model in a bucket, and a folder for results that any user may write.
+fn bucket_and_results() -> (TempDir, BucketServer, TempDir) {
+    let folder = TempDir::new().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-gqa");
+    let model = folder.path().join("tiny");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(golden).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let server = BucketServer::start(folder.path());
+    let results = TempDir::new().unwrap();
+    std::fs::set_permissions(results.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    (folder, server, results)
+}
+
+fn result(results: &TempDir) -> Value {
+    serde_json::from_slice(&std::fs::read(results.path().join("result.json")).unwrap()).unwrap()
+}
+
+/// `docker run` with what every run here shares; the image's name and its arguments follow.
+fn run<'a>(volume: &'a str, url: &'a str) -> Vec<&'a str> {
+    vec!["run", "--rm", "--network=host", "--volume", volume, "--env", url, "--env", "metrics_port=0"]
+}
+
+const SHORT: [&str; 4] = ["--model=tiny", "--input-len=4", "--output-len=3", "--num-prompts=2"];
+
+#[test]
+fn the_image_is_small_and_says_what_it_is() {
+    let Some(docker) = docker() else { return };
+    let image = docker.inspect();
+    let size = image["Size"].as_u64().unwrap();
+    assert!(size <= 40_000_000, "{size} bytes");
+    assert_eq!(image["Config"]["Entrypoint"], serde_json::json!(["/flashjob"]));
+    assert_eq!(image["Config"]["User"], "65532:65532");
+    for label in ["title", "version", "revision", "licenses"] {
+        let value = image["Config"]["Labels"][format!("org.opencontainers.image.{label}")].as_str().unwrap();
+        assert!(!value.is_empty() && value != "unknown", "{label}: {value}");
+    }
+}
+
+#[test]
+fn root_with_dev_fuse_and_sys_admin_alone_mounts() {
+    let Some(docker) = docker() else { return };
+    let (_folder, server, results) = bucket_and_results();
+    let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
+    let mut arguments = run(&volume, &url);
+    arguments.extend(["--user=0", "--cap-drop=ALL", "--cap-add=SYS_ADMIN", "--device=/dev/fuse"]);
+    arguments.extend(["--security-opt=no-new-privileges", "--read-only", "--tmpfs=/models", docker.image]);
+    arguments.extend(["--mount-mode=fuse", "--metrics-linger-seconds=0"]);
+    arguments.extend(SHORT);
+    let output = docker.output(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(result(&results)["inputs"][0]["method"], "fuse");
+}
+
+#[test]
+fn a_user_without_any_privilege_copies() {
+    let Some(docker) = docker() else { return };
+    let (_folder, server, results) = bucket_and_results();
+    let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
+    let mut arguments = run(&volume, &url);
+    arguments.extend(["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]);
+    arguments.extend(["--tmpfs=/models:mode=1777", docker.image, "--metrics-linger-seconds=0"]);
+    arguments.extend(SHORT);
+    let output = docker.output(&arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let input = &result(&results)["inputs"][0];
+    assert_eq!(input["method"], "copy", "{said}");
+    assert!(input["reason"].as_str().unwrap().contains("/dev/fuse"), "{input}");
+}
+
+#[test]
+fn docker_stop_ends_with_143_and_keeps_what_was_measured() {
+    let Some(docker) = docker() else { return };
+    let (_folder, server, results) = bucket_and_results();
+    let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
+    let name = format!("flashjob-test-{}", std::process::id());
+    let mut arguments = run(&volume, &url);
+    arguments.retain(|argument| *argument != "--rm");
+    arguments.extend(["--detach", "--name", &name, "--tmpfs=/models:mode=1777", docker.image, "--model=tiny"]);
+    arguments.extend(["--input-len=8", "--output-len=480", "--num-prompts=20000"]);
+    assert!(docker.output(&arguments).status.success());
+    let measuring = || {
+        let logs = docker.output(&["logs", &name]);
+        String::from_utf8_lossy(&logs.stderr).contains("\"phase\":\"measure\"")
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !measuring() {
+        assert!(Instant::now() < deadline, "{:?}", docker.output(&["logs", &name]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(docker.output(&["stop", "--time=30", &name]).status.success());
+    let code = docker.output(&["inspect", "--format={{.State.ExitCode}}", &name]);
+    docker.output(&["rm", "--force", &name]);
+    assert_eq!(String::from_utf8_lossy(&code.stdout).trim(), "143");
+    assert_eq!(result(&results)["status"], "killed");
+}
+
+#[test]
+fn the_image_holds_one_file() {
+    let Some(docker) = docker() else { return };
+    let create = docker.output(&["create", docker.image]);
+    let id = String::from_utf8_lossy(&create.stdout).trim().to_owned();
+    let folder = TempDir::new().unwrap();
+    let archive: PathBuf = folder.path().join("image.tar");
+    let exported = docker.output(&["export", "--output", &archive.display().to_string(), &id]);
+    docker.output(&["rm", &id]);
+    assert!(exported.status.success());
+    let listing = Command::new("tar").args(["--list", "--file"]).arg(&archive).output().unwrap();
+    let files: Vec<String> = String::from_utf8_lossy(&listing.stdout)
+        .lines()
+        // What Docker itself puts into every container.
+        .filter(|name| !["dev/", "proc/", "sys/", "etc/", ".dockerenv"].iter().any(|own| name.starts_with(own)))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(files, ["flashjob"]);
+}

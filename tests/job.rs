@@ -4,6 +4,7 @@ mod endings;
 mod results;
 mod signals;
 mod supervisor;
+mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +18,19 @@ fn tiny_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-gqa")
 }
 
-/// A job on the tiny model that keeps to itself: its results in `results`, its metrics on a free port.
+/// Longer than any test waits for: a signal always arrives first.
+const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
+
+/// A job that keeps to itself: its results in `results`, its metrics on a free port.
+fn job_without_model(results: &TempDir) -> Process {
+    Process::flashjob()
+        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--device=cpu", "--results-dir"])
+        .args([results.path().join("out")])
+}
+
+/// The same on the tiny model.
 fn job(results: &TempDir) -> Process {
-    Process::flashjob().args(["--metrics-port", "0", "--metrics-linger-seconds", "0", "--device", "cpu"]).args([
-        "--results-dir",
-        &results.path().join("out").display().to_string(),
-        "--model",
-        &tiny_model().display().to_string(),
-    ])
+    job_without_model(results).args(["--model".into(), tiny_model()])
 }
 
 /// `result.json` of a job that [`job`] made.

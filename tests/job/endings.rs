@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::{job, result, tiny_model};
+use super::{job, job_without_model, result, tiny_model};
 use crate::support::process::Process;
 
 #[test]
@@ -73,13 +73,36 @@ fn models_that_cannot_be_loaded_end_with_4() {
         ),
     ] {
         let results = TempDir::new().unwrap();
-        let finished = Process::flashjob()
-            .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--num-prompts=1", "--model", &model])
-            .args(["--results-dir", &results.path().join("out").display().to_string()])
-            .run()
-            .expect_code(4);
+        let finished = job_without_model(&results).args(["--num-prompts=1", "--model", &model]).run().expect_code(4);
         assert!(finished.stderr.contains(sentence), "{model}: {}", finished.stderr);
         assert!(result(&results)["error"].as_str().unwrap().contains(sentence));
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_end_with_5_or_with_4_where_they_are_looked_at() {
+    let folder = TempDir::new().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(tiny_model()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    // The last tensor's last bytes become NaN in any float format.
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 64..].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    for (arguments, code, sentence) in [(vec![], 5, "not finite"), (vec!["--validate-weights=true"], 4, "NaN")] {
+        let results = TempDir::new().unwrap();
+        let finished = job_without_model(&results)
+            .args(["--num-prompts=1".into(), "--model".into(), model.as_os_str().to_owned()])
+            .args(arguments)
+            .run()
+            .expect_code(code);
+        assert!(finished.stderr.contains(sentence), "{}", finished.stderr);
+        assert_eq!(result(&results)["exit_code"], code);
     }
 }
 

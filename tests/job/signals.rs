@@ -2,10 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::{job, result};
-
-/// Long enough that a signal always arrives first; a killed run does not wait for its end.
-const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
+use super::{LONG, job, result};
 
 #[test]
 fn signals_while_measuring_keep_what_was_measured() {

@@ -1,0 +1,170 @@
+//! The whole way: a bucket, a mount, inference, a real MLflow, the exit code.
+
+use std::path::Path;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{job_without_model, result, tiny_model};
+use crate::support::bucket_server::BucketServer;
+use crate::support::mlflow_server;
+use crate::support::process::Process;
+
+/// A bucket folder with the tiny model under the name that a hub would give it.
+fn bucket_folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let model = folder.path().join("tiny/llama");
+    std::fs::create_dir_all(&model).unwrap();
+    for file in std::fs::read_dir(tiny_model()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+/// A job that mounts `url` under `results` and runs the tiny model from there.
+fn mounting(results: &TempDir, url: &str) -> Process {
+    let location = results.path().join("models");
+    job_without_model(results)
+        .args(["--model", "tiny/llama", "--par", url, "--mount-location", &location.display().to_string()])
+        .args(["--storage-timeout=60"])
+}
+
+fn nothing_is_mounted_under(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(&folder.display().to_string()), "{mounts}");
+}
+
+#[test]
+fn a_run_is_found_in_mlflow_as_it_was_measured() {
+    let Some(mlflow) = mlflow_server::shared() else { return };
+    let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    let url = server.url().to_owned();
+    let token = url.split("/p/").nth(1).unwrap().split('/').next().unwrap();
+    let finished = mounting(&results, &url)
+        .args(["--mlflow-uri", mlflow.uri(), "--experiment-name", "whole", "--run-name", "first"])
+        .args(["--input-len=12", "--output-len=200", "--num-prompts=600"])
+        .run()
+        .expect_code(0);
+    nothing_is_mounted_under(results.path());
+
+    let result = result(&results);
+    let runs = mlflow.runs("whole");
+    let [run] = runs.as_slice() else { panic!("{} runs", runs.len()) };
+    assert_eq!((run.name(), run.status()), ("first", "FINISHED"));
+    assert!(run.end_time() >= run.start_time());
+    for (name, value) in result["metrics"].as_object().unwrap() {
+        let (logged, measured) = (run.metric(name).unwrap_or(f64::NAN), value.as_f64().unwrap());
+        assert!((logged - measured).abs() <= measured.abs() * 1e-12, "{name}: {logged} is not {measured}");
+    }
+    assert_eq!(run.param("input-len"), Some("12"));
+    assert_eq!(run.tag("backend"), Some("candle"));
+    assert_eq!(run.tag("device"), Some("cpu"));
+    let artifact = mlflow.artifact(run, "result.json").unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&artifact).unwrap(), result);
+    for file in ["flashjob.log", "requests.jsonl"] {
+        assert!(mlflow.artifact(run, file).is_some_and(|bytes| !bytes.is_empty()), "{file}");
+    }
+    let everything = format!("{}{}{}{:?}", finished.stdout, finished.stderr, result, run.0);
+    assert!(!everything.contains(token), "the token is nowhere");
+    assert!(result["inputs"][0]["source"].as_str().unwrap().contains("/p/<redacted>/n/"));
+}
+
+#[test]
+fn progress_and_the_machine_are_seen_while_a_run_lasts() {
+    let Some(mlflow) = mlflow_server::shared() else { return };
+    let results = TempDir::new().unwrap();
+    let mut running = super::job(&results)
+        .args(["--mlflow-uri", mlflow.uri(), "--experiment-name", "live", "--run-name", "live"])
+        .args(super::LONG)
+        .start();
+    running.wait_for_stderr("\"phase\":\"measure\"");
+    // Points come every two seconds; the run itself would last for minutes.
+    let seen = |name: &str| mlflow.runs("live").first().map_or(0, |run| mlflow.history(run, name).len());
+    while seen("live/output_tokens_per_second") < 2 || seen("system/cpu_utilization_percentage") < 1 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    running.signal(libc::SIGTERM);
+    running.wait().expect_code(143);
+    let run = &mlflow.runs("live")[0];
+    assert_eq!((run.status(), run.end_time().is_some()), ("KILLED", true));
+    let steps: Vec<i64> = mlflow.history(run, "live/generated_tokens").iter().map(|(_, step, _)| *step).collect();
+    assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
+    assert!(run.metric("total_output_tokens").unwrap() > 0.0, "what was measured so far is kept");
+}
+
+#[test]
+fn a_run_that_fails_is_failed_in_mlflow_too() {
+    let Some(mlflow) = mlflow_server::shared() else { return };
+    let results = TempDir::new().unwrap();
+    job_without_model(&results)
+        .args(["--model=/nonexistent/model", "--mlflow-uri", mlflow.uri(), "--experiment-name", "failing"])
+        .run()
+        .expect_code(4);
+    let run = &mlflow.runs("failing")[0];
+    assert_eq!((run.status(), run.tag("exit_code")), ("FAILED", Some("4")));
+    assert!(run.tag("error").unwrap().contains("/nonexistent/model"));
+}
+
+#[test]
+fn what_could_not_be_sent_is_published_once() {
+    let Some(mlflow) = mlflow_server::shared() else { return };
+    let results = TempDir::new().unwrap();
+    let nobody = format!("http://127.0.0.1:{}", crate::support::process::free_port());
+    super::job(&results)
+        .args(["--mlflow-uri", &nobody, "--experiment-name", "published", "--input-len=4", "--output-len=2"])
+        .args(["--num-prompts=2"])
+        .run()
+        .expect_code(6);
+    for word in ["delivered, ", "had been delivered, "] {
+        let published = Process::flashjob()
+            .args(["publish", &results.path().join("out").display().to_string(), "--mlflow-uri", mlflow.uri()])
+            .run()
+            .expect_code(0);
+        assert!(published.stdout.contains(word), "{}", published.stdout);
+    }
+    let runs = mlflow.runs("published");
+    assert_eq!(runs.len(), 1);
+    assert_eq!((runs[0].status(), runs[0].metric("total_output_tokens")), ("FINISHED", Some(4.0)));
+}
+
+#[test]
+fn the_copy_is_as_good_as_the_mount_and_says_that_it_was_one() {
+    let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    mounting(&results, server.url())
+        .args(["--mount-mode=copy", "--input-len=4", "--output-len=2", "--num-prompts=2"])
+        .run()
+        .expect_code(0);
+    assert_eq!(result(&results)["inputs"][0]["method"], "copy");
+}
+
+#[test]
+fn a_par_that_expires_while_the_model_is_read_ends_with_3() {
+    let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    server.fault(json!({"kind": "status", "status": 401, "operation": "get", "name_contains": "model.safetensors"}));
+    let finished = mounting(&results, server.url()).run().expect_code(3);
+    assert!(finished.stderr.contains("Make a new PAR that allows this"), "{}", finished.stderr);
+    assert_eq!(result(&results)["exit_code"], 3);
+    nothing_is_mounted_under(results.path());
+}
+
+#[test]
+fn a_signal_while_the_bucket_is_listed_or_read_takes_the_mount_down() {
+    for (fault, phase) in [
+        (json!({"kind": "latency", "seconds": 600.0, "operation": "list"}), "mount"),
+        (json!({"kind": "stall", "after_bytes": 1000, "name_contains": "model.safetensors"}), "load"),
+    ] {
+        let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
+        let server = BucketServer::start(folder.path());
+        server.fault(fault);
+        let mut running = mounting(&results, server.url()).start();
+        running.wait_for_stderr(&format!("\"phase\":\"{phase}\""));
+        running.signal(libc::SIGTERM);
+        running.wait().expect_code(143);
+        assert_eq!(result(&results)["status"], "killed", "{phase}");
+        nothing_is_mounted_under(results.path());
+    }
+}
