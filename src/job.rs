@@ -11,6 +11,7 @@ mod signals;
 mod supervisor;
 mod terminal;
 mod tracking;
+mod upload;
 mod work;
 
 use std::path::Path;

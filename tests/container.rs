@@ -50,6 +50,7 @@ impl Docker {
         Some(docker)
     }
 
+    #[expect(clippy::zombie_processes, reason = "it ends with this process, which waits for nothing more")]
     fn start_daemon(&self) -> Option<String> {
         // Kept until the process ends: the daemon works in it.
         let folder = TempDir::new().unwrap().keep();

@@ -7,8 +7,7 @@ use serde_json::json;
 use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
-use super::{Exit, environment};
-use crate::bucket::{Bucket, RetryPolicy};
+use super::{Exit, environment, upload};
 use crate::config::Dataset;
 use crate::event::{Fact, Phase};
 use crate::mlflow::{Delivery, RunStatus};
@@ -86,13 +85,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     if status == Status::Finished && !upload(context).await && exit == Exit::Done {
         exit = Exit::Undelivered;
     }
-    let flush = if context.signals.exit().is_some() { FLUSH_AFTER_SIGNAL } else { FLUSH };
-    let run_status = match status {
-        Status::Finished => RunStatus::Finished,
-        Status::Failed => RunStatus::Failed,
-        Status::Killed => RunStatus::Killed,
-    };
-    let delivery = context.tracking.finish(context, run_status, &result, flush).await;
+    let delivery = track(context, status, &result).await;
     let run_url = match delivery {
         Some(Delivery::Delivered { link, notes }) => {
             for note in notes {
@@ -118,6 +111,9 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         }
         None => None,
     };
+    if let Some(signal) = context.signals.exit() {
+        exit = signal;
+    }
     if exit.code() != result.exit_code {
         result.exit_code = exit.code();
         kept = write_result(context, &result);
@@ -152,26 +148,42 @@ fn note<T>(file: &str, written: std::io::Result<T>) -> bool {
     written.map_err(|error| tracing::error!(file, %error, "a result file could not be written")).is_ok()
 }
 
-/// Sends the result files to `output_object_storage`, if there is one. False: they are only on disk.
+/// Sends the result files to the output bucket. False: they are only on disk.
 async fn upload(context: &Context) -> bool {
     let Some(output) = &context.job.output else { return true };
-    let policy = RetryPolicy { deadline: context.job.mount.storage_timeout, ..RetryPolicy::default() };
-    let sent = async {
-        let bucket = Bucket::open(output.par.clone(), policy, context.events.clone())?;
-        for path in context.directory.files() {
-            let name = path.strip_prefix(context.directory.path()).unwrap_or(&path).display().to_string();
-            bucket.put_file(&format!("{}{name}", output.prefix), &path).await?;
-        }
-        Ok::<(), crate::bucket::Error>(())
-    };
-    match sent.await {
-        Ok(()) => {
-            tracing::info!(bucket = %output.par, prefix = output.prefix, "results are in the bucket");
+    let patience = context.job.mount.storage_timeout;
+    let cancel = context.signals.cancel();
+    let directory = context.directory.path().display();
+    match cancel.run_until_cancelled(upload::upload(output, &context.directory, patience, &context.events)).await {
+        Some(Ok(names)) => {
+            tracing::info!(bucket = %output.par, files = ?names, "results are in the bucket");
             true
         }
-        Err(error) => {
-            tracing::error!(%error, "the bucket could not take the results: they are in results-dir");
+        Some(Err(error)) => {
+            tracing::error!(
+                %error,
+                "the bucket could not take the results: `flashjob publish {directory}` with output-par sends them later"
+            );
             false
         }
+        None => false,
+    }
+}
+
+/// Tells MLflow the end. A signal that arrives meanwhile makes it a killed run and leaves little time.
+async fn track(context: &Context, status: Status, result: &JobResult) -> Option<Delivery> {
+    let run_status = match status {
+        Status::Finished => RunStatus::Finished,
+        Status::Failed => RunStatus::Failed,
+        Status::Killed => RunStatus::Killed,
+    };
+    let cancel = context.signals.cancel();
+    if cancel.is_cancelled() {
+        return context.tracking.finish(context, run_status, result, FLUSH_AFTER_SIGNAL).await;
+    }
+    let patient = cancel.run_until_cancelled(context.tracking.finish(context, run_status, result, FLUSH)).await;
+    match patient {
+        Some(delivery) => delivery,
+        None => context.tracking.finish(context, RunStatus::Killed, result, FLUSH_AFTER_SIGNAL).await,
     }
 }

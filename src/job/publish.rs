@@ -2,24 +2,29 @@
 
 use std::time::Duration;
 
-use super::{Exit, exit, terminal};
+use super::{Exit, exit, terminal, upload};
 use crate::config::{Credentials, Publish};
+use crate::event::Events;
 use crate::mlflow::{self, Access, Outcome};
+use crate::report::ResultsDirectory;
 
 /// How long the server may take in all.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Sends every run spooled in the directory. Exit 6 while one of them is still only on disk.
+/// Sends the result files to the bucket and every run spooled in the directory to MLflow. Exit 6 while one of them is still only on disk.
 pub fn publish(asked: Publish) -> Exit {
     let access = access(&asked);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
+    let sent = runtime.block_on(to_bucket(&asked));
     match runtime.block_on(mlflow::publish(&asked.dir, &access, LIMIT)) {
+        // A directory whose run was not tracked has no spool, which is no failure where the bucket was asked for.
+        Err(_) if asked.output.is_some() && asked.tracking.is_none() => sent,
         Err(error) => exit::before_log(Exit::Configuration, &error.to_string()),
         Ok(runs) => {
-            let mut exit = Exit::Done;
+            let mut exit = sent;
             for run in runs {
                 let name = run.key;
                 let line = match run.outcome {
@@ -38,6 +43,16 @@ pub fn publish(asked: Publish) -> Exit {
             }
             exit
         }
+    }
+}
+
+/// Puts the result files into the output bucket, where one is named.
+async fn to_bucket(asked: &Publish) -> Exit {
+    let Some(output) = &asked.output else { return Exit::Done };
+    let directory = ResultsDirectory::existing(&asked.dir);
+    match upload::upload(output, &directory, LIMIT, &Events::default()).await {
+        Ok(names) => terminal::print(&format!("{}: in the bucket {}\n", names.join(", "), output.par)),
+        Err(error) => exit::before_log(Exit::Undelivered, &error.to_string()),
     }
 }
 

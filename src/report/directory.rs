@@ -51,6 +51,11 @@ impl ResultsDirectory {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// A directory that a run has left.
+    pub fn existing(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path

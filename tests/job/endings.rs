@@ -80,6 +80,26 @@ fn models_that_cannot_be_loaded_end_with_4() {
 }
 
 #[test]
+fn results_that_cannot_be_written_end_with_1_and_are_in_the_log() {
+    let results = TempDir::new().unwrap();
+    let mut running = job(&results).args(["--input-len=8", "--output-len=480", "--num-prompts=300"]).start();
+    running.wait_for_stderr("\"phase\":\"measure\"");
+    std::fs::remove_dir_all(results.path().join("out")).unwrap();
+    let finished = running.wait().expect_code(1);
+    let line = finished.stderr.lines().find(|line| line.contains("this line has the result")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let result: serde_json::Value = serde_json::from_str(line["result"].as_str().unwrap()).unwrap();
+    assert_eq!((&result["exit_code"], &result["num_requests"]), (&1.into(), &300.into()));
+}
+
+#[test]
+fn a_cache_that_holds_no_sequence_ends_with_4_and_says_how_much_is_needed() {
+    let results = TempDir::new().unwrap();
+    let finished = job(&results).args(["--kv-cache-memory=1"]).run().expect_code(4);
+    assert!(finished.stderr.contains("needs"), "{}", finished.stderr);
+}
+
+#[test]
 fn weights_that_are_not_numbers_end_with_5_or_with_4_where_they_are_looked_at() {
     let folder = TempDir::new().unwrap();
     let model = folder.path().join("model");

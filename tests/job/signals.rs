@@ -21,6 +21,33 @@ fn signals_while_measuring_keep_what_was_measured() {
 }
 
 #[test]
+fn a_signal_while_warming_up_ends_a_run_that_has_measured_nothing() {
+    let results = TempDir::new().unwrap();
+    let mut running = job(&results).args(["--input-len=8", "--output-len=480", "--warmup=20000"]).start();
+    running.wait_for_stderr("\"phase\":\"warm_up\"");
+    running.signal(libc::SIGTERM);
+    running.wait().expect_code(143);
+    let result = result(&results);
+    assert_eq!(result["status"], "killed");
+    assert!(result["measurement"].is_null());
+}
+
+#[test]
+fn a_signal_while_publishing_ends_the_wait_for_a_server_that_does_not_answer() {
+    // Takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}", silent.local_addr().unwrap());
+    let results = TempDir::new().unwrap();
+    let mut running =
+        job(&results).args(["--input-len=4", "--output-len=2", "--num-prompts=2", "--mlflow-uri", &uri]).start();
+    running.wait_for_stderr("\"phase\":\"publish\"");
+    running.signal(libc::SIGINT);
+    running.wait().expect_code(130);
+    let result = result(&results);
+    assert_eq!((&result["status"], &result["exit_code"]), (&"finished".into(), &130.into()));
+}
+
+#[test]
 fn a_signal_in_the_linger_ends_it() {
     let results = TempDir::new().unwrap();
     let port = crate::support::process::free_port().to_string();

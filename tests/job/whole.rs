@@ -130,6 +130,92 @@ fn what_could_not_be_sent_is_published_once() {
 }
 
 #[test]
+fn results_go_to_the_output_bucket_or_wait_for_publish() {
+    let (folder, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    let output = ["--output-par", server.url(), "--output-prefix=runs/7/"];
+    let short = ["--input-len=4", "--output-len=2", "--num-prompts=2"];
+    super::job(&results).args(output).args(short).run().expect_code(0);
+    let kept = std::fs::read(results.path().join("out/result.json")).unwrap();
+    assert_eq!(std::fs::read(folder.path().join("runs/7/result.json")).unwrap(), kept);
+
+    server.fault(json!({"kind": "status", "status": 401, "operation": "put"}));
+    super::job(&results).args(output).args(short).run().expect_code(6);
+    server.no_faults();
+    std::fs::remove_dir_all(folder.path().join("runs")).unwrap();
+    let out = results.path().join("out").display().to_string();
+    Process::flashjob().args(["publish", &out]).args(output).run().expect_code(0);
+    let published = std::fs::read(folder.path().join("runs/7/result.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&published).unwrap()["exit_code"], 6);
+}
+
+/// The platform's own file, with what the blueprint's user fills in, and what a machine without GPUs cannot have.
+#[test]
+fn a_blueprint_runs_whichever_way_its_values_arrive() {
+    let Some(mlflow) = mlflow_server::shared() else { return };
+    let (folder, place) = (bucket_folder(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/offline-benchmark.json");
+    let mut blueprint: serde_json::Value = serde_json::from_slice(&std::fs::read(sample).unwrap()).unwrap();
+    let location = place.path().join("models").display().to_string();
+    blueprint["input_object_storage"] =
+        json!([{"par": server.url(), "mount_location": location, "volume_size_in_gbs": 1, "include": ["tiny/llama"]}]);
+    blueprint["recipe_nvidia_gpu_count"] = json!(1);
+    for entry in blueprint["recipe_container_env"].as_array_mut().unwrap() {
+        let value = match entry["key"].as_str().unwrap() {
+            "model" | "tokenizer" => "tiny/llama",
+            "input-len" | "output-len" => "12",
+            "num-prompts" => "2",
+            "tensor-parallel-size" => "1",
+            "max-model-len" => "256",
+            "dtype" => "float16",
+            "mlflow-uri" => mlflow.uri(),
+            "experiment-name" => "blueprint",
+            _ => continue,
+        };
+        entry["value"] = value.into();
+    }
+    let file = place.path().join("blueprint.json");
+    std::fs::write(&file, blueprint.to_string()).unwrap();
+    let variables: Vec<(String, String)> = blueprint["recipe_container_env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry["value"].as_str().unwrap().to_owned()))
+        .collect();
+
+    let storage = blueprint["input_object_storage"].to_string();
+    for way in ["file", "variables", "arguments"] {
+        let results = TempDir::new().unwrap();
+        let mut process = job_without_model(&results);
+        match way {
+            "file" => process = process.args(["--blueprint".into(), file.clone()]),
+            "variables" => {
+                process = process.env("input_object_storage", &storage);
+                for (key, value) in &variables {
+                    process = process.env(key, value);
+                }
+            }
+            _ => {
+                process = process.args(["--input_object_storage", &storage]);
+                for (key, value) in &variables {
+                    process = process.args([format!("--{key}"), value.clone()]);
+                }
+            }
+        }
+        process.run().expect_code(0);
+        let result = result(&results);
+        assert_eq!(
+            (&result["num_requests"], &result["metrics"]["total_output_tokens"]),
+            (&2.into(), &24.0.into()),
+            "{way}"
+        );
+        assert_eq!(result["backend"]["engine"]["dtype"], "float16", "{way}");
+    }
+    assert_eq!(mlflow.runs("blueprint").len(), 3);
+}
+
+#[test]
 fn the_copy_is_as_good_as_the_mount_and_says_that_it_was_one() {
     let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
     let server = BucketServer::start(folder.path());

@@ -1,0 +1,34 @@
+//! Result files go to the bucket that `output_object_storage` names, if there is one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::bucket::{Bucket, Error, RetryPolicy};
+use crate::config::OutputStorage;
+use crate::event::Events;
+use crate::report::ResultsDirectory;
+
+/// Puts the files of `directory` under the output's prefix, by their names, and gives those names.
+///
+/// # Errors
+/// The first file that the bucket does not take within `patience`.
+pub async fn upload(
+    output: &OutputStorage,
+    directory: &ResultsDirectory,
+    patience: Duration,
+    events: &Events,
+) -> Result<Vec<String>, Error> {
+    let policy = RetryPolicy { deadline: patience, ..RetryPolicy::default() };
+    let bucket = Bucket::open(output.par.clone(), policy, events.clone())?;
+    let mut names = Vec::new();
+    for path in directory.files() {
+        let name = format!("{}{}", output.prefix, file_name(&path));
+        bucket.put_file(&name, &path).await?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
