@@ -9,6 +9,7 @@ use super::{job_without_model, result, tiny_model};
 use crate::support::bucket_server::BucketServer;
 use crate::support::mlflow_server;
 use crate::support::process::Process;
+use crate::support::prometheus::Prometheus;
 
 /// A bucket folder with the tiny model under the name that a hub would give it.
 fn bucket_folder() -> TempDir {
@@ -92,6 +93,26 @@ fn progress_and_the_machine_are_seen_while_a_run_lasts() {
     let steps: Vec<i64> = mlflow.history(run, "live/generated_tokens").iter().map(|(_, step, _)| *step).collect();
     assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
     assert!(run.metric("total_output_tokens").unwrap() > 0.0, "what was measured so far is kept");
+}
+
+#[tokio::test]
+async fn a_prometheus_that_scrapes_once_a_second_has_the_final_counts() {
+    let port = crate::support::process::free_port();
+    let Some(prometheus) = Prometheus::start(&format!("127.0.0.1:{port}")) else { return };
+    let results = TempDir::new().unwrap();
+    let running = Process::flashjob()
+        .args(["--metrics-linger-seconds=60", "--input-len=8", "--output-len=100", "--num-prompts=300"])
+        .args(["--metrics-port".into(), port.to_string(), "--model".into(), tiny_model().display().to_string()])
+        .args(["--results-dir".into(), results.path().join("out").display().to_string()])
+        .start();
+    running.wait().expect_code(0);
+    for (series, expected) in [
+        ("flashjob_generated_tokens_total{phase='measure'}", 30_000.0),
+        ("flashjob_prompt_tokens_total{phase='measure'}", 2_400.0),
+        ("flashjob_requests_finished_total{phase='measure',reason='length'}", 300.0),
+    ] {
+        prometheus.eventually(&format!("last_over_time({series}[5m])"), expected).await;
+    }
 }
 
 #[test]
