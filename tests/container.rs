@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::bucket_server::BucketServer;
-use crate::support::process::{installed, skip, spawn};
+use crate::support::process::{free_port, installed, skip, spawn};
 
 /// A Docker daemon and the image built there.
 struct Docker {
@@ -34,20 +34,24 @@ impl Docker {
             installed("dockerd", "docker.io")?;
             docker.host = Some(docker.start_daemon()?);
         }
-        let root = env!("CARGO_MANIFEST_DIR");
-        let mut build = Command::new(format!("{root}/scripts/image"));
-        build.arg(docker.image).env("BINARY", env!("CARGO_BIN_EXE_flashjob"));
-        if let Some(host) = &docker.host {
+        docker.build("cpu", docker.image, env!("CARGO_BIN_EXE_flashjob")).then_some(docker)
+    }
+
+    /// Builds an image from a binary that these tests use. False: it cannot go into one (and the test says so).
+    fn build(&self, target: &str, tag: &str, binary: &str) -> bool {
+        let mut build = Command::new(format!("{}/scripts/image", env!("CARGO_MANIFEST_DIR")));
+        build.args([target, tag]).env("BINARY", binary);
+        if let Some(host) = &self.host {
             build.env("DOCKER_HOST", host);
         }
         let output = build.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if said.contains("is linked dynamically") {
             skip("the image takes a static binary: run these tests through scripts/test");
-            return None;
+            return false;
         }
         assert!(output.status.success(), "scripts/image: {said}");
-        Some(docker)
+        true
     }
 
     #[expect(clippy::zombie_processes, reason = "it ends with this process, which waits for nothing more")]
@@ -219,4 +223,37 @@ fn the_image_holds_one_file() {
         .map(str::to_owned)
         .collect();
     assert_eq!(files, ["flashjob"]);
+}
+
+#[test]
+fn the_development_bucket_of_the_compose_file_feeds_a_job() {
+    let Some(docker) = docker() else { return };
+    assert!(docker.build("development", "flashjob:development-test", env!("CARGO_BIN_EXE_development-bucket")));
+    let objects = format!("{}/tests/golden:/objects:ro", env!("CARGO_MANIFEST_DIR"));
+    let (name, address) = (format!("bucket-test-{}", std::process::id()), format!("127.0.0.1:{}", free_port()));
+    let bucket = ["run", "--detach", "--network=host", "--name", &name, "--volume", &objects];
+    let arguments =
+        ["flashjob:development-test", "/objects", "--address", &address, "--par", r#"{"token": "development"}"#];
+    assert!(docker.output(&[bucket.as_slice(), &arguments].concat()).status.success());
+    let results = TempDir::new().unwrap();
+    std::fs::set_permissions(results.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let volume = format!("{}:/results", results.path().display());
+    let par = format!("par=http://{address}/p/development/n/development/b/models/o/");
+    let mut job = run(&volume, &par);
+    job.extend(["--tmpfs=/models:mode=1777", docker.image, "--metrics-linger-seconds=0", "--model=llama-gqa"]);
+    job.extend(&SHORT[1..]);
+    let output = docker.output(&job);
+    docker.output(&["rm", "--force", &name]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_compose_file_is_valid() {
+    let Some(program) = installed("docker-compose", "docker-compose") else { return };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker-compose.yml");
+    let config = Command::new(program).arg("--file").arg(file).args(["config", "--services"]).output().unwrap();
+    let said = String::from_utf8_lossy(&config.stderr).into_owned();
+    let mut services: Vec<String> = String::from_utf8_lossy(&config.stdout).lines().map(str::to_owned).collect();
+    services.sort();
+    assert_eq!(services, ["bucket", "job", "mlflow", "prometheus"], "{said}");
 }
