@@ -17,7 +17,6 @@ mod facts;
 mod kv_cache;
 mod linear;
 mod loading;
-mod memory;
 mod ops;
 mod request;
 mod rope;
@@ -32,6 +31,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::free_memory_bytes;
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
 use crate::kernels::{Pool, capabilities, cpu_quota_threads};
@@ -102,7 +102,7 @@ impl Engine {
         let DecoderConfig { layers, head_dim, .. } = model.config;
         let kv_shape = KvShape { layers, block_tokens, kv_heads: part.kv_heads.len(), head_dim, dtype };
         let demand = Demand {
-            free_bytes: memory::free_bytes(),
+            free_bytes: free_memory_bytes(),
             weight_bytes: weight_bytes(&model.config, dtype),
             workspace_bytes: Workspace::bytes(decoder::widths(&model.config, &part), most),
             block_bytes: kv_shape.block_bytes(),

@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod bench;
 pub mod bucket;
+pub mod cgroup;
 pub mod config;
 pub mod engine;
 pub mod event;

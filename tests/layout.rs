@@ -13,25 +13,27 @@ use proc_macro2::{TokenStream, TokenTree};
 use imports::{Import, Target, imports};
 
 /// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
+    ("cgroup", &[]),
     ("config", &[]),
     ("event", &[]),
     ("kernels", &[]),
     ("bucket", &["config", "event"]),
-    ("mount", &["bucket", "config", "event"]),
+    ("mount", &["bucket", "cgroup", "config", "event"]),
     ("model", &["config", "event"]),
-    ("engine", &["model", "kernels", "config", "event"]),
+    ("engine", &["model", "kernels", "cgroup", "config", "event"]),
     ("backend", &["engine", "model", "config", "event"]),
     ("bench", &["backend", "config", "event"]),
     ("report", &["backend", "bench", "config", "event"]),
     ("mlflow", &["config"]),
-    ("telemetry", &["config", "event"]),
+    ("telemetry", &["cgroup", "config", "event"]),
     (
         "job",
         &[
             "backend",
             "bench",
             "bucket",
+            "cgroup",
             "config",
             "engine",
             "event",

@@ -79,13 +79,14 @@ impl Backend for CandleBackend {
             })
             .collect();
         let tokenizer = &self.tokenizer;
+        let mut undecodable = None;
         let mut complete = |output: engine::Output| {
-            let completion = Completion {
-                id: output.id,
-                text: text(tokenizer, &output.tokens),
-                tokens: output.tokens,
-                reason: output.reason,
-            };
+            // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
+            let text = tokenizer.decode(&output.tokens).unwrap_or_else(|error| {
+                undecodable.get_or_insert(error.to_string());
+                String::new()
+            });
+            let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason };
             events.emit(Fact::RequestFinished {
                 request: completion.id,
                 output_tokens: completion.tokens.len() as u32,
@@ -93,13 +94,9 @@ impl Backend for CandleBackend {
             });
             finished(completion);
         };
-        self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)
+        self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
+        undecodable.map_or(Ok(()), |error| Err(Error::Inference(error)))
     }
-}
-
-/// The text of `tokens`; what the tokenizer cannot decode (ids outside its vocabulary) has none.
-fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
-    tokenizer.decode(tokens).unwrap_or_default()
 }
 
 fn from_engine(error: engine::Error) -> Error {

@@ -3,7 +3,6 @@
 //! From `/proc` through the `procfs` crate, from cgroup files, and from `statvfs`. What cannot be read is
 //! `None` and shown nowhere: a zero would be a lie. This module does not know who shows a [`Sample`].
 
-mod cgroup;
 mod system_metrics;
 
 use std::path::Path;
@@ -11,7 +10,8 @@ use std::path::Path;
 use procfs::process::{LimitValue, Process};
 use procfs::{Current, CurrentSI, KernelStats, Meminfo};
 
-pub use cgroup::Cgroup;
+use crate::cgroup::Cgroup;
+
 pub use system_metrics::system_metrics;
 
 /// Bytes of a sector in `/proc/diskstats`, whatever the device's own are (kernel documentation,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use flashjob::cgroup::Cgroup;
 use flashjob::telemetry::Registry;
-use flashjob::telemetry::host::{Cgroup, Sample};
+use flashjob::telemetry::host::Sample;
 
 const BEGIN: &str = "<!-- metrics: written by tests/telemetry/metrics_page.rs -->\n";
 const END: &str = "<!-- end of metrics -->\n";

@@ -1,11 +1,15 @@
-//! Limits and use of the cgroup that this process runs in, versions 1 and 2.
+//! What this process may use of the machine: limits and use of the control group that it runs in, versions 1 and 2.
 //!
 //! Files: kernel documentation, "Control Group v2" and "Memory Resource Controller" (v1). Within a
 //! container the path in `/proc/self/cgroup` may be the host's while only the container's own part is
-//! mounted; then the mount's top is this process's group.
+//! mounted; then the mount's top is this process's group. This room does not know what memory is used for.
+
+mod memory;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub use memory::{free_memory_bytes, memory_limit_bytes};
 
 /// What v1 reports for "no limit" is the largest multiple of a page; anything near it is none.
 const V1_NO_LIMIT_BYTES: f64 = 9.0e18;
@@ -26,53 +30,85 @@ pub struct Cgroup {
 impl Cgroup {
     /// Reads the group of this process under `root`, which is `/` outside of tests.
     pub fn read(root: &Path) -> Self {
+        let Groups { version, memory, cpu } = Groups::of(root);
+        let innermost = |groups: &[PathBuf], file: &str| groups.first().map(|group| group.join(file));
+        let limit_file = version.memory_limit_file();
+        let limits = memory.iter().filter_map(|group| number(&group.join(limit_file)));
+        let held_back = |field_name, units_per_second: f64| {
+            innermost(&cpu, "cpu.stat").and_then(|file| field(&file, field_name)).map(|time| time / units_per_second)
+        };
+        Self {
+            memory_limit_bytes: tightest(limits.filter(|limit| *limit < V1_NO_LIMIT_BYTES)),
+            memory_used_bytes: innermost(&memory, version.memory_use_file()).and_then(|file| number(&file)),
+            cpu_limit: tightest(cpu.iter().filter_map(|group| version.cpu_limit(group))),
+            throttled_seconds: match version {
+                Version::V1 => held_back("throttled_time", 1e9),
+                Version::V2 => held_back("throttled_usec", 1e6),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Version {
+    V1,
+    V2,
+}
+
+impl Version {
+    fn memory_limit_file(self) -> &'static str {
+        match self {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
+        }
+    }
+
+    fn memory_use_file(self) -> &'static str {
+        match self {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        }
+    }
+
+    fn cpu_limit(self, group: &Path) -> Option<f64> {
+        match self {
+            Version::V1 => {
+                quota_in_cpus(number(&group.join("cpu.cfs_quota_us"))?, number(&group.join("cpu.cfs_period_us"))?)
+            }
+            Version::V2 => {
+                let text = fs::read_to_string(group.join("cpu.max")).ok()?;
+                let (quota, period) = text.trim().split_once(' ')?;
+                quota_in_cpus(quota.parse().ok()?, period.parse().ok()?)
+            }
+        }
+    }
+}
+
+/// The directories that hold this process's limits, innermost first, by controller.
+struct Groups {
+    version: Version,
+    memory: Vec<PathBuf>,
+    cpu: Vec<PathBuf>,
+}
+
+impl Groups {
+    fn of(root: &Path) -> Self {
         let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mounts = root.join("sys/fs/cgroup");
-        if mounts.join("cgroup.controllers").exists() { v2(&mounts, &membership) } else { v1(&mounts, &membership) }
-    }
-}
-
-fn v2(mount: &Path, membership: &str) -> Cgroup {
-    let path = membership.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let groups = groups(mount, path);
-    let cpu_limit = |group: &PathBuf| {
-        let text = fs::read_to_string(group.join("cpu.max")).ok()?;
-        let (quota, period) = text.trim().split_once(' ')?;
-        quota_in_cpus(quota.parse().ok()?, period.parse().ok()?)
-    };
-    Cgroup {
-        memory_limit_bytes: tightest(groups.iter().filter_map(|group| number(&group.join("memory.max")))),
-        memory_used_bytes: groups.first().and_then(|group| number(&group.join("memory.current"))),
-        cpu_limit: tightest(groups.iter().filter_map(cpu_limit)),
-        throttled_seconds: groups
-            .first()
-            .and_then(|group| field(&group.join("cpu.stat"), "throttled_usec"))
-            .map(|microseconds| microseconds / 1e6),
-    }
-}
-
-fn v1(mounts: &Path, membership: &str) -> Cgroup {
-    let groups_of = |controller: &str| {
-        let path = membership.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let controllers = parts.next()?;
-            controllers.split(',').any(|name| name == controller).then(|| parts.next())?
-        });
-        groups(&mounts.join(controller), path.unwrap_or("/"))
-    };
-    let (memory, cpu) = (groups_of("memory"), groups_of("cpu"));
-    let cpu_limit = |group: &PathBuf| {
-        quota_in_cpus(number(&group.join("cpu.cfs_quota_us"))?, number(&group.join("cpu.cfs_period_us"))?)
-    };
-    let memory_limits = memory.iter().filter_map(|group| number(&group.join("memory.limit_in_bytes")));
-    Cgroup {
-        memory_limit_bytes: tightest(memory_limits.filter(|limit| *limit < V1_NO_LIMIT_BYTES)),
-        memory_used_bytes: memory.first().and_then(|group| number(&group.join("memory.usage_in_bytes"))),
-        cpu_limit: tightest(cpu.iter().filter_map(cpu_limit)),
-        throttled_seconds: cpu
-            .first()
-            .and_then(|group| field(&group.join("cpu.stat"), "throttled_time"))
-            .map(|nanoseconds| nanoseconds / 1e9),
+        if mounts.join("cgroup.controllers").exists() {
+            let path = membership.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+            let all = groups(&mounts, path);
+            return Self { version: Version::V2, memory: all.clone(), cpu: all };
+        }
+        let of_controller = |controller: &str| {
+            let path = membership.lines().find_map(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                let controllers = parts.next()?;
+                controllers.split(',').any(|name| name == controller).then(|| parts.next())?
+            });
+            groups(&mounts.join(controller), path.unwrap_or("/"))
+        };
+        Self { version: Version::V1, memory: of_controller("memory"), cpu: of_controller("cpu") }
     }
 }
 
@@ -107,7 +143,8 @@ fn field(path: &Path, key: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    /// A root with these files.
+    pub(super) fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
