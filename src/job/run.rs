@@ -120,8 +120,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let progress = Progress::start(registry.clone(), &log, expected(&context.job));
 
     let mut work = Work::default();
-    let outcome = AssertUnwindSafe(work::perform(&context, &mut work)).catch_unwind().await;
-    let outcome = outcome.unwrap_or_else(|_| Err(environment::panic_failure()));
+    let outcome = caught(work::perform(&context, &mut work)).await;
     points.abort();
     drop(progress);
     drop(sampler);
@@ -154,20 +153,25 @@ fn expected(job: &JobConfig) -> Expected {
     Expected { requests, output_tokens: requests * job.workload.output_len.get() as u64 }
 }
 
+/// The outcome of `work`; a panic in it is a failure like others, so that the ending is the same too.
+async fn caught(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(environment::panic_failure()))
+}
+
 /// Waits for `work` on a thread that may block. Once the run is cancelled it is given `patience` to notice, and then
 /// left behind: the process is about to end.
 ///
 /// # Errors
 /// [`Exit::Unexpected`] when `work` panicked or was left behind.
 pub async fn blocking<T: Send + 'static>(
-    context: &Context,
+    signals: &Signals,
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let mut task = tokio::task::spawn_blocking(work);
     let joined = tokio::select! {
         joined = &mut task => joined,
-        () = context.signals.cancel().cancelled() => match tokio::time::timeout(patience, task).await {
+        () = signals.cancel().cancelled() => match tokio::time::timeout(patience, task).await {
             Ok(joined) => joined,
             Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind on a signal")),
         },
@@ -178,4 +182,29 @@ pub async fn blocking<T: Send + 'static>(
 /// Prints `text` for people, on standard output.
 pub fn show(text: &str) {
     terminal::print(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_unexpected_failure_wherever_it_happens() {
+        let on_a_thread = blocking(&Signals::default(), Duration::ZERO, || panic!("on a thread")).await;
+        let in_the_future = caught(async { panic!("in the future") }).await;
+        for failure in [on_a_thread.unwrap_err(), in_the_future.unwrap_err()] {
+            assert_eq!(failure.exit, Exit::Unexpected);
+            assert!(failure.error.to_string().contains("this is a bug, please report it"), "{}", failure.error);
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_does_not_notice_a_signal_is_left_behind() {
+        let signals = Signals::default();
+        signals.cancel().cancel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let outcome = blocking(&signals, Duration::from_millis(1), move || held.recv().ok()).await;
+        assert_eq!(outcome.unwrap_err().exit, Exit::Unexpected);
+        drop(release);
+    }
 }

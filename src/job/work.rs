@@ -76,7 +76,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     };
     let (events, recorder) = (context.events.clone(), context.recorder.clone());
     let (cancel, workload) = (context.signals.cancel().clone(), context.job.workload.clone());
-    let (measurement, completions) = blocking(context, STEP_PATIENCE, move || {
+    let (measurement, completions) = blocking(&context.signals, STEP_PATIENCE, move || {
         let prompts = bench::prepare(&workload, dataset.as_deref(), backend.as_ref())?;
         bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel)
     })
@@ -113,7 +113,7 @@ async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure>
 
 async fn load(context: &Context, model: PathBuf, tokenizer: PathBuf) -> Result<Box<dyn Backend>, Failure> {
     let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
-    blocking(context, STEP_PATIENCE, move || backend::open(&job, &model, &tokenizer, &events, &cancel))
+    blocking(&context.signals, STEP_PATIENCE, move || backend::open(&job, &model, &tokenizer, &events, &cancel))
         .await?
         .map_err(from_backend)
 }
