@@ -1,6 +1,6 @@
 """Tiny models with seeded weights, and what Hugging Face transformers computes with them.
 
-Usage: golden.py DIRECTORY. The formats are described in tests/golden/README.md.
+Usage: golden.py DIRECTORY [NAME ...]. The formats are described in tests/golden/README.md.
 """
 
 import json
@@ -12,7 +12,18 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers import AutoModelForCausalLM
 
 PROMPT_LENGTHS = [1, 7, 33, 100]
 NEW_TOKENS = 64
@@ -70,27 +81,37 @@ def llama3_pre_tokenizer():
     )
 
 
-def seeded_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
+def seeded_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """Weights large enough that logits spread and attention is not uniform; each is exact in bfloat16."""
     config._attn_implementation = "eager"
-    model = LlamaForCausalLM(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    norms_less_by_one = config.model_type.startswith("gemma")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
-            value = 1 + 0.2 * noise if weight.dim() == 1 else noise * (2.0 / weight.shape[1] ** 0.5)
+            if weight.dim() > 1:
+                value = noise * (2.0 / weight.shape[1] ** 0.5)
+            elif name.endswith("bias"):
+                value = 0.5 * noise
+            else:
+                value = 0.2 * noise + (0 if norms_less_by_one else 1)
+                if norms_less_by_one and "post_" in name:
+                    value = value + 3
             if name == "model.embed_tokens.weight":
-                value = noise
+                # Gemma scales its embedding up, and ties the head to it: what layers add must not drown in it, or each
+                # token is followed by itself.
+                value = 0.15 * noise if norms_less_by_one else noise
             weight.copy_(value.bfloat16().float())
     return model
 
 
 @torch.no_grad()
-def reference(model: LlamaForCausalLM, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+def reference(model: PreTrainedModel, seed: int, prompt_lengths: list[int]) -> tuple[dict[str, torch.Tensor], float]:
     """Prompts, logits and greedy continuations; and the smallest lead of a chosen token, relative to the range."""
     generator = torch.Generator().manual_seed(seed)
     tensors, smallest_lead = {}, float("inf")
-    for index, length in enumerate(PROMPT_LENGTHS):
+    for index, length in enumerate(prompt_lengths):
         prompt = torch.randint(len(SPECIAL_TOKENS), model.config.vocab_size, [1, length], generator=generator)
         logits = model(prompt, use_cache=False).logits[0]
         positions = sorted({0, length // 2, length - 1})
@@ -112,11 +133,11 @@ def reference(model: LlamaForCausalLM, seed: int) -> tuple[dict[str, torch.Tenso
     return tensors, smallest_lead
 
 
-def first_good_seed(make_model):
+def first_good_seed(make_model, prompt_lengths=PROMPT_LENGTHS):
     """Tries seeds until no greedy step is a close call."""
     for seed in range(1000):
         model = make_model(seed)
-        tensors, lead = reference(model, seed)
+        tensors, lead = reference(model, seed, prompt_lengths)
         if lead >= SMALLEST_LEAD:
             return seed, model, tensors
     sys.exit("no seed gives clear greedy choices")
@@ -128,12 +149,12 @@ def save_reference(directory: Path, tensors, seed: int) -> None:
     save_file(tensors, directory / "golden.safetensors", metadata={"made_by": made_by})
 
 
-def save_model(directory: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, dtype: torch.dtype, shards: int) -> None:
+def save_model(directory: Path, model: PreTrainedModel, tokenizer: Tokenizer, dtype: torch.dtype, shards: int) -> None:
     """A complete directory in Hugging Face layout."""
     config = model.config.to_dict()
     for absent in ["_name_or_path", "_attn_implementation_autoset"]:
         config.pop(absent, None)
-    config |= {"architectures": ["LlamaForCausalLM"], "dtype": str(dtype).removeprefix("torch.")}
+    config |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
     write_json(directory / "config.json", config)
     write_json(directory / "generation_config.json", {"bos_token_id": 1, "eos_token_id": [0, 2]})
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -173,6 +194,21 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+# What every family here has in common.
+SMALL = {
+    "vocab_size": 288,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# Prompts longer than a window; Phi 3's long factors hold from the first token on.
+LONG_PROMPTS = [33, 47, 70, 100]
 
 MODELS = {
     # Grouped queries; long wavelengths stretched within reach of the longest prompt.
@@ -219,25 +255,124 @@ MODELS = {
         torch.bfloat16,
         2,
     ),
+    # A window shorter than three of the four prompts, in every layer.
+    "mistral-window": (
+        lambda: MistralConfig(**SMALL, num_hidden_layers=2, head_dim=16, sliding_window=5, tie_word_embeddings=False),
+        torch.bfloat16,
+        1,
+    ),
+    # Biases; a window in the upper layer only; the head is the embedding.
+    "qwen2-bias-window": (
+        lambda: Qwen2Config(
+            **SMALL,
+            num_hidden_layers=2,
+            use_sliding_window=True,
+            sliding_window=20,
+            max_window_layers=1,
+            tie_word_embeddings=True,
+        ),
+        torch.bfloat16,
+        1,
+    ),
+    # Normalised heads, wider than hidden / heads.
+    "qwen3-qk-norm": (
+        lambda: Qwen3Config(**SMALL, num_hidden_layers=2, head_dim=24, tie_word_embeddings=False),
+        torch.bfloat16,
+        1,
+    ),
+    # Fused tensors, three quarters of a head rotated, factors for short sequences with a magnitude of their own.
+    "phi3-short": (
+        lambda: Phi3Config(
+            **SMALL | {"hidden_size": 64},
+            num_hidden_layers=2,
+            pad_token_id=0,
+            original_max_position_embeddings=512,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.05, 1.1, 1.3, 1.7, 2.5],
+                "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+                "original_max_position_embeddings": 512,
+                "attention_factor": 1.2,
+            },
+        ),
+        torch.bfloat16,
+        1,
+    ),
+    # The same beyond the original length, and a window.
+    "phi3-long-window": (
+        lambda: Phi3Config(
+            **SMALL,
+            num_hidden_layers=2,
+            pad_token_id=0,
+            sliding_window=21,
+            original_max_position_embeddings=32,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [1.0, 1.5, 2.5, 4.0],
+                "original_max_position_embeddings": 32,
+            },
+        ),
+        torch.bfloat16,
+        1,
+        LONG_PROMPTS,
+    ),
+    # Norms on both sides, bounded scores and logits, a window in every other layer, scores scaled by another width.
+    "gemma2-softcaps": (
+        lambda: Gemma2Config(
+            **SMALL,
+            num_hidden_layers=3,
+            head_dim=16,
+            query_pre_attn_scalar=24,
+            sliding_window=9,
+            attn_logit_softcapping=5.0,
+            final_logit_softcapping=1.5,
+        ),
+        torch.bfloat16,
+        1,
+    ),
+    # Normalised heads, one key and value head, one layer in three that sees everything and rotates otherwise.
+    "gemma3-two-ropes": (
+        lambda: Gemma3TextConfig(
+            **SMALL | {"num_key_value_heads": 1},
+            num_hidden_layers=3,
+            head_dim=24,
+            query_pre_attn_scalar=20,
+            sliding_window=8,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        ),
+        torch.bfloat16,
+        1,
+    ),
 }
 
 
-def main(root: Path) -> None:
+def main(root: Path, only: list[str]) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for name, (config, dtype, shards) in MODELS.items():
+    for name, (config, dtype, shards, *prompt_lengths) in MODELS.items():
+        if only and name not in only:
+            continue
         directory = root / name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        seed, model, tensors = first_good_seed(lambda seed: seeded_model(config(), seed))
+        seed, model, tensors = first_good_seed(lambda seed: seeded_model(config(), seed), *prompt_lengths)
         save_model(directory, model, train_tokenizer(smollm_pre_tokenizer(), model.config.vocab_size), dtype, shards)
         save_reference(directory, tensors, seed)
         spread = max(float(tensors[f"logits.{i}"].abs().max()) for i in range(len(PROMPT_LENGTHS)))
         print(f"{name}: seed {seed}, largest logit {spread:.2f}")
-    golden_gguf.write_all(root)
+    if not only:
+        golden_gguf.write_all(root)
 
 
 if __name__ == "__main__":
     import golden_gguf  # which takes from this file what both need
 
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -19,6 +19,7 @@ mod pool;
 mod rope;
 mod sampling;
 mod simd;
+mod softcap;
 mod tile;
 
 pub use activation::{GateActivation, gated_activation};
@@ -27,8 +28,9 @@ pub use cache::{AttentionShape, CacheSlice, CacheSliceMut};
 pub use isa::{Isa, capabilities};
 pub use limits::{Limits, measure_limits};
 pub use matmul::matmul;
-pub use norm::{add_rms_norm, head_rms_norm};
+pub use norm::{AddedRows, add_rms_norm, head_rms_norm};
 pub use packed::{PackedMatrix, WeightSlice};
 pub use pool::{Pool, cpu_quota_threads};
 pub use rope::{RopeTable, rope_and_cache};
 pub use sampling::{argmax, log_softmax};
+pub use softcap::softcap;

@@ -11,6 +11,7 @@ mod error;
 pub mod families;
 mod gguf;
 mod hugging_face;
+mod layout;
 mod open;
 mod read_at;
 mod safetensors;

@@ -11,7 +11,7 @@ use super::ops::access::{Operand, floats, floats_mut};
 use super::step::Step;
 use crate::kernels::{AttentionShape, PagedAttention, Pool, paged_attention};
 
-/// What stays the same from step to step in one layer.
+/// What stays the same from step to step and from layer to layer.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Heads of this rank.
@@ -20,17 +20,24 @@ pub struct Attention {
     pub scale: f32,
     /// Tokens that a block of the cache holds.
     pub block_tokens: usize,
-    /// A query sees this many keys at most, itself included.
-    pub window: Option<usize>,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub softcap: Option<f32>,
 }
 
 impl Attention {
     /// From rows of q, k, v, `[tokens, (heads + 2 · kv_heads) · head_dim]`, whose keys and values are in `cache`
-    /// already, into `[tokens, heads · head_dim]`, which is overwritten.
-    pub fn forward(&self, pool: &Pool, qkv: &Tensor, cache: &LayerCache, step: &Step, out: &Tensor) -> Result<()> {
-        out.inplace_op2(qkv, &Paged { pool, attention: self, cache, step })
+    /// already, into `[tokens, heads · head_dim]`, which is overwritten. A query sees `window` keys at most, itself
+    /// included.
+    pub fn forward(
+        &self,
+        pool: &Pool,
+        qkv: &Tensor,
+        cache: &LayerCache,
+        window: Option<usize>,
+        step: &Step,
+        out: &Tensor,
+    ) -> Result<()> {
+        out.inplace_op2(qkv, &Paged { pool, attention: self, cache, window, step })
     }
 }
 
@@ -38,6 +45,7 @@ struct Paged<'a> {
     pool: &'a Pool,
     attention: &'a Attention,
     cache: &'a LayerCache,
+    window: Option<usize>,
     step: &'a Step,
 }
 
@@ -60,7 +68,7 @@ impl InplaceOp2 for Paged<'_> {
             cu_k: self.step.cumulative_keys(),
             block_table: self.step.block_table(),
             max_blocks: self.step.max_blocks(),
-            window: self.attention.window,
+            window: self.window,
             softcap: self.attention.softcap,
         };
         paged_attention(self.pool, &arguments, floats_mut(out, out_layout)?);

@@ -13,7 +13,7 @@ use super::attention::Attention;
 use super::communicator::Communicator;
 use super::kv_cache::{KvCache, LayerCache};
 use super::linear::Linear;
-use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, RopeAndCache};
+use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, Softcap};
 use super::step::Step;
 use super::workspace::{MostRows, Rows, Widths, Workspace};
 use super::{Error, rope};
@@ -26,14 +26,20 @@ pub struct LayerWeights {
     pub input_norm: Tensor,
     /// q, k and v, one below the other.
     pub qkv: Linear,
+    /// Of heads of q and of k, `[head_dim]` each.
+    pub qk_norms: Option<[Tensor; 2]>,
     /// Attention's result back into the residual stream.
     pub o: Linear,
+    /// `[hidden]`: of what `o` gives.
+    pub attention_output_norm: Option<Tensor>,
     /// `[hidden]`.
-    pub post_attention_norm: Tensor,
+    pub feed_forward_norm: Tensor,
     /// Gate, then up.
     pub gate_up: Linear,
     /// The feed-forward layer back into the residual stream.
     pub down: Linear,
+    /// `[hidden]`: of what `down` gives.
+    pub feed_forward_output_norm: Option<Tensor>,
 }
 
 /// One rank's weights.
@@ -54,10 +60,26 @@ pub struct Decoder {
     weights: DecoderWeights,
     shard: ShardShape,
     attention: Attention,
-    rope: RopeTable,
+    ropes: Ropes,
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
     pool: Arc<Pool>,
+}
+
+/// Angles by kind of layer.
+struct Ropes {
+    unlimited: RopeTable,
+    /// Where it differs.
+    windowed: Option<RopeTable>,
+}
+
+impl Ropes {
+    fn of(&self, window: Option<usize>) -> &RopeTable {
+        match (&self.windowed, window) {
+            (Some(windowed), Some(_)) => windowed,
+            _ => &self.unlimited,
+        }
+    }
 }
 
 /// What a decoder must be ready for.
@@ -101,13 +123,13 @@ impl Decoder {
             shape: attention_shape(&config, &shard),
             scale: config.attention_scale,
             block_tokens: extent.block_tokens,
-            window: None,
-            softcap: None,
+            softcap: config.attention_softcap,
         };
         let workspace = Workspace::new(widths(&config, &shard), extent.most, &Device::Cpu)
             .map_err(Error::compute("allocate activations"))?;
-        let rope = rope::table(&config.rope, extent.max_model_len);
-        Ok(Self { config, weights, shard, attention, rope, workspace, communicator, pool })
+        let table = |rope| rope::table(rope, extent.max_model_len);
+        let ropes = Ropes { unlimited: table(&config.rope), windowed: config.windowed_rope.as_ref().map(table) };
+        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, pool })
     }
 
     /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
@@ -121,14 +143,15 @@ impl Decoder {
         cache: &KvCache,
         cancel: &CancellationToken,
     ) -> Result<Option<Tensor>, Error> {
-        let Self { config, weights, shard, attention, rope, workspace, communicator, pool } = self;
-        let pass = Pass { config, attention, rope, communicator: communicator.as_ref(), pool, step };
+        let Self { config, weights, shard, attention, ropes, workspace, communicator, pool } = self;
+        let pass = Pass { config, attention, ropes, communicator: communicator.as_ref(), pool, step };
         let wanted = step.logit_rows();
         let views = workspace.fit(step.tokens(), wanted.len().max(1)).map_err(Error::compute("size activations"))?;
         let failed = Error::compute("compute a step");
 
         let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
-        let embed = Embed { embedding: weights.embedding.packed(), vocabulary, token_ids: step.token_ids() };
+        let (embedding, scale) = (weights.embedding.packed(), config.embedding_scale);
+        let embed = Embed { embedding, vocabulary, scale, token_ids: step.token_ids() };
         views.all.residual.inplace_op1(&embed).map_err(&failed)?;
         pass.communicator.all_reduce(&views.all.residual).map_err(&failed)?;
 
@@ -139,20 +162,24 @@ impl Decoder {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            pass.queries_keys_values(layer, rows, delta, &views.qkv, cache).map_err(&failed)?;
+            let window = config.windows[index];
+            pass.queries_keys_values(layer, rows, delta, &views.qkv, window, cache).map_err(&failed)?;
             if index == last && wanted.is_empty() {
                 return Ok(None);
             }
-            attention.forward(pool, &views.qkv, cache, step, &rows.attended).map_err(&failed)?;
+            attention.forward(pool, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
             if index == last && wanted.len() < step.tokens() {
                 pass.keep_wanted(rows, &views.wanted).map_err(&failed)?;
                 rows = &views.wanted;
             }
             pass.feed_forward(layer, rows).map_err(&failed)?;
-            delta = Some(&rows.delta);
+            delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
         }
         pass.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
         weights.head.forward(pool, &rows.normed, &views.logits).map_err(&failed)?;
+        if let Some(cap) = config.logits_softcap {
+            views.logits.inplace_op1(&Softcap { pool, cap }).map_err(&failed)?;
+        }
         communicator.all_gather(&views.logits).map(Some).map_err(&failed)
     }
 }
@@ -161,16 +188,26 @@ impl Decoder {
 struct Pass<'a> {
     config: &'a DecoderConfig,
     attention: &'a Attention,
-    rope: &'a RopeTable,
+    ropes: &'a Ropes,
     communicator: &'a dyn Communicator,
     pool: &'a Pool,
     step: &'a Step,
 }
 
+/// What a block computed, on its way into the residual stream.
+#[derive(Clone, Copy)]
+struct Delta<'a> {
+    /// `[rows, hidden]`.
+    tensor: &'a Tensor,
+    /// `[hidden]`: normalised first.
+    norm: Option<&'a Tensor>,
+}
+
 impl Pass<'_> {
-    fn norm(&self, rows: &Rows, delta: Option<&Tensor>, weight: &Tensor) -> candle_core::Result<()> {
-        let eps = self.config.rms_norm_eps;
-        rows.residual.inplace_op1(&AddRmsNorm { pool: self.pool, delta, weight, eps, normed: &rows.normed })
+    fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
+        let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
+        let delta = delta.map(|delta| delta.tensor);
+        rows.residual.inplace_op1(&AddRmsNorm { pool: self.pool, delta, delta_norm, weight, eps, normed: &rows.normed })
     }
 
     /// The layer's first half, up to what attention reads.
@@ -178,21 +215,27 @@ impl Pass<'_> {
         &self,
         layer: &LayerWeights,
         rows: &Rows,
-        delta: Option<&Tensor>,
+        delta: Option<Delta<'_>>,
         qkv: &Tensor,
+        window: Option<usize>,
         cache: &LayerCache,
     ) -> candle_core::Result<()> {
         self.norm(rows, delta, &layer.input_norm)?;
         layer.qkv.forward(self.pool, &rows.normed, qkv)?;
         let shape = self.attention.shape;
-        qkv.inplace_op1(&RopeAndCache { pool: self.pool, shape, rope: self.rope, step: self.step, cache })
+        if let Some([q, k]) = &layer.qk_norms {
+            qkv.inplace_op1(&NormHeads { pool: self.pool, shape, q, k, eps: self.config.rms_norm_eps })?;
+        }
+        let rope = self.ropes.of(window);
+        qkv.inplace_op1(&RopeAndCache { pool: self.pool, shape, rope, step: self.step, cache })
     }
 
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
         layer.o.forward(self.pool, &rows.attended, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)?;
-        self.norm(rows, Some(&rows.delta), &layer.post_attention_norm)?;
+        let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
+        self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
         layer.gate_up.forward(self.pool, &rows.normed, &rows.gate_up)?;
         let width = layer.gate_up.out() / 2;
         rows.activated

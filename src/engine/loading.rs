@@ -15,7 +15,7 @@ use super::decoder::{DecoderWeights, LayerWeights};
 use super::linear::Linear;
 use crate::event::{Events, Fact};
 use crate::kernels::Pool;
-use crate::model::{Dtype, LayerTensor, Model, Shard, TensorName, Validation};
+use crate::model::{DecoderConfig, Dtype, LayerTensor, Model, Shard, TensorName, Validation};
 
 /// Tensors read ahead, each by a thread of its own: enough to keep a disk or a bucket busy, less than a layer has.
 const READ_AHEAD: usize = 4;
@@ -76,18 +76,27 @@ struct Reader<'scope, 'env> {
 
 impl Reader<'_, '_> {
     fn layer(&mut self, layer: usize) -> Result<LayerWeights, Error> {
-        use LayerTensor::{Down, Gate, InputNorm, K, KBias, O, PostAttentionNorm, Q, QBias, Up, V, VBias};
+        use LayerTensor::{AttentionOutputNorm, FeedForwardNorm, FeedForwardOutputNorm, InputNorm};
+        use LayerTensor::{Down, Gate, K, KBias, KNorm, O, Q, QBias, QNorm, Up, V, VBias};
         let name = |tensor| TensorName::Layer(layer, tensor);
+        let DecoderConfig { qkv_bias, qk_norm, output_norms, .. } = self.model.config;
         let biases = [QBias, KBias, VBias].map(name);
-        let biases = if self.model.config.qkv_bias { &biases[..] } else { &[] };
+        let biases = if qkv_bias { &biases[..] } else { &[] };
         Ok(LayerWeights {
             input_norm: self.take(name(InputNorm))?,
             qkv: self.matrix(&[Q, K, V].map(name), biases)?,
+            qk_norms: if qk_norm { Some([self.take(name(QNorm))?, self.take(name(KNorm))?]) } else { None },
             o: self.matrix(&[O].map(name), &[])?,
-            post_attention_norm: self.take(name(PostAttentionNorm))?,
+            attention_output_norm: self.take_if(output_norms, name(AttentionOutputNorm))?,
+            feed_forward_norm: self.take(name(FeedForwardNorm))?,
             gate_up: self.matrix(&[Gate, Up].map(name), &[])?,
             down: self.matrix(&[Down].map(name), &[])?,
+            feed_forward_output_norm: self.take_if(output_norms, name(FeedForwardOutputNorm))?,
         })
+    }
+
+    fn take_if(&mut self, there: bool, name: TensorName) -> Result<Option<Tensor>, Error> {
+        there.then(|| self.take(name)).transpose()
     }
 
     fn matrix(&mut self, parts: &[TensorName], biases: &[TensorName]) -> Result<Linear, Error> {

@@ -8,10 +8,14 @@ mod add_rms_norm;
 mod embed;
 mod gated_activation;
 mod gather_rows;
+mod norm_heads;
 mod rope_and_cache;
+mod softcap;
 
 pub use add_rms_norm::AddRmsNorm;
 pub use embed::Embed;
 pub use gated_activation::Gated;
 pub use gather_rows::GatherRows;
+pub use norm_heads::NormHeads;
 pub use rope_and_cache::RopeAndCache;
+pub use softcap::Softcap;

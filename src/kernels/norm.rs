@@ -7,6 +7,15 @@ use super::simd::{Kernel, Simd, dispatch};
 /// Entries below which a second thread is not worth waking.
 const ENTRIES_PER_TASK: usize = 16 << 10;
 
+/// What is added to the residual stream.
+#[derive(Clone, Copy, Debug)]
+pub struct AddedRows<'a> {
+    /// As many entries as the residual has.
+    pub rows: &'a [f32],
+    /// RMSNorm's weight, of one row: rows are normalised before they are added (Gemma 2 and 3).
+    pub norm: Option<&'a [f32]>,
+}
+
 /// `residual += delta`, then `out = residual / sqrt(mean(residual²) + eps) * weight`, by rows of `weight.len()`.
 ///
 /// `residual`, `delta` and `out` are `[rows, weight.len()]`.
@@ -16,14 +25,17 @@ const ENTRIES_PER_TASK: usize = 16 << 10;
 pub fn add_rms_norm(
     pool: &Pool,
     residual: &mut [f32],
-    delta: Option<&[f32]>,
+    delta: Option<AddedRows<'_>>,
     weight: &[f32],
     eps: f32,
     out: &mut [f32],
 ) {
     let width = weight.len();
     assert!(width > 0 && residual.len().is_multiple_of(width), "{} entries in rows of {width}", residual.len());
-    assert!(delta.is_none_or(|delta| delta.len() == residual.len()), "delta must be as long as residual");
+    if let Some(AddedRows { rows, norm }) = delta {
+        assert_eq!(rows.len(), residual.len(), "delta must be as long as residual");
+        assert!(norm.is_none_or(|norm| norm.len() == width), "delta's norm must be {width} long");
+    }
     assert_eq!(out.len(), residual.len(), "out must be as long as residual");
     let rows = residual.len() / width;
     let (residual, out) = (Parts::new(residual), Parts::new(out));
@@ -31,7 +43,7 @@ pub fn add_rms_norm(
         let entries = rows.start * width..rows.end * width;
         // SAFETY: ranges of rows do not overlap.
         let (residual, out) = unsafe { (residual.part(entries.clone()), out.part(entries.clone())) };
-        let delta = delta.map(|delta| &delta[entries]);
+        let delta = delta.map(|AddedRows { rows, norm }| AddedRows { rows: &rows[entries], norm });
         dispatch(pool.available(), AddRmsNorm { residual, delta, weight, eps, out });
     });
 }
@@ -66,7 +78,7 @@ pub fn head_rms_norm(
 
 struct AddRmsNorm<'a> {
     residual: &'a mut [f32],
-    delta: Option<&'a [f32]>,
+    delta: Option<AddedRows<'a>>,
     weight: &'a [f32],
     eps: f32,
     out: &'a mut [f32],
@@ -78,8 +90,17 @@ impl Kernel for AddRmsNorm<'_> {
         let width = self.weight.len();
         let rows = self.residual.chunks_exact_mut(width).zip(self.out.chunks_exact_mut(width));
         for (index, (residual, out)) in rows.enumerate() {
-            if let Some(delta) = self.delta {
-                add(simd, residual, &delta[index * width..][..width]);
+            if let Some(AddedRows { rows, norm }) = self.delta {
+                let delta = &rows[index * width..][..width];
+                match norm {
+                    None => add(simd, residual, delta),
+                    Some(norm) => {
+                        let factor = factor(simd, delta, self.eps);
+                        // SAFETY: `delta`, `norm` and `out` are `width` long; what is in `out` is about to be replaced.
+                        unsafe { scale(simd, delta.as_ptr(), norm, factor, out.as_mut_ptr()) };
+                        add(simd, residual, out);
+                    }
+                }
             }
             let factor = factor(simd, residual, self.eps);
             // SAFETY: `residual`, `weight` and `out` are `width` long.

@@ -106,6 +106,35 @@ impl ConfigJson {
         self.positive(key)?.ok_or_else(|| self.error(key, "is missing"))
     }
 
+    /// A finite number above zero, or `default` where the key is absent: `null` is neither.
+    pub fn nullable_positive(&self, key: &str, default: Option<f64>) -> Result<Option<f64>, Error> {
+        if self.object.contains_key(key) { self.positive(key) } else { Ok(default) }
+    }
+
+    /// A list of finite numbers above zero, unless absent.
+    pub fn positives(&self, key: &str) -> Result<Option<Vec<f32>>, Error> {
+        let positive = |value: &Value| value.as_f64().map(|n| n as f32).filter(|n| *n > 0.0 && n.is_finite());
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match value.as_array().and_then(|list| list.iter().map(positive).collect()) {
+                Some(numbers) => Ok(Some(numbers)),
+                None => Err(self.error(key, "should be a list of numbers above 0")),
+            },
+        }
+    }
+
+    /// A list of strings, unless absent.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>, Error> {
+        let text = |value: &Value| value.as_str().map(String::from);
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match value.as_array().and_then(|list| list.iter().map(text).collect()) {
+                Some(texts) => Ok(Some(texts)),
+                None => Err(self.error(key, "should be a list of strings")),
+            },
+        }
+    }
+
     /// `true` or `false`, unless absent.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, Error> {
         match self.get(key) {

@@ -23,12 +23,26 @@ pub struct DecoderConfig {
     pub activation: Activation,
     /// Rotary position embedding.
     pub rope: RopeConfig,
+    /// The same in layers with a window, where it differs there.
+    pub windowed_rope: Option<RopeConfig>,
+    /// For each layer, how many tokens a query sees, itself included; `None` is all before it.
+    pub windows: Vec<Option<usize>>,
     /// The head is the embedding.
     pub tied_head: bool,
     /// Projections q, k, v carry a bias.
     pub qkv_bias: bool,
+    /// Heads of q and k are normalised before they are rotated.
+    pub qk_norm: bool,
+    /// What attention and the feed-forward layer compute is normalised before the residual stream takes it in.
+    pub output_norms: bool,
+    /// Factor on rows of the embedding.
+    pub embedding_scale: f32,
     /// Factor on q·k before the softmax.
     pub attention_scale: f32,
+    /// `softcap · tanh(score / softcap)` before the softmax.
+    pub attention_softcap: Option<f32>,
+    /// The same on logits.
+    pub logits_softcap: Option<f32>,
     /// Longest sequence that the model was made for.
     pub max_position: usize,
 }
@@ -80,18 +94,41 @@ pub enum RopeScaling {
         /// `dim / 2` of them, the highest frequency first.
         Vec<f32>,
     ),
+    /// Phi 3's: each frequency divided by its own factor, of two lists one for all sequences of a run (transformers
+    /// `modeling_rope_utils.py`, `_compute_longrope_parameters`, chooses by the sequence at hand, so that a sequence's
+    /// first tokens change their meaning as it grows; vLLM and llama.cpp choose by the longest that is served, as here).
+    LongRope {
+        /// `dim / 2` divisors where nothing is longer than `original_max_position`.
+        short: Vec<f32>,
+        /// `dim / 2` divisors otherwise.
+        long: Vec<f32>,
+        /// Length of the original training.
+        original_max_position: usize,
+        /// Factor on cosines and sines, whichever list is used.
+        magnitude: f32,
+    },
 }
 
 impl RopeConfig {
-    /// Angle by which each pair of entries turns per position, `dim / 2` of them, highest first.
+    /// The whole head at the usual base, unscaled.
+    pub(super) fn plain(head_dim: usize) -> Self {
+        Self { theta: 10_000.0, dim: head_dim, scaling: RopeScaling::None }
+    }
+
+    /// Angle by which each pair of entries turns per position, `dim / 2` of them, highest first, where no sequence is
+    /// longer than `longest`.
     ///
     /// In single precision where transformers uses it, so that long positions turn by the same angle.
-    pub fn inverse_frequencies(&self) -> Vec<f32> {
+    pub fn inverse_frequencies(&self, longest: usize) -> Vec<f32> {
         let plain = |pair: usize| self.theta.powf(-((2 * pair) as f64) / self.dim as f64);
         let scaled = |pair: usize| match &self.scaling {
             RopeScaling::None => plain(pair),
             RopeScaling::Linear { factor } => plain(pair) / factor,
             RopeScaling::Factors(factors) => plain(pair) / f64::from(factors[pair]),
+            RopeScaling::LongRope { short, long, original_max_position, .. } => {
+                let factors = if longest > *original_max_position { long } else { short };
+                plain(pair) / f64::from(factors[pair])
+            }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
                 let frequency = plain(pair);
                 let turns = *original_max_position as f64 * frequency / std::f64::consts::TAU;
@@ -101,12 +138,28 @@ impl RopeConfig {
         };
         (0..self.dim / 2).map(|pair| scaled(pair) as f32).collect()
     }
+
+    /// Factor on cosines and sines.
+    pub fn magnitude(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::LongRope { magnitude, .. } => magnitude,
+            _ => 1.0,
+        }
+    }
 }
 
 /// No vector in a model is wider; what claims to be is a mistake or an attack.
 const WIDEST: usize = 1 << 24;
 
 impl DecoderConfig {
+    /// The rotary embedding of a layer.
+    pub fn rope_of(&self, layer: usize) -> &RopeConfig {
+        match (&self.windowed_rope, self.windows[layer]) {
+            (Some(rope), Some(_)) => rope,
+            _ => &self.rope,
+        }
+    }
+
     /// What must hold between sizes, whatever the family: the key at fault and what is wrong with it.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let limits = [
@@ -127,6 +180,10 @@ impl DecoderConfig {
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return Err(("head_dim", format!("{} should be even, as rotary embedding turns pairs", self.head_dim)));
+        }
+        if self.rope.dim == 0 || !self.rope.dim.is_multiple_of(2) || self.rope.dim > self.head_dim {
+            let reason = format!("{} of {} entries of a head cannot be rotated in pairs", self.rope.dim, self.head_dim);
+            return Err(("partial_rotary_factor", reason));
         }
         if self.heads * self.head_dim > WIDEST {
             let reason = format!("{} heads of {} are absurdly wide; {WIDEST} is the limit", self.heads, self.head_dim);

@@ -1,37 +1,70 @@
 //! One file a model family: each maps its `config.json`, and its keys in GGUF files, to [`super::DecoderConfig`] and
 //! copies no layer.
 
+mod gemma2;
+mod gemma3;
 mod llama;
+mod mistral;
+mod phi3;
+mod plain;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod windows;
 
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
+use super::layout::Layout;
 use super::{DecoderConfig, Error};
 
 /// How one family spells its configuration.
-pub(super) struct Family {
+struct Family {
     /// `architectures[0]` of `config.json`.
     architecture: &'static str,
     /// `model_type` of `config.json`.
     model_type: &'static str,
+    /// Of its checkpoints in Hugging Face layout.
+    layout: Layout,
     /// Reads `config.json`; refuses by name what the decoder does not do.
     from_config_json: fn(&ConfigJson) -> Result<DecoderConfig, Error>,
-    /// `general.architecture` of GGUF files.
-    gguf_architecture: &'static str,
-    /// Whether rows of q and k are stored so that neighbours rotate together; llama.cpp's `LLAMA_ROPE_TYPE_NORM`.
-    gguf_rotates_pairs: bool,
-    /// Reads a GGUF file's metadata; refuses by name what the decoder does not do.
-    from_gguf: fn(&Gguf) -> Result<DecoderConfig, Error>,
+    /// Its GGUF files; `None` where they call themselves another family's.
+    gguf: Option<GgufFamily>,
 }
 
-const FAMILIES: &[Family] = &[llama::FAMILY];
+/// How a family's GGUF files spell its configuration.
+struct GgufFamily {
+    /// `general.architecture`, and the first part of the family's own keys.
+    architecture: &'static str,
+    layout: Layout,
+    /// Completes what [`plain::from_gguf`] has read; refuses by name what the decoder does not do.
+    complete: fn(&Gguf, &mut DecoderConfig) -> Result<(), Error>,
+}
+
+const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    phi3::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+];
+
+/// What a file says of a model.
+pub(super) struct Description {
+    pub config: DecoderConfig,
+    /// In Hugging Face's words.
+    pub architecture: &'static str,
+    pub layout: Layout,
+}
 
 /// The architectures that [`super::Model::open`] accepts, as `config.json` names them.
 pub fn supported_architectures() -> Vec<&'static str> {
     FAMILIES.iter().map(|family| family.architecture).collect()
 }
 
-/// The configuration that a `config.json` describes, and the architecture's name.
-pub(super) fn from_config_json(json: &ConfigJson) -> Result<(DecoderConfig, &'static str), Error> {
+/// What a `config.json` describes.
+pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> {
     let architecture = json.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = json.text("model_type")?;
     let family = match (architecture, model_type) {
@@ -51,27 +84,24 @@ pub(super) fn from_config_json(json: &ConfigJson) -> Result<(DecoderConfig, &'st
             quantization.unsupported("quant_method", "weights in float32, float16 or bfloat16 are, or a GGUF file")
         );
     }
-    Ok(((family.from_config_json)(json)?, family.architecture))
+    let config = (family.from_config_json)(json)?;
+    config.check().map_err(|(key, reason)| json.error(key, reason))?;
+    Ok(Description { config, architecture: family.architecture, layout: family.layout })
 }
 
-/// The configuration that a GGUF file describes, and the architecture's name in Hugging Face's words.
-pub(super) fn from_gguf(gguf: &Gguf) -> Result<(DecoderConfig, &'static str), Error> {
-    let family = of_gguf(gguf)?;
-    Ok(((family.from_gguf)(gguf)?, family.architecture))
-}
-
-/// Whether the file's rows of q and k must change places for a decoder that rotates halves.
-pub(super) fn gguf_rotates_pairs(gguf: &Gguf) -> bool {
-    of_gguf(gguf).is_ok_and(|family| family.gguf_rotates_pairs)
-}
-
-fn of_gguf(gguf: &Gguf) -> Result<&'static Family, Error> {
-    let architecture = gguf.metadata.required_text("general.architecture")?;
-    FAMILIES.iter().find(|family| family.gguf_architecture == architecture).ok_or_else(|| {
-        Error::UnsupportedArchitecture {
+/// What a GGUF file describes.
+pub(super) fn from_gguf(gguf: &Gguf) -> Result<Description, Error> {
+    let named = gguf.metadata.required_text("general.architecture")?;
+    let families = || FAMILIES.iter().filter_map(|family| Some((family.architecture, family.gguf.as_ref()?)));
+    let Some((architecture, family)) = families().find(|(_, family)| family.architecture == named) else {
+        return Err(Error::UnsupportedArchitecture {
             path: gguf.metadata.path().into(),
-            architecture: architecture.into(),
-            supported: FAMILIES.iter().map(|family| family.gguf_architecture).collect(),
-        }
-    })
+            architecture: named.into(),
+            supported: families().map(|(_, family)| family.architecture).collect(),
+        });
+    };
+    let mut config = plain::from_gguf(gguf, family.architecture)?;
+    (family.complete)(gguf, &mut config)?;
+    config.check().map_err(|(key, reason)| gguf.metadata.error(key, reason))?;
+    Ok(Description { config, architecture, layout: family.layout })
 }

@@ -18,10 +18,12 @@ use std::sync::Arc;
 
 use super::config_json::LARGEST_SIZE;
 use super::stored::{Encoding, WeightFile};
-use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, families};
+use super::families::{self, Description};
+use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights};
 use header::TensorInfo;
 pub(super) use metadata::Metadata;
-use tensors::ROPE_FACTORS;
+use super::layout::Layout;
+use tensors::{ROPE_FACTORS, ROPE_FACTORS_SHORT_LONG};
 
 /// An open file whose header holds together.
 pub(super) struct Gguf {
@@ -47,8 +49,8 @@ impl Gguf {
         })
     }
 
-    /// The decoder's configuration, and the architecture as Hugging Face names it.
-    pub fn config(&self) -> Result<(DecoderConfig, &'static str), Error> {
+    /// What the metadata describe.
+    pub fn description(&self) -> Result<Description, Error> {
         families::from_gguf(self)
     }
 
@@ -69,16 +71,26 @@ impl Gguf {
 
     /// Divisors of the `pairs` rotary frequencies of a head, where the file has them.
     pub fn rope_factors(&self, pairs: usize) -> Result<Option<Vec<f32>>, Error> {
-        let Some(info) = self.tensors.get(ROPE_FACTORS) else { return Ok(None) };
+        self.divisors(ROPE_FACTORS, pairs)
+    }
+
+    /// The same for short and for long sequences.
+    pub fn short_and_long_rope_factors(&self, pairs: usize) -> Result<[Option<Vec<f32>>; 2], Error> {
+        let [short, long] = ROPE_FACTORS_SHORT_LONG;
+        Ok([self.divisors(short, pairs)?, self.divisors(long, pairs)?])
+    }
+
+    fn divisors(&self, name: &str, pairs: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some(info) = self.tensors.get(name) else { return Ok(None) };
         let path = self.metadata.path();
         if info.shape != [pairs as u64] || info.encoding != Ok(Encoding::Plain(Dtype::F32)) {
-            return Err(Error::malformed(path, format!("{ROPE_FACTORS} should be {pairs} numbers of type F32")));
+            return Err(Error::malformed(path, format!("{name} should be {pairs} numbers of type F32")));
         }
         let mut factors = vec![0f32; pairs];
         let read = self.file.bytes.read_exact_at(bytemuck::cast_slice_mut(&mut factors), info.offset);
-        read.map_err(|source| Error::read(path, ROPE_FACTORS, source))?;
+        read.map_err(|source| Error::read(path, name, source))?;
         match factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
-            Some(factor) => Err(Error::malformed(path, format!("{ROPE_FACTORS} holds {factor}"))),
+            Some(factor) => Err(Error::malformed(path, format!("{name} holds {factor}"))),
             None => Ok(Some(factors)),
         }
     }
@@ -89,8 +101,8 @@ impl Gguf {
     }
 
     /// Finds all tensors of `config`.
-    pub fn weights(&self, config: &DecoderConfig) -> Result<Weights, Error> {
-        tensors::find(self, config)
+    pub fn weights(&self, config: &DecoderConfig, layout: Layout) -> Result<Weights, Error> {
+        tensors::find(self, config, layout)
     }
 
     /// Ids of tokens that end a text.

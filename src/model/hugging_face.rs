@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::safetensors::{Entry, read_header};
+use super::layout::Layout;
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
 use super::{DecoderConfig, Dtype, Error, LayerTensor, TensorName, Weights};
 
@@ -23,8 +24,9 @@ pub(super) fn has_weights(directory: &Path) -> bool {
 }
 
 /// Finds a place for every tensor of `config` in the files of `directory`, and a use for every tensor in them.
-pub(super) fn open_weights(directory: &Path, config: &DecoderConfig) -> Result<Weights, Error> {
+pub(super) fn open_weights(directory: &Path, config: &DecoderConfig, layout: Layout) -> Result<Weights, Error> {
     let found = tensors(directory)?;
+    let name = |tensor| name(tensor, config, layout);
     let mut expected: BTreeSet<String> = config.tensors().map(name).collect();
     // A tied head may be stored as well; transformers takes the embedding then, too.
     expected.insert(name(TensorName::Head));
@@ -33,13 +35,13 @@ pub(super) fn open_weights(directory: &Path, config: &DecoderConfig) -> Result<W
     let find = |tensor| {
         let name = name(tensor);
         let (file, entry) = found.get(&name).ok_or_else(|| format!("{name} is missing"))?;
-        stored(name, file.clone(), entry, &config.shape(tensor))
+        stored(name, file.clone(), entry, config, layout, tensor)
     };
     Weights::new(directory, config, find, unexpected)
 }
 
-/// What transformers calls a tensor.
-fn name(tensor: TensorName) -> String {
+/// What transformers calls a tensor, or the one that it is part of.
+fn name(tensor: TensorName, config: &DecoderConfig, layout: Layout) -> String {
     let (layer, tensor) = match tensor {
         TensorName::Embedding => return "model.embed_tokens.weight".into(),
         TensorName::FinalNorm => return "model.norm.weight".into(),
@@ -48,13 +50,20 @@ fn name(tensor: TensorName) -> String {
     };
     let name = match tensor {
         LayerTensor::InputNorm => "input_layernorm.weight",
-        LayerTensor::PostAttentionNorm => "post_attention_layernorm.weight",
+        // Before Gemma, what follows attention was only the next norm on the way.
+        LayerTensor::FeedForwardNorm if config.output_norms => "pre_feedforward_layernorm.weight",
+        LayerTensor::FeedForwardNorm | LayerTensor::AttentionOutputNorm => "post_attention_layernorm.weight",
+        LayerTensor::FeedForwardOutputNorm => "post_feedforward_layernorm.weight",
+        LayerTensor::Q | LayerTensor::K | LayerTensor::V if layout.fused => "self_attn.qkv_proj.weight",
+        LayerTensor::Gate | LayerTensor::Up if layout.fused => "mlp.gate_up_proj.weight",
         LayerTensor::Q => "self_attn.q_proj.weight",
         LayerTensor::K => "self_attn.k_proj.weight",
         LayerTensor::V => "self_attn.v_proj.weight",
         LayerTensor::QBias => "self_attn.q_proj.bias",
         LayerTensor::KBias => "self_attn.k_proj.bias",
         LayerTensor::VBias => "self_attn.v_proj.bias",
+        LayerTensor::QNorm => "self_attn.q_norm.weight",
+        LayerTensor::KNorm => "self_attn.k_norm.weight",
         LayerTensor::O => "self_attn.o_proj.weight",
         LayerTensor::Gate => "mlp.gate_proj.weight",
         LayerTensor::Up => "mlp.up_proj.weight",
@@ -63,7 +72,17 @@ fn name(tensor: TensorName) -> String {
     format!("model.layers.{layer}.{name}")
 }
 
-fn stored(name: String, file: Arc<WeightFile>, entry: &Entry, shape: &[usize]) -> Result<Stored, String> {
+fn stored(
+    name: String,
+    file: Arc<WeightFile>,
+    entry: &Entry,
+    config: &DecoderConfig,
+    layout: Layout,
+    tensor: TensorName,
+) -> Result<Stored, String> {
+    let part = layout.part(config, tensor);
+    let mut shape = config.shape(tensor);
+    let rows = std::mem::replace(&mut shape[0], part.of_rows);
     if entry.shape.iter().copied().ne(shape.iter().map(|&n| n as u64)) {
         return Err(format!("{name} has shape {:?}, expected {shape:?}", entry.shape));
     }
@@ -73,14 +92,16 @@ fn stored(name: String, file: Arc<WeightFile>, entry: &Entry, shape: &[usize]) -
         "BF16" => Dtype::Bf16,
         other => return Err(format!("{name} is {other}, supported are F32, F16 and BF16")),
     };
+    let columns = shape.get(1).copied().unwrap_or(1);
     Ok(Stored {
         file,
         name,
         encoding: Encoding::Plain(dtype),
-        offset: entry.offset,
-        rows: shape[0],
-        columns: shape.get(1).copied().unwrap_or(1),
+        offset: entry.offset + (part.row * columns * dtype.size_bytes()) as u64,
+        rows,
+        columns,
         row_order: RowOrder::Halves,
+        stored_less_by: layout.stored_less_by(tensor),
     })
 }
 

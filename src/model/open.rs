@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::config_json::ConfigJson;
+use super::families::{self, Description};
 use super::gguf::Gguf;
 use super::special_tokens::SpecialTokens;
-use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, families, hugging_face};
+use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, hugging_face};
 
 /// A model, its headers read and checked.
 #[derive(Debug)]
@@ -47,18 +48,18 @@ impl Model {
                 "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
             )
         })?;
-        let (config, architecture) = families::from_config_json(&json)?;
+        let Description { config, architecture, layout } = families::from_config_json(&json)?;
         let tokenizer = Tokenizer::open(tokenizer)?;
-        let weights = hugging_face::open_weights(directory, &config)?;
+        let weights = hugging_face::open_weights(directory, &config, layout)?;
         let special_tokens = SpecialTokens::of_hugging_face(directory, &json)?;
         Self::new(config, architecture, tokenizer, weights, special_tokens)
     }
 
     fn open_gguf(file: &Path, tokenizer: &Path) -> Result<Self, Error> {
         let gguf = Gguf::open(file)?;
-        let (config, architecture) = gguf.config()?;
+        let Description { config, architecture, layout } = gguf.description()?;
         let tokenizer = open_tokenizer(tokenizer, Some((file, &gguf)))?;
-        let weights = gguf.weights(&config)?;
+        let weights = gguf.weights(&config, layout)?;
         let special_tokens = SpecialTokens::of_gguf(&gguf)?;
         Self::new(config, architecture, tokenizer, weights, special_tokens)
     }

@@ -93,7 +93,12 @@ impl Window {
             TensorName::Embedding | TensorName::Head => Window { rows: part.vocabulary, columns },
             TensorName::FinalNorm => Window { rows, columns },
             TensorName::Layer(_, tensor) => match tensor {
-                LayerTensor::InputNorm | LayerTensor::PostAttentionNorm => Window { rows, columns },
+                LayerTensor::InputNorm
+                | LayerTensor::QNorm
+                | LayerTensor::KNorm
+                | LayerTensor::AttentionOutputNorm
+                | LayerTensor::FeedForwardNorm
+                | LayerTensor::FeedForwardOutputNorm => Window { rows, columns },
                 LayerTensor::Q | LayerTensor::QBias => Window { rows: scale(part.heads), columns },
                 LayerTensor::K | LayerTensor::V | LayerTensor::KBias | LayerTensor::VBias => {
                     Window { rows: scale(part.kv_heads), columns }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 
-use super::{Dtype, ReadAt};
+use super::{Dtype, Error, ReadAt};
 
 /// A file that holds tensors.
 pub(super) struct WeightFile {
@@ -64,9 +64,16 @@ pub(super) struct Stored {
     pub rows: usize,
     pub columns: usize,
     pub row_order: RowOrder,
+    /// What is stored is less than what is meant by this: Gemma's norms have 1 added to them.
+    pub stored_less_by: f32,
 }
 
 impl Stored {
+    /// An error about its numbers.
+    pub fn malformed(&self, reason: impl std::fmt::Display) -> Error {
+        Error::malformed(&self.file.path, format!("tensor {}: {reason}", self.name))
+    }
+
     /// Bytes of a whole row; formats guarantee that rows hold whole blocks.
     pub fn row_bytes(&self) -> usize {
         self.columns / self.encoding.block_len() * self.encoding.block_bytes()

@@ -20,8 +20,12 @@ pub enum TensorName {
 pub enum LayerTensor {
     /// RMSNorm before attention `[hidden]`.
     InputNorm,
+    /// RMSNorm of what attention adds to the residual stream `[hidden]`.
+    AttentionOutputNorm,
     /// RMSNorm before the feed-forward layer `[hidden]`.
-    PostAttentionNorm,
+    FeedForwardNorm,
+    /// RMSNorm of what the feed-forward layer adds to the residual stream `[hidden]`.
+    FeedForwardOutputNorm,
     /// Query projection `[heads * head_dim, hidden]`, rows of a head in the order of the half-rotation RoPE.
     Q,
     /// Key projection `[kv_heads * head_dim, hidden]`, rows ordered as in `Q`.
@@ -34,6 +38,10 @@ pub enum LayerTensor {
     KBias,
     /// Value bias `[kv_heads * head_dim]`.
     VBias,
+    /// RMSNorm of each head of q `[head_dim]`.
+    QNorm,
+    /// RMSNorm of each head of k `[head_dim]`.
+    KNorm,
     /// Attention output projection `[hidden, heads * head_dim]`.
     O,
     /// Gate projection `[intermediate, hidden]`.
@@ -45,30 +53,40 @@ pub enum LayerTensor {
 }
 
 impl LayerTensor {
-    /// Those that every layer has.
-    const ALWAYS: [LayerTensor; 9] = [
+    /// All of them, in the order in which a forward pass meets them.
+    const ALL: [LayerTensor; 16] = [
         LayerTensor::InputNorm,
         LayerTensor::Q,
         LayerTensor::K,
         LayerTensor::V,
+        LayerTensor::QBias,
+        LayerTensor::KBias,
+        LayerTensor::VBias,
+        LayerTensor::QNorm,
+        LayerTensor::KNorm,
         LayerTensor::O,
-        LayerTensor::PostAttentionNorm,
+        LayerTensor::AttentionOutputNorm,
+        LayerTensor::FeedForwardNorm,
         LayerTensor::Gate,
         LayerTensor::Up,
         LayerTensor::Down,
+        LayerTensor::FeedForwardOutputNorm,
     ];
-
-    const QKV_BIASES: [LayerTensor; 3] = [LayerTensor::QBias, LayerTensor::KBias, LayerTensor::VBias];
 }
 
 impl DecoderConfig {
     /// Every tensor of the decoder, in the order in which a forward pass meets them. `Head` is absent where it is
     /// the embedding.
     pub fn tensors(&self) -> impl Iterator<Item = TensorName> + use<> {
-        let biases = if self.qkv_bias { &LayerTensor::QKV_BIASES[..] } else { &[] };
-        let layers = (0..self.layers).flat_map(move |layer| {
-            LayerTensor::ALWAYS.iter().chain(biases).map(move |&tensor| TensorName::Layer(layer, tensor))
-        });
+        let (qkv_bias, qk_norm, output_norms) = (self.qkv_bias, self.qk_norm, self.output_norms);
+        let has = move |tensor: &LayerTensor| match tensor {
+            LayerTensor::QBias | LayerTensor::KBias | LayerTensor::VBias => qkv_bias,
+            LayerTensor::QNorm | LayerTensor::KNorm => qk_norm,
+            LayerTensor::AttentionOutputNorm | LayerTensor::FeedForwardOutputNorm => output_norms,
+            _ => true,
+        };
+        let layer = move |layer| LayerTensor::ALL.into_iter().filter(has).map(move |tensor| TensorName::Layer(layer, tensor));
+        let layers = (0..self.layers).flat_map(layer);
         let head = (!self.tied_head).then_some(TensorName::Head);
         std::iter::once(TensorName::Embedding).chain(layers).chain([TensorName::FinalNorm]).chain(head)
     }
@@ -81,7 +99,11 @@ impl DecoderConfig {
             TensorName::Embedding | TensorName::Head => vec![self.vocab_size, self.hidden_size],
             TensorName::FinalNorm => vec![self.hidden_size],
             TensorName::Layer(_, tensor) => match tensor {
-                LayerTensor::InputNorm | LayerTensor::PostAttentionNorm => vec![self.hidden_size],
+                LayerTensor::InputNorm
+                | LayerTensor::AttentionOutputNorm
+                | LayerTensor::FeedForwardNorm
+                | LayerTensor::FeedForwardOutputNorm => vec![self.hidden_size],
+                LayerTensor::QNorm | LayerTensor::KNorm => vec![self.head_dim],
                 LayerTensor::Q => vec![query_rows, self.hidden_size],
                 LayerTensor::K | LayerTensor::V => vec![kv_rows, self.hidden_size],
                 LayerTensor::QBias => vec![query_rows],

@@ -135,12 +135,17 @@ impl Weights {
         let window = Window::new(&self.config, tensor, shard)?;
         let (rows, columns) = (window.rows.len(), window.columns.len());
         let shape = if self.config.shape(tensor).len() == 1 { vec![rows] } else { vec![rows, columns] };
+        if stored.stored_less_by != 0.0 && dtype != Dtype::F32 {
+            let wide = self.read_unless_cancelled(tensor, shard, Dtype::F32, validation, cancel)?;
+            return wide.to_dtype(dtype.into()).map_err(|error| stored.malformed(error));
+        }
         let read = Read { stored, window, validation, cancel };
         let count = rows * columns;
         let made = match dtype {
             Dtype::F32 => {
                 let mut numbers = vec![0f32; count];
                 read.fill(Numbers::F32(&mut numbers))?;
+                numbers.iter_mut().for_each(|number| *number += stored.stored_less_by);
                 Tensor::from_vec(numbers, shape, &Device::Cpu)
             }
             Dtype::F16 => {
@@ -154,7 +159,7 @@ impl Weights {
                 Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, &Device::Cpu)
             }
         };
-        made.map_err(|error| Error::malformed(&stored.file.path, format!("tensor {}: {error}", stored.name)))
+        made.map_err(|error| stored.malformed(error))
     }
 
     fn stored(&self, tensor: TensorName) -> Result<&Stored, Error> {
@@ -313,7 +318,7 @@ impl Read<'_> {
 
     fn decode(&self, bytes: &Bytes, to: &mut Numbers<'_>) -> Result<(), Error> {
         decode(self.stored.encoding, bytes, to)
-            .map_err(|error| Error::malformed(&self.stored.file.path, format!("tensor {}: {error}", self.stored.name)))
+            .map_err(|error| self.stored.malformed(error))
     }
 
     fn check_finite(&self, chunk: &Chunk<'_>) -> Result<(), Error> {

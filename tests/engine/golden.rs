@@ -5,7 +5,7 @@ use flashjob::engine::Engine;
 use tokio_util::sync::CancellationToken;
 
 use super::{config, load, request, serve};
-use crate::model::golden::{LLAMA, Prompt, prompts, relative_error};
+use crate::model::golden::{MODELS, Prompt, prompts, relative_error};
 
 fn largest_error(engine: &mut Engine, prompts: &[Prompt]) -> f32 {
     let mut largest: f32 = 0.0;
@@ -21,7 +21,7 @@ fn largest_error(engine: &mut Engine, prompts: &[Prompt]) -> f32 {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in LLAMA {
+    for name in MODELS {
         let error = largest_error(&mut load(name, &config()), &prompts(name));
         assert!(error < 1e-4, "{name}: an error of {error:e} of the logits' range");
     }
@@ -29,7 +29,7 @@ fn logits_are_those_of_transformers() {
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
-    for name in LLAMA {
+    for name in MODELS {
         let prompts = prompts(name);
         let requests = prompts.iter().zip(0..).map(|(prompt, id)| request(id, &prompt.tokens, 64)).collect();
         let (outputs, _) = serve(&mut load(name, &config()), requests).unwrap();
@@ -46,7 +46,7 @@ fn sixteen_bits_stay_close_to_the_reference() {
     for (dtype, name_of_dtype, unit) in
         [(DtypeChoice::Bfloat16, "bfloat16", (-8f32).exp2()), (DtypeChoice::Float16, "float16", (-11f32).exp2())]
     {
-        for name in LLAMA {
+        for name in MODELS {
             let mut engine = load(name, &EngineConfig { dtype, ..config() });
             assert_eq!(engine.facts().dtype, name_of_dtype);
             let error = largest_error(&mut engine, &prompts(name));

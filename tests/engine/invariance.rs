@@ -9,7 +9,7 @@ use flashjob::engine::{Engine, Output, Request};
 use flashjob::event::Fact;
 
 use super::{config, load, request, serve};
-use crate::model::golden::LLAMA;
+use crate::model::golden::MODELS;
 
 /// Bits of logits by request and position of the token that was chosen.
 type Bits = BTreeMap<(u32, usize), Vec<u32>>;
@@ -45,7 +45,7 @@ fn watched(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Output>, Bits, u
 #[test]
 fn alone_together_in_chunks_or_after_preemption_a_request_computes_the_same_bits() {
     for dtype in [DtypeChoice::Float32, DtypeChoice::Bfloat16] {
-        for name in LLAMA {
+        for name in MODELS {
             let base = EngineConfig { dtype, ..config() };
             let mut engine = load(name, &base);
             let (mut alone, mut alone_bits) = (Vec::new(), Bits::new());

@@ -1,7 +1,7 @@
 //! Norms, rotary embedding with its cache write, gates, and rows of logits.
 
 use flashjob::kernels::{
-    AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation, head_rms_norm,
+    AddedRows, AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation, head_rms_norm,
     log_softmax, rope_and_cache,
 };
 use half::{bf16, f16};
@@ -23,17 +23,26 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn add_rms_norm_matches_f64(rows in 0_usize..20, width in 1_usize..700, with_delta: bool, seed: u64) {
+    fn add_rms_norm_matches_f64(
+        rows in 0_usize..20, width in 1_usize..700, with_delta: bool, with_norm: bool, seed: u64,
+    ) {
         let (start, weight) = (values(seed, rows * width), values(seed ^ 1, width));
         let delta = with_delta.then(|| values(seed ^ 2, rows * width));
-        let sum: Vec<f32> = match &delta {
-            Some(delta) => start.iter().zip(delta).map(|(a, b)| a + b).collect(),
-            None => start.clone(),
+        let norm = with_norm.then(|| values(seed ^ 3, width));
+        let added: Vec<f64> = match (&delta, &norm) {
+            (None, _) => vec![0.0; rows * width],
+            (Some(delta), None) => delta.iter().copied().map(f64::from).collect(),
+            (Some(delta), Some(norm)) => {
+                delta.chunks(width).flat_map(|row| reference::rms_norm(row, norm, 1e-5)).collect()
+            }
         };
+        let exact: Vec<f64> = start.iter().zip(&added).map(|(a, b)| f64::from(*a) + b).collect();
         on_every_pool(|pool| {
             let (mut residual, mut out) = (start.clone(), vec![f32::NAN; rows * width]);
-            add_rms_norm(pool, &mut residual, delta.as_deref(), &weight, 1e-5, &mut out);
-            assert_same_bits(&residual, &sum, "residual");
+            let delta = delta.as_deref().map(|rows| AddedRows { rows, norm: norm.as_deref() });
+            add_rms_norm(pool, &mut residual, delta, &weight, 1e-5, &mut out);
+            assert_close(&residual, &exact, 1e-6, "residual");
+            let sum = residual;
             for (row, out) in sum.chunks(width).zip(out.chunks(width)) {
                 assert_close(out, &reference::rms_norm(row, &weight, 1e-5), 1e-6, "norm");
             }
@@ -269,7 +278,8 @@ fn rows_have_the_same_bits_alone_and_in_any_company() {
         let all = |pool, x: &[f32], first: u32| {
             let rows = x.len() / width;
             let (mut residual, mut norm) = (x.to_vec(), vec![0.0; x.len()]);
-            add_rms_norm(pool, &mut residual, Some(x), &weight, 1e-5, &mut norm);
+            let delta = AddedRows { rows: x, norm: Some(&weight) };
+            add_rms_norm(pool, &mut residual, Some(delta), &weight, 1e-5, &mut norm);
             let mut gate = vec![0.0; x.len() / 2];
             gated_activation(pool, x, width / 2, GateActivation::Silu, &mut gate);
             let mut turned = x.to_vec();

@@ -6,7 +6,19 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 /// Models that transformers has computed, by directory.
-pub const LLAMA: [&str; 4] = ["llama-gqa", "llama-mqa-tied", "llama-sharded", "llama-gguf"];
+pub const MODELS: [&str; 11] = [
+    "llama-gqa",
+    "llama-mqa-tied",
+    "llama-sharded",
+    "llama-gguf",
+    "mistral-window",
+    "qwen2-bias-window",
+    "qwen3-qk-norm",
+    "phi3-short",
+    "phi3-long-window",
+    "gemma2-softcaps",
+    "gemma3-two-ropes",
+];
 
 /// A prompt and what transformers makes of it.
 pub struct Prompt {

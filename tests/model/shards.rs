@@ -21,7 +21,7 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
 
 #[test]
 fn shards_are_slices_of_the_whole() {
-    for fixture in golden::LLAMA {
+    for fixture in golden::MODELS {
         let model = open(fixture);
         let head_dim = model.config.head_dim;
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {

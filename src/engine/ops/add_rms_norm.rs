@@ -3,14 +3,16 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 
 use super::access::{Operand, change, floats_mut};
-use crate::kernels::{Pool, add_rms_norm};
+use crate::kernels::{AddedRows, Pool, add_rms_norm};
 
-/// `residual += delta`, `normed = rms_norm(residual) · weight`; applied to the residual.
+/// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`; applied to the residual.
 pub struct AddRmsNorm<'a> {
     /// Who works.
     pub pool: &'a Pool,
     /// `[rows, hidden]`; `None` where nothing was computed yet.
     pub delta: Option<&'a Tensor>,
+    /// `[hidden]`: `delta` is normalised with it before it is added.
+    pub delta_norm: Option<&'a Tensor>,
     /// `[hidden]`.
     pub weight: &'a Tensor,
     /// Added to the mean square.
@@ -27,8 +29,12 @@ impl InplaceOp1 for AddRmsNorm<'_> {
     fn cpu_fwd(&self, residual: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let residual = floats_mut(residual, layout)?;
         let weight = Operand::of(self.weight);
-        let delta = self.delta.map(Operand::of);
-        let delta = delta.as_ref().map(Operand::floats).transpose()?;
+        let (delta, delta_norm) = (self.delta.map(Operand::of), self.delta_norm.map(Operand::of));
+        let delta_norm = delta_norm.as_ref().map(Operand::floats).transpose()?;
+        let delta = match &delta {
+            Some(delta) => Some(AddedRows { rows: delta.floats()?, norm: delta_norm }),
+            None => None,
+        };
         change(self.normed, self.name(), |normed, layout| {
             add_rms_norm(self.pool, residual, delta, weight.floats()?, self.eps, floats_mut(normed, layout)?);
             Ok(())

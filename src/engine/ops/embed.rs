@@ -14,6 +14,8 @@ pub struct Embed<'a> {
     pub embedding: &'a PackedMatrix,
     /// The tokens whose rows those are.
     pub vocabulary: Range<u32>,
+    /// Factor on all rows.
+    pub scale: f32,
     /// `[tokens]`.
     pub token_ids: &'a [u32],
 }
@@ -28,6 +30,9 @@ impl InplaceOp1 for Embed<'_> {
         for (row, &token) in rows.zip(self.token_ids) {
             if self.vocabulary.contains(&token) {
                 self.embedding.unpack_row((token - self.vocabulary.start) as usize, row);
+                if self.scale != 1.0 {
+                    row.iter_mut().for_each(|number| *number *= self.scale);
+                }
             } else {
                 row.fill(0.0);
             }

@@ -1,0 +1,24 @@
+//! Mistral: Llama with a window in every layer, where `sliding_window` is a number.
+
+use super::plain::{self, Defaults};
+use super::{Family, rope};
+use crate::model::config_json::ConfigJson;
+use crate::model::layout::Layout;
+use crate::model::{DecoderConfig, Error};
+
+pub(super) const FAMILY: Family = Family {
+    architecture: "MistralForCausalLM",
+    model_type: "mistral",
+    layout: Layout { fused: false, norms_less_by_one: false, rotates_pairs: false },
+    from_config_json,
+    // Its converter writes Llama's files.
+    gguf: None,
+};
+
+fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
+    plain::require_silu(json)?;
+    let mut config = plain::from_config_json(json, &Defaults { max_position: 4096 * 32, ..Defaults::default() })?;
+    config.rope = rope::from_config_json(json, &config, false)?;
+    config.windows.fill(json.size("sliding_window")?);
+    Ok(config)
+}

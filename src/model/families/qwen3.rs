@@ -1,0 +1,34 @@
+//! Qwen 3: heads of q and k normalised, no biases, heads of 128 whatever the width.
+
+use super::plain::{self, Defaults};
+use super::{Family, GgufFamily, qwen2, rope};
+use crate::model::config_json::ConfigJson;
+use crate::model::gguf::Gguf;
+use crate::model::layout::Layout;
+use crate::model::{DecoderConfig, Error};
+
+const PLAIN: Layout = Layout { fused: false, norms_less_by_one: false, rotates_pairs: false };
+
+pub(super) const FAMILY: Family = Family {
+    architecture: "Qwen3ForCausalLM",
+    model_type: "qwen3",
+    layout: PLAIN,
+    from_config_json,
+    gguf: Some(GgufFamily { architecture: "qwen3", layout: PLAIN, complete: complete_gguf }),
+};
+
+fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
+    plain::require_silu(json)?;
+    plain::refuse_flags(json, &["attention_bias"])?;
+    let defaults = Defaults { max_position: 32_768, head_dim: Some(128), ..Defaults::default() };
+    let mut config = plain::from_config_json(json, &defaults)?;
+    config.rope = rope::from_config_json(json, &config, false)?;
+    config.windows = qwen2::upper_windows(json, config.layers)?;
+    config.qk_norm = true;
+    Ok(config)
+}
+
+fn complete_gguf(_gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
+    config.qk_norm = true;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! Which layers see only a window of what came before.
+
+use crate::model::Error;
+use crate::model::config_json::ConfigJson;
+
+/// For each of `layers`, its window: `window` where `layer_types` says so, or where `usually` does if it is absent.
+pub(super) fn from_config_json(
+    json: &ConfigJson,
+    layers: usize,
+    window: Option<usize>,
+    usually: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>, Error> {
+    let Some(window) = window else { return Ok(vec![None; layers]) };
+    let key = "layer_types";
+    let Some(types) = json.texts(key)? else {
+        return Ok((0..layers).map(|layer| usually(layer).then_some(window)).collect());
+    };
+    if types.len() != layers {
+        return Err(json.error(key, format!("has {} entries for {layers} layers", types.len())));
+    }
+    let of = |kind: &String| match kind.as_str() {
+        "full_attention" => Ok(None),
+        "sliding_attention" => Ok(Some(window)),
+        other => Err(json.error(key, format!("{other} is not supported; full_attention and sliding_attention are"))),
+    };
+    types.iter().map(of).collect()
+}
