@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use flashjob::kernels::{
-    AttentionShape, CacheSlice, CacheSliceMut, GateActivation, Limits, PackedMatrix, PagedAttention, Pool, RopeTable,
-    WeightSlice, AddedRows, add_rms_norm, argmax, cpu_quota_threads, gated_activation, matmul, measure_limits, paged_attention,
-    rope_and_cache,
+    AddedRows, AttentionShape, CacheSlice, CacheSliceMut, GateActivation, Limits, PackedMatrix, PagedAttention, Pool,
+    RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads, gated_activation, matmul, measure_limits,
+    paged_attention, rope_and_cache,
 };
 use half::bf16;
 
@@ -245,7 +245,9 @@ fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
         let entries = rows * model.hidden;
         let (mut residual, delta) = (vec![0.5; entries], vec![0.001; entries]);
         let (weight, mut out) = (vec![1.0; model.hidden], vec![0.0; entries]);
-        let took = time(budget, || add_rms_norm(pool, &mut residual, Some(AddedRows { rows: &delta, norm: None }), &weight, 1e-5, &mut out));
+        let took = time(budget, || {
+            add_rms_norm(pool, &mut residual, Some(AddedRows { rows: &delta, norm: None }), &weight, 1e-5, &mut out)
+        });
         report(&format!("{name} add_rms_norm {rows}"), 0.0, 16.0 * entries as f64, took, limits);
 
         let (gate_up, mut out) = (vec![0.3; rows * 2 * model.inner], vec![0.0; rows * model.inner]);

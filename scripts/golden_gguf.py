@@ -9,8 +9,10 @@ import numpy
 import sentencepiece
 import torch
 from gguf import GGMLQuantizationType as Type
-from gguf import GGUFWriter, TokenType, quants
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, RopeScalingType, TensorNameMap, TokenType, quants
 from safetensors.numpy import save_file as save_arrays
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 import golden
 
@@ -248,7 +250,68 @@ def write_quantised(path: Path) -> None:
     save_arrays({name: numpy.ascontiguousarray(array.reshape(-1)) for name, array in arrays.items()}, path)
 
 
+def write_family(fixture: Path, path: Path) -> None:
+    """The model of a fixture under the names that llama.cpp has for its family's keys and tensors."""
+    model = AutoModelForCausalLM.from_pretrained(fixture, dtype=torch.float32)
+    c = model.config
+    family = c.model_type.removesuffix("_text")
+    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == family)
+    names = TensorNameMap(kind, c.num_hidden_layers)
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    writer = GGUFWriter(path, family)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "longrope":
+        writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_attn_factors(rope["attention_factor"])
+        for length in ["long", "short"]:
+            name = f"rope_factors_{length}.weight"
+            writer.add_tensor(name, numpy.array(rope[f"{length}_factor"], dtype=numpy.float32))
+    if family.startswith("gemma"):
+        writer.add_sliding_window(c.sliding_window)
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in c.layer_types])
+    if family == "gemma2":
+        writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(c.final_logit_softcapping)
+    add_byte_level(writer, Tokenizer.from_file(str(fixture / "tokenizer.json")), "smollm")
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        weight = weight.numpy()
+        if family.startswith("gemma") and name.endswith("norm.weight"):
+            weight = weight + 1
+        kind = Type.F32 if weight.ndim == 1 else Type.BF16
+        named = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(named, quants.quantize(weight, kind), raw_dtype=kind)
+    finish(writer)
+
+
+def write_families(root: Path) -> None:
+    directory = root / "gguf"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    # Mistral's files are Llama's. A window is not in Qwen 2's, nor what scores are scaled by in Gemma's.
+    for fixture in ["qwen2-bias-window", "qwen3-qk-norm", "phi3-short", "gemma2-softcaps", "gemma3-two-ropes"]:
+        write_family(root / fixture, directory / f"{fixture}.gguf")
+
+
 def write_all(root: Path) -> None:
+    write_families(root)
     directory = root / "llama-gguf"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

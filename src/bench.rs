@@ -6,6 +6,7 @@
 mod distribution;
 mod measurement;
 mod recorder;
+mod roofline;
 mod workload;
 
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub use distribution::Distribution;
 pub use measurement::{Latencies, Measurement, RequestTiming};
 pub use recorder::Recorder;
+pub use roofline::{MachineLimits, Roofline};
 pub use workload::{Prompts, prepare};
 
 use crate::backend::{self, Backend, Completion, Request};

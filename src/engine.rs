@@ -18,6 +18,7 @@ mod kv_cache;
 mod linear;
 mod loading;
 mod ops;
+mod ranks;
 mod request;
 mod rope;
 mod run;
@@ -34,13 +35,14 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::free_memory_bytes;
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{Pool, capabilities, cpu_quota_threads};
+use crate::kernels::{Limits, Pool, capabilities, cpu_quota_threads, measure_limits};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
-use communicator::Solo;
+use communicator::{Communicator, Group, Member, Solo};
 use decoder::{Decoder, Extent};
 use kv_cache::{KvCache, KvShape};
+use ranks::{Rank, Ranks};
 use sampler::Sampler;
 use step::Step;
 use workspace::{MostRows, Workspace};
@@ -62,8 +64,7 @@ pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
 pub struct Engine {
     facts: EngineFacts,
     vocab_size: usize,
-    decoder: Decoder,
-    cache: KvCache,
+    ranks: Ranks,
     step: Step,
     sampler: Sampler,
     pool: Arc<Pool>,
@@ -82,11 +83,8 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let asked = config.tensor_parallel_size.map_or(1, |ranks| ranks.get());
-        if asked != 1 {
-            return Err(Error::TensorParallel { asked, available: 1 });
-        }
-        let shard = Shard::WHOLE;
+        let world_size = config.tensor_parallel_size.map_or(1, |ranks| ranks.get());
+        let shard = |rank| Shard { rank, world_size };
         let dtype = match config.dtype {
             DtypeChoice::Auto => model.dtype,
             DtypeChoice::Float16 => Dtype::F16,
@@ -98,43 +96,72 @@ impl Engine {
         let block_tokens = config.block_tokens.get();
         let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
 
-        let part = ShardShape::new(&model.config, shard)?;
+        let part = ShardShape::new(&model.config, shard(world_size - 1))
+            .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
         let DecoderConfig { layers, head_dim, .. } = model.config;
+        // All ranks live in one memory.
+        let of_all = |bytes: u64| bytes.saturating_mul(world_size as u64);
         let kv_shape = KvShape { layers, block_tokens, kv_heads: part.kv_heads.len(), head_dim, dtype };
         let demand = Demand {
             free_bytes: free_memory_bytes(),
             weight_bytes: weight_bytes(&model.config, dtype),
-            workspace_bytes: Workspace::bytes(decoder::widths(&model.config, &part), most),
-            block_bytes: kv_shape.block_bytes(),
+            workspace_bytes: of_all(Workspace::bytes(decoder::widths(&model.config, &part), most)),
+            block_bytes: of_all(kv_shape.block_bytes()),
             max_position: model.config.max_position,
             max_num_seqs,
         };
         let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
 
-        let pool = Arc::new(Pool::new(config.threads.map_or_else(cpu_quota_threads, |threads| threads.get())));
+        let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         let validation = if config.validate_weights { Validation::Finite } else { Validation::Trust };
-        let weights = loading::load(model, loading::Wanted { shard, dtype, validation }, &pool, events, cancel)?;
+        let extent = Extent { most, max_model_len, block_tokens };
+        let group = (world_size > 1).then(|| Group::new(world_size));
+        let mut cost = Cost::new(&model.config, of_all(kv_shape.token_bytes()));
+        let mut pools = Vec::with_capacity(world_size);
+        let mut ranks = Vec::with_capacity(world_size);
+        for rank in 0..world_size {
+            // As many threads as there are ranks at least; no more than asked for where those are enough.
+            let pool = Arc::new(Pool::new((threads / world_size).max(1)));
+            let wanted = loading::Wanted { shard: shard(rank), dtype, validation };
+            let weights = loading::load(model, wanted, &pool, events, cancel)?;
+            cost.add_weights(&weights);
+            let communicator: Box<dyn Communicator> = match &group {
+                Some(group) => Box::new(Member::new(group, rank)),
+                None => Box::new(Solo),
+            };
+            let decoder = Decoder::new(model.config.clone(), weights, extent, communicator, Arc::clone(&pool))?;
+            ranks.push(Rank { decoder, cache: KvCache::new(kv_shape, kv_blocks as usize)? });
+            pools.push(pool);
+        }
+        let limits = config.measure_limits.then(|| {
+            let limits = measure_limits(&Pool::new(threads));
+            let Limits { flops_per_second, bytes_per_second, .. } = limits;
+            events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
+            limits
+        });
         let facts = EngineFacts {
             device: "cpu",
             dtype: dtype.name(),
             kernels: capabilities(),
-            threads: pool.threads(),
-            tensor_parallel_size: shard.world_size,
+            threads: pools.iter().map(|pool| pool.threads()).sum(),
+            tensor_parallel_size: world_size,
             kv_blocks: kv_blocks as usize,
             block_tokens,
-            kv_cache_bytes: u64::from(kv_blocks) * kv_shape.block_bytes(),
+            kv_cache_bytes: u64::from(kv_blocks) * of_all(kv_shape.block_bytes()),
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
-            cost: Cost::new(&model.config, &weights, kv_shape.token_bytes()),
+            limits,
+            cost,
         };
-        let extent = Extent { most, max_model_len, block_tokens };
-        let decoder = Decoder::new(model.config.clone(), weights, extent, Box::new(Solo), Arc::clone(&pool))?;
-        let cache = KvCache::new(kv_shape, facts.kv_blocks)?;
+        let others = ranks.split_off(1);
+        let ranks = Ranks::new(ranks.remove(0), others, group);
+        // Ranks are at rest when tokens are chosen.
+        let pool = if world_size == 1 { pools.remove(0) } else { Arc::new(Pool::new(threads)) };
         let step = Step::with_capacity(most.tokens, max_num_seqs, max_model_len.div_ceil(block_tokens), block_tokens);
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
-        Ok(Self { facts, vocab_size, decoder, cache, step, sampler: Sampler::default(), pool, watcher: None })
+        Ok(Self { facts, vocab_size, ranks, step, sampler: Sampler::default(), pool, watcher: None })
     }
 
     /// What was decided.

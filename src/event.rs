@@ -90,6 +90,13 @@ pub enum Fact {
         /// Tokens a block holds.
         block_tokens: usize,
     },
+    /// What the processors can do at most was measured.
+    LimitsMeasured {
+        /// Floating-point operations of a large matrix product.
+        flops_per_second: f64,
+        /// Bytes between memory and processors.
+        bytes_per_second: f64,
+    },
     /// A request entered the waiting queue.
     RequestQueued {
         /// Which.
@@ -122,6 +129,13 @@ pub enum Fact {
         output_tokens: u32,
         /// Why it stopped.
         reason: FinishReason,
+    },
+    /// What the forward pass that is about to be stated finished takes at least, however it is computed.
+    StepNeeded {
+        /// Floating-point operations; a multiply-add is two.
+        flops: f64,
+        /// Bytes of weights, keys and values read and written, each once.
+        bytes: f64,
     },
     /// One forward pass of the model over a batch.
     StepFinished {

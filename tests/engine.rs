@@ -2,6 +2,7 @@
 
 mod golden;
 mod invariance;
+mod ranks;
 mod refusals;
 mod serving;
 
@@ -36,6 +37,7 @@ fn config() -> EngineConfig {
         block_tokens: NonZeroUsize::new(32).unwrap(),
         threads: NonZeroUsize::new(2),
         validate_weights: true,
+        measure_limits: false,
     }
 }
 

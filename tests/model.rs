@@ -3,6 +3,7 @@
 mod altered;
 mod configuration;
 mod damaged;
+mod families;
 mod gguf;
 pub mod golden;
 mod logits;

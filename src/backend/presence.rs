@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::config::{BackendKind, DeviceChoice, JobConfig};
 
+/// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
+const LEAST_CPU_RANKS: usize = 16;
+
 /// Says why `config`'s backend or device cannot be had here.
 ///
 /// # Errors
@@ -25,10 +28,11 @@ fn device(config: &JobConfig) -> Result<(), String> {
         );
     }
     let ranks = config.engine.tensor_parallel_size.map_or(1, usize::from);
-    if ranks > 1 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
+    if ranks > processors {
         return Err(format!(
-            "tensor-parallel-size={ranks} is above the 1 rank that this machine has: on the CPU there is one; \
-             set tensor-parallel-size=1"
+            "tensor-parallel-size={ranks} is above the {processors} ranks that there can be here: on the CPU a rank is a \
+             thread; set tensor-parallel-size to {processors} or less"
         ));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Distribution;
+use super::{Distribution, Roofline};
 use crate::backend::{Completion, Request};
 use crate::event::FinishReason;
 
@@ -21,6 +21,8 @@ pub struct Measurement {
     pub preemptions: u64,
     /// Forward passes.
     pub steps: u64,
+    /// What they needed, beside the machine's limits.
+    pub roofline: Roofline,
     /// Each request, in order. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,

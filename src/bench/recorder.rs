@@ -5,12 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::measurement::{Latencies, Measurement, RequestTiming};
+use super::roofline::{MachineLimits, Roofline};
 use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]
 pub struct Recorder {
     region: Mutex<Region>,
+    limits: Mutex<Option<MachineLimits>>,
 }
 
 #[derive(Default)]
@@ -23,6 +25,7 @@ struct Region {
     inter_token_seconds: Vec<f64>,
     preemptions: u64,
     steps: u64,
+    roofline: Roofline,
 }
 
 /// One request while it runs.
@@ -54,7 +57,13 @@ impl Observer for Recorder {
         let mut region = self.lock();
         match event.fact {
             Fact::PhaseStarted(Phase::Measure) => {
-                *region = Region { open: true, started: Some(event.at), ..Region::default() };
+                let roofline = Roofline::under(*self.limits.lock().unwrap_or_else(PoisonError::into_inner));
+                *region = Region { open: true, started: Some(event.at), roofline, ..Region::default() };
+            }
+            // Known before anything is measured, and kept.
+            Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
+                let limits = MachineLimits { flops_per_second, bytes_per_second };
+                *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
             }
             Fact::PhaseStarted(_) => region.open = false,
             _ if region.open => region.note(event),
@@ -109,6 +118,7 @@ impl Region {
                     track.finished = Some((at, reason));
                 }
             }
+            Fact::StepNeeded { flops, bytes } => self.roofline.add(flops, bytes),
             Fact::StepFinished { .. } => self.steps += 1,
             _ => {}
         }
@@ -128,6 +138,7 @@ impl Region {
             latencies: Latencies::of(&requests, self.inter_token_seconds.clone()),
             preemptions: self.preemptions,
             steps: self.steps,
+            roofline: self.roofline,
             requests,
         }
     }

@@ -73,6 +73,8 @@ pub struct EngineConfig {
     pub threads: Option<NonZeroUsize>,
     /// Look for NaN and infinities in the weights while loading.
     pub validate_weights: bool,
+    /// Measure the machine's limits once the model is loaded.
+    pub measure_limits: bool,
 }
 
 /// `dtype`.

@@ -153,6 +153,9 @@ keys! {
         /// Look for NaN and infinities in the weights while loading
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         validate_weights = Text("false");
+        /// Measure what the processors can do before the run, in about a second: the roofline of the result
+        #[arg(value_name = "BOOL", help_heading = MODEL)]
+        measure_limits = Text("true");
 
         /// Where prompts come from: random or jsonl
         #[arg(value_name = "DATASET", help_heading = WORKLOAD)]

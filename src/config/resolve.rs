@@ -233,6 +233,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
     );
     let threads = resolver.read_open(&raw.threads, parsing::count, show_count);
     let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
+    let measure_limits = resolver.read(&raw.measure_limits, parsing::boolean, bool::to_string);
     if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
         && tokens < sequences
     {
@@ -252,6 +253,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
         block_tokens: block_tokens?,
         threads: threads?,
         validate_weights: validate_weights?,
+        measure_limits: measure_limits?,
     })
 }
 

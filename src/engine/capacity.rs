@@ -127,6 +127,7 @@ mod tests {
             block_tokens: NonZeroUsize::new(32).unwrap(),
             threads: None,
             validate_weights: false,
+            measure_limits: false,
         }
     }
 

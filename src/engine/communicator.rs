@@ -3,9 +3,13 @@
 //! Column-parallel products need no word; row-parallel ones and the embedding are summed over ranks, logits put side by
 //! side (Shoeybi et al., "Megatron-LM", 2019). This file knows nothing of layers.
 
+mod shared_memory;
+
 use candle_core::{Result, Tensor};
 
 use crate::model::Shard;
+
+pub use shared_memory::{Group, Member};
 
 /// One rank's view of all. Every rank makes the same calls in the same order.
 pub trait Communicator: Send {
@@ -15,8 +19,8 @@ pub trait Communicator: Send {
     /// Overwrites `tensor` with its sum over all ranks.
     fn all_reduce(&self, tensor: &Tensor) -> Result<()>;
 
-    /// The last dimension of all ranks' `part`s, in order of rank.
-    fn all_gather(&self, part: &Tensor) -> Result<Tensor>;
+    /// The last dimension of all ranks' `part`s, in order of rank; only rank 0 gets it.
+    fn gather(&self, part: &Tensor) -> Result<Option<Tensor>>;
 }
 
 /// The only rank.
@@ -32,7 +36,7 @@ impl Communicator for Solo {
         Ok(())
     }
 
-    fn all_gather(&self, part: &Tensor) -> Result<Tensor> {
-        Ok(part.clone())
+    fn gather(&self, part: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(part.clone()))
     }
 }

@@ -133,7 +133,7 @@ impl Decoder {
     }
 
     /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
-    /// until the next call; `None` where no row's are wanted.
+    /// until the next call; `None` where no row's are wanted, and on other ranks than the first.
     ///
     /// # Errors
     /// [`Error::Cancelled`] between two layers; otherwise what an operation said.
@@ -180,7 +180,7 @@ impl Decoder {
         if let Some(cap) = config.logits_softcap {
             views.logits.inplace_op1(&Softcap { pool, cap }).map_err(&failed)?;
         }
-        communicator.all_gather(&views.logits).map(Some).map_err(&failed)
+        communicator.gather(&views.logits).map_err(&failed)
     }
 }
 

@@ -12,16 +12,13 @@ pub enum Error {
     /// The weights cannot be read.
     #[error(transparent)]
     Model(model::Error),
-    /// More ranks than the device has.
-    #[error(
-        "tensor-parallel-size is {asked}, but there {} here; set tensor-parallel-size to at most {available}",
-        plural(.available)
-    )]
+    /// The model cannot be split over so many ranks.
+    #[error("tensor-parallel-size={asked} does not suit this model: {reason}")]
     TensorParallel {
         /// Ranks asked for.
         asked: usize,
-        /// Ranks there are.
-        available: usize,
+        /// What does not divide.
+        reason: String,
     },
     /// There is not enough memory.
     #[error("{what} needs {}, but {}; {advice}", size(.needed_bytes), available(.available_bytes))]
@@ -82,10 +79,6 @@ impl From<model::Error> for Error {
             other => Error::Model(other),
         }
     }
-}
-
-fn plural(ranks: &usize) -> String {
-    if *ranks == 1 { "is 1 rank".into() } else { format!("are {ranks} ranks") }
 }
 
 /// In the largest binary unit that keeps it above one.

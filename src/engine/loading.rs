@@ -43,8 +43,7 @@ pub fn load(
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
     let names: Vec<TensorName> = model.weights.tensors().collect();
-    let stored = |&name: &TensorName| model.weights.stored_bytes(name, wanted.shard);
-    let total_bytes = names.iter().map(stored).sum::<Result<u64, _>>()?;
+    let total_bytes = total_bytes(model, wanted.shard.world_size)?;
     std::thread::scope(|scope| {
         // Whatever ends this scope, nobody waits for tensors that nobody wants any more.
         let cancel = cancel.child_token();
@@ -58,6 +57,15 @@ pub fn load(
         let head = if tied { Arc::clone(&embedding) } else { Arc::new(reader.matrix(&[TensorName::Head], &[])?) };
         Ok(DecoderWeights { embedding, layers, final_norm, head })
     })
+}
+
+/// What all ranks together read.
+fn total_bytes(model: &Model, world_size: usize) -> Result<u64, Error> {
+    let of = |rank| {
+        let shard = Shard { rank, world_size };
+        model.weights.tensors().map(move |name| model.weights.stored_bytes(name, shard))
+    };
+    Ok((0..world_size).flat_map(of).sum::<Result<u64, _>>()?)
 }
 
 struct Reader<'scope, 'env> {

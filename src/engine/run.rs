@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
 use super::blocks::{BlockPool, BlockTable};
+use super::facts::StepCost;
 use super::sampler::Choice;
 use super::sampling::Draw;
 use super::scheduler::{Limits, Scheduler, SequenceIndex};
@@ -102,7 +103,7 @@ impl Engine {
             let start = index * chunk;
             self.step.begin(start + tokens.len());
             self.step.push(tokens, start, &table, Wanted::All);
-            if let Some(logits) = self.decoder.forward(&self.step, &self.cache, cancel)? {
+            if let Some(logits) = self.ranks.forward(&self.step, cancel)? {
                 rows.extend(logits.to_vec2().map_err(Error::compute("read logits"))?);
             }
         }
@@ -167,11 +168,14 @@ impl Run<'_> {
         self.scheduler.schedule();
         self.announce();
         let (prefill_tokens, decode_tokens) = self.build();
-        let logits = self.engine.decoder.forward(&self.engine.step, &self.engine.cache, self.cancel)?;
+        let chunks = self.scheduler.batch().chunks.iter().map(|chunk| chunk.positions.clone());
+        let StepCost { flops, bytes } = self.engine.facts.cost.of_step(chunks, self.sampling.len());
+        let logits = self.engine.ranks.forward(&self.engine.step, self.cancel)?;
         self.scheduler.advance();
         if let Some(logits) = logits {
             self.choose(&logits, finished)?;
         }
+        self.events.emit(Fact::StepNeeded { flops, bytes });
         self.events.emit(Fact::StepFinished {
             duration: started.elapsed(),
             prefill_tokens,

@@ -22,7 +22,7 @@ const STREAM_PART: usize = 1 << 20;
 const PRODUCT: (usize, usize, usize) = (384, 1024, 2048);
 
 /// Measured limits of the processors that a pool uses.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Limits {
     /// f32 floating-point operations (a multiply-add is two) of a large matrix product.
     pub flops_per_second: f64,

@@ -36,19 +36,14 @@ struct GgufFamily {
     /// `general.architecture`, and the first part of the family's own keys.
     architecture: &'static str,
     layout: Layout,
+    /// Part of a head may be rotated.
+    rotates_partly: bool,
     /// Completes what [`plain::from_gguf`] has read; refuses by name what the decoder does not do.
     complete: fn(&Gguf, &mut DecoderConfig) -> Result<(), Error>,
 }
 
-const FAMILIES: &[Family] = &[
-    llama::FAMILY,
-    mistral::FAMILY,
-    qwen2::FAMILY,
-    qwen3::FAMILY,
-    phi3::FAMILY,
-    gemma2::FAMILY,
-    gemma3::FAMILY,
-];
+const FAMILIES: &[Family] =
+    &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY, phi3::FAMILY, gemma2::FAMILY, gemma3::FAMILY];
 
 /// What a file says of a model.
 pub(super) struct Description {
@@ -101,6 +96,7 @@ pub(super) fn from_gguf(gguf: &Gguf) -> Result<Description, Error> {
         });
     };
     let mut config = plain::from_gguf(gguf, family.architecture)?;
+    config.rope = rope::from_gguf(gguf, family.architecture, &config, family.rotates_partly)?;
     (family.complete)(gguf, &mut config)?;
     config.check().map_err(|(key, reason)| gguf.metadata.error(key, reason))?;
     Ok(Description { config, architecture, layout: family.layout })

@@ -17,12 +17,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config_json::LARGEST_SIZE;
-use super::stored::{Encoding, WeightFile};
 use super::families::{self, Description};
+use super::layout::Layout;
+use super::stored::{Encoding, WeightFile};
 use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights};
 use header::TensorInfo;
 pub(super) use metadata::Metadata;
-use super::layout::Layout;
 use tensors::{ROPE_FACTORS, ROPE_FACTORS_SHORT_LONG};
 
 /// An open file whose header holds together.

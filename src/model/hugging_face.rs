@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::safetensors::{Entry, read_header};
 use super::layout::Layout;
+use super::safetensors::{Entry, read_header};
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
 use super::{DecoderConfig, Dtype, Error, LayerTensor, TensorName, Weights};
 

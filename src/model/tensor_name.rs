@@ -85,7 +85,8 @@ impl DecoderConfig {
             LayerTensor::AttentionOutputNorm | LayerTensor::FeedForwardOutputNorm => output_norms,
             _ => true,
         };
-        let layer = move |layer| LayerTensor::ALL.into_iter().filter(has).map(move |tensor| TensorName::Layer(layer, tensor));
+        let layer =
+            move |layer| LayerTensor::ALL.into_iter().filter(has).map(move |tensor| TensorName::Layer(layer, tensor));
         let layers = (0..self.layers).flat_map(layer);
         let head = (!self.tied_head).then_some(TensorName::Head);
         std::iter::once(TensorName::Embedding).chain(layers).chain([TensorName::FinalNorm]).chain(head)

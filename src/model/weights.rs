@@ -317,8 +317,7 @@ impl Read<'_> {
     }
 
     fn decode(&self, bytes: &Bytes, to: &mut Numbers<'_>) -> Result<(), Error> {
-        decode(self.stored.encoding, bytes, to)
-            .map_err(|error| self.stored.malformed(error))
+        decode(self.stored.encoding, bytes, to).map_err(|error| self.stored.malformed(error))
     }
 
     fn check_finite(&self, chunk: &Chunk<'_>) -> Result<(), Error> {

@@ -35,6 +35,8 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
     }
     figures.push(("preemptions".to_owned(), measurement.preemptions as f64));
     figures.push(("steps".to_owned(), measurement.steps as f64));
+    let roofline = measurement.roofline.named(elapsed);
+    figures.extend(roofline.into_iter().map(|(name, value)| (name.to_owned(), value)));
     for phase in phases {
         figures.push((format!("phase_{}_seconds", phase.phase.name()), phase.seconds));
     }

@@ -36,6 +36,9 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
             line(label, &format!("p50 {p50:.1} ms, p99 {p99:.1} ms"));
         }
     }
+    if let (Some(fraction), Some(share)) = (figure("roofline_fraction"), figure("roofline_compute_bound_share")) {
+        line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
+    }
     let phases: Vec<String> =
         result.phases.iter().map(|phase| format!("{} {:.2} s", phase.phase.name(), phase.seconds)).collect();
     if !phases.is_empty() {

@@ -51,6 +51,15 @@ impl Observer for FactLog {
             Fact::EngineReady { kv_blocks, block_tokens } => {
                 info!(target: "flashjob", kv_blocks, block_tokens, "the engine can serve requests");
             }
+            Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
+                let (gflops, gigabytes) = (round(flops_per_second / 1e9), round(bytes_per_second / 1e9));
+                info!(
+                    target: "flashjob",
+                    gigaflops_per_second = gflops,
+                    gigabytes_per_second = gigabytes,
+                    "the machine's limits are measured"
+                );
+            }
             Fact::BucketRetried { reason } => {
                 if let Some(retries) = worth_saying(&self.retries) {
                     warn!(target: "flashjob", reason, retries, "a bucket request is tried again");
@@ -74,6 +83,7 @@ impl Observer for FactLog {
             | Fact::RequestQueued { .. }
             | Fact::RequestScheduled { .. }
             | Fact::TokenGenerated { .. }
+            | Fact::StepNeeded { .. }
             | Fact::StepFinished { .. } => {}
         }
     }

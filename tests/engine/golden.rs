@@ -50,7 +50,15 @@ fn sixteen_bits_stay_close_to_the_reference() {
             let mut engine = load(name, &EngineConfig { dtype, ..config() });
             assert_eq!(engine.facts().dtype, name_of_dtype);
             let error = largest_error(&mut engine, &prompts(name));
-            let bound = if name == "llama-gguf" { 10.0 * unit } else { 4.0 * unit };
+            // Phi 3 multiplies keys, and queries again, by a magnitude above 1.
+            let units = if name == "llama-gguf" {
+                10.0
+            } else if name.starts_with("phi3") {
+                8.0
+            } else {
+                4.0
+            };
+            let bound = units * unit;
             assert!(error < bound, "{name} in {name_of_dtype}: an error of {error:e} of the logits' range");
             assert!(error > unit / 100.0, "{name} in {name_of_dtype}: computed in single precision");
         }

@@ -48,8 +48,10 @@ fn a_setting_that_cannot_be_met_is_refused_before_weights_are_read() {
     let number = NonZeroUsize::new;
     for (config, expected) in [
         (
-            EngineConfig { tensor_parallel_size: number(2), ..config() },
-            "tensor-parallel-size is 2, but there is 1 rank here; set tensor-parallel-size to at most 1".to_owned(),
+            EngineConfig { tensor_parallel_size: number(3), ..config() },
+            "tensor-parallel-size=3 does not suit this model: cannot give rank 2 of 3 its part of the model: 2 key and \
+             value heads cannot be split evenly; choose a tensor-parallel-size that divides"
+                .to_owned(),
         ),
         (
             EngineConfig { max_model_len: number(most + 1), ..config() },

@@ -1,8 +1,8 @@
 //! Norms, rotary embedding with its cache write, gates, and rows of logits.
 
 use flashjob::kernels::{
-    AddedRows, AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation, head_rms_norm,
-    log_softmax, rope_and_cache,
+    AddedRows, AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation,
+    head_rms_norm, log_softmax, rope_and_cache,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;

@@ -96,7 +96,7 @@ fn a_senseless_or_unsupported_setting_is_named() {
         (json!({"attention_bias": true}), &["attention_bias = true is not implemented"]),
         (json!({"mlp_bias": true}), &["mlp_bias = true is not implemented"]),
         (json!({"quantization_config": {"quant_method": "gptq"}}), &["quantization_config.quant_method = \"gptq\""]),
-        (json!({"rope_parameters": {"rope_type": "yarn"}}), &["rope_parameters.rope_type = \"yarn\"", "llama3 are"]),
+        (json!({"rope_parameters": {"rope_type": "yarn"}}), &["rope_parameters.rope_type = \"yarn\"", "longrope are"]),
         (json!({"rope_parameters": null, "rope_scaling": {"type": "dynamic"}}), &["rope_scaling.type = \"dynamic\""]),
         (json!({"rope_parameters": [1]}), &["rope_parameters: should be an object, not [1]"]),
         (json!({"rope_parameters": {"rope_type": "linear"}}), &["rope_parameters.factor: is missing"]),

@@ -114,7 +114,8 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f32>> {
         let [gate, up, down] = [LayerTensor::Gate, LayerTensor::Up, LayerTensor::Down].map(weight);
         for hidden in &mut hidden {
             let x = rms_norm(hidden, &norm);
-            let gated: Vec<f64> = gate.times(&x).into_iter().zip(up.times(&x)).map(|(g, u)| activation(g) * u).collect();
+            let gated: Vec<f64> =
+                gate.times(&x).into_iter().zip(up.times(&x)).map(|(g, u)| activation(g) * u).collect();
             let delta = down.times(&gated);
             add(hidden, &output_norms.as_ref().map_or(delta.clone(), |[_, norm]| rms_norm(&delta, norm)));
         }

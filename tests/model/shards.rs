@@ -33,18 +33,19 @@ fn shards_are_slices_of_the_whole() {
                     assert_eq!(whole.dims(), model.config.shape(tensor));
                     let (dimension, range) = match tensor {
                         TensorName::Embedding | TensorName::Head => (0, part.vocabulary.clone()),
-                        TensorName::Layer(_, LayerTensor::Q) => {
+                        TensorName::Layer(_, LayerTensor::Q | LayerTensor::QBias) => {
                             (0, part.heads.start * head_dim..part.heads.end * head_dim)
                         }
-                        TensorName::Layer(_, LayerTensor::K | LayerTensor::V) => {
-                            (0, part.kv_heads.start * head_dim..part.kv_heads.end * head_dim)
-                        }
+                        TensorName::Layer(
+                            _,
+                            LayerTensor::K | LayerTensor::V | LayerTensor::KBias | LayerTensor::VBias,
+                        ) => (0, part.kv_heads.start * head_dim..part.kv_heads.end * head_dim),
                         TensorName::Layer(_, LayerTensor::Gate | LayerTensor::Up) => (0, part.intermediate.clone()),
                         TensorName::Layer(_, LayerTensor::O) => {
                             (1, part.heads.start * head_dim..part.heads.end * head_dim)
                         }
                         TensorName::Layer(_, LayerTensor::Down) => (1, part.intermediate.clone()),
-                        _ => (0, 0..model.config.hidden_size),
+                        _ => (0, 0..whole.dim(0).unwrap()),
                     };
                     let slice = whole.narrow(dimension, range.start, range.len()).unwrap();
                     let read = read(&model, tensor, shard, dtype);

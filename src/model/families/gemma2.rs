@@ -25,7 +25,12 @@ pub(super) const FAMILY: Family = Family {
     model_type: "gemma2",
     layout: LAYOUT,
     from_config_json,
-    gguf: Some(GgufFamily { architecture: "gemma2", layout: GGUF_LAYOUT, complete: complete_gguf }),
+    gguf: Some(GgufFamily {
+        architecture: "gemma2",
+        layout: GGUF_LAYOUT,
+        rotates_partly: false,
+        complete: complete_gguf,
+    }),
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
@@ -68,7 +73,7 @@ fn complete_gguf(gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
         config.attention_scale = ((config.hidden_size / config.heads) as f32).powf(-0.5);
     }
     let window = metadata.size("gemma2.attention.sliding_window")?.unwrap_or(DEFAULT_WINDOW);
-    config.windows = (0..config.layers).map(|layer| (layer % 2 == 0).then_some(window)).collect();
+    config.windows = windows::from_gguf(gguf, "gemma2", config.layers, window, |layer| layer % 2 == 0)?;
     let softcap = |key, default| Ok(Some(metadata.positive(key)?.unwrap_or(default) as f32));
     config.attention_softcap = softcap("gemma2.attn_logit_softcapping", DEFAULT_ATTENTION_SOFTCAP)?;
     config.logits_softcap = softcap("gemma2.final_logit_softcapping", DEFAULT_LOGITS_SOFTCAP)?;

@@ -22,7 +22,12 @@ pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
     layout: LAYOUT,
     from_config_json,
-    gguf: Some(GgufFamily { architecture: "gemma3", layout: GGUF_LAYOUT, complete: complete_gguf }),
+    gguf: Some(GgufFamily {
+        architecture: "gemma3",
+        layout: GGUF_LAYOUT,
+        rotates_partly: false,
+        complete: complete_gguf,
+    }),
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
@@ -72,7 +77,7 @@ fn complete_gguf(gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
     let dim = config.head_dim;
     config.windowed_rope = Some(RopeConfig { theta: WINDOWED_THETA, dim, scaling: RopeScaling::None });
     let window = metadata.size("gemma3.attention.sliding_window")?.unwrap_or(DEFAULT_WINDOW);
-    let windowed = |layer: usize| !(layer + 1).is_multiple_of(PATTERN);
-    config.windows = (0..config.layers).map(|layer| windowed(layer).then_some(window)).collect();
+    let usually = |layer: usize| !(layer + 1).is_multiple_of(PATTERN);
+    config.windows = windows::from_gguf(gguf, "gemma3", config.layers, window, usually)?;
     Ok(())
 }

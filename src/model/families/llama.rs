@@ -17,6 +17,7 @@ pub(super) const FAMILY: Family = Family {
     gguf: Some(GgufFamily {
         architecture: "llama",
         layout: Layout { rotates_pairs: true, ..PLAIN },
+        rotates_partly: false,
         complete: refuse_experts,
     }),
 };
@@ -30,14 +31,10 @@ fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
 }
 
 /// Mixtral calls itself llama, too.
-fn refuse_experts(gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
+fn refuse_experts(gguf: &Gguf, _config: &mut DecoderConfig) -> Result<(), Error> {
     let metadata = &gguf.metadata;
     if metadata.get("llama.expert_count").is_some_and(|count| *count != 0.into()) {
         return Err(metadata.unsupported("llama.expert_count", "a single feed-forward network a layer is"));
-    }
-    if config.rope.dim != config.head_dim {
-        let whole = format!("the whole head, {}, is", config.head_dim);
-        return Err(metadata.unsupported("llama.rope.dimension_count", &whole));
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     layout: FUSED,
     from_config_json,
-    gguf: Some(GgufFamily { architecture: "phi3", layout: FUSED, complete: complete_gguf }),
+    gguf: Some(GgufFamily { architecture: "phi3", layout: FUSED, rotates_partly: true, complete: complete_gguf }),
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {

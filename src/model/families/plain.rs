@@ -1,6 +1,5 @@
 //! What all families spell alike: a decoder without any family's peculiarities, which each then adds.
 
-use super::rope;
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
 use crate::model::{Activation, DecoderConfig, Error, RopeConfig};
@@ -96,9 +95,7 @@ pub(super) fn from_gguf(gguf: &Gguf, architecture: &str) -> Result<DecoderConfig
         max_position: metadata.required_size(&key("context_length"))?,
         ..featureless(head_dim)
     };
-    let mut config = everywhere_unlimited(config).map_err(|(key, reason)| metadata.error(key, reason))?;
-    config.rope = rope::from_gguf(gguf, architecture, &config)?;
-    Ok(config)
+    everywhere_unlimited(config).map_err(|(key, reason)| metadata.error(key, reason))
 }
 
 /// No size but the head's, and nothing that a family has and another has not.

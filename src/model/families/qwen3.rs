@@ -14,7 +14,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "qwen3",
     layout: PLAIN,
     from_config_json,
-    gguf: Some(GgufFamily { architecture: "qwen3", layout: PLAIN, complete: complete_gguf }),
+    gguf: Some(GgufFamily { architecture: "qwen3", layout: PLAIN, rotates_partly: false, complete: complete_gguf }),
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {

@@ -26,7 +26,9 @@ pub(super) fn from_config_json(json: &ConfigJson, config: &DecoderConfig, partia
         match place.positive("partial_rotary_factor")? {
             None => {}
             Some(factor) if factor == 1.0 || (partial && factor < 1.0) => rotated = factor,
-            Some(_) => return Err(place.unsupported("partial_rotary_factor", if partial { "up to 1 is" } else { "1 is" })),
+            Some(_) => {
+                return Err(place.unsupported("partial_rotary_factor", if partial { "up to 1 is" } else { "1 is" }));
+            }
         }
     }
     // Rounded down, as in transformers.
@@ -97,16 +99,25 @@ fn longrope_magnitude(factor: f64, original_max_position: usize) -> f32 {
 }
 
 /// Reads `ARCHITECTURE.rope.*` and the tensors of factors.
-pub(super) fn from_gguf(gguf: &Gguf, architecture: &str, config: &DecoderConfig) -> Result<RopeConfig, Error> {
+pub(super) fn from_gguf(
+    gguf: &Gguf,
+    architecture: &str,
+    config: &DecoderConfig,
+    partial: bool,
+) -> Result<RopeConfig, Error> {
     let metadata = &gguf.metadata;
     let key = |name: &str| format!("{architecture}.rope.{name}");
-    let dim = metadata.size(&key("dimension_count"))?.unwrap_or(config.head_dim);
+    let rotated = key("dimension_count");
+    let dim = metadata.size(&rotated)?.unwrap_or(config.head_dim);
+    if dim != config.head_dim && !partial {
+        return Err(metadata.unsupported(&rotated, &format!("the whole head, {}, is", config.head_dim)));
+    }
     let kind = key("scaling.type");
     let linear = match metadata.text(&kind)? {
         None => metadata.positive(&key("scale_linear"))?,
-        Some("none") => None,
+        Some("none" | "longrope") => None,
         Some("linear") => Some(metadata.positive(&key("scaling.factor"))?.unwrap_or(1.0)),
-        Some(_) => return Err(metadata.unsupported(&kind, "none and linear are")),
+        Some(_) => return Err(metadata.unsupported(&kind, "none, linear and longrope are")),
     };
     // Llama 3's blend is not in the metadata: its converter works out a factor for each frequency and stores them.
     let scaling = match (gguf.rope_factors(dim / 2)?, gguf.short_and_long_rope_factors(dim / 2)?, linear) {
@@ -125,7 +136,9 @@ pub(super) fn from_gguf(gguf: &Gguf, architecture: &str, config: &DecoderConfig)
             };
             RopeScaling::LongRope { short, long, original_max_position, magnitude }
         }
-        _ => return Err(metadata.unsupported(&kind, "one of scaling, rope_freqs.weight, or both rope_factors tensors is")),
+        _ => {
+            return Err(metadata.unsupported(&kind, "together with tensors of factors it is not, either alone is"));
+        }
     };
     Ok(RopeConfig { theta: metadata.positive(&key("freq_base"))?.unwrap_or(DEFAULT_THETA), dim, scaling })
 }

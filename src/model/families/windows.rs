@@ -2,6 +2,7 @@
 
 use crate::model::Error;
 use crate::model::config_json::ConfigJson;
+use crate::model::gguf::Gguf;
 
 /// For each of `layers`, its window: `window` where `layer_types` says so, or where `usually` does if it is absent.
 pub(super) fn from_config_json(
@@ -24,4 +25,23 @@ pub(super) fn from_config_json(
         other => Err(json.error(key, format!("{other} is not supported; full_attention and sliding_attention are"))),
     };
     types.iter().map(of).collect()
+}
+
+/// The same of a GGUF file, whose `attention.sliding_window_pattern` lists for each layer whether it has a window.
+pub(super) fn from_gguf(
+    gguf: &Gguf,
+    architecture: &str,
+    layers: usize,
+    window: usize,
+    usually: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>, Error> {
+    let key = format!("{architecture}.attention.sliding_window_pattern");
+    let listed = match gguf.metadata.integers(&key)? {
+        None => return Ok((0..layers).map(|layer| usually(layer).then_some(window)).collect()),
+        Some(listed) => listed,
+    };
+    if listed.len() != layers {
+        return Err(gguf.metadata.error(&key, format!("has {} entries for {layers} layers", listed.len())));
+    }
+    Ok(listed.iter().map(|&windowed| (windowed != 0).then_some(window)).collect())
 }
