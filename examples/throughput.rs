@@ -23,6 +23,7 @@ fn main() {
         kv_cache_memory_bytes: None,
         max_num_seqs: None,
         max_num_batched_tokens: nz(tokens),
+        prefix_caching: false,
         block_tokens: nz(32).unwrap(),
         threads: nz(2),
         validate_weights: false,

@@ -126,6 +126,7 @@ impl Engine {
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
+            prefix_caching: config.prefix_caching,
             cost: Cost::new(&model.config, &weights, kv_shape.token_bytes()),
         };
         let extent = Extent { most, max_model_len, block_tokens };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::measurement::{Latencies, Measurement, RequestTiming};
+use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
@@ -23,6 +23,7 @@ struct Region {
     inter_token_seconds: Vec<f64>,
     preemptions: u64,
     steps: u64,
+    prefix_cache: Option<PrefixCacheHits>,
 }
 
 /// One request while it runs.
@@ -88,6 +89,11 @@ impl Region {
                     track.scheduled.get_or_insert(at);
                 }
             }
+            Fact::PrefixSearched { prompt_tokens, hit_tokens, .. } => {
+                let hits = self.prefix_cache.get_or_insert_default();
+                hits.prompt_tokens += u64::from(prompt_tokens);
+                hits.hit_tokens += u64::from(hit_tokens);
+            }
             Fact::RequestPreempted { request } => {
                 self.preemptions += 1;
                 if let Some(track) = self.requests.get_mut(&request) {
@@ -128,6 +134,7 @@ impl Region {
             latencies: Latencies::of(&requests, self.inter_token_seconds.clone()),
             preemptions: self.preemptions,
             steps: self.steps,
+            prefix_cache: self.prefix_cache,
             requests,
         }
     }

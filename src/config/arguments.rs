@@ -10,7 +10,7 @@ use super::error::ConfigError;
 use super::redaction::{quoted, quoted_value};
 
 /// Keys that mean `true` when no value follows.
-pub(super) const SWITCHES: [&str; 2] = ["validate-weights", "ignore-eos"];
+pub(super) const SWITCHES: [&str; 3] = ["enable-prefix-caching", "validate-weights", "ignore-eos"];
 
 /// Flags that never take a value.
 const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];

@@ -124,6 +124,7 @@ mod tests {
             kv_cache_memory_bytes,
             max_num_seqs: None,
             max_num_batched_tokens: None,
+            prefix_caching: false,
             block_tokens: NonZeroUsize::new(32).unwrap(),
             threads: None,
             validate_weights: false,

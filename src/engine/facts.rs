@@ -28,6 +28,8 @@ pub struct EngineFacts {
     pub max_num_seqs: usize,
     /// Tokens in one step at most.
     pub max_num_batched_tokens: usize,
+    /// Within a run, keys and values of equal beginnings are computed once.
+    pub prefix_caching: bool,
     /// What computing costs.
     pub cost: Cost,
 }

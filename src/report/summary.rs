@@ -36,6 +36,10 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
             line(label, &format!("p50 {p50:.1} ms, p99 {p99:.1} ms"));
         }
     }
+    if let (Some(tokens), Some(rate)) = (figure("prefix_cache_hit_tokens"), figure("prefix_cache_hit_rate")) {
+        // Beside the input tokens, which count these too.
+        line("found in the prefix cache", &format!("{tokens:.0} input tokens, {:.1} %", rate * 100.0));
+    }
     let phases: Vec<String> =
         result.phases.iter().map(|phase| format!("{} {:.2} s", phase.phase.name(), phase.seconds)).collect();
     if !phases.is_empty() {

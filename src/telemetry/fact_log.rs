@@ -73,6 +73,7 @@ impl Observer for FactLog {
             | Fact::BucketWritten { .. }
             | Fact::RequestQueued { .. }
             | Fact::RequestScheduled { .. }
+            | Fact::PrefixSearched { .. }
             | Fact::TokenGenerated { .. }
             | Fact::StepFinished { .. } => {}
         }

@@ -241,6 +241,12 @@ impl Observer for Registry {
                 });
                 self.region(region.unwrap_or_else(|| self.current_region())).scheduled.inc();
             }
+            Fact::PrefixSearched { request, prompt_tokens, hit_tokens } => {
+                let region = self.requests.update(request, |state| state.region);
+                let serving = self.region(region.unwrap_or_else(|| self.current_region()));
+                serving.prefix_queries.inc_by(prompt_tokens.into());
+                serving.prefix_hits.inc_by(hit_tokens.into());
+            }
             Fact::RequestPreempted { request } => {
                 let region = self.requests.update(request, |state| state.region);
                 self.region(region.unwrap_or_else(|| self.current_region())).preemptions.inc();

@@ -31,6 +31,8 @@ pub(super) struct Serving {
     finished_length: IntCounter,
     finished_stop: IntCounter,
     pub(super) preemptions: IntCounter,
+    pub(super) prefix_queries: IntCounter,
+    pub(super) prefix_hits: IntCounter,
     pub(super) prompt_tokens: IntCounter,
     pub(super) generated_tokens: IntCounter,
     pub(super) prefilled_tokens: IntCounter,
@@ -60,6 +62,12 @@ impl Serving {
             &["phase", "reason"],
         );
         let preemptions = counter("flashjob_preemptions_total", "Times that a running request lost its KV blocks.");
+        let prefix_queries =
+            counter("flashjob_prefix_cache_query_tokens_total", "Prompt tokens looked for in the prefix cache.");
+        let prefix_hits = counter(
+            "flashjob_prefix_cache_hit_tokens_total",
+            "Prompt tokens found in the prefix cache, and not computed again.",
+        );
         let prompt = counter("flashjob_prompt_tokens_total", "Prompt tokens of requests that produced a token.");
         let generated = counter("flashjob_generated_tokens_total", "Tokens that requests produced.");
         let computed = registrar.counters(
@@ -94,6 +102,8 @@ impl Serving {
                 finished_length: finished.with_label_values(&[phase, "length"]),
                 finished_stop: finished.with_label_values(&[phase, "stop"]),
                 preemptions: preemptions.with_label_values(&[phase]),
+                prefix_queries: prefix_queries.with_label_values(&[phase]),
+                prefix_hits: prefix_hits.with_label_values(&[phase]),
                 prompt_tokens: prompt.with_label_values(&[phase]),
                 generated_tokens: generated.with_label_values(&[phase]),
                 prefilled_tokens: computed.with_label_values(&[phase, "prefill"]),
