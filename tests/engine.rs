@@ -2,6 +2,7 @@
 
 mod golden;
 mod invariance;
+mod prefix_caching;
 mod refusals;
 mod serving;
 

@@ -57,6 +57,47 @@ fn the_result_has_the_keys_of_vllm_bench_throughput() {
 }
 
 #[test]
+fn prefix_cache_hits_are_in_the_result_and_a_warm_up_makes_none() {
+    let results = TempDir::new().unwrap();
+    let run = |more: &[&str]| {
+        let prompts = results.path().join("prompts.jsonl");
+        let text = "one two three four five six seven eight nine ten ".repeat(12);
+        let lines =
+            ["left", "right", "up"].map(|end| serde_json::json!({"prompt": format!("{text}{end}")}).to_string());
+        std::fs::write(&prompts, lines.join("\n")).unwrap();
+        let finished = job(&results)
+            .args(["--dataset=jsonl", "--dataset-path", &prompts.display().to_string(), "--output-len=2"])
+            .args(["--max-num-seqs=1", "--warmup=3"])
+            .args(more.iter().copied())
+            .run()
+            .expect_code(0);
+        (result(&results), finished.stdout)
+    };
+    let (off, _) = run(&[]);
+    assert!(off["metrics"].get("prefix_cache_hit_tokens").is_none());
+    assert_eq!(
+        (&off["measurement"]["prefix_cache"], &off["backend"]["engine"]["prefix_caching"]),
+        (&().into(), &false.into())
+    );
+
+    let (on, said) = run(&["--enable-prefix-caching"]);
+    let tokens = on["metrics"]["total_input_tokens"].as_f64().unwrap();
+    let hits = on["metrics"]["prefix_cache_hit_tokens"].as_f64().unwrap();
+    // The first prompt finds nothing, the two others all whole blocks of 32 that they share with it.
+    let block = 32.0;
+    let most = 2.0 * tokens / 3.0;
+    assert!(
+        hits > 0.0 && hits % (2.0 * block) == 0.0 && hits < most && hits > most - 4.0 * block,
+        "{hits} of {tokens}"
+    );
+    assert_eq!(on["metrics"]["prefix_cache_hit_rate"].as_f64().unwrap(), hits / tokens);
+    assert_eq!(on["measurement"]["prefix_cache"]["hit_tokens"].as_f64(), Some(hits));
+    assert_eq!(on["backend"]["engine"]["prefix_caching"], true);
+    assert!(said.contains(&format!("found in the prefix cache  {hits} input tokens, ")), "{said}");
+    assert_eq!(off["metrics"]["total_input_tokens"], tokens);
+}
+
+#[test]
 fn the_same_seed_generates_the_same_and_another_one_does_not() {
     let generated = |seed: &str| {
         let results = TempDir::new().unwrap();
