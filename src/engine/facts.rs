@@ -35,7 +35,8 @@ pub struct EngineFacts {
 }
 
 /// Arithmetic and traffic of a forward pass: what a roofline needs to know. A multiply-add counts as two operations;
-/// norms, rotation and activations are left out, being less than a hundredth.
+/// norms, rotation and activations are left out, being less than a hundredth. Tokens are those that steps compute: what is
+/// found in the prefix cache costs none of it, so the lengths of prompts do not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cost {
     /// Operations for each token in all layers, attention left out.

@@ -182,17 +182,18 @@ proptest! {
     /// Equal requests finish in the order in which they came, whatever the pressure.
     #[test]
     fn equal_requests_finish_first_come_first_served(
-        count in 1..20usize, prompt in 1..40usize, max_new in 1..30usize,
+        count in 1..20usize, prompt in 1..40usize, max_new in 1..30usize, caching in any::<bool>(),
         max_num_seqs in 1..8usize, budget in 1..64usize, block_tokens in 1..16usize, spare_blocks in 0..20u32,
     ) {
         let blocks = (prompt + max_new - 1).div_ceil(block_tokens) as u32 + spare_blocks;
-        let mut scheduler = scheduler(max_num_seqs, budget, blocks, block_tokens);
+        let limits = Limits { max_num_seqs, max_num_batched_tokens: budget };
+        let pool = if caching { BlockPool::with_prefix_cache } else { BlockPool::new };
+        let mut scheduler = Scheduler::new(limits, pool(blocks, block_tokens));
         let mut requests = Vec::new();
         for _ in 0..count {
             scheduler.add(prompt, max_new).unwrap();
             requests.push(Reference::new(vec![0; prompt], max_new));
         }
-        let limits = Limits { max_num_seqs, max_num_batched_tokens: budget };
         let finished = run(&mut scheduler, limits, &mut requests)?;
         prop_assert_eq!(finished, (0..count).collect::<Vec<_>>());
     }
