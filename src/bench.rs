@@ -12,7 +12,7 @@ mod workload;
 use tokio_util::sync::CancellationToken;
 
 pub use distribution::Distribution;
-pub use measurement::{Latencies, Measurement, RequestTiming};
+pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 pub use recorder::Recorder;
 pub use roofline::{MachineLimits, Roofline};
 pub use workload::{Prompts, prepare};

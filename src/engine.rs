@@ -151,6 +151,7 @@ impl Engine {
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
+            prefix_caching: config.prefix_caching,
             limits,
             cost,
         };

@@ -109,6 +109,16 @@ pub enum Fact {
         /// Which.
         request: RequestId,
     },
+    /// Cached beginnings were searched for the prompt of a request that got its first place in a step. What a preempted
+    /// request finds again of its own is not stated.
+    PrefixSearched {
+        /// Which.
+        request: RequestId,
+        /// Length of its prompt.
+        prompt_tokens: u32,
+        /// Tokens found: they are not computed again.
+        hit_tokens: u32,
+    },
     /// A running request lost its blocks and will be recomputed.
     RequestPreempted {
         /// Which.

@@ -2,6 +2,7 @@
 
 mod golden;
 mod invariance;
+mod prefix_caching;
 mod ranks;
 mod refusals;
 mod serving;
@@ -34,6 +35,7 @@ fn config() -> EngineConfig {
         kv_cache_memory_bytes: None,
         max_num_seqs: NonZeroUsize::new(16),
         max_num_batched_tokens: NonZeroUsize::new(256),
+        prefix_caching: false,
         block_tokens: NonZeroUsize::new(32).unwrap(),
         threads: NonZeroUsize::new(2),
         validate_weights: true,

@@ -23,9 +23,20 @@ pub struct Measurement {
     pub steps: u64,
     /// What they needed, beside the machine's limits.
     pub roofline: Roofline,
+    /// What cached beginnings saved; `None` where none were looked for.
+    pub prefix_cache: Option<PrefixCacheHits>,
     /// Each request, in order. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,
+}
+
+/// How many prompt tokens were found in the cache and not computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PrefixCacheHits {
+    /// Prompt tokens of all requests that got a place in a step.
+    pub prompt_tokens: u64,
+    /// Those of them that were found.
+    pub hit_tokens: u64,
 }
 
 /// One request. Times count from the moment it was queued; `None` has not happened.

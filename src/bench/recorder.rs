@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::measurement::{Latencies, Measurement, RequestTiming};
+use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Roofline};
 use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
@@ -26,6 +26,7 @@ struct Region {
     preemptions: u64,
     steps: u64,
     roofline: Roofline,
+    prefix_cache: Option<PrefixCacheHits>,
 }
 
 /// One request while it runs.
@@ -97,6 +98,11 @@ impl Region {
                     track.scheduled.get_or_insert(at);
                 }
             }
+            Fact::PrefixSearched { prompt_tokens, hit_tokens, .. } => {
+                let hits = self.prefix_cache.get_or_insert_default();
+                hits.prompt_tokens += u64::from(prompt_tokens);
+                hits.hit_tokens += u64::from(hit_tokens);
+            }
             Fact::RequestPreempted { request } => {
                 self.preemptions += 1;
                 if let Some(track) = self.requests.get_mut(&request) {
@@ -139,6 +145,7 @@ impl Region {
             preemptions: self.preemptions,
             steps: self.steps,
             roofline: self.roofline,
+            prefix_cache: self.prefix_cache,
             requests,
         }
     }

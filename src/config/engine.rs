@@ -67,6 +67,8 @@ pub struct EngineConfig {
     pub max_num_seqs: Option<NonZeroUsize>,
     /// Tokens in one step at most; `None`: best for the device.
     pub max_num_batched_tokens: Option<NonZeroUsize>,
+    /// Compute keys and values of equal beginnings once in a run. A benchmark that reuses work measures less of it.
+    pub prefix_caching: bool,
     /// Tokens in a KV block, a multiple of 32. Default 32.
     pub block_tokens: NonZeroUsize,
     /// CPU threads; `None`: the container's CPU quota.

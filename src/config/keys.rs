@@ -144,6 +144,9 @@ keys! {
         /// Tokens in one step at most
         #[arg(value_name = "TOKENS", help_heading = MODEL)]
         max_num_batched_tokens = Decided("best for the device");
+        /// Compute equal beginnings of prompts once; each region begins with nothing to find
+        #[arg(value_name = "BOOL", help_heading = MODEL)]
+        enable_prefix_caching = Text("false");
         /// Tokens in a block of the KV cache, a multiple of 32
         #[arg(value_name = "TOKENS", help_heading = MODEL)]
         block_size = Text("32");

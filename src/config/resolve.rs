@@ -223,6 +223,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
     let kv_cache = resolver.read_open(&raw.kv_cache_memory, parsing::bytes, u64::to_string);
     let max_num_seqs = resolver.read_open(&raw.max_num_seqs, parsing::count, show_count);
     let max_num_batched_tokens = resolver.read_open(&raw.max_num_batched_tokens, parsing::count, show_count);
+    let prefix_caching = resolver.read(&raw.enable_prefix_caching, parsing::boolean, bool::to_string);
     let block_tokens = resolver.read(
         &raw.block_size,
         |text| {
@@ -250,6 +251,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
         kv_cache_memory_bytes: kv_cache?,
         max_num_seqs: max_num_seqs?,
         max_num_batched_tokens: max_num_batched_tokens?,
+        prefix_caching: prefix_caching?,
         block_tokens: block_tokens?,
         threads: threads?,
         validate_weights: validate_weights?,

@@ -55,10 +55,10 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
             let free_bytes = demand.free_bytes.unwrap_or(u64::MAX);
             if rest_bytes.saturating_add(cache_bytes) > free_bytes {
                 return Err(Error::DoesNotFit {
-                    what: "the model with its activations and the KV cache of kv-cache-memory-bytes".into(),
+                    what: "the model with its activations and the KV cache of kv-cache-memory".into(),
                     needed_bytes: rest_bytes.saturating_add(cache_bytes),
                     available_bytes: free_bytes,
-                    advice: "lower kv-cache-memory-bytes, or give the container more memory".into(),
+                    advice: "lower kv-cache-memory, or give the container more memory".into(),
                 });
             }
             cache_bytes
@@ -89,7 +89,7 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
             what: format!("a KV cache for one sequence of {} tokens", asked_len.unwrap_or(block_tokens)),
             needed_bytes: least_bytes,
             available_bytes: cache_bytes,
-            advice: "raise kv-cache-memory-bytes or lower max-model-len".into(),
+            advice: "raise kv-cache-memory or lower max-model-len".into(),
         });
     }
     let max_model_len = longest.min(usize::try_from(blocks).unwrap_or(usize::MAX).saturating_mul(block_tokens));
@@ -124,6 +124,7 @@ mod tests {
             kv_cache_memory_bytes,
             max_num_seqs: None,
             max_num_batched_tokens: None,
+            prefix_caching: false,
             block_tokens: NonZeroUsize::new(32).unwrap(),
             threads: None,
             validate_weights: false,

@@ -35,12 +35,15 @@ pub struct EngineFacts {
     pub max_num_batched_tokens: usize,
     /// What the processors can do at most; `None` where it was not to be measured.
     pub limits: Option<Limits>,
+    /// Within a run, keys and values of equal beginnings are computed once.
+    pub prefix_caching: bool,
     /// What computing costs.
     pub cost: Cost,
 }
 
 /// Arithmetic and traffic of a forward pass: what a roofline needs to know. A multiply-add counts as two operations;
-/// norms, rotation and activations are left out, being less than a hundredth.
+/// norms, rotation and activations are left out, being less than a hundredth. Tokens are those that steps compute: what is
+/// found in the prefix cache costs none of it, so the lengths of prompts do not tell.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cost {
     /// Operations for each token in all layers, attention left out.
@@ -82,7 +85,8 @@ impl Cost {
         Self {
             flops_per_token: (2 * layers * layer) as u64,
             flops_per_query_and_key: (4 * layers * heads * head_dim) as u64,
-            last_layer_flops_per_token: (2 * (heads * head_dim * hidden_size + 3 * hidden_size * intermediate_size)) as u64,
+            last_layer_flops_per_token: (2 * (heads * head_dim * hidden_size + 3 * hidden_size * intermediate_size))
+                as u64,
             flops_per_logits_row: (2 * vocab_size * hidden_size) as u64,
             weight_bytes: 0,
             layer_weight_bytes: 0,

@@ -72,7 +72,7 @@ fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
         what: "one layer of the KV cache".into(),
         needed_bytes: (count * shape.dtype.size_bytes()) as u64,
         available_bytes: 0,
-        advice: "the system refused the memory; lower gpu-memory-utilization or set kv-cache-memory-bytes".into(),
+        advice: "the system refused the memory; lower gpu-memory-utilization or set kv-cache-memory".into(),
     };
     // Asked for first: where the system refuses, `vec!` would abort. A vector of integers is zeroed by the system, one
     // of 16-bit floats would be written, and thereby be given memory.

@@ -54,7 +54,8 @@ impl Sequence {
 
 impl Engine {
     /// Serves `requests` and hands each output to `finished` as soon as it is complete. What happens is stated in
-    /// `events`, all but [`Fact::RequestFinished`], which is for whoever turns tokens into text.
+    /// `events`, all but [`Fact::RequestFinished`], which is for whoever turns tokens into text. Nothing that an earlier
+    /// run computed is found again, also where prefixes are cached.
     ///
     /// # Errors
     /// [`Error::Request`] before anything is computed, if one of them could never be served; [`Error::Cancelled`] within
@@ -68,7 +69,12 @@ impl Engine {
     ) -> Result<(), Error> {
         let limits =
             Limits { max_num_seqs: self.facts.max_num_seqs, max_num_batched_tokens: self.facts.max_num_batched_tokens };
-        let mut scheduler = Scheduler::new(limits, self.empty_pool());
+        // Each run begins with an empty cache: what a warm-up computed must not be found by what is measured after it.
+        let pool = match self.facts.prefix_caching {
+            true => BlockPool::with_prefix_cache(self.facts.kv_blocks as u32, self.facts.block_tokens),
+            false => self.empty_pool(),
+        };
+        let mut scheduler = Scheduler::new(limits, pool);
         for request in &requests {
             self.check(request, &mut scheduler)?;
         }
@@ -165,13 +171,15 @@ impl Run<'_> {
             return Err(Error::Cancelled);
         }
         let started = Instant::now();
-        self.scheduler.schedule();
+        let sequences = &self.sequences;
+        self.scheduler.schedule(&|index| &sequences[index].tokens);
         self.announce();
         let (prefill_tokens, decode_tokens) = self.build();
         let chunks = self.scheduler.batch().chunks.iter().map(|chunk| chunk.positions.clone());
         let StepCost { flops, bytes } = self.engine.facts.cost.of_step(chunks, self.sampling.len());
         let logits = self.engine.ranks.forward(&self.engine.step, self.cancel)?;
-        self.scheduler.advance();
+        let sequences = &self.sequences;
+        self.scheduler.advance(&|index| &sequences[index].tokens);
         if let Some(logits) = logits {
             self.choose(&logits, finished)?;
         }
@@ -191,7 +199,17 @@ impl Run<'_> {
         let batch = self.scheduler.batch();
         let id = |&index: &SequenceIndex| self.sequences[index].request.id;
         batch.preempted.iter().map(id).for_each(|request| self.events.emit(Fact::RequestPreempted { request }));
-        batch.admitted.iter().map(id).for_each(|request| self.events.emit(Fact::RequestScheduled { request }));
+        for admission in &batch.admitted {
+            let Sequence { request, prompt_len, .. } = &self.sequences[admission.sequence];
+            self.events.emit(Fact::RequestScheduled { request: request.id });
+            if self.engine.facts.prefix_caching {
+                self.events.emit(Fact::PrefixSearched {
+                    request: request.id,
+                    prompt_tokens: *prompt_len as u32,
+                    hit_tokens: admission.reused_tokens as u32,
+                });
+            }
+        }
     }
 
     /// Fills in the step's metadata; returns how many tokens prefill and how many decode.

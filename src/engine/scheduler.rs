@@ -6,7 +6,8 @@
 //! running sequences are always the oldest unfinished ones, so the oldest makes progress in every step and nobody
 //! starves.
 //!
-//! This file counts tokens and blocks. It knows nothing of tensors, token ids or time.
+//! This file counts tokens and blocks. It knows nothing of tensors or time, and hands token ids on to the blocks without
+//! a look at them: where prefixes are cached, a sequence begins behind what is computed already.
 
 use super::blocks::{BlockPool, BlockTable};
 use std::collections::VecDeque;
@@ -23,6 +24,9 @@ pub struct Limits {
 
 /// A sequence's number: the order in which it was added.
 pub type SequenceIndex = usize;
+
+/// The ids of all known tokens of a sequence. Asked only where prefixes are cached.
+pub type KnownTokens<'a> = dyn Fn(SequenceIndex) -> &'a [u32] + 'a;
 
 /// A piece of one sequence, computed in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +49,16 @@ pub struct Batch {
     /// Sequences that lost their blocks, youngest first.
     pub preempted: Vec<SequenceIndex>,
     /// Sequences that run for the first time.
-    pub admitted: Vec<SequenceIndex>,
+    pub admitted: Vec<Admission>,
+}
+
+/// A sequence runs for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Which.
+    pub sequence: SequenceIndex,
+    /// Tokens of its prompt whose keys and values were found in the cache.
+    pub reused_tokens: usize,
 }
 
 /// A sequence that could not run even if it had the whole cache to itself.
@@ -146,7 +159,7 @@ impl Scheduler {
     }
 
     /// Decides the next step. Its chunks are empty only when every sequence is finished.
-    pub fn schedule(&mut self) -> &Batch {
+    pub fn schedule(&mut self, known_tokens: &KnownTokens) -> &Batch {
         self.batch.chunks.clear();
         self.batch.preempted.clear();
         self.batch.admitted.clear();
@@ -155,7 +168,7 @@ impl Scheduler {
         self.schedule_prefills(&mut budget);
         // What was just taken from one sequence is not given to another: it would be taken again.
         if self.batch.preempted.is_empty() {
-            self.admit(&mut budget);
+            self.admit(&mut budget, known_tokens);
         }
         &self.batch
     }
@@ -208,17 +221,24 @@ impl Scheduler {
     /// Lets waiting sequences run while there is room. Blocks for all that is known of a sequence are taken at once,
     /// so that a prefill once begun is not stopped by another; and a block stays free for each running sequence, which
     /// it will ask for before long.
-    fn admit(&mut self, budget: &mut usize) {
+    fn admit(&mut self, budget: &mut usize, known_tokens: &KnownTokens) {
         while *budget > 0 && self.running.len() < self.limits.max_num_seqs {
             let Some(&index) = self.waiting.front() else { return };
             let sequence = &mut self.sequences[index];
-            let needed = self.pool.blocks_for(sequence.known) + self.running.len();
+            // What is found is held before room is looked for, so that it does not itself become the room.
+            let reused_tokens = match self.pool.caches_prefixes() {
+                true => self.pool.reuse(&mut sequence.table, known_tokens(index)),
+                false => 0,
+            };
+            let needed = self.pool.blocks_for(sequence.known - reused_tokens) + self.running.len();
             if needed > self.pool.free() || self.pool.grow(&mut sequence.table, sequence.known).is_err() {
+                self.pool.release(&mut sequence.table);
                 return;
             }
+            sequence.computed = reused_tokens;
             if !sequence.has_run {
                 sequence.has_run = true;
-                self.batch.admitted.push(index);
+                self.batch.admitted.push(Admission { sequence: index, reused_tokens });
             }
             self.waiting.pop_front();
             self.running.push(index);
@@ -235,12 +255,16 @@ impl Scheduler {
         tokens
     }
 
-    /// The scheduled step was computed: each sampling sequence knows one token more.
-    pub fn advance(&mut self) {
+    /// The scheduled step was computed: each sampling sequence knows one token more, and other sequences can find what is
+    /// in the cache now. `known_tokens` are still those of before.
+    pub fn advance(&mut self, known_tokens: &KnownTokens) {
         for chunk in self.batch.chunks.drain(..) {
             let sequence = &mut self.sequences[chunk.sequence];
             sequence.computed = chunk.positions.end;
             sequence.known += usize::from(chunk.samples);
+            if self.pool.caches_prefixes() {
+                self.pool.remember(&mut sequence.table, &known_tokens(chunk.sequence)[..sequence.computed]);
+            }
         }
     }
 

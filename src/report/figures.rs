@@ -37,6 +37,12 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
     figures.push(("steps".to_owned(), measurement.steps as f64));
     let roofline = measurement.roofline.named(elapsed);
     figures.extend(roofline.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    if let Some(hits) = measurement.prefix_cache {
+        figures.push(("prefix_cache_hit_tokens".to_owned(), hits.hit_tokens as f64));
+        if hits.prompt_tokens > 0 {
+            figures.push(("prefix_cache_hit_rate".to_owned(), hits.hit_tokens as f64 / hits.prompt_tokens as f64));
+        }
+    }
     for phase in phases {
         figures.push((format!("phase_{}_seconds", phase.phase.name()), phase.seconds));
     }

@@ -39,6 +39,10 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     if let (Some(fraction), Some(share)) = (figure("roofline_fraction"), figure("roofline_compute_bound_share")) {
         line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
     }
+    if let (Some(tokens), Some(rate)) = (figure("prefix_cache_hit_tokens"), figure("prefix_cache_hit_rate")) {
+        // Beside the input tokens, which count these too.
+        line("found in the prefix cache", &format!("{tokens:.0} input tokens, {:.1} %", rate * 100.0));
+    }
     let phases: Vec<String> =
         result.phases.iter().map(|phase| format!("{} {:.2} s", phase.phase.name(), phase.seconds)).collect();
     if !phases.is_empty() {

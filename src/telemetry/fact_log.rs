@@ -82,6 +82,7 @@ impl Observer for FactLog {
             | Fact::BucketWritten { .. }
             | Fact::RequestQueued { .. }
             | Fact::RequestScheduled { .. }
+            | Fact::PrefixSearched { .. }
             | Fact::TokenGenerated { .. }
             | Fact::StepNeeded { .. }
             | Fact::StepFinished { .. } => {}

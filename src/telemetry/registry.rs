@@ -38,6 +38,8 @@ pub struct Registry {
     bucket_read: IntCounter,
     bucket_written: IntCounter,
     bucket_retries: IntCounterVec,
+    limit_flops: IntGauge,
+    limit_bytes: IntGauge,
     machine: Machine,
 }
 
@@ -122,6 +124,14 @@ impl Registry {
             bucket_read: registrar.counter("flashjob_bucket_read_bytes_total", "Body bytes received from the bucket."),
             bucket_written: registrar.counter("flashjob_bucket_written_bytes_total", "Bytes sent to the bucket."),
             bucket_retries,
+            limit_flops: registrar.gauge(
+                "flashjob_limit_flops_per_second",
+                "Operations of a large matrix product, as measured before the run.",
+            ),
+            limit_bytes: registrar.gauge(
+                "flashjob_limit_memory_bytes_per_second",
+                "Bytes between memory and processors, as measured before the run.",
+            ),
             machine: Machine::register(&registrar),
             families,
         }
@@ -209,6 +219,15 @@ impl Observer for Registry {
             Fact::BucketRead { bytes } => self.bucket_read.inc_by(bytes),
             Fact::BucketWritten { bytes } => self.bucket_written.inc_by(bytes),
             Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
+            Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
+                self.limit_flops.set(flops_per_second as i64);
+                self.limit_bytes.set(bytes_per_second as i64);
+            }
+            Fact::StepNeeded { flops, bytes } => {
+                let serving = self.region(self.current_region());
+                serving.needed_flops.inc_by(flops as u64);
+                serving.needed_bytes.inc_by(bytes as u64);
+            }
             Fact::WeightsRead { bytes, total_bytes } => {
                 self.weights_read.inc_by(bytes);
                 self.weights_total.set(gauge_value(total_bytes));
@@ -240,6 +259,12 @@ impl Observer for Registry {
                     state.region
                 });
                 self.region(region.unwrap_or_else(|| self.current_region())).scheduled.inc();
+            }
+            Fact::PrefixSearched { request, prompt_tokens, hit_tokens } => {
+                let region = self.requests.update(request, |state| state.region);
+                let serving = self.region(region.unwrap_or_else(|| self.current_region()));
+                serving.prefix_queries.inc_by(prompt_tokens.into());
+                serving.prefix_hits.inc_by(hit_tokens.into());
             }
             Fact::RequestPreempted { request } => {
                 let region = self.requests.update(request, |state| state.region);

@@ -107,6 +107,9 @@ fn the_port_falls_back_to_the_blueprint() {
 
 #[test]
 fn switches_need_no_value_and_take_one() {
+    assert!(!job(&["--model=m"], &[]).engine.prefix_caching, "a benchmark that reuses work measures less of it");
+    assert!(job(&["--model=m", "--enable-prefix-caching"], &[]).engine.prefix_caching);
+    assert!(job(&["--model=m"], &[("ENABLE_PREFIX_CACHING", "true")]).engine.prefix_caching);
     for (words, validate) in [
         (&["--validate-weights"] as &[&str], true),
         (&["--validate-weights", "false"], false),

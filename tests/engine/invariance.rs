@@ -12,9 +12,9 @@ use super::{config, load, request, serve};
 use crate::model::golden::MODELS;
 
 /// Bits of logits by request and position of the token that was chosen.
-type Bits = BTreeMap<(u32, usize), Vec<u32>>;
+pub type Bits = BTreeMap<(u32, usize), Vec<u32>>;
 
-const RANDOM: Sampling = Sampling { temperature: 0.9, top_p: 0.95, top_k: NonZeroUsize::new(40) };
+pub const RANDOM: Sampling = Sampling { temperature: 0.9, top_p: 0.95, top_k: NonZeroUsize::new(40) };
 
 /// Seven requests of different lengths, some of them longer than a block.
 fn requests() -> Vec<Request> {
@@ -27,7 +27,8 @@ fn requests() -> Vec<Request> {
     lengths.iter().zip(0..).map(make).collect()
 }
 
-fn watched(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Output>, Bits, usize) {
+/// Outputs, the logits behind each token, and what was stated on the way.
+pub fn watched(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Output>, Bits, Vec<Fact>) {
     let bits: Arc<Mutex<Bits>> = Arc::default();
     let seen = bits.clone();
     engine.watch_logits(Some(Box::new(move |request, position, logits| {
@@ -37,9 +38,12 @@ fn watched(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Output>, Bits, u
     })));
     let (outputs, facts) = serve(engine, requests).unwrap();
     engine.watch_logits(None);
-    let preemptions = facts.iter().filter(|fact| matches!(fact, Fact::RequestPreempted { .. })).count();
     let bits = std::mem::take(&mut *bits.lock().unwrap());
-    (outputs, bits, preemptions)
+    (outputs, bits, facts)
+}
+
+pub fn preemptions(facts: &[Fact]) -> usize {
+    facts.iter().filter(|fact| matches!(fact, Fact::RequestPreempted { .. })).count()
 }
 
 #[test]
@@ -67,7 +71,8 @@ fn alone_together_in_chunks_or_after_preemption_a_request_computes_the_same_bits
                 ("two at a time", EngineConfig { max_num_seqs: number(2), ..base.clone() }),
                 ("in a tiny cache", EngineConfig { kv_cache_memory_bytes: Some(6 * block_bytes), ..base.clone() }),
             ] {
-                let (outputs, bits, preemptions) = watched(&mut load(name, &config), requests());
+                let (outputs, bits, facts) = watched(&mut load(name, &config), requests());
+                let preemptions = preemptions(&facts);
                 assert_eq!(outputs, alone, "{name} {dtype:?}: other tokens {how}");
                 assert!(bits == alone_bits, "{name} {dtype:?}: other bits {how}");
                 assert_eq!(preemptions > 0, how == "in a tiny cache", "{preemptions} preemptions {how}");

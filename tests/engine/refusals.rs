@@ -63,7 +63,7 @@ fn a_setting_that_cannot_be_met_is_refused_before_weights_are_read() {
         ),
         (
             EngineConfig { kv_cache_memory_bytes: Some(1 << 60), ..config() },
-            "the KV cache of kv-cache-memory-bytes needs 1073741824.0 GiB, but only ".to_owned(),
+            "the KV cache of kv-cache-memory needs 1073741824.0 GiB, but only ".to_owned(),
         ),
         (
             EngineConfig { max_num_batched_tokens: number(1 << 40), ..config() },

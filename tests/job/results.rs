@@ -45,6 +45,33 @@ fn a_run_counts_exactly_and_says_what_ran() {
 }
 
 #[test]
+fn a_run_stands_beside_the_limits_of_its_machine() {
+    let results = TempDir::new().unwrap();
+    let finished = job(&results)
+        .args(["--measure-limits=true", "--input-len=12", "--output-len=30", "--num-prompts=20", "--dtype=float32"])
+        .run()
+        .expect_code(0);
+    let result = result(&results);
+    let figure =
+        |name: &str| result["metrics"][name].as_f64().unwrap_or_else(|| panic!("{name}: {}", result["metrics"]));
+    let limits = &result["backend"]["engine"]["limits"];
+    assert_eq!(limits["flops_per_second"], figure("limit_flops_per_second"));
+    assert_eq!(limits["bytes_per_second"], figure("limit_memory_bytes_per_second"));
+    assert!((figure("roofline_fraction") * figure("elapsed_time") / figure("roofline_seconds") - 1.0).abs() < 1e-9);
+    assert!((0.0..=1.0).contains(&figure("roofline_compute_bound_share")));
+    // Layers: 2 · 2 · (64 · 16 · 12 + 3 · 64 · 96) operations a token; the last one but for its keys and values only
+    // where logits are; logits: 2 · 64 · 288; attention: 2 layers · 4 · 4 heads · 16 for each query and key.
+    let (tokens, rows) = (20.0 * (12.0 + 29.0), 20.0 * 30.0);
+    let pairs = 20.0 * (1..=41).sum::<u32>() as f64;
+    let expected = tokens * (4 * (64 * 16 * 12 + 3 * 64 * 96)) as f64
+        - (tokens - rows) * (2 * (64 * 64 + 3 * 64 * 96)) as f64
+        + rows * (2 * 64 * 288) as f64
+        + pairs * (2 * 4 * 4 * 16) as f64;
+    assert!((figure("flops_per_second") * figure("elapsed_time") / expected - 1.0).abs() < 1e-9);
+    assert!(finished.stdout.contains("of the machine's limit"), "{}", finished.stdout);
+}
+
+#[test]
 fn the_result_has_the_keys_of_vllm_bench_throughput() {
     let results = TempDir::new().unwrap();
     job(&results).args(["--input-len=4", "--output-len=4", "--num-prompts=3"]).run().expect_code(0);
@@ -54,6 +81,47 @@ fn the_result_has_the_keys_of_vllm_bench_throughput() {
     assert_eq!(result["total_num_tokens"], 24);
     assert!((result["tokens_per_second"].as_f64().unwrap() * elapsed - 24.0).abs() < 1e-9);
     assert!((result["requests_per_second"].as_f64().unwrap() * elapsed - 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn prefix_cache_hits_are_in_the_result_and_a_warm_up_makes_none() {
+    let results = TempDir::new().unwrap();
+    let run = |more: &[&str]| {
+        let prompts = results.path().join("prompts.jsonl");
+        let text = "one two three four five six seven eight nine ten ".repeat(12);
+        let lines =
+            ["left", "right", "up"].map(|end| serde_json::json!({"prompt": format!("{text}{end}")}).to_string());
+        std::fs::write(&prompts, lines.join("\n")).unwrap();
+        let finished = job(&results)
+            .args(["--dataset=jsonl", "--dataset-path", &prompts.display().to_string(), "--output-len=2"])
+            .args(["--max-num-seqs=1", "--warmup=3"])
+            .args(more.iter().copied())
+            .run()
+            .expect_code(0);
+        (result(&results), finished.stdout)
+    };
+    let (off, _) = run(&[]);
+    assert!(off["metrics"].get("prefix_cache_hit_tokens").is_none());
+    assert_eq!(
+        (&off["measurement"]["prefix_cache"], &off["backend"]["engine"]["prefix_caching"]),
+        (&().into(), &false.into())
+    );
+
+    let (on, said) = run(&["--enable-prefix-caching"]);
+    let tokens = on["metrics"]["total_input_tokens"].as_f64().unwrap();
+    let hits = on["metrics"]["prefix_cache_hit_tokens"].as_f64().unwrap();
+    // The first prompt finds nothing, the two others all whole blocks of 32 that they share with it.
+    let block = 32.0;
+    let most = 2.0 * tokens / 3.0;
+    assert!(
+        hits > 0.0 && hits % (2.0 * block) == 0.0 && hits < most && hits > most - 4.0 * block,
+        "{hits} of {tokens}"
+    );
+    assert_eq!(on["metrics"]["prefix_cache_hit_rate"].as_f64().unwrap(), hits / tokens);
+    assert_eq!(on["measurement"]["prefix_cache"]["hit_tokens"].as_f64(), Some(hits));
+    assert_eq!(on["backend"]["engine"]["prefix_caching"], true);
+    assert!(said.contains(&format!("found in the prefix cache  {hits} input tokens, ")), "{said}");
+    assert_eq!(off["metrics"]["total_input_tokens"], tokens);
 }
 
 #[test]

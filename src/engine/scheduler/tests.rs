@@ -1,11 +1,17 @@
 //! The scheduler against a reference model that knows only what each request asked for.
+//!
+//! The model computes, in place of keys and values, a fingerprint of all tokens up to a position, and writes it into the
+//! slot that the scheduler names. The next token is chosen by what is read there: a block that is given away too early,
+//! shared wrongly or recomputed wrongly changes tokens.
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What must be true of one request, tracked outside the scheduler.
 struct Reference {
+    /// Prompt and generated tokens.
+    tokens: Vec<u32>,
     prompt: usize,
     max_new: usize,
     generated: usize,
@@ -18,17 +24,52 @@ fn scheduler(max_num_seqs: usize, max_num_batched_tokens: usize, blocks: u32, bl
     Scheduler::new(Limits { max_num_seqs, max_num_batched_tokens }, BlockPool::new(blocks, block_tokens))
 }
 
+fn never_asked(_: SequenceIndex) -> &'static [u32] {
+    panic!("token ids are asked for only where prefixes are cached")
+}
+
+impl Reference {
+    fn new(tokens: Vec<u32>, max_new: usize) -> Self {
+        Self { prompt: tokens.len(), tokens, max_new, generated: 0, cached: 0, preemptions: 0 }
+    }
+
+    /// What a request alone would have: nobody schedules, nothing is cached.
+    fn alone(&self) -> Vec<u32> {
+        let mut tokens = self.tokens[..self.prompt].to_vec();
+        for _ in 0..self.max_new {
+            tokens.push(chosen(tokens.iter().fold(0, fingerprint)));
+        }
+        tokens
+    }
+}
+
+/// Of all tokens up to `token`; `before`, that of those before it.
+fn fingerprint(before: u64, token: &u32) -> u64 {
+    (before.rotate_left(5) ^ u64::from(token + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The next token: one of three, so that requests often go on alike.
+fn chosen(fingerprint: u64) -> u32 {
+    (fingerprint >> 32) as u32 % 3
+}
+
 /// Runs all requests to their end, checking every step; returns the order in which they finished.
 fn run(scheduler: &mut Scheduler, limits: Limits, requests: &mut [Reference]) -> Result<Vec<usize>, TestCaseError> {
     let mut finished: Vec<usize> = Vec::new();
     // Between two finishes the oldest sequence gains a token a step, or waits while the budget serves it first.
     let bound: usize = requests.iter().map(|request| 2 * (request.prompt + request.max_new)).sum::<usize>() + 10;
     let mut steps = 0;
+    // By slot.
+    let mut memory: HashMap<u32, u64> = HashMap::new();
     while !scheduler.is_done() {
         steps += 1;
         prop_assert!(steps <= bound * requests.len().max(1), "no end in sight");
         let block_tokens = scheduler.pool().block_tokens();
-        scheduler.schedule();
+        let caching = scheduler.pool().caches_prefixes();
+        let running_before: HashSet<usize> = scheduler.running.iter().copied().collect();
+        let known: Vec<Vec<u32>> = requests.iter().map(|request| request.tokens.clone()).collect();
+        let known_tokens = |index: SequenceIndex| if caching { known[index].as_slice() } else { never_asked(index) };
+        scheduler.schedule(&known_tokens);
         let batch = scheduler.batch();
         let tokens: usize = batch.chunks.iter().map(|chunk| chunk.positions.len()).sum();
         prop_assert!(tokens > 0, "a step without work");
@@ -49,29 +90,55 @@ fn run(scheduler: &mut Scheduler, limits: Limits, requests: &mut [Reference]) ->
         let starved = !in_step.contains(&oldest) && batch.chunks.len() < limits.max_num_batched_tokens;
         prop_assert!(!starved, "the oldest request waits");
 
-        let mut blocks = HashSet::new();
-        for index in 0..requests.len() {
-            for block in scheduler.table(index).indices() {
-                prop_assert!(blocks.insert(block), "a block is held twice");
+        for chunk in batch.chunks.iter().filter(|chunk| !running_before.contains(&chunk.sequence)) {
+            let reused = chunk.positions.start;
+            prop_assert!(reused % block_tokens == 0 && (caching || reused == 0));
+            requests[chunk.sequence].cached = reused;
+        }
+        for admission in &batch.admitted {
+            prop_assert_eq!(requests[admission.sequence].preemptions, 0);
+            prop_assert_eq!(requests[admission.sequence].cached, admission.reused_tokens);
+        }
+
+        let mut blocks: HashMap<u32, &[u32]> = HashMap::new();
+        for (index, request) in requests.iter().enumerate() {
+            for (place, block) in scheduler.table(index).indices().enumerate() {
+                let end = (place + 1) * block_tokens;
+                let content = request.tokens.get(..end).filter(|_| end <= request.cached).unwrap_or_default();
+                if let Some(other) = blocks.insert(block, content) {
+                    prop_assert!(caching && !content.is_empty() && other == content, "a block is held twice");
+                }
             }
         }
         prop_assert_eq!(blocks.len(), scheduler.pool().used());
 
+        let mut sampled = Vec::new();
         for chunk in &batch.chunks {
             let request = &mut requests[chunk.sequence];
+            let table = scheduler.table(chunk.sequence);
             prop_assert_eq!(chunk.positions.start, request.cached, "tokens are computed in order, without gaps");
             request.cached = chunk.positions.end;
             let known = request.prompt + request.generated;
             prop_assert!(request.cached <= known);
             prop_assert_eq!(chunk.samples, request.cached == known);
             request.generated += usize::from(chunk.samples);
-            let last = chunk.positions.end - 1;
-            prop_assert!(scheduler.table(chunk.sequence).slot(last, block_tokens).is_some(), "no slot for a token");
+            let slot = |position: usize| table.slot(position, block_tokens);
+            let mut read = match chunk.positions.start {
+                0 => Some(0),
+                start => slot(start - 1).and_then(|slot| memory.get(&slot).copied()),
+            };
+            for position in chunk.positions.clone() {
+                let written = fingerprint(read.unwrap(), &request.tokens[position]);
+                memory.insert(slot(position).expect("no slot for a token"), written);
+                read = Some(written);
+            }
+            if chunk.samples {
+                sampled.push((chunk.sequence, chosen(read.unwrap())));
+            }
         }
-        let sampled: Vec<usize> =
-            batch.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.sequence).collect();
-        scheduler.advance();
-        for index in sampled {
+        scheduler.advance(&known_tokens);
+        for (index, token) in sampled {
+            requests[index].tokens.push(token);
             if requests[index].generated == requests[index].max_new {
                 scheduler.finish(index);
                 finished.push(index);
@@ -84,24 +151,30 @@ fn run(scheduler: &mut Scheduler, limits: Limits, requests: &mut [Reference]) ->
 proptest! {
     #[test]
     fn all_requests_finish_and_every_rule_holds(
-        lengths in prop::collection::vec((1..60usize, 1..40usize), 1..24),
+        // Prompts are the first tokens of one of three texts, so that many begin alike.
+        lengths in prop::collection::vec((0..3u32, 1..60usize, 1..40usize), 1..24),
+        caching in any::<bool>(),
         max_num_seqs in 1..10usize,
         max_num_batched_tokens in 1..80usize,
         block_tokens in 1..20usize,
         spare_blocks in 0..12u32,
     ) {
-        let longest = lengths.iter().map(|(prompt, new)| (prompt + new - 1).div_ceil(block_tokens)).max().unwrap();
+        let longest = lengths.iter().map(|(_, prompt, new)| (prompt + new - 1).div_ceil(block_tokens)).max().unwrap();
         let blocks = longest as u32 + spare_blocks;
-        let mut scheduler = scheduler(max_num_seqs, max_num_batched_tokens, blocks, block_tokens);
-        let mut requests = Vec::new();
-        for (prompt, max_new) in lengths {
-            scheduler.add(prompt, max_new).unwrap();
-            requests.push(Reference { prompt, max_new, generated: 0, cached: 0, preemptions: 0 });
-        }
         let limits = Limits { max_num_seqs, max_num_batched_tokens };
+        let pool = if caching { BlockPool::with_prefix_cache } else { BlockPool::new };
+        let mut scheduler = Scheduler::new(limits, pool(blocks, block_tokens));
+        let mut requests = Vec::new();
+        for (text, prompt, max_new) in lengths {
+            scheduler.add(prompt, max_new).unwrap();
+            requests.push(Reference::new((text..).map(|number| number / 2 % 3).take(prompt).collect(), max_new));
+        }
         let finished = run(&mut scheduler, limits, &mut requests)?;
         prop_assert_eq!(finished.len(), requests.len());
         prop_assert!(requests.iter().all(|request| request.generated == request.max_new));
+        for request in &requests {
+            prop_assert_eq!(&request.tokens, &request.alone(), "preemption, recomputation or reuse changed a token");
+        }
         prop_assert_eq!(requests[0].preemptions, 0, "the oldest is never preempted");
         prop_assert_eq!(scheduler.pool().free(), scheduler.pool().total(), "blocks leak");
     }
@@ -109,17 +182,18 @@ proptest! {
     /// Equal requests finish in the order in which they came, whatever the pressure.
     #[test]
     fn equal_requests_finish_first_come_first_served(
-        count in 1..20usize, prompt in 1..40usize, max_new in 1..30usize,
+        count in 1..20usize, prompt in 1..40usize, max_new in 1..30usize, caching in any::<bool>(),
         max_num_seqs in 1..8usize, budget in 1..64usize, block_tokens in 1..16usize, spare_blocks in 0..20u32,
     ) {
         let blocks = (prompt + max_new - 1).div_ceil(block_tokens) as u32 + spare_blocks;
-        let mut scheduler = scheduler(max_num_seqs, budget, blocks, block_tokens);
+        let limits = Limits { max_num_seqs, max_num_batched_tokens: budget };
+        let pool = if caching { BlockPool::with_prefix_cache } else { BlockPool::new };
+        let mut scheduler = Scheduler::new(limits, pool(blocks, block_tokens));
         let mut requests = Vec::new();
         for _ in 0..count {
             scheduler.add(prompt, max_new).unwrap();
-            requests.push(Reference { prompt, max_new, generated: 0, cached: 0, preemptions: 0 });
+            requests.push(Reference::new(vec![0; prompt], max_new));
         }
-        let limits = Limits { max_num_seqs, max_num_batched_tokens: budget };
         let finished = run(&mut scheduler, limits, &mut requests)?;
         prop_assert_eq!(finished, (0..count).collect::<Vec<_>>());
     }
@@ -134,7 +208,7 @@ fn a_tight_cache_preempts_the_youngest_and_recomputes_what_it_generated() {
     let mut generated = [0usize; 2];
     let mut recomputed = None;
     while !scheduler.is_done() {
-        let batch = scheduler.schedule();
+        let batch = scheduler.schedule(&never_asked);
         assert!(batch.preempted.iter().all(|&victim| victim == 1));
         let mut finished = Vec::new();
         for chunk in &batch.chunks {
@@ -146,12 +220,42 @@ fn a_tight_cache_preempts_the_youngest_and_recomputes_what_it_generated() {
                 finished.push(chunk.sequence);
             }
         }
-        scheduler.advance();
+        scheduler.advance(&never_asked);
         finished.into_iter().for_each(|index| scheduler.finish(index));
     }
     let (length, had) = recomputed.expect("the youngest was not preempted");
     assert_eq!(length, 4 + had);
     assert_eq!(generated, [8, 8]);
+}
+
+#[test]
+fn a_preempted_sequence_finds_its_own_blocks_again() {
+    // Two sequences of 4 + 8 tokens in 4 blocks of 4: the oldest takes one of the two that the youngest had filled, the
+    // last one.
+    let limits = Limits { max_num_seqs: 4, max_num_batched_tokens: 64 };
+    let mut scheduler = Scheduler::new(limits, BlockPool::with_prefix_cache(4, 4));
+    let mut tokens = [vec![1; 4], vec![2; 4]];
+    tokens.iter().for_each(|tokens| assert!(scheduler.add(tokens.len(), 8).is_ok()));
+    let mut starts = Vec::new();
+    let mut preempted = false;
+    while !scheduler.is_done() {
+        let known = tokens.clone();
+        let batch = scheduler.schedule(&|index| &known[index]);
+        preempted |= !batch.preempted.is_empty();
+        let youngest = batch.chunks.iter().filter(|chunk| chunk.sequence == 1 && !chunk.decodes);
+        starts.extend(youngest.map(|chunk| chunk.positions.start));
+        let sampled: Vec<usize> =
+            batch.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.sequence).collect();
+        scheduler.advance(&|index| &known[index]);
+        for index in sampled {
+            tokens[index].push(index as u32);
+            if tokens[index].len() == 12 {
+                scheduler.finish(index);
+            }
+        }
+    }
+    assert!(preempted);
+    assert_eq!(starts, [0, 4], "the first of its blocks was still there");
 }
 
 #[test]

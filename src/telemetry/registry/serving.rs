@@ -31,10 +31,14 @@ pub(super) struct Serving {
     finished_length: IntCounter,
     finished_stop: IntCounter,
     pub(super) preemptions: IntCounter,
+    pub(super) prefix_queries: IntCounter,
+    pub(super) prefix_hits: IntCounter,
     pub(super) prompt_tokens: IntCounter,
     pub(super) generated_tokens: IntCounter,
     pub(super) prefilled_tokens: IntCounter,
     pub(super) decoded_tokens: IntCounter,
+    pub(super) needed_flops: IntCounter,
+    pub(super) needed_bytes: IntCounter,
     pub(super) queue_time: Histogram,
     pub(super) prefill_time: Histogram,
     pub(super) decode_time: Histogram,
@@ -60,12 +64,24 @@ impl Serving {
             &["phase", "reason"],
         );
         let preemptions = counter("flashjob_preemptions_total", "Times that a running request lost its KV blocks.");
+        let prefix_queries =
+            counter("flashjob_prefix_cache_query_tokens_total", "Prompt tokens looked for in the prefix cache.");
+        let prefix_hits = counter(
+            "flashjob_prefix_cache_hit_tokens_total",
+            "Prompt tokens found in the prefix cache, and not computed again.",
+        );
         let prompt = counter("flashjob_prompt_tokens_total", "Prompt tokens of requests that produced a token.");
         let generated = counter("flashjob_generated_tokens_total", "Tokens that requests produced.");
         let computed = registrar.counters(
             "flashjob_computed_tokens_total",
             "Tokens computed in steps, recomputation after a preemption included, by stage.",
             &["phase", "stage"],
+        );
+
+        let flops = counter("flashjob_step_flops_total", "Floating-point operations that steps needed at least.");
+        let bytes = counter(
+            "flashjob_step_memory_bytes_total",
+            "Bytes of weights, keys and values that steps needed at least.",
         );
 
         let seconds = |name, help| registrar.histograms(name, help, &["phase"], request_seconds());
@@ -94,10 +110,14 @@ impl Serving {
                 finished_length: finished.with_label_values(&[phase, "length"]),
                 finished_stop: finished.with_label_values(&[phase, "stop"]),
                 preemptions: preemptions.with_label_values(&[phase]),
+                prefix_queries: prefix_queries.with_label_values(&[phase]),
+                prefix_hits: prefix_hits.with_label_values(&[phase]),
                 prompt_tokens: prompt.with_label_values(&[phase]),
                 generated_tokens: generated.with_label_values(&[phase]),
                 prefilled_tokens: computed.with_label_values(&[phase, "prefill"]),
                 decoded_tokens: computed.with_label_values(&[phase, "decode"]),
+                needed_flops: flops.with_label_values(&[phase]),
+                needed_bytes: bytes.with_label_values(&[phase]),
                 queue_time: queue_time.with_label_values(&[phase]),
                 prefill_time: prefill_time.with_label_values(&[phase]),
                 decode_time: decode_time.with_label_values(&[phase]),

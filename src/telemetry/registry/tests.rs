@@ -175,6 +175,7 @@ struct Model {
     known: HashMap<RequestId, (usize, u32, bool)>,
     counts: [Counts; 2],
     step_tokens: [u64; 2],
+    prefix_hits: [u64; 2],
     bucket_read: u64,
     weights_read: u64,
 }
@@ -200,6 +201,9 @@ impl Model {
                     self.counts[*region].prompt_tokens += u64::from(*prompt_tokens);
                     *seen = true;
                 }
+            }
+            Fact::PrefixSearched { request, hit_tokens, .. } => {
+                self.prefix_hits[region(&self.known, request)] += u64::from(*hit_tokens);
             }
             Fact::RequestPreempted { request } => self.counts[region(&self.known, request)].preemptions += 1,
             Fact::RequestFinished { request, .. } => {
@@ -231,6 +235,9 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         4 => (request(), 0u32..1000)
             .prop_map(|(request, prompt_tokens)| Fact::RequestQueued { request, prompt_tokens }),
         3 => request().prop_map(|request| Fact::RequestScheduled { request }),
+        2 => (request(), 0u32..1000, 0u32..1000).prop_map(|(request, prompt_tokens, hit_tokens)| {
+            Fact::PrefixSearched { request, prompt_tokens, hit_tokens }
+        }),
         1 => request().prop_map(|request| Fact::RequestPreempted { request }),
         9 => (request(), any::<u32>()).prop_map(|(request, token)| Fact::TokenGenerated { request, token }),
         3 => (request(), any::<u32>(), any::<bool>()).prop_map(|(request, output_tokens, stop)| {
@@ -269,8 +276,13 @@ proptest! {
         prop_assert_eq!(totals.weights_read_bytes, model.weights_read);
         prop_assert_eq!(registry.requests.len(), model.known.len());
         let text = registry.render();
-        for (phase, tokens) in ["warm_up", "measure"].into_iter().zip(model.step_tokens) {
-            prop_assert_eq!(value(&text, &format!("flashjob_step_tokens_sum{{phase=\"{phase}\"}}")), tokens as f64);
+        for (place, phase) in ["warm_up", "measure"].into_iter().enumerate() {
+            for (name, expected) in [
+                ("step_tokens_sum", model.step_tokens[place]),
+                ("prefix_cache_hit_tokens_total", model.prefix_hits[place]),
+            ] {
+                prop_assert_eq!(value(&text, &format!("flashjob_{name}{{phase=\"{phase}\"}}")), expected as f64);
+            }
         }
     }
 }
