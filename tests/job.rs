@@ -21,11 +21,15 @@ fn tiny_model() -> PathBuf {
 /// Longer than any test waits for: a signal always arrives first.
 const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
 
-/// A job that keeps to itself: its results in `results`, its metrics on a free port.
+/// A job that keeps to itself: its results in `results`, its metrics on a free port. It does not measure its machine, which
+/// takes a second.
 fn job_without_model(results: &TempDir) -> Process {
+    job_that_measures_limits(results).args(["--measure-limits=false"])
+}
+
+fn job_that_measures_limits(results: &TempDir) -> Process {
     Process::flashjob()
-        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--device=cpu", "--measure-limits=false"])
-        .args(["--results-dir"])
+        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--device=cpu", "--results-dir"])
         .args([results.path().join("out")])
 }
 

@@ -62,8 +62,11 @@ fn product_rate(pool: &Pool) -> f64 {
     best_rate(2.0 * (rows * in_ * out) as f64, || matmul(pool, &x, rows, &w, None, &mut y))
 }
 
-/// Rounds of 24 multiply-adds each that a task does: few enough that a late thread leaves little to the others.
-const ROUNDS: usize = 1 << 12;
+/// Chains of multiply-adds at a time: enough to hide their latency, few enough for 16 registers.
+const CHAINS: usize = 12;
+
+/// Rounds of one multiply-add a chain that a task does: few enough that a late thread leaves little to the others.
+const ROUNDS: usize = 1 << 13;
 
 /// Such tasks for each thread.
 const TASKS_PER_THREAD: usize = 64;
@@ -72,7 +75,7 @@ fn multiply_add_rate(pool: &Pool) -> f64 {
     let mut lanes = 0;
     dispatch(pool.available(), CountLanes(&mut lanes));
     let tasks = TASKS_PER_THREAD * pool.threads();
-    let flops = 2 * 24 * ROUNDS * lanes * tasks;
+    let flops = 2 * CHAINS * ROUNDS * lanes * tasks;
     best_rate(flops as f64, || pool.run(tasks, |_| dispatch(pool.available(), MultiplyAdd)))
 }
 
@@ -91,7 +94,7 @@ impl Kernel for MultiplyAdd {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (a, b) = (simd.splat(std::hint::black_box(0.5)), simd.splat(std::hint::black_box(0.25)));
-        let mut sums = [a; 24];
+        let mut sums = [a; CHAINS];
         for _ in 0..ROUNDS {
             for sum in &mut sums {
                 *sum = simd.fma(*sum, a, b);

@@ -193,14 +193,14 @@ impl Plan<'_> {
                     Some(bias) => Start::Columns(bias[column..column + columns].as_ptr()),
                     None => Start::Zero,
                 };
-                // Each tile asks for its share of what comes next, a line or two at each step.
+                // Each tile asks for its share of what comes next, evenly over its steps.
                 let few = self.rows < ROWS_TO_ASK_AHEAD;
-                let lines = if few { 0 } else { (row_bytes * depth).div_ceil(64) };
-                let lines_ahead = lines.div_ceil(depth.max(1) * tiles.len()).clamp(1, 2);
+                let lines = if few { 0 } else { (row_bytes * depth).div_ceil(64).div_ceil(tiles.len()) };
+                let lines_ahead = lines.div_ceil(depth.max(1)).min(2);
+                let steps_ahead = (depth * lines_ahead).checked_div(lines).unwrap_or(depth).max(1);
                 for (index, tile) in tiles.clone().enumerate() {
                     let row = self.first_row(tile);
                     let rows = self.first_row(tile + 1) - row;
-                    let asked = index * depth * lines_ahead;
                     let c = self.y.pointer(row * out + column..(row + rows - 1) * out + column + columns);
                     let operands = Tile {
                         depth,
@@ -211,8 +211,9 @@ impl Plan<'_> {
                         c_stride: out,
                         columns,
                         start,
-                        ahead: ahead.wrapping_add(asked * 64),
-                        lines_ahead: if asked < lines { lines_ahead } else { 0 },
+                        ahead: ahead.wrapping_add(index * lines * 64),
+                        lines_ahead,
+                        steps_ahead,
                     };
                     // SAFETY: the simd token proves the instructions; operands are in bounds as computed here, and these
                     // rows and columns of `y` are this group's alone.

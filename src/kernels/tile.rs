@@ -31,8 +31,11 @@ pub(super) struct Tile {
     pub(super) start: Start,
     /// What will be read next: lines are asked for while this tile computes.
     pub(super) ahead: *const u8,
-    /// Cache lines to ask for at each `k`: 0, 1 or 2.
+    /// Cache lines to ask for at a time: 0, 1 or 2.
     pub(super) lines_ahead: usize,
+    /// Steps of `k` from one time to the next, at least 1: asked for all at once, lines would wait in a queue, and what is
+    /// needed now behind them.
+    pub(super) steps_ahead: usize,
 }
 
 /// What the sums of a tile start from.
@@ -168,7 +171,8 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
         }
     }
     let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
-    for _ in 0..tile.depth {
+    let mut left = tile.depth;
+    while left > 0 {
         if tile.lines_ahead > 0 {
             simd.prefetch(ahead);
             if tile.lines_ahead > 1 {
@@ -176,17 +180,21 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
             }
             ahead = ahead.wrapping_add(64 * tile.lines_ahead);
         }
-        // SAFETY: the caller's: `a` and `b` advance once for each of `depth`.
-        unsafe {
-            let columns = P::load(simd, b);
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let row = simd.splat(*a.add(r * A_ROW));
-                sum[0] = simd.fma(row, columns[0], sum[0]);
-                sum[1] = simd.fma(row, columns[1], sum[1]);
+        let steps = tile.steps_ahead.min(left);
+        for _ in 0..steps {
+            // SAFETY: the caller's: `a` and `b` advance once for each of `depth`.
+            unsafe {
+                let columns = P::load(simd, b);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let row = simd.splat(*a.add(r * A_ROW));
+                    sum[0] = simd.fma(row, columns[0], sum[0]);
+                    sum[1] = simd.fma(row, columns[1], sum[1]);
+                }
             }
+            a = a.wrapping_add(A_DEPTH);
+            b = b.wrapping_add(tile.b_stride);
         }
-        a = a.wrapping_add(A_DEPTH);
-        b = b.wrapping_add(tile.b_stride);
+        left -= steps;
     }
     for (r, sum) in sums.iter().enumerate() {
         let to = tile.c.wrapping_add(r * tile.c_stride);

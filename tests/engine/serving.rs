@@ -22,7 +22,7 @@ fn every_token_and_every_step_is_stated_exactly_once() {
     assert_eq!(outputs.len(), 8);
     let mut tokens: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let (mut queued, mut scheduled) = (Vec::new(), Vec::new());
-    let (mut prefilled, mut decoded) = (0, 0);
+    let (mut prefilled, mut decoded, mut needs, mut steps) = (0, 0, 0, 0);
     let mut last_step = None;
     for fact in facts {
         match fact {
@@ -35,7 +35,12 @@ fn every_token_and_every_step_is_stated_exactly_once() {
                 assert!(scheduled.contains(&request.0), "a token of a request that never ran");
                 tokens.entry(request.0).or_default().push(token);
             }
+            Fact::StepNeeded { flops, bytes } => {
+                needs += 1;
+                assert!(flops > 0.0 && bytes > 0.0);
+            }
             Fact::StepFinished { prefill_tokens, decode_tokens, running, waiting, kv_blocks_used, .. } => {
+                steps += 1;
                 prefilled += prefill_tokens;
                 decoded += decode_tokens;
                 assert!(running <= 3);
@@ -48,6 +53,7 @@ fn every_token_and_every_step_is_stated_exactly_once() {
     assert_eq!(scheduled, (0..8).collect::<Vec<_>>());
     assert_eq!((prefilled, decoded), (prompt_tokens, 8 * 9), "the first token of each comes from its prefill");
     assert_eq!(last_step, Some((0, 0, 0)));
+    assert_eq!(needs, steps);
     for output in outputs {
         assert_eq!(tokens[&output.id.0], output.tokens);
         assert_eq!((output.tokens.len(), output.reason), (10, FinishReason::Length));

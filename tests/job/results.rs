@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::{job, result};
+use super::{job, job_that_measures_limits, result, tiny_model};
 
 /// The blueprint's seven, by name.
 const SEVEN: [&str; 7] = [
@@ -47,8 +47,9 @@ fn a_run_counts_exactly_and_says_what_ran() {
 #[test]
 fn a_run_stands_beside_the_limits_of_its_machine() {
     let results = TempDir::new().unwrap();
-    let finished = job(&results)
-        .args(["--measure-limits=true", "--input-len=12", "--output-len=30", "--num-prompts=20", "--dtype=float32"])
+    let finished = job_that_measures_limits(&results)
+        .args(["--model".into(), tiny_model()])
+        .args(["--input-len=12", "--output-len=30", "--num-prompts=20", "--dtype=float32"])
         .run()
         .expect_code(0);
     let result = result(&results);

@@ -245,6 +245,7 @@ impl<'a, S: Simd> Block<'a, S> {
                     start: Start::Zero,
                     ahead: std::ptr::null(),
                     lines_ahead: 0,
+                    steps_ahead: usize::MAX,
                 };
                 // SAFETY: the simd token proves the instructions; operands have the sizes that `new` gave them.
                 unsafe { S::packed::<PanelF32>(rows.len())(&tile) };
@@ -278,6 +279,7 @@ impl<'a, S: Simd> Block<'a, S> {
                     start: Start::Scaled(self.factors[row..].as_ptr()),
                     ahead: std::ptr::null(),
                     lines_ahead: 0,
+                    steps_ahead: usize::MAX,
                 };
                 // SAFETY: the simd token proves the instructions; operands have the sizes that `new` gave them, and
                 // padding to whole panels makes room for the last one.
