@@ -84,7 +84,9 @@ fn attend<T: Stored>(
     let partials = Parts::new(partials);
     pool.run_with_scratch(plan.units().len(), |index, scratch| {
         let unit = &plan.units()[index];
-        dispatch(pool.available(), Attend { args, k_cache, v_cache, unit, partials, out, scratch });
+        // Most likely this thread's next.
+        let next = plan.units().get(index + pool.threads());
+        dispatch(pool.available(), Attend { args, k_cache, v_cache, unit, next, partials, out, scratch });
     });
     // SAFETY: all tasks are done.
     let partials: &[f32] = unsafe { partials.part(0..partials.len()) };
@@ -101,6 +103,7 @@ struct Attend<'a, T> {
     k_cache: &'a [T],
     v_cache: &'a [T],
     unit: &'a Unit,
+    next: Option<&'a Unit>,
     partials: Parts<'a, f32>,
     out: Parts<'a, f32>,
     scratch: &'a mut Scratch,
@@ -109,13 +112,17 @@ struct Attend<'a, T> {
 impl<T: Stored> Kernel for Attend<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Attend { args, k_cache, v_cache, unit, partials, out, scratch } = self;
+        let Attend { args, k_cache, v_cache, unit, next, partials, out, scratch } = self;
         let mut block = Block::new(simd, args, unit, scratch);
         block.load_queries(args, unit);
         for span in unit.spans.clone() {
             block.start_span();
             for first in unit.chunks(span) {
-                block.chunk(args, unit, k_cache, v_cache, first);
+                let ahead = match first + CHUNK < unit.keys.end {
+                    true => Some((unit, first + CHUNK)),
+                    false => next.map(|next| (next, next.keys.start / CHUNK * CHUNK)),
+                };
+                block.chunk(args, unit, k_cache, v_cache, first, ahead);
             }
             match unit.partial {
                 // SAFETY: each unit has its own part.

@@ -54,6 +54,31 @@ pub(super) struct Block<'a, S> {
     total: &'a mut [f32],
 }
 
+/// Where in the caches the tokens of the chunk from key `first` on lie, and which of the chunk `unit` looks at; 0 is the
+/// place of the others.
+#[inline(always)]
+fn places(args: &PagedAttention<'_>, unit: &Unit, first: usize) -> ([usize; CHUNK], Range<usize>) {
+    let keys = first.max(unit.keys.start)..(first + CHUNK).min(unit.keys.end);
+    let mut offsets = [0; CHUNK];
+    let blocks = &args.block_table[unit.sequence * args.max_blocks..][..args.max_blocks];
+    let width = args.shape.cache_width();
+    for key in keys.clone() {
+        let (block, offset) = (blocks[key / args.page] as usize, key % args.page);
+        offsets[key - first] = (block * args.page + offset) * width;
+    }
+    (offsets, keys.start - first..keys.end - first)
+}
+
+/// Asks for the `d` entries from `offset` on: tokens lie apart from each other, so that the processor does not see by
+/// itself what comes next.
+#[inline(always)]
+fn ask_for_head<S: Simd, T>(simd: S, cache: &[T], offset: usize, d: usize) {
+    let start = cache.as_ptr().wrapping_add(offset).cast::<u8>();
+    for byte in (0..d * size_of::<T>()).step_by(64) {
+        simd.prefetch(start.wrapping_add(byte));
+    }
+}
+
 impl<'a, S: Simd> Block<'a, S> {
     #[inline(always)]
     pub(super) fn new(simd: S, args: &PagedAttention<'_>, unit: &Unit, scratch: &'a mut Scratch) -> Self {
@@ -134,7 +159,7 @@ impl<'a, S: Simd> Block<'a, S> {
         self.span_values.fill(0.0);
     }
 
-    /// Takes in the chunk of keys that begins at key `first`.
+    /// Takes in the chunk of keys that begins at key `first`, and asks for the one that will most likely follow.
     #[inline(always)]
     pub(super) fn chunk<T: Stored>(
         &mut self,
@@ -143,20 +168,19 @@ impl<'a, S: Simd> Block<'a, S> {
         k_cache: &[T],
         v_cache: &[T],
         first: usize,
+        ahead: Option<(&Unit, usize)>,
     ) {
-        let keys = first.max(unit.keys.start)..(first + CHUNK).min(unit.keys.end);
-        let mut offsets = [0; CHUNK];
-        let blocks = &args.block_table[unit.sequence * args.max_blocks..][..args.max_blocks];
-        let width = args.shape.cache_width();
-        for key in keys.clone() {
-            let (block, offset) = (blocks[key / args.page] as usize, key % args.page);
-            offsets[key - first] = (block * args.page + offset) * width;
-        }
-        let within = keys.start - first..keys.end - first;
+        let (offsets, within) = places(args, unit, first);
+        let (offsets_ahead, heads_ahead) = match ahead {
+            Some((unit, first)) => (places(args, unit, first).0, unit.kv_heads.clone()),
+            None => (offsets, unit.kv_heads.clone()),
+        };
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             let at = kv_head * self.head_dim;
-            self.turn_keys(k_cache, &offsets, at, within.clone());
-            self.copy_values(v_cache, &offsets, at, within.clone());
+            let at_ahead = (heads_ahead.start + index).min(heads_ahead.end - 1) * self.head_dim;
+            let next = offsets_ahead.map(|offset| offset + at_ahead);
+            self.turn_keys(k_cache, &offsets, at, within.clone(), &next);
+            self.copy_values(v_cache, &offsets, at, within.clone(), &next);
             self.score(index, within.clone());
             // Queries that see the same keys of this chunk go together: all of them, but at the edges.
             let mut token = 0;
@@ -179,24 +203,44 @@ impl<'a, S: Simd> Block<'a, S> {
 
     /// Writes `keys`: for each entry of a head the keys of this chunk side by side, widened; zeros where there is none.
     #[inline(always)]
-    fn turn_keys<T: Stored>(&mut self, cache: &[T], offsets: &[usize; CHUNK], at: usize, within: Range<usize>) {
+    fn turn_keys<T: Stored>(
+        &mut self,
+        cache: &[T],
+        offsets: &[usize; CHUNK],
+        at: usize,
+        within: Range<usize>,
+        ahead: &[usize; CHUNK],
+    ) {
         let (simd, d) = (self.simd, self.head_dim);
         let whole = d - d % S::LANES;
+        // Heads of the next chunk asked for at each square, so that all are by the end.
+        let at_a_time = S::LANES.div_ceil((whole / S::LANES).max(1));
         let mut group = within.start / S::LANES * S::LANES;
+        let entries = cache.as_ptr();
         while group < within.end {
+            let all_there = within.start <= group && group + S::LANES <= within.end;
             for i in (0..whole).step_by(S::LANES) {
+                let asked = group + (i / S::LANES * at_a_time).min(S::LANES);
+                for &offset in &ahead[asked..(asked + at_a_time).min(group + S::LANES)] {
+                    ask_for_head(simd, cache, offset, d);
+                }
                 let mut square = simd.square();
-                for (key, v) in (group..).zip(square.as_mut()) {
-                    if within.contains(&key) {
-                        let from = &cache[offsets[key] + at + i..][..S::LANES];
-                        // SAFETY: as long as a vector.
-                        *v = unsafe { T::load(simd, from.as_ptr()) };
+                for (&offset, v) in offsets[group..group + S::LANES].iter().zip(square.as_mut()) {
+                    // SAFETY: a vector of a head of a token; `PagedAttention::check` has held its block. Where there is no
+                    // token, the offset is 0, which is one, too.
+                    *v = unsafe { T::load(simd, entries.add(offset + at + i)) };
+                }
+                let mut turned = simd.transpose(square);
+                if !all_there {
+                    let (first, end) = (within.start.max(group) - group, within.end.min(group + S::LANES) - group);
+                    for v in turned.as_mut() {
+                        *v = simd.within(*v, first, end, simd.splat(0.0));
                     }
                 }
-                for (j, v) in simd.transpose(square).as_ref().iter().enumerate() {
-                    let to = &mut self.keys[(i + j) * CHUNK + group..][..S::LANES];
-                    // SAFETY: as long as a vector.
-                    unsafe { simd.store(to.as_mut_ptr(), *v) };
+                let to = self.keys[i * CHUNK + group..(i + S::LANES - 1) * CHUNK + group + S::LANES].as_mut_ptr();
+                for (j, v) in turned.as_ref().iter().enumerate() {
+                    // SAFETY: inside the slice above.
+                    unsafe { simd.store(to.add(j * CHUNK), *v) };
                 }
             }
             for i in whole..d {
@@ -211,10 +255,18 @@ impl<'a, S: Simd> Block<'a, S> {
 
     /// Writes `values`, widened, for the keys `within` this chunk.
     #[inline(always)]
-    fn copy_values<T: Stored>(&mut self, cache: &[T], offsets: &[usize; CHUNK], at: usize, within: Range<usize>) {
+    fn copy_values<T: Stored>(
+        &mut self,
+        cache: &[T],
+        offsets: &[usize; CHUNK],
+        at: usize,
+        within: Range<usize>,
+        ahead: &[usize; CHUNK],
+    ) {
         let (simd, d, width) = (self.simd, self.head_dim, padded(self.head_dim));
         let whole = d - d % S::LANES;
         for key in within {
+            ask_for_head(simd, cache, ahead[key], d);
             let from = &cache[offsets[key] + at..][..d];
             let to = &mut self.values[key * width..][..d];
             for i in (0..whole).step_by(S::LANES) {
