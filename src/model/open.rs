@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
 use super::special_tokens::SpecialTokens;
-use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, families, hugging_face};
+use super::{ChatTemplate, DecoderConfig, Dtype, Error, Tokenizer, Weights, families, hugging_face};
 
 /// A model, its headers read and checked.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Model {
     pub architecture: String,
     /// Weights in all; a tied head counts once.
     pub parameters: u64,
+    /// What turns a conversation into a prompt, where the model has it.
+    pub chat_template: Option<ChatTemplate>,
     special_tokens: SpecialTokens,
 }
 
@@ -90,6 +92,7 @@ impl Model {
             config,
             tokenizer,
             weights,
+            chat_template: special_tokens.chat_template(),
             special_tokens,
         })
     }
@@ -102,11 +105,6 @@ impl Model {
     /// The token that begins a text, where the model has one.
     pub fn bos_token(&self) -> Option<u32> {
         self.special_tokens.bos
-    }
-
-    /// The Jinja template that turns a conversation into a prompt.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.special_tokens.chat_template.as_deref()
     }
 }
 
