@@ -1,6 +1,6 @@
 """What Hugging Face transformers makes of conversations with the templates in a directory.
 
-Usage: golden_chat.py DIRECTORY. Needs transformers alone, without torch. Formats: tests/golden/README.md.
+Usage: golden_chat.py DIRECTORY. Needs transformers and jinja2, but not torch. Formats: tests/golden/README.md.
 """
 
 import datetime
