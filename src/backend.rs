@@ -11,9 +11,9 @@ use std::path::Path;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{BackendKind, JobConfig};
+use crate::config::{BackendKind, JobConfig, Sampling};
 use crate::event::{Events, FinishReason, RequestId};
-use crate::model::Tokenizer;
+use crate::model::{ChatTemplate, Tokenizer};
 
 pub use presence::check;
 
@@ -28,6 +28,10 @@ pub struct Request {
     pub output_tokens: usize,
     /// Whether the model's end-of-sequence tokens are treated as any other.
     pub ignore_eos: bool,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// With `id` and a token's position, decides every random choice.
+    pub seed: u64,
 }
 
 /// What a request became.
@@ -67,6 +71,9 @@ pub trait Backend: Send {
 
     /// The tokenizer that belongs to the model.
     fn tokenizer(&self) -> &Tokenizer;
+
+    /// The model's chat template, where it has one.
+    fn chat_template(&self) -> Option<&ChatTemplate>;
 
     /// Runs all `requests` and hands each completion, text included, to `finished`.
     ///

@@ -4,15 +4,27 @@
 //! warm-up. This room does not know where results go.
 
 mod distribution;
+mod entries;
+mod jsonl;
 mod measurement;
+mod messages;
+mod openai_request;
+mod prompt_encoder;
+mod question;
+mod random_prompts;
 mod recorder;
 mod roofline;
+mod sharegpt;
 mod workload;
+
+use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 pub use distribution::Distribution;
+pub use entries::{Entry, Place};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+pub use question::{AnswerForm, Endpoint};
 pub use recorder::Recorder;
 pub use roofline::{MachineLimits, Roofline};
 pub use workload::{Prompts, prepare};
@@ -35,7 +47,8 @@ pub enum Error {
 }
 
 /// Runs the warm-up and then the measured region. `recorder` must be among the observers of `events`; what it
-/// has seen so far is a partial measurement when this fails.
+/// has seen so far is a partial measurement when this fails, and `completions` what was complete until then; after
+/// a run to the end they are there in the order of the requests.
 ///
 /// # Errors
 /// What the backend says, or counts that are not exact.
@@ -45,18 +58,25 @@ pub fn run(
     events: &Events,
     recorder: &Recorder,
     cancel: &CancellationToken,
-) -> Result<(Measurement, Vec<Completion>), Error> {
-    let Prompts { warm_up, measured, exact_output } = prompts;
+    completions: &Mutex<Vec<Completion>>,
+) -> Result<Measurement, Error> {
+    let Prompts { warm_up, measured } = prompts;
     events.emit(Fact::PhaseStarted(Phase::WarmUp));
     if !warm_up.is_empty() {
         backend.run(warm_up, events, cancel, &mut |_| {})?;
     }
     let expected: Vec<Request> = measured.clone();
-    let mut completions = Vec::with_capacity(measured.len());
+    // Half a list is as good as a list: whoever panicked has pushed whole completions.
+    let lock = || completions.lock().unwrap_or_else(PoisonError::into_inner);
+    lock().reserve(measured.len());
     events.emit(Fact::PhaseStarted(Phase::Measure));
-    backend.run(measured, events, cancel, &mut |completion| completions.push(completion))?;
+    backend.run(measured, events, cancel, &mut |completion| lock().push(completion))?;
+    let mut completions = lock();
     completions.sort_by_key(|completion| completion.id);
     let measurement = recorder.measurement();
-    measurement.verify(&expected, &completions, exact_output).map_err(Error::Counts)?;
-    Ok((measurement, completions))
+    if let Err(deviation) = measurement.verify(&expected, &completions) {
+        completions.clear();
+        return Err(Error::Counts(deviation));
+    }
+    Ok(measurement)
 }

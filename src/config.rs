@@ -20,6 +20,7 @@ mod origin;
 mod output;
 mod par;
 mod parsing;
+mod prompts;
 mod redaction;
 mod reference;
 mod resolve;
@@ -48,7 +49,7 @@ pub use secret::Secret;
 pub use setting::Setting;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
 pub use watching::{Credentials, LogFormat, TelemetryConfig, Tracking};
-pub use workload::{Dataset, Sampling, Workload};
+pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, ReplyLength, Sampling, Workload};
 
 use flags::Asked;
 use keys::{Raw, Texts};

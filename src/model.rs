@@ -3,6 +3,7 @@
 //! This room reads headers first and weights by range, and knows every spelling that checkpoints have for the
 //! same thing. It knows nothing of scheduling, batching or devices: tensors come out on the CPU.
 
+mod chat_template;
 mod config_json;
 mod decode;
 mod decoder_config;
@@ -22,6 +23,7 @@ mod tensor_name;
 mod tokenizer;
 mod weights;
 
+pub use chat_template::ChatTemplate;
 pub use decoder_config::{Activation, DecoderConfig, RopeConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::Error;

@@ -4,12 +4,14 @@
 
 mod directory;
 mod figures;
+mod outputs;
 mod result;
 mod summary;
 mod termination;
 
 pub use directory::ResultsDirectory;
 pub use figures::figures;
+pub use outputs::{Answerer, outputs};
 pub use result::{InputFacts, JobResult, PhaseSeconds, Status};
 pub use summary::summary;
 pub use termination::termination_message;

@@ -1,6 +1,7 @@
 //! The built binary from outside: what it prints, leaves behind, and exits with.
 
 mod endings;
+mod prompts;
 mod results;
 mod signals;
 mod supervisor;

@@ -1,6 +1,7 @@
 //! The model room from outside: real files in, configuration, tokens and weights out.
 
 mod altered;
+mod chat_template;
 mod configuration;
 mod damaged;
 mod families;

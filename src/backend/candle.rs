@@ -5,18 +5,17 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, BackendFacts, Completion, Error, Request};
-use crate::config::{JobConfig, Sampling};
+use crate::config::JobConfig;
 use crate::engine::{self, Engine};
 use crate::event::{Events, Fact};
-use crate::model::{Model, Tokenizer};
+use crate::model::{ChatTemplate, Model, Tokenizer};
 
-/// The engine, its tokenizer, and what it was told about sampling.
+/// The engine, and what stands between it and texts.
 pub struct CandleBackend {
     engine: Engine,
     tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
     eos_tokens: Vec<u32>,
-    sampling: Sampling,
-    seed: u64,
     facts: BackendFacts,
 }
 
@@ -42,10 +41,9 @@ impl CandleBackend {
         };
         Ok(Self {
             eos_tokens: model.eos_tokens().to_vec(),
+            chat_template: model.chat_template,
             tokenizer: model.tokenizer,
             engine,
-            sampling: config.sampling,
-            seed: config.workload.seed,
             facts,
         })
     }
@@ -58,6 +56,10 @@ impl Backend for CandleBackend {
 
     fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
     }
 
     fn run(
@@ -74,8 +76,8 @@ impl Backend for CandleBackend {
                 prompt: request.prompt,
                 max_new_tokens: request.output_tokens,
                 stop_tokens: if request.ignore_eos { Vec::new() } else { self.eos_tokens.clone() },
-                sampling: self.sampling,
-                seed: self.seed,
+                sampling: request.sampling,
+                seed: request.seed,
             })
             .collect();
         let tokenizer = &self.tokenizer;

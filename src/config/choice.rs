@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BackendKind, DeviceChoice, DtypeChoice, LogFormat, MountMode};
+use super::{ApplyChatTemplate, BackendKind, DeviceChoice, DtypeChoice, LogFormat, MountMode, OnBadInput};
 
 /// A type whose values have names. The first name of a value is the one that is shown.
 pub(super) trait Choice: Copy + PartialEq + 'static {
@@ -42,6 +42,7 @@ macro_rules! choices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DatasetKind {
     Random,
+    ShareGpt,
     Jsonl,
 }
 
@@ -54,5 +55,7 @@ choices! {
     }
     MountMode { "auto" => Auto, "fuse" => Fuse, "copy" => Copy, }
     LogFormat { "auto" => Auto, "text" => Text, "json" => Json, }
-    DatasetKind { "random" => Random, "jsonl" => Jsonl, }
+    DatasetKind { "random" => Random, "sharegpt" => ShareGpt, "jsonl" => Jsonl, }
+    ApplyChatTemplate { "auto" => Auto, "always" => Always, "never" => Never, }
+    OnBadInput { "fail" => Fail, "skip" => Skip, }
 }

@@ -160,19 +160,24 @@ keys! {
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
 
-        /// Where prompts come from: random or jsonl
+        /// Where prompts come from: random, sharegpt or jsonl
         #[arg(value_name = "DATASET", help_heading = WORKLOAD)]
         dataset = Text("random");
-        /// File of JSON lines, each {"prompt": "…"}, for dataset=jsonl
+        /// For dataset=sharegpt a JSON array of conversations; for dataset=jsonl lines with {"prompt": "…"} or an OpenAI batch
         #[arg(value_name = "FILE", help_heading = WORKLOAD)]
         dataset_path = Decided("not set");
         /// Tokens in each random prompt
         #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
         input_len = Text("128");
-        /// Tokens to generate for each request
+        /// Tokens to generate for each request that does not say itself, as lines of jsonl may with max_tokens, and the
+        /// replies of sharegpt do unless this is given
         #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
         output_len = Text("128");
-        /// Requests
+        /// How far the lengths of random prompts and of their outputs spread evenly around input-len and output-len, as a
+        /// share of them: 0.25 is from three quarters to five quarters
+        #[arg(value_name = "SHARE", help_heading = WORKLOAD)]
+        random_range_ratio = Text("0");
+        /// Requests; of a dataset the first ones
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
         num_prompts = Decided("64 random ones, or all of the dataset");
         /// Requests before the measured region
@@ -192,7 +197,15 @@ keys! {
         top_k = Text("0");
         /// Generate exactly output-len tokens, whatever the model says
         #[arg(value_name = "BOOL", help_heading = WORKLOAD)]
-        ignore_eos = Decided("true for random prompts, false for a dataset");
+        ignore_eos = Decided("false for jsonl, true otherwise");
+        /// Which prompts go through the model's chat template: auto (conversations: messages, and sharegpt where there is
+        /// a template), always (a bare prompt too, as what a user says) or never
+        #[arg(value_name = "WHEN", help_heading = WORKLOAD)]
+        apply_chat_template = Text("auto");
+        /// What becomes of the job when its dataset holds something that cannot be run: fail, or skip (reported, counted
+        /// and left out)
+        #[arg(value_name = "ACTION", help_heading = WORKLOAD)]
+        on_bad_input = Text("fail");
 
         /// JSON list of {"par", "mount_location", "volume_size_in_gbs", "include", "exclude"}
         #[arg(value_name = "JSON", help_heading = STORAGE)]

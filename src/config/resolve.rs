@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::DatasetKind;
 use super::error::ConfigError;
 use super::keys::Raw;
 use super::origin::Origin;
@@ -13,12 +12,9 @@ use super::output::{self, Output};
 use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
-    BackendKind, Dataset, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
-    TelemetryConfig, Tracking, Workload, input, parsing, tracking,
+    BackendKind, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
+    TelemetryConfig, Tracking, input, parsing, prompts, tracking,
 };
-
-/// Requests where neither the dataset nor the user says how many.
-const NUM_PROMPTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// The port where neither the user nor a blueprint gives one.
 const METRICS_PORT: u16 = 8000;
@@ -73,8 +69,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let inputs = input::resolve(resolver, raw);
     let output = output::resolve(resolver, raw);
     let mount = mount(resolver, raw);
-    let dataset = dataset(resolver, raw);
-    let workload = workload(resolver, raw, dataset);
+    let workload = prompts::resolve(resolver, raw);
     let sampling = sampling(resolver, raw);
     let engine = engine(resolver, raw);
     let tracking = tracking::resolve(resolver, raw);
@@ -91,7 +86,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         u64::to_string,
     );
     if let (Some(workload), Some(engine)) = (&workload, &engine) {
-        check_lengths(resolver, workload, engine);
+        prompts::check_lengths(resolver, raw, workload, engine);
     }
     if let (Some(device), Some(engine), Some(Some(gpus))) = (device, &engine, gpus) {
         check_ranks(resolver, device, engine, gpus);
@@ -136,49 +131,6 @@ fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
     );
     let storage_timeout = resolver.read(&raw.storage_timeout, parsing::duration, seconds);
     Some(MountConfig { mode: mode?, memory_bytes: memory?, storage_timeout: storage_timeout? })
-}
-
-fn dataset(resolver: &mut Resolver, raw: &Raw) -> Option<Dataset> {
-    let kind: Option<DatasetKind> = resolver.choose(&raw.dataset);
-    let path = resolver.read_open(&raw.dataset_path, parsing::path, |path| path.display().to_string());
-    let sentence = match (kind?, path?) {
-        (DatasetKind::Random, None) => return Some(Dataset::Random),
-        (DatasetKind::Jsonl, Some(path)) => return Some(Dataset::Jsonl(path)),
-        (DatasetKind::Jsonl, None) => "dataset is `jsonl`, but dataset-path is missing; give the file of JSON lines",
-        (DatasetKind::Random, Some(_)) => {
-            "dataset-path is given, but dataset is `random`, which reads no file; set dataset=jsonl or leave it out"
-        }
-    };
-    resolver.errors.push(ConfigError::Together(sentence.to_owned()));
-    None
-}
-
-fn workload(resolver: &mut Resolver, raw: &Raw, dataset: Option<Dataset>) -> Option<Workload> {
-    let show_count = |count: &NonZeroUsize| count.to_string();
-    let input_len = resolver.read(&raw.input_len, parsing::count, show_count);
-    let output_len = resolver.read(&raw.output_len, parsing::count, show_count);
-    let is_random = dataset == Some(Dataset::Random);
-    let prompts_default = is_random.then_some(NUM_PROMPTS);
-    let num_prompts = resolver.read_or(&raw.num_prompts, prompts_default, parsing::count, show_count);
-    let warmup = resolver.read(
-        &raw.warmup,
-        |text| {
-            let number = parsing::whole(text, 0, parsing::LARGEST_COUNT)?;
-            usize::try_from(number).map_err(|_| "it is too large here".to_owned())
-        },
-        usize::to_string,
-    );
-    let seed = resolver.read(&raw.seed, |text| parsing::whole(text, 0, u64::MAX), u64::to_string);
-    let ignore_eos = resolver.read_or(&raw.ignore_eos, Some(is_random), parsing::boolean, bool::to_string);
-    Some(Workload {
-        dataset: dataset?,
-        input_len: input_len?,
-        output_len: output_len?,
-        num_prompts: num_prompts?,
-        warmup: warmup?,
-        seed: seed?,
-        ignore_eos: ignore_eos?.unwrap_or(is_random),
-    })
 }
 
 fn sampling(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {
@@ -300,28 +252,6 @@ fn telemetry(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryConfig> {
 /// A duration as it is given: in seconds.
 fn seconds(duration: &Duration) -> String {
     duration.as_secs_f64().to_string()
-}
-
-/// The longest request must fit the longest sequence, where both are known before the model is.
-fn check_lengths(resolver: &mut Resolver, workload: &Workload, engine: &EngineConfig) {
-    let Some(longest) = engine.max_model_len else { return };
-    let output_len = workload.output_len;
-    match workload.dataset {
-        Dataset::Random => {
-            let input_len = workload.input_len;
-            let sum = input_len.get() + output_len.get();
-            if sum > longest.get() {
-                resolver.errors.push(ConfigError::Together(format!(
-                    "input-len {input_len} + output-len {output_len} = {sum} is above max-model-len {longest}; lower one of \
-                     the two or raise max-model-len"
-                )));
-            }
-        }
-        Dataset::Jsonl(_) if output_len >= longest => resolver.errors.push(ConfigError::Together(format!(
-            "output-len {output_len} leaves no room for a prompt in max-model-len {longest}; lower the one or raise the other"
-        ))),
-        Dataset::Jsonl(_) => {}
-    }
 }
 
 /// No more ranks than GPUs were given to the container.

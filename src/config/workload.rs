@@ -1,7 +1,8 @@
 //! What a job says of its work: the prompts, how many, how tokens are chosen.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -10,17 +11,45 @@ pub struct Workload {
     pub dataset: Dataset,
     /// Tokens in each random prompt.
     pub input_len: NonZeroUsize,
-    /// Tokens to generate for each request.
+    /// Tokens to generate for each request that does not say itself.
     pub output_len: NonZeroUsize,
+    /// How far the lengths of random requests spread around both, as a share of them; in [0, 1).
+    pub random_range_ratio: f64,
     /// Requests; `None` is all of the dataset (64 random ones).
     pub num_prompts: Option<NonZeroUsize>,
     /// Requests before the measured region. Default 1.
     pub warmup: usize,
     /// Seed of prompts and sampling.
     pub seed: u64,
-    /// Generate exactly `output_len` tokens, whatever the model says. Default true for random prompts,
-    /// false for real ones.
+    /// Generate exactly as many tokens as were asked for, whatever the model says. Default false for the prompts of
+    /// `jsonl`, which want answers, true for those that measure.
     pub ignore_eos: bool,
+    /// Which prompts go through the model's chat template.
+    pub apply_chat_template: ApplyChatTemplate,
+    /// What becomes of a job whose dataset holds something that is no prompt.
+    pub on_bad_input: OnBadInput,
+}
+
+impl Workload {
+    /// Lengths that random prompts may have.
+    pub fn input_lengths(&self) -> RangeInclusive<usize> {
+        spread(self.input_len, self.random_range_ratio)
+    }
+
+    /// Lengths that the outputs of random prompts may have.
+    pub fn output_lengths(&self) -> RangeInclusive<usize> {
+        spread(self.output_len, self.random_range_ratio)
+    }
+}
+
+/// `[length · (1 - ratio), length · (1 + ratio)]`, rounded outwards and never below 1, as vLLM's random dataset has it
+/// (`vllm/benchmarks/datasets`).
+fn spread(length: NonZeroUsize, ratio: f64) -> RangeInclusive<usize> {
+    // 0.07 · 100 is a little above 7 in binary; that is no reason for an eighth token.
+    const ROUNDING: f64 = 1e-6;
+    let length = length.get();
+    let distance = (length as f64 * ratio - ROUNDING).ceil().max(0.0) as usize;
+    length.saturating_sub(distance).max(1)..=length + distance
 }
 
 /// `dataset`.
@@ -28,8 +57,54 @@ pub struct Workload {
 pub enum Dataset {
     /// Distinct sequences of random tokens.
     Random,
-    /// A file of JSON lines, each `{"prompt": "…"}`.
+    /// A JSON array of conversations between `human` and `gpt`.
+    ShareGpt {
+        /// The file.
+        path: PathBuf,
+        /// How much is generated for each.
+        reply_length: ReplyLength,
+    },
+    /// A file of JSON lines: prompts, or an OpenAI batch.
     Jsonl(PathBuf),
+}
+
+impl Dataset {
+    /// The file that it is read from, if it is.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Dataset::Random => None,
+            Dataset::ShareGpt { path, .. } | Dataset::Jsonl(path) => Some(path),
+        }
+    }
+}
+
+/// How many tokens are generated for a conversation of `sharegpt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyLength {
+    /// As many as the reply in the dataset has.
+    Recorded,
+    /// `output-len`, because somebody gave it.
+    OutputLen,
+}
+
+/// `apply-chat-template`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyChatTemplate {
+    /// To conversations: `messages`, and `sharegpt` where the model has a template. A bare prompt is taken as it is.
+    Auto,
+    /// To everything; a bare prompt is what a user says.
+    Always,
+    /// To nothing.
+    Never,
+}
+
+/// `on-bad-input`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadInput {
+    /// The job ends before anything is computed.
+    Fail,
+    /// It is reported and left out.
+    Skip,
 }
 
 /// How tokens are chosen. Temperature 0 is greedy.
@@ -41,4 +116,24 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep the `k` likeliest; `None` keeps all.
     pub top_k: Option<NonZeroUsize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_spread_evenly_and_stay_above_zero() {
+        for (length, ratio, expected) in [
+            (128, 0.0, 128..=128),
+            (100, 0.1, 90..=110),
+            (100, 0.07, 93..=107),
+            (100, 0.29, 71..=129),
+            (10, 0.25, 7..=13),
+            (1, 0.5, 1..=2),
+            (8, 0.999, 1..=16),
+        ] {
+            assert_eq!(spread(NonZeroUsize::new(length).unwrap(), ratio), expected, "{length} {ratio}");
+        }
+    }
 }

@@ -8,10 +8,9 @@ use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
 use super::{Exit, environment, upload};
-use crate::config::Dataset;
 use crate::event::{Fact, Phase};
 use crate::mlflow::{Delivery, RunStatus};
-use crate::report::{self, JobResult, Status};
+use crate::report::{self, Answerer, JobResult, Status};
 
 /// How long MLflow may take to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);
@@ -69,6 +68,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         ended_at: environment::rfc3339(SystemTime::now()),
         settings: environment::settings(&context.job),
         inputs: std::mem::take(&mut work.inputs),
+        skipped_inputs: work.skipped().count(),
         backend: work.backend.as_ref().map(|facts| json!(facts)),
         environment: environment::describe(),
         phases,
@@ -134,8 +134,11 @@ fn write(context: &Context, result: &JobResult, work: &Work) -> bool {
     if let Some(measurement) = &result.measurement {
         kept &= note("requests.jsonl", context.directory.write_requests(measurement));
     }
-    if !work.completions.is_empty() && context.job.workload.dataset != Dataset::Random {
-        kept &= note("outputs.jsonl", context.directory.write_outputs(&work.completions));
+    if !work.completions.is_empty() && !work.entries.is_empty() {
+        let model = context.job.model.0.display().to_string();
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let lines = report::outputs(&work.entries, &work.completions, Answerer { model: &model, created });
+        kept &= note("outputs.jsonl", context.directory.write_outputs(lines));
     }
     kept
 }

@@ -17,7 +17,7 @@ use super::tracking::Tracking;
 use super::work::{self, Work};
 use super::{Exit, environment, exit, terminal};
 use crate::bench::Recorder;
-use crate::config::JobConfig;
+use crate::config::{Dataset, JobConfig};
 use crate::event::{Events, Fact, Phase};
 use crate::report::ResultsDirectory;
 use crate::telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
@@ -150,7 +150,9 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
 /// What the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {
     let requests = job.workload.num_prompts.map_or(0, |number| number.get() as u64);
-    Expected { requests, output_tokens: requests * job.workload.output_len.get() as u64 }
+    // Lines and replies of a dataset have lengths of their own.
+    let output_len = if job.workload.dataset == Dataset::Random { job.workload.output_len.get() } else { 0 };
+    Expected { requests, output_tokens: requests * output_len as u64 }
 }
 
 /// The outcome of `work`; a panic in it is a failure like others, so that the ending is the same too.

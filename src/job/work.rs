@@ -1,20 +1,24 @@
 //! The work itself, in phases, each with the exit code that its failure means.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Exit;
 use super::exit::Failure;
 use super::run::{Context, blocking};
 use crate::backend::{self, Backend, BackendFacts, Completion};
-use crate::bench::{self, Measurement};
-use crate::config::{Dataset, ModelPath};
+use crate::bench::{self, Entry, Measurement, Place};
+use crate::config::ModelPath;
 use crate::event::{Fact, Phase};
 use crate::mount::{self, Mounted};
 use crate::report::InputFacts;
 
 /// How long a forward pass or a tensor may take to notice a signal.
 const STEP_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Skipped input that is reported piece by piece; the rest is counted.
+const REPORTED_SKIPS: usize = 20;
 
 /// What has been found out and measured so far. Survives the failure of a later phase.
 #[derive(Default)]
@@ -25,7 +29,9 @@ pub struct Work {
     pub backend: Option<BackendFacts>,
     /// Whole when all went well; otherwise the recorder has what there is.
     pub measurement: Option<Measurement>,
-    /// What was generated.
+    /// What the dataset holds, where prompts come from one.
+    pub entries: Vec<Entry>,
+    /// What was generated, also by a run that did not get to its end.
     pub completions: Vec<Completion>,
     mounts: Vec<Mounted>,
 }
@@ -39,6 +45,14 @@ impl Work {
                 tracing::warn!(location = %location.display(), %error, "unmounting failed");
             }
         }
+    }
+
+    /// Everything in the dataset that was left out, and why.
+    pub fn skipped(&self) -> impl Iterator<Item = (Place, &str)> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Skipped { place, reason, .. } => Some((*place, reason.as_str())),
+            Entry::Asked { .. } => None,
+        })
     }
 
     /// What readers of a mount ran into first, if anything: the cause behind a model that cannot be read.
@@ -66,24 +80,36 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
     let loaded = load(context, model, tokenizer).await;
-    let mut backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
+    let backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(context, backend.facts());
     work.backend = Some(backend.facts().clone());
 
-    let dataset = match &context.job.workload.dataset {
-        Dataset::Random => None,
-        Dataset::Jsonl(path) => Some(locate(context, &ModelPath(path.clone()), "dataset-path")?),
+    let dataset = match context.job.workload.dataset.path() {
+        None => None,
+        Some(path) => Some(locate(context, &ModelPath(path.to_owned()), "dataset-path")?),
     };
-    let (events, recorder) = (context.events.clone(), context.recorder.clone());
-    let (cancel, workload) = (context.signals.cancel().clone(), context.job.workload.clone());
-    let (measurement, completions) = blocking(&context.signals, STEP_PATIENCE, move || {
-        let prompts = bench::prepare(&workload, dataset.as_deref(), backend.as_ref())?;
-        bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel)
+    let (workload, sampling, path) = (context.job.workload.clone(), context.job.sampling, dataset.clone());
+    let (mut backend, prepared) = blocking(&context.signals, STEP_PATIENCE, move || {
+        let prepared = bench::prepare(&workload, sampling, path.as_deref(), backend.as_ref());
+        (backend, prepared)
     })
-    .await?
-    .map_err(from_bench)?;
-    work.measurement = Some(measurement);
-    work.completions = completions;
+    .await?;
+    let (prompts, entries) = prepared.map_err(|error| work.storage_failure().unwrap_or_else(|| from_bench(error)))?;
+    work.entries = entries;
+    if let Some(path) = dataset {
+        report_skipped(work, &path);
+    }
+
+    let (events, recorder) = (context.events.clone(), context.recorder.clone());
+    let cancel = context.signals.cancel().clone();
+    let completions = Arc::new(Mutex::new(Vec::new()));
+    let outcome = blocking(&context.signals, STEP_PATIENCE, {
+        let completions = completions.clone();
+        move || bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel, &completions)
+    })
+    .await;
+    work.completions = std::mem::take(&mut completions.lock().unwrap_or_else(PoisonError::into_inner));
+    work.measurement = Some(outcome?.map_err(from_bench)?);
     Ok(())
 }
 
@@ -116,6 +142,17 @@ async fn load(context: &Context, model: PathBuf, tokenizer: PathBuf) -> Result<B
     blocking(&context.signals, STEP_PATIENCE, move || backend::open(&job, &model, &tokenizer, &events, &cancel))
         .await?
         .map_err(from_backend)
+}
+
+fn report_skipped(work: &Work, dataset: &Path) {
+    let dataset = dataset.display();
+    let skipped = work.skipped().count();
+    for (place, reason) in work.skipped().take(REPORTED_SKIPS) {
+        tracing::warn!("{dataset}, {place} is skipped: {reason}");
+    }
+    if skipped > REPORTED_SKIPS {
+        tracing::warn!("{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED_SKIPS);
+    }
 }
 
 /// The first place at which `named` exists: as it is when absolute, else under each input, else in the working

@@ -49,6 +49,11 @@ impl ConfigJson {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Every key with its value.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.object.iter()
+    }
+
     /// An error about one key.
     pub fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::setting(&self.path, format!("{}{key}", self.prefix), reason)

@@ -104,6 +104,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A chat template is not Jinja, or does not take a conversation.
+    #[error("the chat template of {path} {reason}")]
+    ChatTemplate {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What is wrong, as the rest of the sentence.
+        reason: String,
+    },
 }
 
 fn clause(text: &str) -> String {

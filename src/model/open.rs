@@ -6,7 +6,7 @@ use super::config_json::ConfigJson;
 use super::families::{self, Description};
 use super::gguf::Gguf;
 use super::special_tokens::SpecialTokens;
-use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights, hugging_face};
+use super::{ChatTemplate, DecoderConfig, Dtype, Error, Tokenizer, Weights, hugging_face};
 
 /// A model, its headers read and checked.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Model {
     pub architecture: String,
     /// Weights in all; a tied head counts once.
     pub parameters: u64,
+    /// What turns a conversation into a prompt, where the model has it.
+    pub chat_template: Option<ChatTemplate>,
     special_tokens: SpecialTokens,
 }
 
@@ -91,6 +93,7 @@ impl Model {
             config,
             tokenizer,
             weights,
+            chat_template: special_tokens.chat_template(),
             special_tokens,
         })
     }
@@ -103,11 +106,6 @@ impl Model {
     /// The token that begins a text, where the model has one.
     pub fn bos_token(&self) -> Option<u32> {
         self.special_tokens.bos
-    }
-
-    /// The Jinja template that turns a conversation into a prompt.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.special_tokens.chat_template.as_deref()
     }
 }
 

@@ -1,21 +1,25 @@
 //! Tokens that begin and end texts, and the template of conversations: what lies beside a model's weights.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
-use super::{Error, Tokenizer};
+use super::{ChatTemplate, Error, Tokenizer};
 
 /// What a model says about the texts it was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SpecialTokens {
-    /// Ascending.
+    /// Ascending once refined; before that, the one that files call the end of a sequence comes first.
     pub eos: Vec<u32>,
     pub bos: Option<u32>,
-    /// Jinja.
-    pub chat_template: Option<String>,
+    /// Spellings by the names that templates have for them, such as `bos_token`.
+    named: BTreeMap<String, String>,
+    /// Jinja, and the file that holds it.
+    template: Option<(PathBuf, String)>,
 }
 
 impl SpecialTokens {
@@ -27,38 +31,57 @@ impl SpecialTokens {
             let ids = generation.as_ref().map(|generation| generation.token_ids(key)).transpose()?.unwrap_or_default();
             if ids.is_empty() { json.token_ids(key) } else { Ok(ids) }
         };
-        Ok(Self { eos: ids("eos_token_id")?, bos: ids("bos_token_id")?.first().copied(), chat_template: None })
+        let bos = ids("bos_token_id")?.first().copied();
+        Ok(Self { eos: ids("eos_token_id")?, bos, ..Self::default() })
     }
 
     /// From the metadata of a GGUF file.
     pub fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
-        Ok(Self { eos: gguf.eos_tokens()?, bos: gguf.bos_token()?, chat_template: gguf.chat_template()? })
+        let template = gguf.chat_template()?.map(|template| (gguf.metadata.path().to_owned(), template));
+        Ok(Self { eos: gguf.eos_tokens()?, bos: gguf.bos_token()?, template, ..Self::default() })
     }
 
-    /// Adds what lies beside a `tokenizer.json`: the tokenizer's own end of text, and its template, which goes before
-    /// a model's.
+    /// Adds what lies beside a `tokenizer.json`: the tokenizer's own end of text, the names of its tokens, and its
+    /// template, which goes before a model's.
     pub fn refine(&mut self, tokenizer: &Tokenizer) -> Result<(), Error> {
+        let spelled = |id: Option<&u32>| id.and_then(|&id| tokenizer.token(id));
+        let by_id = [("bos_token", spelled(self.bos.as_ref())), ("eos_token", spelled(self.eos.first()))];
+        self.named = by_id.into_iter().filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
         if tokenizer.path().extension().is_some_and(|extension| extension == "json")
             && let Some(directory) = tokenizer.path().parent()
         {
-            if let Some(json) = ConfigJson::read(&directory.join("tokenizer_config.json"))? {
-                // A token is its text, or an object that holds it.
-                let text = |token: &'_ Value| Some(token.as_str().or(token.get("content")?.as_str())?.to_owned());
-                self.eos.extend(json.get("eos_token").and_then(text).and_then(|eos| tokenizer.token_id(&eos)));
+            let config = directory.join("tokenizer_config.json");
+            if let Some(json) = ConfigJson::read(&config)? {
+                self.named = named_tokens(&json);
+                self.eos.extend(self.named.get("eos_token").and_then(|eos| tokenizer.token_id(eos)));
                 if let Some(template) = json.get("chat_template").and_then(default_template) {
-                    self.chat_template = Some(template);
+                    self.template = Some((config, template));
                 }
             }
             let template = directory.join("chat_template.jinja");
             if template.exists() {
                 let text = std::fs::read_to_string(&template);
-                self.chat_template = Some(text.map_err(|source| Error::read(&template, "the chat template", source))?);
+                let text = text.map_err(|source| Error::read(&template, "the chat template", source))?;
+                self.template = Some((template, text));
             }
         }
         self.eos.sort_unstable();
         self.eos.dedup();
         Ok(())
     }
+
+    /// The template with the tokens that it may name.
+    pub fn chat_template(&self) -> Option<ChatTemplate> {
+        let (path, source) = self.template.as_ref()?;
+        Some(ChatTemplate::new(path, source, self.named.clone(), OffsetDateTime::now_utc()))
+    }
+}
+
+/// Every `…_token` of a `tokenizer_config.json`: its text, or an object that holds it.
+fn named_tokens(json: &ConfigJson) -> BTreeMap<String, String> {
+    let text = |token: &Value| Some(token.as_str().or(token.get("content")?.as_str())?.to_owned());
+    let named = json.entries().filter(|(key, _)| key.ends_with("_token"));
+    named.filter_map(|(key, token)| Some((key.clone(), text(token)?))).collect()
 }
 
 /// A template is one string, or a list of named ones of which `default` is for plain conversations.

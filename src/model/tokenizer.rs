@@ -71,6 +71,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// How a token is spelled, unless there is none of this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// The file it was made from.
     pub fn path(&self) -> &Path {
         &self.path

@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::result::JobResult;
-use crate::backend::Completion;
 use crate::bench::Measurement;
 
 /// Where earlier runs' files are moved to, one folder a run.
@@ -17,14 +17,6 @@ const EARLIER: &str = "earlier";
 #[derive(Clone, Debug)]
 pub struct ResultsDirectory {
     path: PathBuf,
-}
-
-#[derive(Serialize)]
-struct OutputLine<'a> {
-    request: u32,
-    output: &'a str,
-    output_tokens: usize,
-    finish_reason: crate::event::FinishReason,
 }
 
 impl ResultsDirectory {
@@ -83,30 +75,21 @@ impl ResultsDirectory {
     /// # Errors
     /// As the file system says.
     pub fn write_requests(&self, measurement: &Measurement) -> io::Result<PathBuf> {
-        self.write_lines("requests.jsonl", &measurement.requests)
+        self.write_lines("requests.jsonl", measurement.requests.iter())
     }
 
-    /// Writes `outputs.jsonl`, a line of text for each request.
+    /// Writes `outputs.jsonl`, which [`super::outputs()`] gives the lines of.
     ///
     /// # Errors
     /// As the file system says.
-    pub fn write_outputs(&self, completions: &[Completion]) -> io::Result<PathBuf> {
-        let lines: Vec<OutputLine<'_>> = completions
-            .iter()
-            .map(|completion| OutputLine {
-                request: completion.id.0,
-                output: &completion.text,
-                output_tokens: completion.tokens.len(),
-                finish_reason: completion.reason,
-            })
-            .collect();
-        self.write_lines("outputs.jsonl", &lines)
+    pub fn write_outputs(&self, lines: impl Iterator<Item = Value>) -> io::Result<PathBuf> {
+        self.write_lines("outputs.jsonl", lines)
     }
 
-    fn write_lines<T: Serialize>(&self, name: &str, lines: &[T]) -> io::Result<PathBuf> {
+    fn write_lines(&self, name: &str, lines: impl Iterator<Item = impl Serialize>) -> io::Result<PathBuf> {
         self.write(name, |file| {
             for line in lines {
-                serde_json::to_writer(&mut *file, line)?;
+                serde_json::to_writer(&mut *file, &line)?;
                 file.write_all(b"\n")?;
             }
             Ok(())

@@ -57,6 +57,8 @@ pub struct JobResult {
     pub settings: Value,
     /// How inputs became files.
     pub inputs: Vec<InputFacts>,
+    /// Lines or entries of the dataset that could not be run and were left out.
+    pub skipped_inputs: usize,
     /// What ran; `None` where it never got so far.
     pub backend: Option<Value>,
     /// Host, processor, memory, versions.
@@ -100,6 +102,7 @@ impl JobResult {
         document.insert("measurement".to_owned(), json!(self.measurement));
         document.insert("phases".to_owned(), json!(self.phases));
         document.insert("inputs".to_owned(), json!(self.inputs));
+        document.insert("skipped_inputs".to_owned(), json!(self.skipped_inputs));
         document.insert("backend".to_owned(), json!(self.backend));
         document.insert("settings".to_owned(), self.settings.clone());
         document.insert("environment".to_owned(), self.environment.clone());

@@ -16,6 +16,9 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     if let Some(error) = &result.error {
         line("error", error);
     }
+    if result.skipped_inputs > 0 {
+        line("skipped inputs", &result.skipped_inputs.to_string());
+    }
     for (label, name, unit) in [
         ("requests per second", "requests_per_second", ""),
         ("input tokens per second", "input_tokens_per_second", ""),

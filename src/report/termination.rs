@@ -54,6 +54,7 @@ mod tests {
             ended_at: String::new(),
             settings: Value::Null,
             inputs: Vec::new(),
+            skipped_inputs: 0,
             backend: None,
             environment: Value::Null,
             phases: Vec::new(),

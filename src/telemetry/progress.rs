@@ -16,9 +16,9 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// How much the measured region will hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Requests.
+    /// Requests; 0 where that is not known beforehand.
     pub requests: u64,
-    /// Tokens that they produce in all, at most.
+    /// Tokens that they produce in all, or nearly; 0 where that is not known beforehand.
     pub output_tokens: u64,
 }
 
@@ -107,12 +107,13 @@ fn text(totals: &Totals, expected: &Expected) -> String {
         Some(Phase::Measure) => {
             let counts = totals.measure;
             let rate = counts.generated_tokens as f64 / totals.phase_elapsed.as_secs_f64().max(1e-3);
+            let of = |all: u64| if all > 0 { format!(" of {all}") } else { String::new() };
             format!(
-                "measuring: {} of {} requests, {} of {} tokens, {rate:.1} tokens/s, {} running, {} waiting",
+                "measuring: {}{} requests, {}{} tokens, {rate:.1} tokens/s, {} running, {} waiting",
                 counts.requests_finished,
-                expected.requests,
+                of(expected.requests),
                 counts.generated_tokens,
-                expected.output_tokens,
+                of(expected.output_tokens),
                 totals.running,
                 totals.waiting
             )

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use flashjob::config::{BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MountMode, ParTarget};
+use flashjob::config::{
+    BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MountMode, ParTarget, ReplyLength,
+};
 
 use super::{PAR, job, job_with, setting};
 
@@ -133,6 +135,14 @@ fn a_dataset_brings_its_own_number_of_prompts_and_may_stop_early() {
     let job = self::job(&words, &[]);
     assert_eq!(job.workload.num_prompts.map(usize::from), Some(5));
     assert!(job.workload.ignore_eos);
+    // ShareGPT measures: exactly as many tokens as its replies have, or as were asked for.
+    let words = ["--model=m", "--dataset=sharegpt", "--dataset-path=s.json"];
+    for (more, reply_length) in [(None, ReplyLength::Recorded), (Some("--output-len=128"), ReplyLength::OutputLen)] {
+        let words: Vec<&str> = words.into_iter().chain(more).collect();
+        let job = self::job(&words, &[]);
+        assert_eq!(job.workload.dataset, Dataset::ShareGpt { path: "s.json".into(), reply_length });
+        assert!(job.workload.ignore_eos);
+    }
 }
 
 #[test]

@@ -100,6 +100,22 @@ fn wrong_values_get_one_sentence_each() {
             &[],
             "mount-mode is `s3fs` (flag --mount-mode), but it must be one of auto, fuse, copy",
         ),
+        (&["--dataset=csv"], &[], "dataset is `csv` (flag --dataset), but it must be one of random, sharegpt, jsonl"),
+        (
+            &["--apply-chat-template=yes"],
+            &[],
+            "apply-chat-template is `yes` (flag --apply-chat-template), but it must be one of auto, always, never",
+        ),
+        (
+            &["--on-bad-input=warn"],
+            &[],
+            "on-bad-input is `warn` (flag --on-bad-input), but it must be one of fail, skip",
+        ),
+        (
+            &["--random-range-ratio=1"],
+            &[],
+            "random-range-ratio is `1` (flag --random-range-ratio), but it must be a number of at least 0 and below 1",
+        ),
         (&["--ignore-eos", "maybe"], &[], "ignore-eos is `maybe` (flag --ignore-eos), but it must be true or false"),
         (
             &["--metrics-address=localhost"],
@@ -176,7 +192,24 @@ fn wrong_values_get_one_sentence_each() {
         (
             &["--dataset-path=x"],
             &[],
-            "dataset-path is given, but dataset is `random`, which reads no file; set dataset=jsonl or leave it out",
+            "dataset-path is given, but dataset is `random`, which reads no file; set dataset=jsonl or dataset=sharegpt, or \
+             leave it out",
+        ),
+        (
+            &["--dataset=sharegpt"],
+            &[],
+            "dataset is `sharegpt`, but dataset-path is missing; give the JSON file of conversations",
+        ),
+        (
+            &["--dataset=sharegpt", "--dataset-path=x", "--random-range-ratio=0.5"],
+            &[],
+            "random-range-ratio is 0.5, but dataset is not `random`, and its prompts have lengths of their own; leave it out",
+        ),
+        (
+            &["--input-len=100", "--output-len=20", "--random-range-ratio=0.1", "--max-model-len=128"],
+            &[],
+            "input-len 110 + output-len 22 = 132 (the longest of random-range-ratio) is above max-model-len 128; lower one \
+             of the two or raise max-model-len",
         ),
         (
             &["--max-num-seqs=8", "--max-num-batched-tokens=4"],

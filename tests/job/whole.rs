@@ -170,6 +170,26 @@ fn results_go_to_the_output_bucket_or_wait_for_publish() {
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&published).unwrap()["exit_code"], 6);
 }
 
+#[test]
+fn a_batch_that_lies_in_the_bucket_is_answered_there() {
+    let (folder, results) = (bucket_folder(), TempDir::new().unwrap());
+    let batch = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/batch.jsonl");
+    std::fs::copy(batch, folder.path().join("tiny/batch.jsonl")).unwrap();
+    let server = BucketServer::start(folder.path());
+    let url = server.url().to_owned();
+    mounting(&results, &url)
+        .args(["--dataset=jsonl", "--dataset-path=tiny/batch.jsonl"])
+        .args(["--output-par", &url, "--output-prefix=answers/"])
+        .run()
+        .expect_code(0);
+    let answers = std::fs::read_to_string(folder.path().join("answers/outputs.jsonl")).unwrap();
+    assert_eq!(answers, std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap());
+    for (line, custom_id) in answers.lines().zip(["capital", "robot", "water"]) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["custom_id"], &line["error"]), (&custom_id.into(), &serde_json::Value::Null));
+    }
+}
+
 /// The platform's own file, with what the blueprint's user fills in, and what a machine without GPUs cannot have.
 #[test]
 fn a_blueprint_runs_whichever_way_its_values_arrive() {

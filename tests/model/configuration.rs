@@ -142,13 +142,21 @@ fn tokens_that_end_texts_must_exist() {
     model.remove("generation_config.json");
     model.remove("tokenizer_config.json");
     let opened = model.open().unwrap();
-    assert_eq!((opened.eos_tokens(), opened.bos_token(), opened.chat_template()), (&[2][..], Some(1), None));
+    assert_eq!((opened.eos_tokens(), opened.bos_token()), (&[2][..], Some(1)));
+    assert!(opened.chat_template.is_none());
+    // Templates name tokens as the tokenizer's file spells them, as their ids do where there is none.
+    model.write("chat_template.jinja", "{{ bos_token }}|{{ eos_token }}");
+    let rendered = |model: &Altered| model.open().unwrap().chat_template.unwrap().render(&[]).unwrap();
+    assert_eq!(rendered(&model), "<|im_start|>|<|im_end|>");
+    model.write("tokenizer_config.json", json!({"bos_token": null, "eos_token": {"content": "</s>"}}).to_string());
+    assert_eq!(rendered(&model), "|</s>");
+    model.remove("chat_template.jinja");
     // The template has a file of its own since transformers 4.51, and had several names before.
     let named = json!({"chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]});
     model.write("tokenizer_config.json", named.to_string());
-    assert_eq!(model.open().unwrap().chat_template(), Some("d"));
+    assert_eq!(model.open().unwrap().chat_template.unwrap().source(), "d");
     model.write("chat_template.jinja", "j");
-    assert_eq!(model.open().unwrap().chat_template(), Some("j"));
+    assert_eq!(model.open().unwrap().chat_template.unwrap().source(), "j");
 }
 
 proptest! {

@@ -31,7 +31,7 @@ fn a_tokenizer_json_is_taken_as_it_is() {
     // Only tokenizer_config.json names <|im_end|>, only generation_config.json <|endoftext|>.
     assert_eq!(model.eos_tokens(), [0, 2]);
     assert_eq!(model.bos_token(), Some(1));
-    assert!(model.chat_template().unwrap().contains("<|im_start|>assistant"));
+    assert!(model.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn gguf_metadata_make_the_same_tokenizer() {
     assert_encodes_as(&model.tokenizer, "smollm.json");
     assert_eq!(model.eos_tokens(), [2]);
     assert_eq!(model.bos_token(), Some(1));
-    assert!(model.chat_template().unwrap().contains("<|im_start|>assistant"));
+    assert!(model.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! What one line or entry of a dataset asks for, before it is tokens.
+
+use std::num::NonZeroUsize;
+
+use serde_json::Value;
+
+use crate::config::Sampling;
+
+/// What is put to the model.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Question {
+    /// A text to be continued.
+    Prompt(String),
+    /// What a user says, recorded without the format of any model.
+    Turn(String),
+    /// A conversation; each message has a role and a text.
+    Messages(Vec<Value>),
+}
+
+/// How it is to be answered, as far as its line says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    /// Tokens to generate at most.
+    pub output_tokens: Option<NonZeroUsize>,
+    /// How tokens are chosen; the job's sampling where the line says nothing.
+    pub sampling: Sampling,
+    /// Instead of the job's.
+    pub seed: Option<u64>,
+    /// Instead of the job's.
+    pub ignore_eos: Option<bool>,
+}
+
+/// A question with everything that belongs to it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub question: Question,
+    pub wish: Wish,
+    /// A recorded reply: as many tokens are generated as it has.
+    pub reply: Option<String>,
+    pub form: AnswerForm,
+}
+
+/// Something in a dataset that is no question.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// Whose answer will be missing, where that could be read.
+    pub custom_id: Option<String>,
+    /// What is wrong, as the rest of a sentence that begins with a place.
+    pub reason: String,
+}
+
+/// How an answer is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerForm {
+    /// A line of ours.
+    Plain,
+    /// A line of an OpenAI batch.
+    Batch {
+        /// The line's name.
+        custom_id: String,
+        /// What it was sent to.
+        endpoint: Endpoint,
+    },
+}
+
+/// The endpoints of OpenAI's interface that a batch may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`
+    ChatCompletions,
+    /// `/v1/completions`
+    Completions,
+}

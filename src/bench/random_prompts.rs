@@ -1,0 +1,59 @@
+//! Random prompts: distinct sequences of ordinary tokens, their lengths and those of their outputs spread as asked.
+
+use std::collections::HashSet;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use super::Error;
+use crate::backend::Backend;
+use crate::config::Workload;
+
+/// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
+const LENGTHS: u64 = 1;
+
+/// A prompt, and how many tokens are generated for it.
+pub(super) struct RandomPrompt {
+    pub tokens: Vec<u32>,
+    pub output_tokens: usize,
+}
+
+/// `count` distinct sequences, uniform over the ids that are not special tokens and over the lengths of `workload`.
+///
+/// # Errors
+/// Lengths that do not fit the model, or a vocabulary that has not so many sequences.
+pub(super) fn draw(workload: &Workload, count: usize, backend: &dyn Backend) -> Result<Vec<RandomPrompt>, Error> {
+    let (input_lengths, output_lengths) = (workload.input_lengths(), workload.output_lengths());
+    let (input, output, longest) = (*input_lengths.end(), *output_lengths.end(), backend.facts().max_model_len);
+    if input + output > longest {
+        return Err(Error::Workload(format!(
+            "random prompts of up to {input} tokens with up to {output} output tokens exceed max-model-len={longest}; lower \
+             input-len, output-len or random-range-ratio"
+        )));
+    }
+    let tokenizer = backend.tokenizer();
+    let special: HashSet<u32> = tokenizer.special_tokens().into_iter().collect();
+    let ids: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|id| !special.contains(id)).collect();
+    let distinct_sequences = (ids.len() as f64).powf(input as f64);
+    // Half of all sequences at most, so that drawing until they differ ends soon.
+    if (count as f64) > distinct_sequences / 2.0 {
+        return Err(Error::Workload(format!(
+            "{count} distinct random prompts of {input} tokens cannot be made from a vocabulary of {} ids; raise input-len \
+             or lower num-prompts",
+            ids.len()
+        )));
+    }
+    let mut random = ChaCha12Rng::seed_from_u64(workload.seed);
+    let mut lengths = ChaCha12Rng::seed_from_u64(workload.seed);
+    lengths.set_stream(LENGTHS);
+    let mut seen = HashSet::with_capacity(count);
+    let mut prompts = Vec::with_capacity(count);
+    while prompts.len() < count {
+        let length = lengths.random_range(input_lengths.clone());
+        let tokens: Vec<u32> = (0..length).map(|_| ids[random.random_range(0..ids.len())]).collect();
+        if seen.insert(tokens.clone()) {
+            prompts.push(RandomPrompt { tokens, output_tokens: lengths.random_range(output_lengths.clone()) });
+        }
+    }
+    Ok(prompts)
+}

@@ -1,0 +1,176 @@
+//! ShareGPT: one JSON array of recorded conversations, as `vllm bench` reads it.
+//!
+//! The first thing that a human says is the question, and the reply to it the measure of how much is generated. Entries
+//! that hold no such pair are passed over, as in vLLM; they are no mistakes but what the well-known file is full of.
+//! Entries come in the file's order, so that the same number is the same entry whatever the seed.
+
+use std::fmt;
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use serde::Deserializer;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::entries::Place;
+use super::openai_request::abbreviated;
+use super::question::{AnswerForm, Asked, Question, Refusal, Wish};
+use crate::config::{ReplyLength, Sampling};
+
+/// Takes one entry; ends the reading where enough are taken.
+type Take<'a> = dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()> + 'a;
+
+/// Hands each entry with a question and a reply to `take`, until the file or `take` ends it. One entry is in memory at a
+/// time.
+///
+/// # Errors
+/// The file cannot be read, or is not a JSON array.
+pub(super) fn read(
+    file: impl Read,
+    sampling: Sampling,
+    reply_length: ReplyLength,
+    take: &mut Take<'_>,
+) -> Result<(), serde_json::Error> {
+    let mut is_enough = false;
+    let entries = Entries { sampling, reply_length, take, is_enough: &mut is_enough };
+    let mut deserializer = serde_json::Deserializer::from_reader(file);
+    match deserializer.deserialize_seq(entries).and_then(|()| deserializer.end()) {
+        Err(_) if is_enough => Ok(()),
+        outcome => outcome,
+    }
+}
+
+struct Entries<'a, 'b> {
+    sampling: Sampling,
+    reply_length: ReplyLength,
+    take: &'a mut Take<'b>,
+    is_enough: &'a mut bool,
+}
+
+impl<'de> Visitor<'de> for Entries<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of conversations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut number = 0;
+        while let Some(entry) = entries.next_element::<Value>()? {
+            number += 1;
+            let Some(asked) = asked(&entry, self.sampling, self.reply_length).transpose() else { continue };
+            if (self.take)(Place::Entry(number), asked).is_break() {
+                // The rest of the file may be long; an error is how a visitor leaves early.
+                *self.is_enough = true;
+                return Err(A::Error::custom("enough"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The question of an entry; `None` where it is passed over.
+fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<Asked>, Refusal> {
+    let refuse = |reason: String| Refusal { custom_id: None, reason };
+    let Some(conversations) = entry.get("conversations").and_then(Value::as_array) else {
+        return Err(refuse(format!("it has no list `conversations`: {}", abbreviated(entry))));
+    };
+    let mut turns = Vec::with_capacity(conversations.len());
+    for turn in conversations {
+        let text = |key: &str| turn.get(key).and_then(Value::as_str);
+        match (text("from"), text("value")) {
+            (Some(from), Some(value)) => turns.push((from, value)),
+            _ => return Err(refuse(format!("a turn has no texts `from` and `value`: {}", abbreviated(turn)))),
+        }
+    }
+    let mut rest = turns.iter().skip_while(|(from, _)| !matches!(*from, "human" | "user"));
+    let question = rest.next();
+    let reply = rest.find(|(from, _)| matches!(*from, "gpt" | "chatgpt" | "assistant"));
+    let (Some((_, question)), Some((_, reply))) = (question, reply) else { return Ok(None) };
+    Ok(Some(Asked {
+        question: Question::Turn((*question).to_owned()),
+        wish: Wish { output_tokens: None, sampling, seed: None, ignore_eos: None },
+        reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
+        form: AnswerForm::Plain,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
+
+    type Found = Vec<(Place, Result<Asked, Refusal>)>;
+
+    fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Found) {
+        let mut found = Vec::new();
+        let outcome = read(text.as_bytes(), SAMPLING, ReplyLength::Recorded, &mut |place, asked| {
+            found.push((place, asked));
+            if found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (outcome, found)
+    }
+
+    fn turn(from: &str, value: &str) -> String {
+        format!("{{\"from\": \"{from}\", \"value\": \"{value}\"}}")
+    }
+
+    fn entry(turns: &[String]) -> String {
+        format!("{{\"id\": \"x\", \"conversations\": [{}]}}", turns.join(","))
+    }
+
+    #[test]
+    fn the_first_human_turn_is_the_question_and_pairs_that_are_none_are_passed_over() {
+        let text = format!(
+            "[{}, {}, {}, {}]",
+            entry(&[turn("human", "alone")]),
+            entry(&[
+                turn("gpt", "before"),
+                turn("human", "q"),
+                turn("system", "s"),
+                turn("gpt", "r"),
+                turn("gpt", "t")
+            ]),
+            entry(&[turn("gpt", "a"), turn("gpt", "b")]),
+            entry(&[turn("human", "p"), turn("gpt", "")]),
+        );
+        let (outcome, found) = entries(&text, 9);
+        outcome.unwrap();
+        let found: Vec<_> = found
+            .into_iter()
+            .map(|(place, asked)| asked.map(|asked| (place, asked.question, asked.reply)).unwrap())
+            .collect();
+        let expected = |number, question: &str, reply: &str| {
+            (Place::Entry(number), Question::Turn(question.to_owned()), Some(reply.to_owned()))
+        };
+        assert_eq!(found, [expected(2, "q", "r"), expected(4, "p", "")]);
+    }
+
+    #[test]
+    fn reading_ends_where_it_is_enough_and_what_follows_is_not_looked_at() {
+        let one = entry(&[turn("human", "q"), turn("gpt", "r")]);
+        let (outcome, found) = entries(&format!("[{one}, {one}, not JSON"), 2);
+        outcome.unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(entries(&format!("[{one}, {one}, not JSON"), 3).0.is_err());
+        assert!(entries(&format!("{{\"data\": [{one}]}}"), 3).0.unwrap_err().to_string().contains("a list"));
+        assert!(entries("[] []", 3).0.is_err());
+    }
+
+    #[test]
+    fn entries_of_another_shape_are_refused() {
+        for (entry, reason) in [
+            ("{\"id\": 1}", "it has no list `conversations`: {\"id\":1}"),
+            ("7", "it has no list `conversations`: 7"),
+            (
+                "{\"conversations\": [{\"from\": \"human\"}]}",
+                "a turn has no texts `from` and `value`: {\"from\":\"human\"}",
+            ),
+        ] {
+            let (outcome, found) = entries(&format!("[{entry}]"), 9);
+            outcome.unwrap();
+            assert_eq!(found[0].1.as_ref().unwrap_err().reason, reason);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The lines of `outputs.jsonl`: answers in the order in which they were asked for, each in the form of its question.
+//!
+//! A batch in OpenAI's format is answered in it (<https://platform.openai.com/docs/guides/batch>), an error for each line
+//! that could not be run included. What was asked plainly, and skipped, has no line: `line` or `entry` show the gap.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::backend::Completion;
+use crate::bench::{AnswerForm, Endpoint, Entry, Place};
+use crate::event::{FinishReason, RequestId};
+
+/// What all answers of a run share.
+#[derive(Clone, Copy, Debug)]
+pub struct Answerer<'a> {
+    /// The model that ran, whatever a line asked for.
+    pub model: &'a str,
+    /// When it ended, in seconds since 1970.
+    pub created: u64,
+}
+
+/// The lines about `entries`, as far as they have `completions`.
+pub fn outputs<'a>(
+    entries: &'a [Entry],
+    completions: &'a [Completion],
+    answerer: Answerer<'a>,
+) -> impl Iterator<Item = Value> + 'a {
+    let by_id: BTreeMap<RequestId, &Completion> =
+        completions.iter().map(|completion| (completion.id, completion)).collect();
+    entries.iter().filter_map(move |entry| match entry {
+        Entry::Asked { place, request, prompt_tokens, form } => {
+            let completion = by_id.get(request)?;
+            Some(match form {
+                AnswerForm::Plain => plain(*place, completion),
+                AnswerForm::Batch { custom_id, endpoint } => {
+                    let body = body(*endpoint, completion, *prompt_tokens, answerer);
+                    let id = format!("req_{}", completion.id.0);
+                    let response = json!({"status_code": 200, "request_id": id, "body": body});
+                    batch(*place, custom_id, &response, &Value::Null)
+                }
+            })
+        }
+        Entry::Skipped { place, custom_id, reason } => {
+            let message = format!("{place}: {reason}");
+            let error = json!({"code": "invalid_request", "message": message});
+            Some(batch(*place, custom_id.as_ref()?, &Value::Null, &error))
+        }
+    })
+}
+
+fn plain(place: Place, completion: &Completion) -> Value {
+    let mut line = json!({"request": completion.id.0});
+    match place {
+        Place::Line(number) => line["line"] = json!(number),
+        Place::Entry(number) => line["entry"] = json!(number),
+    }
+    line["output"] = json!(completion.text);
+    line["output_tokens"] = json!(completion.tokens.len());
+    line["finish_reason"] = json!(completion.reason);
+    line
+}
+
+fn batch(place: Place, custom_id: &str, response: &Value, error: &Value) -> Value {
+    let (Place::Line(number) | Place::Entry(number)) = place;
+    json!({"id": format!("batch_req_{number}"), "custom_id": custom_id, "response": response, "error": error})
+}
+
+fn body(endpoint: Endpoint, completion: &Completion, prompt_tokens: usize, answerer: Answerer<'_>) -> Value {
+    let Answerer { model, created } = answerer;
+    let (text, request, output_tokens) = (&completion.text, completion.id.0, completion.tokens.len());
+    let reason = match completion.reason {
+        FinishReason::Length => "length",
+        FinishReason::Stop => "stop",
+    };
+    let usage = json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+    });
+    match endpoint {
+        Endpoint::ChatCompletions => json!({
+            "id": format!("chatcmpl-{request}"),
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [{
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "logprobs": null,
+                "finish_reason": reason,
+            }],
+            "usage": usage,
+        }),
+        Endpoint::Completions => json!({
+            "id": format!("cmpl-{request}"),
+            "object": "text_completion",
+            "created": created,
+            "model": model,
+            "choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": reason}],
+            "usage": usage,
+        }),
+    }
+}
