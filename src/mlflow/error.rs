@@ -14,6 +14,11 @@ use serde::Deserialize;
 /// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
 const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
+/// What MLflow's database says, and MLflow passes on with status 400, when two requests write the same thing at a time:
+/// here a request whose answer was not waited for, and its repetition. SQLite and MySQL, then PostgreSQL, as SQLAlchemy
+/// names their errors. What really contradicts itself is told from that by MLflow, with another code.
+const COLLISIONS: [&str; 2] = ["IntegrityError", "UniqueViolation"];
+
 /// Longest piece of a server's answer that is repeated in a message.
 const LONGEST_QUOTE_CHARS: usize = 300;
 
@@ -116,7 +121,8 @@ impl Error {
 
     /// Whether the server refused this content rather than this client.
     pub(super) fn refuses_content(&self) -> bool {
-        matches!(self, Error::Request { failure: Failure::Answer { status: 400 | 409 | 413 | 422, .. }, .. })
+        !self.is_transient()
+            && matches!(self, Error::Request { failure: Failure::Answer { status: 400 | 409 | 413 | 422, .. }, .. })
     }
 
     /// Whether the server answered with this MLflow error code.
@@ -177,8 +183,9 @@ impl Failure {
         match self {
             Failure::Unreachable(_) | Failure::TimedOut => true,
             // MLflow answers FEATURE_DISABLED with 500, but it stays disabled.
-            Failure::Answer { status, code, .. } => {
-                TRANSIENT.contains(status) && code.as_deref() != Some("FEATURE_DISABLED")
+            Failure::Answer { code: Some(code), .. } if code == "FEATURE_DISABLED" => false,
+            Failure::Answer { status, message, .. } => {
+                TRANSIENT.contains(status) || COLLISIONS.iter().any(|collision| message.contains(collision))
             }
             Failure::NotMlflow(_) => false,
         }

@@ -201,6 +201,34 @@ async fn a_creation_that_arrives_late_does_not_leave_two_runs() {
     assert_eq!((runs[0].id(), runs[0].status(), runs[0].metric("m")), (&*link.run_id, "FINISHED", Some(1.0)));
 }
 
+/// A request whose answer was not waited for is still being served when it is repeated: the database takes one of the
+/// two. The answers are those of MLflow 3.17.2 over SQLite and over PostgreSQL.
+#[tokio::test]
+async fn two_requests_at_once_with_the_same_content_are_no_refusal() {
+    const ANSWERS: [&str; 2] = [
+        r#"{"error_code": "BAD_REQUEST", "message": "(sqlite3.IntegrityError) UNIQUE constraint failed: params.key, params.run_uuid\n[SQL: INSERT INTO params]"}"#,
+        r#"{"error_code": "BAD_REQUEST", "message": "(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint \"param_pk\""}"#,
+    ];
+    let Some(server) = mlflow_server::shared() else { return };
+    for answer in ANSWERS {
+        let experiment = unique("collision");
+        let results = tempfile::tempdir().unwrap();
+        let proxy = FaultProxy::before(server.uri(), |_| Fault::None).await;
+        let first = std::sync::atomic::AtomicBool::new(true);
+        proxy.set(move |seen| {
+            let batch = seen.line.contains("runs/log-batch");
+            match batch && first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                true => Fault::Answer(400, &[("content-type", "application/json")], answer),
+                false => Fault::None,
+            }
+        });
+        let mut tracker = Tracker::start(&tracking(&proxy.uri, &experiment), &spec("both"), results.path()).unwrap();
+        delivered(tracker.finish(end(RunStatus::Finished, &[("m", 1.0)]), LONG).await);
+        assert_eq!(server.runs(&experiment)[0].metric("m"), Some(1.0));
+        assert!(proxy.count("runs/log-batch") > 1, "the first was repeated");
+    }
+}
+
 #[tokio::test]
 async fn one_refused_part_does_not_hold_up_the_others() {
     let Some(server) = mlflow_server::shared() else { return };

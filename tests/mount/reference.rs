@@ -149,11 +149,12 @@ proptest! {
             prop_assert_eq!(files.attributes(found[*path]).unwrap().size_bytes as usize, names[*path]);
         }
         let broken = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        // A fetch that is under way fails later than it was counted: once broken, any read may meet it.
+        let mut faults_before = false;
         for operation in operations {
             if visible.is_empty() {
                 break;
             }
-            let faults_before = broken.load(std::sync::atomic::Ordering::SeqCst) > 0;
             let expected = |path: &String, offset: u64, len: u64| {
                 let content = &bytes[path];
                 content[content.len().min(offset as usize)..content.len().min((offset + len) as usize)].to_vec()
@@ -184,6 +185,7 @@ proptest! {
                     files.open(inode, false).unwrap();
                 }
                 Operation::Break { fetches, after, kind } => {
+                    faults_before = true;
                     broken.store(fetches, std::sync::atomic::Ordering::SeqCst);
                     let broken = broken.clone();
                     source.behave(move |_, _| {
