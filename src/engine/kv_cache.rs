@@ -10,6 +10,7 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::Error;
+use crate::kernels::prefer_huge_pages;
 use crate::model::Dtype;
 
 /// Shape of the cache of one rank.
@@ -65,6 +66,12 @@ impl KvCache {
     }
 }
 
+/// The same memory, which will be in huge pages where it is large.
+fn untouched<T>(numbers: Vec<T>) -> Vec<T> {
+    prefer_huge_pages(&numbers);
+    numbers
+}
+
 fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
     let dims = (blocks, shape.block_tokens, shape.kv_heads, shape.head_dim);
     let count = blocks * shape.block_tokens * shape.kv_heads * shape.head_dim;
@@ -79,15 +86,15 @@ fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
     let tensor = match shape.dtype {
         Dtype::F32 => {
             Vec::<f32>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(vec![0f32; count], dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0f32; count]), dims, &Device::Cpu)
         }
         Dtype::Bf16 => {
             Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(vec![0u16; count].reinterpret_into::<bf16>(), dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<bf16>(), dims, &Device::Cpu)
         }
         Dtype::F16 => {
             Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(vec![0u16; count].reinterpret_into::<f16>(), dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<f16>(), dims, &Device::Cpu)
         }
     };
     tensor.map_err(Error::compute("allocate the KV cache"))

@@ -5,6 +5,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::ops::access::Operand;
+use crate::kernels::prefer_huge_pages;
+
 /// Widths of one rank's activations.
 #[derive(Clone, Copy, Debug)]
 pub struct Widths {
@@ -69,7 +72,13 @@ pub struct Rows {
 impl Workspace {
     /// Buffers for steps of up to `most` rows.
     pub fn new(widths: Widths, most: MostRows, device: &Device) -> Result<Self> {
-        let buffer = |rows: usize, width: usize| Tensor::zeros((rows, width), DType::F32, device);
+        let buffer = |rows: usize, width: usize| -> Result<Tensor> {
+            let buffer = Tensor::zeros((rows, width), DType::F32, device)?;
+            if device.is_cpu() {
+                prefer_huge_pages(Operand::of(&buffer).floats()?);
+            }
+            Ok(buffer)
+        };
         let all = Rows {
             residual: buffer(most.tokens, widths.hidden)?,
             normed: buffer(most.tokens, widths.hidden)?,

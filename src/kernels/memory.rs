@@ -99,6 +99,27 @@ unsafe impl Send for AlignedBytes {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for AlignedBytes {}
 
+/// Asks the system for huge pages behind memory that nobody has touched yet. What walks through small pages waits for
+/// address translation, and each first touch of one is an interruption.
+pub fn prefer_huge_pages<T>(memory: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        let range = memory.as_ptr_range();
+        let (start, end) = (range.start.addr().next_multiple_of(HUGE_PAGE_BYTES), range.end.addr());
+        if let Some(bytes) = end.checked_sub(start).map(|bytes| bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES)
+            && bytes > 0
+        {
+            // SAFETY: whole pages inside borrowed memory; advice changes no contents, and where it is refused pages stay
+            // small.
+            unsafe {
+                libc::madvise(range.start.with_addr(start).cast_mut().cast(), bytes, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
 /// What an [`Arena`] takes from the system at a time. What is not used of it is never touched.
 const CHUNK_BYTES: usize = 64 << 20;
 
