@@ -113,6 +113,13 @@ impl Engine {
         let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
 
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
+        // Before there are weights: it takes memory of its own for a moment.
+        let limits = config.measure_limits.then(|| {
+            let limits = measure_limits(&Pool::new(threads));
+            let Limits { flops_per_second, bytes_per_second, .. } = limits;
+            events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
+            limits
+        });
         let validation = if config.validate_weights { Validation::Finite } else { Validation::Trust };
         let extent = Extent { most, max_model_len, block_tokens };
         let group = (world_size > 1).then(|| Group::new(world_size));
@@ -133,12 +140,6 @@ impl Engine {
             ranks.push(Rank { decoder, cache: KvCache::new(kv_shape, kv_blocks as usize)? });
             pools.push(pool);
         }
-        let limits = config.measure_limits.then(|| {
-            let limits = measure_limits(&Pool::new(threads));
-            let Limits { flops_per_second, bytes_per_second, .. } = limits;
-            events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
-            limits
-        });
         let facts = EngineFacts {
             device: "cpu",
             dtype: dtype.name(),

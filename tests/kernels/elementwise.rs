@@ -2,7 +2,7 @@
 
 use flashjob::kernels::{
     AddedRows, AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation,
-    head_rms_norm, log_softmax, rope_and_cache,
+    head_rms_norm, log_softmax, rope_and_cache, softcap,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -46,6 +46,18 @@ proptest! {
             for (row, out) in sum.chunks(width).zip(out.chunks(width)) {
                 assert_close(out, &reference::rms_norm(row, &weight, 1e-5), 1e-6, "norm");
             }
+        });
+    }
+
+    #[test]
+    fn softcap_matches_f64(count in 0_usize..5000, cap in 0.5_f32..60.0, seed: u64) {
+        let start: Vec<f32> = values(seed, count).iter().map(|x| x * 40.0).collect();
+        let exact: Vec<f64> =
+            start.iter().map(|&x| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()).collect();
+        on_every_pool(|pool| {
+            let mut found = start.clone();
+            softcap(pool, &mut found, cap);
+            assert_close(&found, &exact, 1e-6, "softcap");
         });
     }
 

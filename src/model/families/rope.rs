@@ -52,7 +52,7 @@ pub(super) fn scaling(
         None | Some("default") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: scaling.required_positive("factor")? }),
         Some("llama3") => llama3(scaling, max_position),
-        // Phi 3 called it su before it had a name, and yarn by mistake.
+        // Phi 3 called it su before it had a name.
         Some("longrope" | "su") => longrope(json, scaling, dim, max_position),
         Some(_) => Err(scaling.unsupported(key, "default, linear, llama3 and longrope are")),
     }
