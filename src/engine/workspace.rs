@@ -96,7 +96,9 @@ impl Workspace {
         let qkv = buffer(most.tokens, widths.qkv)?;
         let logits = buffer(most.wanted, widths.vocabulary)?;
         let whole = Views { qkv, all, wanted, logits, most };
-        Ok(Self { views: whole.clone(), whole })
+        // No step is of this size: the first one makes its own views.
+        let views = Views { most: MostRows { tokens: 0, wanted: 0 }, ..whole.clone() };
+        Ok(Self { views, whole })
     }
 
     /// Bytes that [`Self::new`] will allocate.
@@ -171,6 +173,14 @@ mod tests {
         }
         let views = workspace.fit(3, 3).unwrap();
         assert_eq!(views.wanted.residual.id(), views.all.residual.id(), "nothing to gather");
+    }
+
+    #[test]
+    fn the_largest_step_may_come_first() {
+        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let views = workspace.fit(MOST.tokens, MOST.wanted).unwrap();
+        assert_eq!((views.all.delta.dims(), views.wanted.delta.dims()), (&[16, 8][..], &[4, 8][..]));
+        assert_eq!((views.wanted.normed.dims(), views.wanted.activated.dims()), (&[4, 8][..], &[4, 10][..]));
     }
 
     #[test]
