@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 
 use crate::access::{Grant, Grants, Wish};
@@ -94,7 +95,11 @@ async fn answer(
     let faults = server.faults.draw(operation, &name);
     server.requests.note(requests::Request { number, operation, name, range, if_match, status: 0 });
     let mut result = refused(&faults).await;
-    if result.is_none() {
+    if result.is_some() {
+        // As the service does: who is still sending would see a broken connection in place of the answer.
+        let mut body = request.into_body().into_data_stream();
+        while let Some(Ok(_)) = body.next().await {}
+    } else {
         result = Some(match target {
             None => Err(Refusal::new(404, "NotFound", "There is nothing at this path")),
             Some(target) => done(&server, operation, target, &query, request, &faults).await,
