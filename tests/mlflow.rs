@@ -14,7 +14,7 @@ use flashjob::config::{Credentials, Tracking};
 use flashjob::mlflow::{Access, Delivery, Outcome, Published, RunEnd, RunKey, RunLink, RunSpec, RunStatus, publish};
 
 /// Enough for a loaded machine; nothing waits that long.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 fn tracking(uri: &str, experiment: &str) -> Tracking {
     Tracking {

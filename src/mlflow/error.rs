@@ -14,10 +14,10 @@ use serde::Deserialize;
 /// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
 const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
-/// What MLflow's database says, and MLflow passes on with status 400, when two requests write the same thing at a time:
-/// here a request whose answer was not waited for, and its repetition. SQLite and MySQL, then PostgreSQL, as SQLAlchemy
-/// names their errors. What really contradicts itself is told from that by MLflow, with another code.
-const COLLISIONS: [&str; 2] = ["IntegrityError", "UniqueViolation"];
+/// What MLflow's database says in passing, and MLflow passes on with status 400. Two requests wrote the same thing at a
+/// time, as one whose answer was not waited for and its repetition (SQLite and MySQL, then PostgreSQL, as SQLAlchemy names
+/// their errors; what really contradicts itself MLflow refuses with another code); or all connections were in use.
+const PASSING: [&str; 3] = ["IntegrityError", "UniqueViolation", "QueuePool limit"];
 
 /// Longest piece of a server's answer that is repeated in a message.
 const LONGEST_QUOTE_CHARS: usize = 300;
@@ -185,7 +185,7 @@ impl Failure {
             // MLflow answers FEATURE_DISABLED with 500, but it stays disabled.
             Failure::Answer { code: Some(code), .. } if code == "FEATURE_DISABLED" => false,
             Failure::Answer { status, message, .. } => {
-                TRANSIENT.contains(status) || COLLISIONS.iter().any(|collision| message.contains(collision))
+                TRANSIENT.contains(status) || PASSING.iter().any(|trouble| message.contains(trouble))
             }
             Failure::NotMlflow(_) => false,
         }

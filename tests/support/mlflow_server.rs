@@ -96,6 +96,8 @@ impl MlflowServer {
         command.arg("--backend-store-uri").arg(format!("sqlite:///{}", directory.join("runs.db").display()));
         command.arg("--artifacts-destination").arg(directory.join("artifacts"));
         command.env("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false").env("HOME", &directory);
+        // Many tests are one server's clients, and some hold its connections on purpose.
+        command.env("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "50").env("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "50");
         if let Some((name, password)) = login {
             let settings = directory.join("auth.ini");
             let database = directory.join("auth.db");
