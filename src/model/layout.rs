@@ -3,7 +3,7 @@
 use super::{DecoderConfig, LayerTensor, TensorName};
 
 /// What distinguishes a family's checkpoints from what the decoder wants.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     /// q, k and v lie in one tensor, gate and up in another.
     pub fused: bool,
@@ -22,6 +22,9 @@ pub(super) struct Part {
 }
 
 impl Layout {
+    /// Every tensor as the decoder wants it.
+    pub const PLAIN: Layout = Layout { fused: false, norms_less_by_one: false, rotates_pairs: false };
+
     /// Where `tensor` lies in the tensor that holds it.
     pub fn part(&self, config: &DecoderConfig, tensor: TensorName) -> Part {
         let rows = |tensor| config.shape(TensorName::Layer(0, tensor))[0];

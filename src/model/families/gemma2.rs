@@ -8,8 +8,8 @@ use crate::model::layout::Layout;
 use crate::model::{Activation, DecoderConfig, Error};
 
 /// Its files hold norms less by one; converting to GGUF adds it.
-pub(super) const LAYOUT: Layout = Layout { fused: false, norms_less_by_one: true, rotates_pairs: false };
-pub(super) const GGUF_LAYOUT: Layout = Layout { norms_less_by_one: false, ..LAYOUT };
+pub(super) const LAYOUT: Layout = Layout { norms_less_by_one: true, ..Layout::PLAIN };
+pub(super) const GGUF_LAYOUT: Layout = Layout::PLAIN;
 
 /// `Gemma2Config`.
 const DEFAULT_WINDOW: usize = 4096;
@@ -66,12 +66,17 @@ pub(super) fn add_what_gemma_has(config: &mut DecoderConfig) {
     config.embedding_scale = (config.hidden_size as f32).sqrt();
 }
 
+/// Scales scores by the width of the stream in the model that has so many layers.
+pub(super) fn scale_scores_of_27b(config: &mut DecoderConfig, layers_of_27b: usize) {
+    if config.layers == layers_of_27b {
+        config.attention_scale = ((config.hidden_size / config.heads) as f32).powf(-0.5);
+    }
+}
+
 fn complete_gguf(gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
     let metadata = &gguf.metadata;
     add_what_gemma_has(config);
-    if config.layers == LAYERS_OF_27B {
-        config.attention_scale = ((config.hidden_size / config.heads) as f32).powf(-0.5);
-    }
+    scale_scores_of_27b(config, LAYERS_OF_27B);
     let window = metadata.size("gemma2.attention.sliding_window")?.unwrap_or(DEFAULT_WINDOW);
     config.windows = windows::from_gguf(gguf, "gemma2", config.layers, window, |layer| layer % 2 == 0)?;
     let softcap = |key, default| Ok(Some(metadata.positive(key)?.unwrap_or(default) as f32));

@@ -1,7 +1,7 @@
 //! Gemma 3 (text): Gemma 2 with normalised heads in place of bounded scores, and two rotary embeddings, one for the
 //! layers with a window and one for those without.
 
-use super::gemma2::{GGUF_LAYOUT, LAYOUT, add_what_gemma_has, shared_with_gemma3};
+use super::gemma2::{GGUF_LAYOUT, LAYOUT, add_what_gemma_has, scale_scores_of_27b, shared_with_gemma3};
 use super::{Family, GgufFamily, rope, windows};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
@@ -71,9 +71,7 @@ fn complete_gguf(gguf: &Gguf, config: &mut DecoderConfig) -> Result<(), Error> {
     let metadata = &gguf.metadata;
     add_what_gemma_has(config);
     config.qk_norm = true;
-    if config.layers == LAYERS_OF_27B {
-        config.attention_scale = ((config.hidden_size / config.heads) as f32).powf(-0.5);
-    }
+    scale_scores_of_27b(config, LAYERS_OF_27B);
     let dim = config.head_dim;
     config.windowed_rope = Some(RopeConfig { theta: WINDOWED_THETA, dim, scaling: RopeScaling::None });
     let window = metadata.size("gemma3.attention.sliding_window")?.unwrap_or(DEFAULT_WINDOW);

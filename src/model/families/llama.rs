@@ -7,16 +7,14 @@ use crate::model::gguf::Gguf;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
 
-const PLAIN: Layout = Layout { fused: false, norms_less_by_one: false, rotates_pairs: false };
-
 pub(super) const FAMILY: Family = Family {
     architecture: "LlamaForCausalLM",
     model_type: "llama",
-    layout: PLAIN,
+    layout: Layout::PLAIN,
     from_config_json,
     gguf: Some(GgufFamily {
         architecture: "llama",
-        layout: Layout { rotates_pairs: true, ..PLAIN },
+        layout: Layout { rotates_pairs: true, ..Layout::PLAIN },
         rotates_partly: false,
         complete: refuse_experts,
     }),

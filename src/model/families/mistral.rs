@@ -9,7 +9,7 @@ use crate::model::{DecoderConfig, Error};
 pub(super) const FAMILY: Family = Family {
     architecture: "MistralForCausalLM",
     model_type: "mistral",
-    layout: Layout { fused: false, norms_less_by_one: false, rotates_pairs: false },
+    layout: Layout::PLAIN,
     from_config_json,
     // Its converter writes Llama's files.
     gguf: None,

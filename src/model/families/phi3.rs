@@ -8,7 +8,7 @@ use crate::model::gguf::Gguf;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
 
-const FUSED: Layout = Layout { fused: true, norms_less_by_one: false, rotates_pairs: false };
+const FUSED: Layout = Layout { fused: true, ..Layout::PLAIN };
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Phi3ForCausalLM",

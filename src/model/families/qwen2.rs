@@ -7,14 +7,17 @@ use crate::model::gguf::Gguf;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
 
-const PLAIN: Layout = Layout { fused: false, norms_less_by_one: false, rotates_pairs: false };
-
 pub(super) const FAMILY: Family = Family {
     architecture: "Qwen2ForCausalLM",
     model_type: "qwen2",
-    layout: PLAIN,
+    layout: Layout::PLAIN,
     from_config_json,
-    gguf: Some(GgufFamily { architecture: "qwen2", layout: PLAIN, rotates_partly: false, complete: complete_gguf }),
+    gguf: Some(GgufFamily {
+        architecture: "qwen2",
+        layout: Layout::PLAIN,
+        rotates_partly: false,
+        complete: complete_gguf,
+    }),
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
