@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use flashjob::kernels::{
-    AddedRows, AttentionShape, CacheSlice, CacheSliceMut, GateActivation, Limits, PackedMatrix, PagedAttention, Pool,
-    RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads, gated_activation, matmul, measure_limits,
-    paged_attention, rope_and_cache,
+    AddedRows, AttentionShape, CacheLayout, CacheSlice, CacheSliceMut, GateActivation, Limits, PackedMatrix,
+    PagedAttention, Pool, RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads, gated_activation, matmul,
+    measure_limits, paged_attention, prefer_huge_pages, rope_and_cache,
 };
 use half::bf16;
 
@@ -55,7 +55,7 @@ fn main() {
         limits.bytes_per_second / 1e9
     );
     println!("of limit: the longer of (operations / GEMM) and (bytes / memory), over the time taken");
-    let wanted = |name: &str| name.contains(&filter);
+    let wanted = |name: &str| name.contains(&filter) || filter.starts_with(name);
     if wanted("dispatch") {
         dispatch(&pool);
     }
@@ -69,7 +69,7 @@ fn main() {
         for storage in ["f32", "bf16"] {
             let name = format!("{} attention {storage}", model.name);
             if wanted(&name) {
-                attention(&pool, model, storage, limits, &name);
+                attention(&pool, model, storage, limits, &name, &filter);
             }
         }
         let name = format!("{} elementwise", model.name);
@@ -175,9 +175,9 @@ fn products(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &st
     }
 }
 
-fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &str) {
+fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &str, filter: &str) {
     let shape = model.shape;
-    let page = 32;
+    let layout = CacheLayout { shape, page: 32 };
     // Sequences, queries of each, keys of each.
     let cases = [
         (1, 1, 256),
@@ -190,15 +190,18 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
         (1, 512, 4096),
     ];
     for (sequences, queries, keys) in cases {
-        let blocks_each: usize = usize::div_ceil(keys, page);
+        let case = format!("{name} {sequences} × {queries} of {keys}");
+        if !case.contains(filter) {
+            continue;
+        }
+        let blocks_each: usize = usize::div_ceil(keys, layout.page);
         let layers = (WALK_BYTES / (sequences * keys * shape.cache_width() * 8)).clamp(1, 64);
-        let entries = sequences * blocks_each * page * shape.cache_width();
-        let wide: Vec<f32> = (0..entries * layers).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect();
-        let narrow: Vec<bf16> = match storage {
-            "f32" => Vec::new(),
-            _ => wide.iter().map(|&x| bf16::from_f32(x)).collect(),
-        };
-        let (values, narrow_values) = (wide.clone(), narrow.clone());
+        let entries = layout.entries(sequences * blocks_each);
+        let wide = |i: usize| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5;
+        let narrow = |i: usize| bf16::from_f32(wide(i));
+        let (count, narrow_count) = if storage == "f32" { (entries * layers, 0) } else { (0, entries * layers) };
+        let (wide, values) = (huge(count, wide), huge(count, wide));
+        let (narrow, narrow_values) = (huge(narrow_count, narrow), huge(narrow_count, narrow));
         let tokens = sequences * queries;
         let q: Vec<f32> = (0..tokens * shape.qkv_width()).map(|i| ((i * 31) % 100) as f32 / 50.0 - 1.0).collect();
         let cu_q: Vec<u32> = (0..=sequences).map(|s| (s * queries) as u32).collect();
@@ -215,9 +218,8 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
                 _ => (CacheSlice::Bf16(&narrow[part.clone()]), CacheSlice::Bf16(&narrow_values[part])),
             };
             let args = PagedAttention {
-                shape,
+                layout,
                 scale: 0.125,
-                page,
                 q: &q,
                 q_stride: shape.qkv_width(),
                 k_cache,
@@ -235,8 +237,16 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
         let flops = 4.0 * sequences as f64 * seen * shape.out_width() as f64;
         let width = if storage == "f32" { 4 } else { 2 };
         let bytes = (2 * width * sequences * keys * shape.cache_width()) as f64;
-        report(&format!("{name} {sequences} × {queries} of {keys}"), flops, bytes, (best, median), limits);
+        report(&case, flops, bytes, (best, median), limits);
     }
+}
+
+/// `count` entries as the engine keeps its cache.
+fn huge<T>(count: usize, entry: impl Fn(usize) -> T) -> Vec<T> {
+    let mut entries = Vec::with_capacity(count);
+    prefer_huge_pages(entries.spare_capacity_mut());
+    entries.extend((0..count).map(entry));
+    entries
 }
 
 fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
@@ -257,12 +267,14 @@ fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
         let mut qkv = vec![0.1; rows * shape.qkv_width()];
         let rope = RopeTable { cos: vec![0.6; 2048 * 32], sin: vec![0.8; 2048 * 32], dim: 64 };
         let positions: Vec<u32> = (0..rows as u32).collect();
-        let (mut k, mut v) = (vec![0.0; rows * shape.cache_width()], vec![0.0; rows * shape.cache_width()]);
+        let layout = CacheLayout { shape, page: 32 };
+        let mut k = vec![0.0; layout.entries(rows.div_ceil(layout.page))];
+        let mut v = k.clone();
         let took = time(budget, || {
             let (k, v) = (CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));
-            rope_and_cache(pool, &mut qkv, shape, &positions, &positions, &rope, k, v);
+            rope_and_cache(pool, &mut qkv, layout, &positions, &positions, &rope, k, v);
         });
-        let bytes = 4 * (2 * qkv.len() + 2 * k.len());
+        let bytes = 4 * (2 * qkv.len() + 2 * rows * shape.cache_width());
         report(&format!("{name} rope_and_cache {rows}"), 0.0, bytes as f64, took, limits);
     }
     let rows = 16;

@@ -98,10 +98,10 @@ impl Engine {
 
         let part = ShardShape::new(&model.config, shard(world_size - 1))
             .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
-        let DecoderConfig { layers, head_dim, .. } = model.config;
         // All ranks live in one memory.
         let of_all = |bytes: u64| bytes.saturating_mul(world_size as u64);
-        let kv_shape = KvShape { layers, block_tokens, kv_heads: part.kv_heads.len(), head_dim, dtype };
+        let layout = decoder::cache_layout(&model.config, &part, block_tokens);
+        let kv_shape = KvShape { layers: model.config.layers, layout, dtype };
         let demand = Demand {
             free_bytes: free_memory_bytes(),
             weight_bytes: weight_bytes(&model.config, dtype),

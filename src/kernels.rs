@@ -24,7 +24,7 @@ mod tile;
 
 pub use activation::{GateActivation, gated_activation};
 pub use attention::{PagedAttention, paged_attention};
-pub use cache::{AttentionShape, CacheSlice, CacheSliceMut};
+pub use cache::{AttentionShape, CacheLayout, CacheSlice, CacheSliceMut};
 pub use isa::{Isa, capabilities};
 pub use limits::{Limits, measure_limits};
 pub use matmul::matmul;

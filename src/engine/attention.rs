@@ -9,17 +9,15 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use super::kv_cache::LayerCache;
 use super::ops::access::{Operand, floats, floats_mut};
 use super::step::Step;
-use crate::kernels::{AttentionShape, PagedAttention, Pool, paged_attention};
+use crate::kernels::{CacheLayout, PagedAttention, Pool, paged_attention};
 
 /// What stays the same from step to step and from layer to layer.
 #[derive(Clone, Debug)]
 pub struct Attention {
-    /// Heads of this rank.
-    pub shape: AttentionShape,
+    /// Heads of this rank, and tokens that a block of the cache holds.
+    pub layout: CacheLayout,
     /// Factor on q·k.
     pub scale: f32,
-    /// Tokens that a block of the cache holds.
-    pub block_tokens: usize,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub softcap: Option<f32>,
 }
@@ -57,11 +55,10 @@ impl InplaceOp2 for Paged<'_> {
     fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, qkv: &CpuStorage, qkv_layout: &Layout) -> Result<()> {
         let (keys, values) = (Operand::of(&self.cache.keys), Operand::of(&self.cache.values));
         let arguments = PagedAttention {
-            shape: self.attention.shape,
+            layout: self.attention.layout,
             scale: self.attention.scale,
-            page: self.attention.block_tokens,
             q: floats(qkv, qkv_layout)?,
-            q_stride: self.attention.shape.qkv_width(),
+            q_stride: self.attention.layout.shape.qkv_width(),
             k_cache: keys.cache()?,
             v_cache: values.cache()?,
             cu_q: self.step.cumulative_queries(),

@@ -17,7 +17,7 @@ use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, 
 use super::step::Step;
 use super::workspace::{MostRows, Rows, Widths, Workspace};
 use super::{Error, rope};
-use crate::kernels::{AttentionShape, Pool, RopeTable};
+use crate::kernels::{AttentionShape, CacheLayout, Pool, RopeTable};
 use crate::model::{DecoderConfig, ShardShape};
 
 /// One layer's weights, merged and packed.
@@ -105,6 +105,11 @@ pub fn widths(config: &DecoderConfig, shard: &ShardShape) -> Widths {
     }
 }
 
+/// Heads of one rank, in pages of `block_tokens`.
+pub fn cache_layout(config: &DecoderConfig, shard: &ShardShape, block_tokens: usize) -> CacheLayout {
+    CacheLayout { shape: attention_shape(config, shard), page: block_tokens }
+}
+
 fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionShape {
     AttentionShape { heads: shard.heads.len(), kv_heads: shard.kv_heads.len(), head_dim: config.head_dim }
 }
@@ -120,9 +125,8 @@ impl Decoder {
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
         let attention = Attention {
-            shape: attention_shape(&config, &shard),
+            layout: cache_layout(&config, &shard, extent.block_tokens),
             scale: config.attention_scale,
-            block_tokens: extent.block_tokens,
             softcap: config.attention_softcap,
         };
         let workspace = Workspace::new(widths(&config, &shard), extent.most, &Device::Cpu)
@@ -222,12 +226,13 @@ impl Pass<'_> {
     ) -> candle_core::Result<()> {
         self.norm(rows, delta, &layer.input_norm)?;
         layer.qkv.forward(self.pool, &rows.normed, qkv)?;
-        let shape = self.attention.shape;
+        let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
+            let shape = layout.shape;
             qkv.inplace_op1(&NormHeads { pool: self.pool, shape, q, k, eps: self.config.rms_norm_eps })?;
         }
         let rope = self.ropes.of(window);
-        qkv.inplace_op1(&RopeAndCache { pool: self.pool, shape, rope, step: self.step, cache })
+        qkv.inplace_op1(&RopeAndCache { pool: self.pool, layout, rope, step: self.step, cache })
     }
 
     /// From attention's result to the layer's own, in `delta`.
@@ -249,6 +254,6 @@ impl Pass<'_> {
         let rows = self.step.logit_rows();
         let gather = |width| GatherRows { rows, width };
         wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
-        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.shape.out_width()))
+        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape.out_width()))
     }
 }

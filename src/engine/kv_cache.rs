@@ -10,7 +10,7 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::Error;
-use crate::kernels::prefer_huge_pages;
+use crate::kernels::{CacheLayout, prefer_huge_pages};
 use crate::model::Dtype;
 
 /// Shape of the cache of one rank.
@@ -18,12 +18,8 @@ use crate::model::Dtype;
 pub struct KvShape {
     /// Layers.
     pub layers: usize,
-    /// Tokens of a block.
-    pub block_tokens: usize,
-    /// Key and value heads of this rank.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
+    /// Heads of this rank, and tokens of a block.
+    pub layout: CacheLayout,
     /// Number format.
     pub dtype: Dtype,
 }
@@ -31,20 +27,20 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block over all layers, keys and values.
     pub fn block_bytes(&self) -> u64 {
-        self.token_bytes() * self.block_tokens as u64
+        self.token_bytes() * self.layout.page as u64
     }
 
     /// Bytes of one token over all layers, keys and values.
     pub fn token_bytes(&self) -> u64 {
-        (2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size_bytes()) as u64
+        (2 * self.layers * self.layout.shape.cache_width() * self.dtype.size_bytes()) as u64
     }
 }
 
 /// Cached keys and values of one layer.
 pub struct LayerCache {
-    /// `[blocks, block_tokens, kv_heads, head_dim]`.
+    /// One after the other, as [`CacheLayout::entries`] says.
     pub keys: Tensor,
-    /// As the keys.
+    /// As many as keys.
     pub values: Tensor,
 }
 
@@ -73,8 +69,7 @@ fn untouched<T>(numbers: Vec<T>) -> Vec<T> {
 }
 
 fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
-    let dims = (blocks, shape.block_tokens, shape.kv_heads, shape.head_dim);
-    let count = blocks * shape.block_tokens * shape.kv_heads * shape.head_dim;
+    let count = shape.layout.entries(blocks);
     let refused = |_: TryReserveError| Error::DoesNotFit {
         what: "one layer of the KV cache".into(),
         needed_bytes: (count * shape.dtype.size_bytes()) as u64,
@@ -86,15 +81,15 @@ fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
     let tensor = match shape.dtype {
         Dtype::F32 => {
             Vec::<f32>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0f32; count]), dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0f32; count]), count, &Device::Cpu)
         }
         Dtype::Bf16 => {
             Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<bf16>(), dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<bf16>(), count, &Device::Cpu)
         }
         Dtype::F16 => {
             Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<f16>(), dims, &Device::Cpu)
+            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<f16>(), count, &Device::Cpu)
         }
     };
     tensor.map_err(Error::compute("allocate the KV cache"))

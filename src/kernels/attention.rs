@@ -3,17 +3,18 @@
 //! Keys are taken in chunks of [`CHUNK`] at positions that depend on the key's index alone; each row (a query of one
 //! head) keeps a running maximum, sum and weighted values. Every [`SPAN`] keys a row starts afresh, and its spans are
 //! merged in order: so a long context can be split over threads, and gives the same bits where it is not. Rows that
-//! read the same KV head are computed together: the chunk is turned and widened once for all of them, and both
-//! products run on the same tiles as matrix products.
+//! read the same KV head are computed together, and both products run on the tiles of matrix products, which read the
+//! pages as they lie in the cache.
 
 mod block;
+mod pages;
 mod plan;
 mod row;
 
 use super::cache::Stored;
 use super::memory::{Parts, Scratch};
 use super::simd::{Kernel, Simd, dispatch};
-use super::{AttentionShape, CacheSlice, Pool};
+use super::{CacheLayout, CacheSlice, Pool};
 use block::Block;
 use plan::{Plan, Unit};
 
@@ -26,17 +27,15 @@ const SPAN: usize = 512;
 /// keys; its last query sees all its keys, and each earlier one sees one fewer (causal, aligned bottom right).
 #[derive(Clone, Copy, Debug)]
 pub struct PagedAttention<'a> {
-    /// Heads.
-    pub shape: AttentionShape,
+    /// Heads and pages.
+    pub layout: CacheLayout,
     /// Factor on q·k.
     pub scale: f32,
-    /// Tokens of a block.
-    pub page: usize,
     /// Queries: of token `t`, head `h` the entries from `t * q_stride + h * head_dim` on.
     pub q: &'a [f32],
     /// Entries from one token to the next in `q`: the width of a qkv row where q lives inside one.
     pub q_stride: usize,
-    /// Keys, `[blocks, page, kv_heads, head_dim]`.
+    /// Keys, turned: [`CacheLayout::entries`].
     pub k_cache: CacheSlice<'a>,
     /// Values, as the keys and of their type.
     pub v_cache: CacheSlice<'a>,
@@ -163,11 +162,12 @@ impl Kernel for Merge<'_> {
 impl PagedAttention<'_> {
     /// Holds every bound on which the kernel relies.
     fn check(&self, out: usize) {
-        self.shape.check();
+        self.layout.check();
+        let CacheLayout { shape, page } = self.layout;
         let sequences = self.cu_q.len().saturating_sub(1);
         let tokens = self.cu_q.last().map_or(0, |&last| last as usize);
-        let width = self.shape.out_width();
-        assert_eq!(out, tokens * width, "out of {tokens} tokens with {:?}", self.shape);
+        let width = shape.out_width();
+        assert_eq!(out, tokens * width, "out of {tokens} tokens with {shape:?}");
         assert_eq!(self.cu_q.len(), self.cu_k.len(), "cu_q and cu_k are of the same sequences");
         assert!(self.block_table.len() >= sequences * self.max_blocks, "a row of blocks for each of {sequences}");
         assert!(
@@ -176,10 +176,9 @@ impl PagedAttention<'_> {
             self.q.len(),
             self.q_stride
         );
-        assert!(self.page > 0, "a page holds tokens");
         assert!(self.window != Some(0), "a query sees itself at least: a window of 0 keys makes no sense");
         assert_eq!(self.k_cache.len(), self.v_cache.len(), "as many values as keys");
-        let blocks = self.k_cache.len() / (self.page * self.shape.cache_width());
+        let blocks = self.layout.blocks(self.k_cache.len());
         for sequence in 0..sequences {
             let (first, last) = (self.cu_q[sequence] as usize, self.cu_q[sequence + 1] as usize);
             let (first_key, last_key) = (self.cu_k[sequence] as usize, self.cu_k[sequence + 1] as usize);
@@ -187,7 +186,7 @@ impl PagedAttention<'_> {
                 first <= last && first_key <= last_key && last - first <= last_key - first_key,
                 "sequence {sequence} has queries {first}..{last} and keys {first_key}..{last_key}"
             );
-            let used = (last_key - first_key).div_ceil(self.page);
+            let used = (last_key - first_key).div_ceil(page);
             assert!(used <= self.max_blocks, "sequence {sequence} has {used} blocks of {}", self.max_blocks);
             for &block in &self.block_table[sequence * self.max_blocks..][..used] {
                 assert!((block as usize) < blocks, "sequence {sequence} names block {block} of {blocks}");

@@ -1,8 +1,12 @@
-//! What attention kernels share: head counts, and the storage of cached keys and values.
+//! What attention kernels share: head counts, and where and how cached keys and values are stored.
+//!
+//! Of each page and KV head keys are stored turned, `[head_dim, page]`, and values as they come, `[page, head_dim]`:
+//! either is the right operand of a product as the innermost loop reads it, so attention copies nothing.
 
 use half::{bf16, f16};
 
 use super::simd::Simd;
+use super::tile::{Panel, PanelBf16InOrder, PanelF16, PanelF32};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,48 @@ impl AttentionShape {
     }
 }
 
-/// Cached keys or values of one layer: `[blocks, page, kv_heads, head_dim]`.
+/// Where keys and values of one layer lie.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLayout {
+    /// Heads.
+    pub shape: AttentionShape,
+    /// Tokens of a block, a multiple of [`CacheLayout::PAGE_STEP`].
+    pub page: usize,
+}
+
+impl CacheLayout {
+    /// What the tokens of a page are a multiple of: the widest panel, so that none is in two pages.
+    pub const PAGE_STEP: usize = 32;
+
+    /// Entries of the keys (or values) of `blocks` blocks: `[blocks, kv_heads, head_dim, page]` for keys,
+    /// `[blocks, kv_heads, page, head_dim]` for values, and a panel more, since a panel is read whole at the end, too.
+    pub fn entries(&self, blocks: usize) -> usize {
+        blocks * self.block_entries() + Self::PAGE_STEP
+    }
+
+    /// Blocks that `entries` hold.
+    pub(super) fn blocks(&self, entries: usize) -> usize {
+        entries.saturating_sub(Self::PAGE_STEP) / self.block_entries()
+    }
+
+    /// The first entry of a head of a block, of keys and of values alike.
+    #[inline(always)]
+    pub(super) fn head_start(&self, block: usize, kv_head: usize) -> usize {
+        (block * self.shape.kv_heads + kv_head) * self.page * self.shape.head_dim
+    }
+
+    fn block_entries(&self) -> usize {
+        self.page * self.shape.cache_width()
+    }
+
+    pub(super) fn check(&self) {
+        self.shape.check();
+        let step = Self::PAGE_STEP;
+        assert!(self.page > 0 && self.page.is_multiple_of(step), "a page of {} tokens, not of {step}", self.page);
+    }
+}
+
+/// Cached keys or values of one layer: [`CacheLayout`].
 #[derive(Clone, Copy, Debug)]
 pub enum CacheSlice<'a> {
     /// Kept as computed.
@@ -90,15 +135,11 @@ impl CacheSliceMut<'_> {
 
 /// An entry of a cache.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
+    /// A row of them as the right operand of a product.
+    type Row: Panel;
+
     /// Rounded to nearest, ties to even.
     fn narrow(x: f32) -> Self;
-
-    /// Exactly.
-    fn widen(self) -> f32;
-
-    /// # Safety
-    /// `LANES` entries can be read.
-    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::V;
 
     /// # Safety
     /// `LANES` entries can be written.
@@ -106,20 +147,11 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
 }
 
 impl Stored for f32 {
+    type Row = PanelF32;
+
     #[inline(always)]
     fn narrow(x: f32) -> f32 {
         x
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(simd: S, from: *const f32) -> S::V {
-        // SAFETY: the caller's.
-        unsafe { simd.load(from) }
     }
 
     #[inline(always)]
@@ -130,20 +162,11 @@ impl Stored for f32 {
 }
 
 impl Stored for bf16 {
+    type Row = PanelBf16InOrder;
+
     #[inline(always)]
     fn narrow(x: f32) -> bf16 {
         bf16::from_f32(x)
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(simd: S, from: *const bf16) -> S::V {
-        // SAFETY: the caller's.
-        unsafe { simd.load_bf16(from) }
     }
 
     #[inline(always)]
@@ -154,20 +177,11 @@ impl Stored for bf16 {
 }
 
 impl Stored for f16 {
+    type Row = PanelF16;
+
     #[inline(always)]
     fn narrow(x: f32) -> f16 {
         f16::from_f32(x)
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(simd: S, from: *const f16) -> S::V {
-        // SAFETY: the caller's.
-        unsafe { simd.load_f16(from) }
     }
 
     #[inline(always)]

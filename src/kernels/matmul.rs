@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::memory::{Parts, Scratch};
 use super::packed::Storage;
 use super::simd::{Kernel, Simd, dispatch};
-use super::tile::{Panel, PanelBf16, PanelF16, PanelF32, Start, Tile};
+use super::tile::{Ahead, Panel, PanelBf16, PanelF16, PanelF32, Start, Tile, pack_rows};
 use super::{PackedMatrix, Pool};
 
 /// Entries of `x` that one pass keeps in the second-level cache (256 KiB of the 1 MiB or more of the cores meant).
@@ -146,13 +146,12 @@ impl Plan<'_> {
         for tile in tiles.clone() {
             let row = self.first_row(tile);
             let rows = self.first_row(tile + 1) - row;
-            pack_rows_isa(
-                self.w,
-                &self.x[row * in_..(row + rows) * in_],
-                rows,
-                in_,
-                &mut packed[(row - first) * in_..],
-            );
+            let (x, packed) = (&self.x[row * in_..(row + rows) * in_], &mut packed[(row - first) * in_..]);
+            if rows == 1 {
+                packed[..in_].copy_from_slice(x);
+            } else {
+                dispatch(self.w.isa(), PackRows { x, rows, depth: in_, packed });
+            }
         }
         while !panels.is_empty() {
             self.group::<S, P>(simd, tiles.clone(), panels, claims, packed);
@@ -193,11 +192,8 @@ impl Plan<'_> {
                     Some(bias) => Start::Columns(bias[column..column + columns].as_ptr()),
                     None => Start::Zero,
                 };
-                // Each tile asks for its share of what comes next, evenly over its steps.
-                let few = self.rows < ROWS_TO_ASK_AHEAD;
-                let lines = if few { 0 } else { (row_bytes * depth).div_ceil(64).div_ceil(tiles.len()) };
-                let lines_ahead = lines.div_ceil(depth.max(1)).min(2);
-                let steps_ahead = (depth * lines_ahead).checked_div(lines).unwrap_or(depth).max(1);
+                // Each tile asks for its share of what comes next.
+                let share = (row_bytes * depth).div_ceil(tiles.len());
                 for (index, tile) in tiles.clone().enumerate() {
                     let row = self.first_row(tile);
                     let rows = self.first_row(tile + 1) - row;
@@ -211,9 +207,10 @@ impl Plan<'_> {
                         c_stride: out,
                         columns,
                         start,
-                        ahead: ahead.wrapping_add(index * lines * 64),
-                        lines_ahead,
-                        steps_ahead,
+                        ahead: match self.rows < ROWS_TO_ASK_AHEAD {
+                            true => Ahead::Nothing,
+                            false => Ahead::evenly(ahead.wrapping_add(index * share), share, depth),
+                        },
                     };
                     // SAFETY: the simd token proves the instructions; operands are in bounds as computed here, and these
                     // rows and columns of `y` are this group's alone.
@@ -229,10 +226,6 @@ impl Plan<'_> {
 }
 
 /// `x`, `[rows, depth]`, becomes `packed`, `[depth, rows]`.
-fn pack_rows_isa(w: &PackedMatrix, x: &[f32], rows: usize, depth: usize, packed: &mut [f32]) {
-    dispatch(w.isa(), PackRows { x, rows, depth, packed });
-}
-
 struct PackRows<'a> {
     x: &'a [f32],
     rows: usize,
@@ -244,28 +237,8 @@ impl Kernel for PackRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let PackRows { x, rows, depth, packed } = self;
-        if rows == 1 {
-            packed[..depth].copy_from_slice(x);
-            return;
-        }
-        assert!(rows <= S::LANES && x.len() == rows * depth && packed.len() >= rows * depth + S::LANES - rows);
-        let whole = depth - depth % S::LANES;
-        for k in (0..whole).step_by(S::LANES) {
-            let mut square = simd.square();
-            for (r, v) in square.as_mut().iter_mut().enumerate().take(rows) {
-                // SAFETY: inside row `r`.
-                *v = unsafe { simd.load(x.as_ptr().add(r * depth + k)) };
-            }
-            for (i, &v) in simd.transpose(square).as_ref().iter().enumerate() {
-                // SAFETY: the lanes beyond `rows` are overwritten by the next step, or are beyond the last entry,
-                // where the assertion has left room.
-                unsafe { simd.store(packed.as_mut_ptr().add((k + i) * rows), v) };
-            }
-        }
-        for k in whole..depth {
-            for r in 0..rows {
-                packed[k * rows + r] = x[r * depth + k];
-            }
-        }
+        assert_eq!(x.len(), rows * depth);
+        // SAFETY: each row is inside `x`.
+        unsafe { pack_rows(simd, rows, depth, 1.0, |r| x.as_ptr().add(r * depth), packed) };
     }
 }

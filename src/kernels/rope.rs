@@ -3,7 +3,7 @@
 use super::cache::Stored;
 use super::memory::Parts;
 use super::simd::{Kernel, Simd, dispatch};
-use super::{AttentionShape, CacheSliceMut, Pool};
+use super::{CacheLayout, CacheSliceMut, Pool};
 
 /// Entries below which a second thread is not worth waking.
 const ENTRIES_PER_TASK: usize = 16 << 10;
@@ -32,14 +32,15 @@ pub struct RopeTable {
 pub fn rope_and_cache(
     pool: &Pool,
     qkv: &mut [f32],
-    shape: AttentionShape,
+    layout: CacheLayout,
     positions: &[u32],
     slots: &[u32],
     rope: &RopeTable,
     k_cache: CacheSliceMut<'_>,
     v_cache: CacheSliceMut<'_>,
 ) {
-    shape.check();
+    layout.check();
+    let shape = layout.shape;
     let (tokens, half, width) = (positions.len(), rope.dim / 2, shape.qkv_width());
     assert_eq!(qkv.len(), tokens * width, "qkv of {tokens} tokens with {shape:?}");
     assert_eq!(slots.len(), tokens, "one slot for each of {tokens} tokens");
@@ -49,12 +50,12 @@ pub fn rope_and_cache(
     for &position in positions {
         assert!((position as usize) < angles, "position {position} of {angles}");
     }
-    let cached = k_cache.as_slice().len() / shape.cache_width();
+    let cached = layout.blocks(k_cache.as_slice().len()) * layout.page;
     assert_eq!(k_cache.as_slice().len(), v_cache.as_slice().len(), "as many values as keys");
     for &slot in slots {
         assert!((slot as usize) < cached, "slot {slot} of {cached}");
     }
-    let tokens = Tokens { qkv: Parts::new(qkv), shape, positions, slots, rope };
+    let tokens = Tokens { qkv: Parts::new(qkv), layout, positions, slots, rope };
     match (k_cache, v_cache) {
         (CacheSliceMut::F32(k), CacheSliceMut::F32(v)) => tokens.run(pool, k, v),
         (CacheSliceMut::Bf16(k), CacheSliceMut::Bf16(v)) => tokens.run(pool, k, v),
@@ -67,7 +68,7 @@ pub fn rope_and_cache(
 #[derive(Clone, Copy)]
 struct Tokens<'a> {
     qkv: Parts<'a, f32>,
-    shape: AttentionShape,
+    layout: CacheLayout,
     positions: &'a [u32],
     slots: &'a [u32],
     rope: &'a RopeTable,
@@ -77,8 +78,9 @@ impl Tokens<'_> {
     fn run<T: Stored>(&self, pool: &Pool, k_cache: &mut [T], v_cache: &mut [T]) {
         let (k_cache, v_cache) = (Parts::new(k_cache), Parts::new(v_cache));
         // By heads, not tokens: then no two threads write one slot, whatever `slots` says.
-        let heads = self.shape.heads + 2 * self.shape.kv_heads;
-        let grain = ENTRIES_PER_TASK / (self.positions.len() * self.shape.head_dim).max(1);
+        let shape = self.layout.shape;
+        let heads = shape.heads + 2 * shape.kv_heads;
+        let grain = ENTRIES_PER_TASK / (self.positions.len() * shape.head_dim).max(1);
         pool.run_ranges(heads, grain, |heads| {
             for head in heads {
                 dispatch(pool.available(), Head { tokens: self, head, k_cache, v_cache });
@@ -98,7 +100,8 @@ struct Head<'a, T> {
 impl<T: Stored> Kernel for Head<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Tokens { qkv, shape, positions, slots, rope } = *self.tokens;
+        let Tokens { qkv, layout, positions, slots, rope } = *self.tokens;
+        let CacheLayout { shape, page } = layout;
         let (d, width, half) = (shape.head_dim, shape.qkv_width(), rope.dim / 2);
         let first_v = shape.heads + shape.kv_heads;
         for (token, (&position, &slot)) in positions.iter().zip(slots).enumerate() {
@@ -109,14 +112,19 @@ impl<T: Stored> Kernel for Head<'_, T> {
                 let angles = position as usize * half..(position as usize + 1) * half;
                 rotate(simd, &mut x[..rope.dim], &rope.cos[angles.clone()], &rope.sin[angles]);
             }
-            let (cache, kv_head) = match self.head {
-                head if head < shape.heads => continue,
-                head if head < first_v => (&self.k_cache, head - shape.heads),
-                head => (&self.v_cache, head - first_v),
-            };
-            let at = (slot as usize * shape.kv_heads + kv_head) * d;
-            // SAFETY: each KV head of the caches is one task's.
-            narrow(simd, x, unsafe { cache.part(at..at + d) });
+            if self.head < shape.heads {
+                continue;
+            }
+            let (block, offset) = (slot as usize / page, slot as usize % page);
+            if self.head < first_v {
+                let start = layout.head_start(block, self.head - shape.heads);
+                // SAFETY: each KV head of the caches is one task's.
+                turn(simd, x, unsafe { self.k_cache.part(start..start + page * d) }, page, offset);
+            } else {
+                let start = layout.head_start(block, self.head - first_v) + offset * d;
+                // SAFETY: each KV head of the caches is one task's.
+                narrow(simd, x, unsafe { self.v_cache.part(start..start + d) });
+            }
         }
     }
 }
@@ -151,6 +159,27 @@ fn narrow<S: Simd, T: Stored>(simd: S, x: &[f32], to: &mut [T]) {
         unsafe { T::store(simd, to.as_mut_ptr().add(i), simd.load(x.as_ptr().add(i))) };
     }
     for (to, &x) in to[whole..].iter_mut().zip(&x[whole..]) {
+        *to = T::narrow(x);
+    }
+}
+
+/// The most lanes of any instruction set.
+const MOST_LANES: usize = 16;
+
+/// Writes `x` as it is stored down column `offset` of `to`, `[entries of x, page]`.
+#[inline(always)]
+fn turn<S: Simd, T: Stored>(simd: S, x: &[f32], to: &mut [T], page: usize, offset: usize) {
+    let mut column = to[offset..].iter_mut().step_by(page);
+    let whole = x.len() - x.len() % S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        let mut stored = [T::narrow(0.0); MOST_LANES];
+        // SAFETY: `LANES` entries from `i` on are inside `x`, and `stored` has as many.
+        unsafe { T::store(simd, stored.as_mut_ptr(), simd.load(x.as_ptr().add(i))) };
+        for (&x, to) in stored[..S::LANES].iter().zip(&mut column) {
+            *to = x;
+        }
+    }
+    for (&x, to) in x[whole..].iter().zip(column) {
         *to = T::narrow(x);
     }
 }

@@ -11,6 +11,9 @@ use super::simd::Simd;
 /// Keys of a chunk of attention, and entries from row to row of the weights over them.
 pub(super) const CHUNK: usize = 64;
 
+/// Bytes that are asked for at a time.
+pub(super) const LINE_BYTES: usize = 64;
+
 /// Operands of a tile of `ROWS` rows by up to `2 * LANES` columns.
 pub(super) struct Tile {
     /// Length of the sums.
@@ -29,13 +32,33 @@ pub(super) struct Tile {
     pub(super) columns: usize,
     /// What the sums start from.
     pub(super) start: Start,
-    /// What will be read next: lines are asked for while this tile computes.
-    pub(super) ahead: *const u8,
-    /// Cache lines to ask for at a time: 0, 1 or 2.
-    pub(super) lines_ahead: usize,
-    /// Steps of `k` from one time to the next, at least 1: asked for all at once, lines would wait in a queue, and what is
-    /// needed now behind them.
-    pub(super) steps_ahead: usize,
+    /// What will be read next: asked for step by step while this tile computes. Asked for all at once, lines would wait in a
+    /// queue, and what is needed now behind them.
+    pub(super) ahead: Ahead,
+}
+
+/// What a tile asks for at each step of `k`.
+#[derive(Clone, Copy)]
+pub(super) enum Ahead {
+    /// Nothing.
+    Nothing,
+    /// A cache line, then the one so many bytes further on.
+    Line(*const u8, usize),
+    /// Two cache lines side by side, then those so many bytes further on.
+    Lines(*const u8, usize),
+}
+
+impl Ahead {
+    /// `bytes` from `from` on, a row of a panel at each step, rows `stride` apart.
+    pub(super) fn rows(from: *const u8, bytes: usize, stride: usize) -> Ahead {
+        if bytes > LINE_BYTES { Ahead::Lines(from, stride) } else { Ahead::Line(from, stride) }
+    }
+
+    /// All of `bytes` from `from` on, in `steps` steps.
+    pub(super) fn evenly(from: *const u8, bytes: usize, steps: usize) -> Ahead {
+        let stride = bytes.div_ceil(steps.max(1));
+        if stride > LINE_BYTES { Ahead::Lines(from, stride) } else { Ahead::Line(from, stride) }
+    }
 }
 
 /// What the sums of a tile start from.
@@ -67,8 +90,8 @@ pub(super) trait TileSet {
     /// For `1..=MAX_ROWS` rows; `a` is packed, `[depth, rows]`.
     fn packed<P: Panel>(rows: usize) -> TileFn;
 
-    /// For `1..=MAX_ROWS` rows; `a` is `[rows, CHUNK]`, `b` is f32.
-    fn over_chunk(rows: usize) -> TileFn;
+    /// For `1..=MAX_ROWS` rows; `a` is `[rows, CHUNK]`.
+    fn over_chunk<P: Panel>(rows: usize) -> TileFn;
 }
 
 /// How a row of `b` is stored.
@@ -85,6 +108,8 @@ pub(super) trait Panel {
 pub(super) struct PanelF32;
 /// Pairs: entry `i` beside entry `i + LANES`.
 pub(super) struct PanelBf16;
+/// Entries in order.
+pub(super) struct PanelBf16InOrder;
 /// Entries in order.
 pub(super) struct PanelF16;
 
@@ -106,6 +131,17 @@ impl Panel for PanelBf16 {
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
         // SAFETY: the caller's.
         unsafe { simd.load_bf16_pairs(from.cast::<bf16>()) }
+    }
+}
+
+impl Panel for PanelBf16InOrder {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
+        let from = from.cast::<bf16>();
+        // SAFETY: the caller's.
+        unsafe { [simd.load_bf16(from), simd.load_bf16(from.add(S::LANES))] }
     }
 }
 
@@ -170,31 +206,25 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
             }
         }
     }
-    let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
-    let mut left = tile.depth;
-    while left > 0 {
-        if tile.lines_ahead > 0 {
-            simd.prefetch(ahead);
-            if tile.lines_ahead > 1 {
-                simd.prefetch(ahead.wrapping_add(64));
+    let (a, b) = (tile.a, tile.b);
+    for k in 0..tile.depth {
+        match tile.ahead {
+            Ahead::Nothing => {}
+            Ahead::Line(line, stride) => simd.prefetch(line.wrapping_add(k * stride)),
+            Ahead::Lines(line, stride) => {
+                simd.prefetch(line.wrapping_add(k * stride));
+                simd.prefetch(line.wrapping_add(k * stride + LINE_BYTES));
             }
-            ahead = ahead.wrapping_add(64 * tile.lines_ahead);
         }
-        let steps = tile.steps_ahead.min(left);
-        for _ in 0..steps {
-            // SAFETY: the caller's: `a` and `b` advance once for each of `depth`.
-            unsafe {
-                let columns = P::load(simd, b);
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let row = simd.splat(*a.add(r * A_ROW));
-                    sum[0] = simd.fma(row, columns[0], sum[0]);
-                    sum[1] = simd.fma(row, columns[1], sum[1]);
-                }
+        // SAFETY: the caller's: `a` and `b` have `depth` rows.
+        unsafe {
+            let columns = P::load(simd, b.wrapping_add(k * tile.b_stride));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let row = simd.splat(*a.add(r * A_ROW + k * A_DEPTH));
+                sum[0] = simd.fma(row, columns[0], sum[0]);
+                sum[1] = simd.fma(row, columns[1], sum[1]);
             }
-            a = a.wrapping_add(A_DEPTH);
-            b = b.wrapping_add(tile.b_stride);
         }
-        left -= steps;
     }
     for (r, sum) in sums.iter().enumerate() {
         let to = tile.c.wrapping_add(r * tile.c_stride);
@@ -207,6 +237,43 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
                 simd.store_first(to, sum[0], split[0]);
                 simd.store_first(to.wrapping_add(S::LANES), sum[1], split[1]);
             }
+        }
+    }
+}
+
+/// Writes the operand `a` of a packed tile, `[depth, rows]`, from `rows` rows, at most [`Simd::LANES`]: of row `r` entry `k`
+/// is at `row(r) + k`, and is multiplied by `scale`. Whole vectors are written: `packed` has room for one more.
+///
+/// # Safety
+/// Each row has `depth` entries.
+#[inline(always)]
+pub(super) unsafe fn pack_rows<S: Simd>(
+    simd: S,
+    rows: usize,
+    depth: usize,
+    scale: f32,
+    row: impl Fn(usize) -> *const f32,
+    packed: &mut [f32],
+) {
+    assert!(rows <= S::LANES && packed.len() + rows >= rows * depth + S::LANES);
+    let whole = depth - depth % S::LANES;
+    let factor = simd.splat(scale);
+    for k in (0..whole).step_by(S::LANES) {
+        let mut square = simd.square();
+        for (r, v) in square.as_mut().iter_mut().enumerate().take(rows) {
+            // SAFETY: the caller's.
+            *v = unsafe { simd.mul(simd.load(row(r).add(k)), factor) };
+        }
+        for (i, &v) in simd.transpose(square).as_ref().iter().enumerate() {
+            // SAFETY: the lanes beyond `rows` are overwritten by the next step, or are beyond the last entry, where the
+            // assertion has left room.
+            unsafe { simd.store(packed.as_mut_ptr().add((k + i) * rows), v) };
+        }
+    }
+    for k in whole..depth {
+        for r in 0..rows {
+            // SAFETY: the caller's.
+            packed[k * rows + r] = unsafe { *row(r).add(k) } * scale;
         }
     }
 }
@@ -235,10 +302,10 @@ macro_rules! tiles {
                 }
             }
 
-            fn over_chunk(rows: usize) -> $crate::kernels::tile::TileFn {
-                use $crate::kernels::tile::{CHUNK, PanelF32};
+            fn over_chunk<P: $crate::kernels::tile::Panel>(rows: usize) -> $crate::kernels::tile::TileFn {
+                use $crate::kernels::tile::CHUNK;
                 match rows {
-                    $($rows => tile::<PanelF32, $rows, CHUNK, 1>,)*
+                    $($rows => tile::<P, $rows, CHUNK, 1>,)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }

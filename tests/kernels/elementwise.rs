@@ -1,13 +1,13 @@
 //! Norms, rotary embedding with its cache write, gates, and rows of logits.
 
 use flashjob::kernels::{
-    AddedRows, AttentionShape, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax, gated_activation,
-    head_rms_norm, log_softmax, rope_and_cache, softcap,
+    AddedRows, AttentionShape, CacheLayout, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax,
+    gated_activation, head_rms_norm, log_softmax, rope_and_cache, softcap,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::{Storage, any_storage, assert_same_bits, bits, on_every_pool, pools, reference, values};
+use super::{Storage, any_storage, assert_same_bits, bits, cached_at, on_every_pool, pools, reference, values};
 
 #[track_caller]
 fn assert_close(found: &[f32], expected: &[f64], relative: f64, what: &str) {
@@ -107,7 +107,7 @@ proptest! {
     #[test]
     fn rope_and_cache_matches_f64(
         storage in any_storage(), tokens in 0_usize..20, kv_heads in 1_usize..4, group in 1_usize..4,
-        half_dim in 0_usize..40, rest in 0_usize..20, seed: u64,
+        half_dim in 0_usize..40, rest in 0_usize..20, page in prop::sample::select(vec![32, 96]), seed: u64,
     ) {
         prop_assume!(half_dim + rest > 0);
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: 2 * half_dim + rest };
@@ -119,14 +119,14 @@ proptest! {
             dim: 2 * half_dim,
         };
         let positions: Vec<u32> = (0..tokens as u32).map(|t| (t * 7) % 64).collect();
-        let slots: Vec<u32> = (0..tokens as u32).map(|t| (t * 5 + 1) % 32).collect();
+        let slots: Vec<u32> = (0..tokens as u32).map(|t| (t * 35 + 1) % 96).collect();
+        let layout = CacheLayout { shape, page };
         let start = values(seed ^ 1, tokens * width);
         let untouched = 9.0;
         on_every_pool(|pool| {
             let mut qkv = start.clone();
-            let entries = 32 * shape.cache_width();
-            let (k, v) = written(storage, entries, untouched, |k, v| {
-                rope_and_cache(pool, &mut qkv, shape, &positions, &slots, &rope, k, v);
+            let (k, v) = written(storage, layout.entries(96 / page), untouched, |k, v| {
+                rope_and_cache(pool, &mut qkv, layout, &positions, &slots, &rope, k, v);
             });
             for t in 0..tokens {
                 let (row, before) = (&qkv[t * width..][..width], &start[t * width..][..width]);
@@ -147,17 +147,16 @@ proptest! {
                         assert!((f64::from(row[at]) - expected).abs() <= 3e-7, "head {head} entry {i}");
                     }
                 }
-                let slot = slots[t] as usize * shape.cache_width();
                 let kv = &row[shape.out_width()..];
                 for i in 0..shape.cache_width() {
-                    assert_eq!(k[slot + i], storage.round(kv[i]), "k of token {t}, entry {i}");
-                    assert_eq!(v[slot + i], storage.round(kv[shape.cache_width() + i]), "v of token {t}, entry {i}");
+                    let (k_at, v_at) = cached_at(layout, slots[t] as usize, i);
+                    assert_eq!(k[k_at], storage.round(kv[i]), "k of token {t}, entry {i}");
+                    assert_eq!(v[v_at], storage.round(kv[shape.cache_width() + i]), "v of token {t}, entry {i}");
                 }
             }
-            for slot in (0..32).filter(|slot| !slots.contains(slot)) {
-                let at = slot as usize * shape.cache_width();
-                assert!(k[at..at + shape.cache_width()].iter().all(|&x| x == untouched), "slot {slot} was written");
-            }
+            let others = |cache: &[f32]| cache.iter().filter(|&&x| x == untouched).count();
+            let left = layout.entries(96 / page) - tokens * shape.cache_width();
+            assert_eq!((others(&k), others(&v)), (left, left), "only the slots are written");
         });
     }
 
@@ -232,12 +231,15 @@ fn the_cache_rounds_as_the_half_crate_does() {
     row.extend_from_slice(&numbers);
     row.extend_from_slice(&numbers);
     let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
+    let layout = CacheLayout { shape, page: 32 };
     for storage in Storage::ALL {
         on_every_pool(|pool| {
-            let (k, v) = written(storage, 24, 0.0, |k, v| {
-                rope_and_cache(pool, &mut row.clone(), shape, &[0], &[0], &rope, k, v);
+            let (k, v) = written(storage, layout.entries(1), 0.0, |k, v| {
+                rope_and_cache(pool, &mut row.clone(), layout, &[0], &[0], &rope, k, v);
             });
             let expected: Vec<f32> = numbers.iter().map(|&x| storage.round(x)).collect();
+            let (k, v): (Vec<f32>, Vec<f32>) =
+                (0..24).map(|i| cached_at(layout, 0, i)).map(|(k_at, v_at)| (k[k_at], v[v_at])).unzip();
             assert_eq!(bits(&k), bits(&expected), "{storage:?} on {pool:?}");
             assert_eq!(bits(&v), bits(&expected), "{storage:?} on {pool:?}");
         });
@@ -246,27 +248,28 @@ fn the_cache_rounds_as_the_half_crate_does() {
 
 #[test]
 fn nan_survives_the_cache() {
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 16 };
+    let layout = CacheLayout { shape: AttentionShape { heads: 1, kv_heads: 1, head_dim: 16 }, page: 32 };
     let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
     for storage in Storage::ALL {
         on_every_pool(|pool| {
-            let (k, _) = written(storage, 16, 0.0, |k, v| {
-                rope_and_cache(pool, &mut [f32::NAN; 48], shape, &[0], &[0], &rope, k, v);
+            let (k, v) = written(storage, layout.entries(1), 0.0, |k, v| {
+                rope_and_cache(pool, &mut [f32::NAN; 48], layout, &[0], &[0], &rope, k, v);
             });
-            assert!(k.iter().all(|x| x.is_nan()), "{storage:?} on {pool:?}");
+            let there = |cache: &[f32]| cache.iter().filter(|x| x.is_nan()).count();
+            assert_eq!((there(&k), there(&v)), (16, 16), "{storage:?} on {pool:?}");
         });
     }
 }
 
 #[test]
 fn a_position_or_slot_out_of_bounds_is_refused() {
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 4 };
+    let layout = CacheLayout { shape: AttentionShape { heads: 1, kv_heads: 1, head_dim: 4 }, page: 32 };
     let rope = RopeTable { cos: vec![1.0; 4], sin: vec![0.0; 4], dim: 4 };
     on_every_pool(|pool| {
-        for (position, slot, fine) in [(1, 2, true), (2, 0, false), (0, 3, false), (u32::MAX, 0, false)] {
+        for (position, slot, fine) in [(1, 31, true), (2, 0, false), (0, 32, false), (u32::MAX, 0, false)] {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                written(Storage::F32, 12, 0.0, |k, v| {
-                    rope_and_cache(pool, &mut [0.5; 12], shape, &[position], &[slot], &rope, k, v);
+                written(Storage::F32, layout.entries(1), 0.0, |k, v| {
+                    rope_and_cache(pool, &mut [0.5; 12], layout, &[position], &[slot], &rope, k, v);
                 })
             }));
             assert_eq!(outcome.is_ok(), fine, "position {position}, slot {slot}");
@@ -286,6 +289,7 @@ fn rows_have_the_same_bits_alone_and_in_any_company() {
         dim: 72,
     };
     assert_eq!(shape.qkv_width(), width);
+    let layout = CacheLayout { shape, page: 32 };
     for [one, three] in pools() {
         let all = |pool, x: &[f32], first: u32| {
             let rows = x.len() / width;
@@ -296,10 +300,10 @@ fn rows_have_the_same_bits_alone_and_in_any_company() {
             gated_activation(pool, x, width / 2, GateActivation::Silu, &mut gate);
             let mut turned = x.to_vec();
             let positions: Vec<u32> = (first..first + rows as u32).collect();
-            let cache = vec![0.0; 300 * shape.cache_width()];
+            let cache = vec![0.0; layout.entries(10)];
             let (mut k, mut v) = (cache.clone(), cache);
             let (k, v) = (CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));
-            rope_and_cache(pool, &mut turned, shape, &positions, &positions, &rope, k, v);
+            rope_and_cache(pool, &mut turned, layout, &positions, &positions, &rope, k, v);
             let mut log = vec![0.0; x.len()];
             log_softmax(pool, x, width, &mut log);
             [norm, gate, turned, log]

@@ -5,15 +5,15 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 use super::access::{cache_mut, change, floats_mut};
 use crate::engine::kv_cache::LayerCache;
 use crate::engine::step::Step;
-use crate::kernels::{AttentionShape, Pool, RopeTable, rope_and_cache};
+use crate::kernels::{CacheLayout, Pool, RopeTable, rope_and_cache};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: rotates q and k in place and writes k and v to `cache` at
 /// the step's slots.
 pub struct RopeAndCache<'a> {
     /// Who works.
     pub pool: &'a Pool,
-    /// Heads of a row.
-    pub shape: AttentionShape,
+    /// Heads of a row, and the cache's pages.
+    pub layout: CacheLayout,
     /// Angles.
     pub rope: &'a RopeTable,
     /// Positions and slots.
@@ -34,7 +34,7 @@ impl InplaceOp1 for RopeAndCache<'_> {
                 rope_and_cache(
                     self.pool,
                     qkv,
-                    self.shape,
+                    self.layout,
                     self.step.positions(),
                     self.step.slots(),
                     self.rope,

@@ -1,29 +1,27 @@
-//! A block of queries while it passes over chunks of keys: the state of its rows, and the chunk in the form in which
-//! tiles read it.
+//! A block of queries while it passes over chunks of keys: the state of its rows, and the two products of a chunk.
 
 use std::ops::Range;
 
-use super::super::cache::Stored;
+use super::super::cache::{CacheLayout, Stored};
 use super::super::memory::{Parts, Scratch};
 use super::super::simd::Simd;
-use super::super::tile::{PanelF32, Start, Tile};
+use super::super::tile::{Ahead, LINE_BYTES, Panel, Start, Tile, pack_rows};
+use super::pages::Pages;
 use super::plan::Unit;
 use super::row::{Running, merge, weigh};
 use super::{CHUNK, PagedAttention};
 
-/// The widest two vectors of any instruction set: rows of values are padded to whole panels of it.
-const WIDEST_PANEL: usize = 32;
-
 /// Floats of a cache line.
-const LINE_FLOATS: usize = 16;
+const LINE_FLOATS: usize = LINE_BYTES / size_of::<f32>();
 
 /// Floats in which one span of `rows` rows is saved: of each row its values, the largest score and the sum.
 pub(super) fn saved_len(rows: usize, head_dim: usize) -> usize {
     rows * (padded(head_dim) + 2)
 }
 
+/// Rows of values are padded to whole panels of any instruction set.
 fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(WIDEST_PANEL)
+    head_dim.next_multiple_of(CacheLayout::PAGE_STEP)
 }
 
 /// Rows are ordered by KV head, then token, then head of the group.
@@ -34,12 +32,8 @@ pub(super) struct Block<'a, S> {
     rows: usize,
     /// Query heads of a KV head.
     group: usize,
-    /// For each KV head, tile by tile, `[head_dim, rows of the tile]`: queries, times the scale.
+    /// For each KV head, tile by tile, `[head_dim, rows of the tile]`: queries, times the scale; then room for a vector.
     queries: &'a mut [f32],
-    /// `[head_dim, CHUNK]`.
-    keys: &'a mut [f32],
-    /// `[CHUNK, padded head_dim]`.
-    values: &'a mut [f32],
     /// `[rows, CHUNK]`: scores, then weights.
     scores: &'a mut [f32],
     /// `[rows]`: what earlier sums are multiplied with.
@@ -54,39 +48,15 @@ pub(super) struct Block<'a, S> {
     total: &'a mut [f32],
 }
 
-/// Where in the caches the tokens of the chunk from key `first` on lie, and which of the chunk `unit` looks at; 0 is the
-/// place of the others.
-#[inline(always)]
-fn places(args: &PagedAttention<'_>, unit: &Unit, first: usize) -> ([usize; CHUNK], Range<usize>) {
-    let keys = first.max(unit.keys.start)..(first + CHUNK).min(unit.keys.end);
-    let mut offsets = [0; CHUNK];
-    let blocks = &args.block_table[unit.sequence * args.max_blocks..][..args.max_blocks];
-    let width = args.shape.cache_width();
-    for key in keys.clone() {
-        let (block, offset) = (blocks[key / args.page] as usize, key % args.page);
-        offsets[key - first] = (block * args.page + offset) * width;
-    }
-    (offsets, keys.start - first..keys.end - first)
-}
-
-/// Asks for the `d` entries from `offset` on: tokens lie apart from each other, so that the processor does not see by
-/// itself what comes next.
-#[inline(always)]
-fn ask_for_head<S: Simd, T>(simd: S, cache: &[T], offset: usize, d: usize) {
-    let start = cache.as_ptr().wrapping_add(offset).cast::<u8>();
-    for byte in (0..d * size_of::<T>()).step_by(64) {
-        simd.prefetch(start.wrapping_add(byte));
-    }
-}
-
 impl<'a, S: Simd> Block<'a, S> {
     #[inline(always)]
     pub(super) fn new(simd: S, args: &PagedAttention<'_>, unit: &Unit, scratch: &'a mut Scratch) -> Self {
-        let (d, group) = (args.shape.head_dim, args.shape.heads / args.shape.kv_heads);
+        let shape = args.layout.shape;
+        let (d, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let rows = unit.tokens * group;
         let all = rows * unit.kv_heads.len();
         let width = padded(d);
-        let sizes = [all * d, d * CHUNK, CHUNK * width, rows * CHUNK, rows, all * width, all * 2, all * width, all * 2];
+        let sizes = [all * d + S::LANES, rows * CHUNK, rows, all * width, all * 2, all * width, all * 2];
         // Each begins at a cache line.
         let mut rest = scratch.floats(sizes.iter().map(|size| size.next_multiple_of(LINE_FLOATS)).sum());
         let mut parts = sizes.map(|size| {
@@ -95,26 +65,19 @@ impl<'a, S: Simd> Block<'a, S> {
             &mut part[..size]
         });
         let mut take = |index: usize| std::mem::take(&mut parts[index]);
-        let block = Block {
+        Block {
             simd,
             head_dim: d,
             rows,
             group,
             queries: take(0),
-            keys: take(1),
-            values: take(2),
-            scores: take(3),
-            factors: take(4),
-            span_values: take(5),
-            span: take(6),
-            total_values: take(7),
-            total: take(8),
-        };
-        if width > d {
-            // The padding is multiplied, though never looked at.
-            block.values.fill(0.0);
+            scores: take(1),
+            factors: take(2),
+            span_values: take(3),
+            span: take(4),
+            total_values: take(5),
+            total: take(6),
         }
-        block
     }
 
     /// Nothing seen so far.
@@ -139,14 +102,14 @@ impl<'a, S: Simd> Block<'a, S> {
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             let base = index * self.rows * d;
             for tile in Self::tiles(self.rows) {
-                let to = &mut self.queries[base + tile.start * d..base + tile.end * d];
-                for (r, row) in tile.clone().enumerate() {
+                let query = |r| {
+                    let row = tile.start + r;
                     let (token, head) = (unit.first_token + row / self.group, kv_head * self.group + row % self.group);
-                    let q = &args.q[token * args.q_stride + head * d..][..d];
-                    for (i, x) in q.iter().enumerate() {
-                        to[i * tile.len() + r] = x * args.scale;
-                    }
-                }
+                    args.q[token * args.q_stride + head * d..][..d].as_ptr()
+                };
+                let to = &mut self.queries[base + tile.start * d..];
+                // SAFETY: each query has `d` entries.
+                unsafe { pack_rows(self.simd, tile.len(), d, args.scale, query, to) };
             }
         }
     }
@@ -170,173 +133,137 @@ impl<'a, S: Simd> Block<'a, S> {
         first: usize,
         ahead: Option<(&Unit, usize)>,
     ) {
-        let (offsets, within) = places(args, unit, first);
-        let (offsets_ahead, heads_ahead) = match ahead {
-            Some((unit, first)) => (places(args, unit, first).0, unit.kv_heads.clone()),
-            None => (offsets, unit.kv_heads.clone()),
+        let (group, pages) = (self.group, Pages::of(args, unit, first));
+        let after = ahead.map(|(unit, first)| (Pages::of(args, unit, first), unit.kv_heads.start));
+        let seen = |token: usize| {
+            let seen = args.seen(unit.first_position + token);
+            seen.start.clamp(first, first + CHUNK) - first..seen.end.clamp(first, first + CHUNK) - first
         };
+        // Later queries see keys further on: those that see any of this chunk follow each other.
+        let blind = |token: &usize| seen(*token).is_empty();
+        let begin = (0..unit.tokens).take_while(blind).count();
+        let end = unit.tokens - (begin..unit.tokens).rev().take_while(blind).count();
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
-            let at = kv_head * self.head_dim;
-            let at_ahead = (heads_ahead.start + index).min(heads_ahead.end - 1) * self.head_dim;
-            let next = offsets_ahead.map(|offset| offset + at_ahead);
-            self.turn_keys(k_cache, &offsets, at, within.clone(), &next);
-            self.copy_values(v_cache, &offsets, at, within.clone(), &next);
-            self.score(index, within.clone());
-            // Queries that see the same keys of this chunk go together: all of them, but at the edges.
-            let mut token = 0;
-            while token < unit.tokens {
-                let seen_by = |token: usize| {
-                    let seen = args.seen(unit.first_position + token);
-                    seen.start.clamp(first, first + CHUNK) - first..seen.end.clamp(first, first + CHUNK) - first
-                };
-                let seen = seen_by(token);
-                let begin = token;
-                while token < unit.tokens && seen_by(token) == seen {
-                    token += 1;
-                }
-                if !seen.is_empty() {
-                    self.weigh_and_sum(index, begin * self.group..token * self.group, seen, args.softcap);
+            let next = match kv_head + 1 < unit.kv_heads.end {
+                true => (pages, kv_head + 1),
+                false => after.unwrap_or((pages, kv_head)),
+            };
+            let head = Head { layout: args.layout, index, kv_head, pages, next };
+            next.0.ask_for_what_follows(self.simd, args.layout, next.1, &pages, k_cache, v_cache);
+            self.score(&head, k_cache);
+            for token in begin..end {
+                for row in token * group..(token + 1) * group {
+                    self.weigh(index, row, seen(token), args.softcap);
                 }
             }
-        }
-    }
-
-    /// Writes `keys`: for each entry of a head the keys of this chunk side by side, widened; zeros where there is none.
-    #[inline(always)]
-    fn turn_keys<T: Stored>(
-        &mut self,
-        cache: &[T],
-        offsets: &[usize; CHUNK],
-        at: usize,
-        within: Range<usize>,
-        ahead: &[usize; CHUNK],
-    ) {
-        let (simd, d) = (self.simd, self.head_dim);
-        let whole = d - d % S::LANES;
-        // Heads of the next chunk asked for at each square, so that all are by the end.
-        let at_a_time = S::LANES.div_ceil((whole / S::LANES).max(1));
-        let mut group = within.start / S::LANES * S::LANES;
-        let entries = cache.as_ptr();
-        while group < within.end {
-            let all_there = within.start <= group && group + S::LANES <= within.end;
-            for i in (0..whole).step_by(S::LANES) {
-                let asked = group + (i / S::LANES * at_a_time).min(S::LANES);
-                for &offset in &ahead[asked..(asked + at_a_time).min(group + S::LANES)] {
-                    ask_for_head(simd, cache, offset, d);
-                }
-                let mut square = simd.square();
-                for (&offset, v) in offsets[group..group + S::LANES].iter().zip(square.as_mut()) {
-                    // SAFETY: a vector of a head of a token; `PagedAttention::check` has held its block. Where there is no
-                    // token, the offset is 0, which is one, too.
-                    *v = unsafe { T::load(simd, entries.add(offset + at + i)) };
-                }
-                let mut turned = simd.transpose(square);
-                if !all_there {
-                    let (first, end) = (within.start.max(group) - group, within.end.min(group + S::LANES) - group);
-                    for v in turned.as_mut() {
-                        *v = simd.within(*v, first, end, simd.splat(0.0));
-                    }
-                }
-                let to = self.keys[i * CHUNK + group..(i + S::LANES - 1) * CHUNK + group + S::LANES].as_mut_ptr();
-                for (j, v) in turned.as_ref().iter().enumerate() {
-                    // SAFETY: inside the slice above.
-                    unsafe { simd.store(to.add(j * CHUNK), *v) };
-                }
-            }
-            for i in whole..d {
-                for key in group..group + S::LANES {
-                    let entry = if within.contains(&key) { cache[offsets[key] + at + i].widen() } else { 0.0 };
-                    self.keys[i * CHUNK + key] = entry;
-                }
-            }
-            group += S::LANES;
-        }
-    }
-
-    /// Writes `values`, widened, for the keys `within` this chunk.
-    #[inline(always)]
-    fn copy_values<T: Stored>(
-        &mut self,
-        cache: &[T],
-        offsets: &[usize; CHUNK],
-        at: usize,
-        within: Range<usize>,
-        ahead: &[usize; CHUNK],
-    ) {
-        let (simd, d, width) = (self.simd, self.head_dim, padded(self.head_dim));
-        let whole = d - d % S::LANES;
-        for key in within {
-            ask_for_head(simd, cache, ahead[key], d);
-            let from = &cache[offsets[key] + at..][..d];
-            let to = &mut self.values[key * width..][..d];
-            for i in (0..whole).step_by(S::LANES) {
-                // SAFETY: `LANES` entries from `i` on are inside both.
-                unsafe { simd.store(to.as_mut_ptr().add(i), T::load(simd, from.as_ptr().add(i))) };
-            }
-            for i in whole..d {
-                to[i] = from[i].widen();
+            for tile in Self::tiles((end - begin) * group) {
+                let rows = begin * group + tile.start..begin * group + tile.end;
+                self.sum_values(&head, rows, |row| seen(row / group), v_cache);
             }
         }
     }
 
     /// Writes `scores`: queries of one KV head times the keys of this chunk.
     #[inline(always)]
-    fn score(&mut self, index: usize, within: Range<usize>) {
+    fn score<T: Stored>(&mut self, head: &Head, k_cache: &[T]) {
         let (d, panel) = (self.head_dim, 2 * S::LANES);
-        let queries = &self.queries[index * self.rows * d..][..self.rows * d];
+        let queries = &self.queries[head.index * self.rows * d..];
+        let within = head.pages.within();
         for column in (within.start / panel * panel..within.end).step_by(panel) {
+            let b = head.pages.key(head.layout, head.kv_head, column);
+            let stride = head.layout.page * size_of::<T>();
+            let ahead = match head.next.0.within().contains(&column) {
+                true => {
+                    let next = head.next.0.key(head.layout, head.next.1, column);
+                    Ahead::rows(k_cache[next..].as_ptr().cast(), <T::Row as Panel>::BYTES * panel, stride)
+                }
+                false => Ahead::Nothing,
+            };
             for rows in Self::tiles(self.rows) {
                 let tile = Tile {
                     depth: d,
                     a: queries[rows.start * d..].as_ptr(),
-                    b: self.keys[column..].as_ptr().cast(),
-                    b_stride: CHUNK * size_of::<f32>(),
+                    b: k_cache[b..].as_ptr().cast(),
+                    b_stride: stride,
                     c: self.scores[rows.start * CHUNK + column..].as_mut_ptr(),
                     c_stride: CHUNK,
                     columns: panel,
                     start: Start::Zero,
-                    ahead: std::ptr::null(),
-                    lines_ahead: 0,
-                    steps_ahead: usize::MAX,
+                    ahead: if rows.start == 0 { ahead } else { Ahead::Nothing },
                 };
-                // SAFETY: the simd token proves the instructions; operands have the sizes that `new` gave them.
-                unsafe { S::packed::<PanelF32>(rows.len())(&tile) };
+                // SAFETY: the simd token proves the instructions; `PagedAttention::check` has held the pages, in which a
+                // panel lies whole; the other operands have the sizes that `new` gave them.
+                unsafe { S::packed::<T::Row>(rows.len())(&tile) };
             }
         }
     }
 
-    /// Softmax of `rows` of one KV head over the keys `seen` of this chunk, and their values by those weights.
+    /// Softmax of a row of one KV head over the keys `seen` of this chunk: scores become weights.
     #[inline(always)]
-    fn weigh_and_sum(&mut self, index: usize, rows: Range<usize>, seen: Range<usize>, softcap: Option<f32>) {
-        let first = index * self.rows;
-        let width = padded(self.head_dim);
-        for row in rows.clone() {
-            let (scores, _) = self.scores[row * CHUNK..].as_chunks_mut::<CHUNK>();
-            let state = &mut self.span[2 * (first + row)..][..2];
-            let mut running = get(state);
-            self.factors[row] = weigh(self.simd, &mut scores[0], seen.clone(), softcap, &mut running);
-            put(state, running);
-        }
-        for tile in Self::tiles(rows.len()) {
-            let row = rows.start + tile.start;
-            for column in (0..self.head_dim).step_by(2 * S::LANES) {
-                let operands = Tile {
-                    depth: seen.len(),
-                    a: self.scores[row * CHUNK + seen.start..].as_ptr(),
-                    b: self.values[seen.start * width + column..].as_ptr().cast(),
-                    b_stride: width * size_of::<f32>(),
-                    c: self.span_values[(first + row) * width + column..].as_mut_ptr(),
-                    c_stride: width,
-                    columns: 2 * S::LANES,
-                    start: Start::Scaled(self.factors[row..].as_ptr()),
-                    ahead: std::ptr::null(),
-                    lines_ahead: 0,
-                    steps_ahead: usize::MAX,
-                };
-                // SAFETY: the simd token proves the instructions; operands have the sizes that `new` gave them, and
-                // padding to whole panels makes room for the last one.
-                unsafe { S::over_chunk(tile.len())(&operands) };
+    fn weigh(&mut self, index: usize, row: usize, seen: Range<usize>, softcap: Option<f32>) {
+        let (scores, _) = self.scores[row * CHUNK..].as_chunks_mut::<CHUNK>();
+        let state = &mut self.span[2 * (index * self.rows + row)..][..2];
+        let mut running = get(state);
+        self.factors[row] = weigh(self.simd, &mut scores[0], seen, softcap, &mut running);
+        put(state, running);
+    }
+
+    /// Adds to each of `rows`, which fit a tile, the values of the keys it has `seen` by its weights: to as many rows at
+    /// a time as see a key, and to no others, so that not even ∞ reaches a row that does not see it.
+    #[inline(always)]
+    fn sum_values<T: Stored>(
+        &mut self,
+        head: &Head,
+        mut rows: Range<usize>,
+        seen: impl Fn(usize) -> Range<usize>,
+        v_cache: &[T],
+    ) {
+        // The further down a row, the further on are the keys it sees.
+        let mut key = 0;
+        while !rows.is_empty() {
+            key = seen(rows.start).start.max(key);
+            let waiting = rows.clone().rev().take_while(|&row| seen(row).start > key).count();
+            let seeing = rows.start..rows.end - waiting;
+            let mut end = seen(rows.start).end.min(head.pages.page_end(head.layout, key));
+            if waiting > 0 {
+                end = end.min(seen(seeing.end).start);
             }
+            self.add_values(head, seeing.clone(), key..end, v_cache);
+            self.factors[seeing].fill(1.0);
+            key = end;
+            rows.start += rows.clone().take_while(|&row| seen(row).end <= key).count();
+        }
+    }
+
+    /// `span_values` of `rows` times their factors, plus the values of `keys`, which are of one page, by the weights.
+    #[inline(always)]
+    fn add_values<T: Stored>(&mut self, head: &Head, rows: Range<usize>, keys: Range<usize>, v_cache: &[T]) {
+        let (d, width, panel) = (self.head_dim, padded(self.head_dim), 2 * S::LANES);
+        let stride = d * size_of::<T>();
+        let (b, next) = (head.pages.value(head.layout, head.kv_head, keys.start), &head.next);
+        // The first tile of many asks for all.
+        let ahead = match rows.start < S::MAX_ROWS && next.0.within().contains(&keys.start) {
+            true => Some(next.0.value(head.layout, next.1, keys.start)),
+            false => None,
+        };
+        for column in (0..d).step_by(panel) {
+            let tile = Tile {
+                depth: keys.len(),
+                a: self.scores[rows.start * CHUNK + keys.start..].as_ptr(),
+                b: v_cache[b + column..].as_ptr().cast(),
+                b_stride: stride,
+                c: self.span_values[(head.index * self.rows + rows.start) * width + column..].as_mut_ptr(),
+                c_stride: width,
+                columns: panel,
+                start: Start::Scaled(self.factors[rows.start..].as_ptr()),
+                ahead: ahead.map_or(Ahead::Nothing, |next| {
+                    let bytes = <T::Row as Panel>::BYTES * panel;
+                    Ahead::rows(v_cache[next + column..].as_ptr().cast(), bytes, stride)
+                }),
+            };
+            // SAFETY: as in `score`; what a panel reads beyond a value is another's, or beyond the last of all, where
+            // `CacheLayout::entries` has left room, and goes to the padding.
+            unsafe { S::over_chunk::<T::Row>(rows.len())(&tile) };
         }
     }
 
@@ -380,7 +307,7 @@ impl<'a, S: Simd> Block<'a, S> {
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             for row in 0..self.rows {
                 let (token, head) = (unit.first_token + row / self.group, kv_head * self.group + row % self.group);
-                let at = (token * args.shape.heads + head) * d;
+                let at = (token * args.layout.shape.heads + head) * d;
                 // SAFETY: these rows are this unit's alone.
                 let out = unsafe { out.part(at..at + d) };
                 let row = index * self.rows + row;
@@ -391,6 +318,18 @@ impl<'a, S: Simd> Block<'a, S> {
             }
         }
     }
+}
+
+/// One KV head in one chunk.
+struct Head {
+    layout: CacheLayout,
+    /// Among the unit's.
+    index: usize,
+    /// Of the model.
+    kv_head: usize,
+    pages: Pages,
+    /// What will most likely be read next, and of which head.
+    next: (Pages, usize),
 }
 
 #[inline(always)]

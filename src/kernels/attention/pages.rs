@@ -1,0 +1,98 @@
+//! Where in the caches the keys and values of one chunk lie.
+
+use std::ops::Range;
+
+use super::super::cache::{CacheLayout, Stored};
+use super::super::simd::Simd;
+use super::super::tile::LINE_BYTES;
+use super::plan::Unit;
+use super::{CHUNK, PagedAttention};
+
+/// Keys that are in one page, whatever its size.
+const PART: usize = CacheLayout::PAGE_STEP;
+
+/// The pages of a chunk of keys.
+#[derive(Clone, Copy)]
+pub(super) struct Pages {
+    /// Of each part of the chunk its block and its first token in it; anything for parts that nobody looks at.
+    parts: [(usize, usize); CHUNK / PART],
+    start: usize,
+    end: usize,
+}
+
+impl Pages {
+    /// Of the chunk that begins at key `first`.
+    #[inline(always)]
+    pub(super) fn of(args: &PagedAttention<'_>, unit: &Unit, first: usize) -> Self {
+        let keys = first.max(unit.keys.start)..(first + CHUNK).min(unit.keys.end);
+        let blocks = &args.block_table[unit.sequence * args.max_blocks..][..args.max_blocks];
+        let mut parts = [(0, 0); CHUNK / PART];
+        for (index, part) in parts.iter_mut().enumerate() {
+            let key = first + index * PART;
+            if key < keys.end && key + PART > keys.start {
+                *part = (blocks[key / args.layout.page] as usize, key % args.layout.page);
+            }
+        }
+        Self { parts, start: keys.start - first, end: keys.end - first }
+    }
+
+    /// Keys of the chunk that any query of the unit looks at.
+    #[inline(always)]
+    pub(super) fn within(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// The first entry of the key `key` of the chunk; the others follow a page apart.
+    #[inline(always)]
+    pub(super) fn key(&self, layout: CacheLayout, kv_head: usize, key: usize) -> usize {
+        let (block, token) = self.parts[key / PART];
+        layout.head_start(block, kv_head) + token + key % PART
+    }
+
+    /// The first entry of the value of the key `key` of the chunk.
+    #[inline(always)]
+    pub(super) fn value(&self, layout: CacheLayout, kv_head: usize, key: usize) -> usize {
+        let (block, token) = self.parts[key / PART];
+        layout.head_start(block, kv_head) + (token + key % PART) * layout.shape.head_dim
+    }
+
+    /// The first key of the chunk that may be in another page than `key`.
+    #[inline(always)]
+    pub(super) fn page_end(&self, layout: CacheLayout, key: usize) -> usize {
+        let (_, token) = self.parts[key / PART];
+        key / PART * PART + layout.page - token
+    }
+
+    /// Asks for those parts which `now`, the chunk at hand, does not have: tiles ask for the others one by one, each for
+    /// what lies where it reads.
+    #[inline(always)]
+    pub(super) fn ask_for_what_follows<S: Simd, T: Stored>(
+        &self,
+        simd: S,
+        layout: CacheLayout,
+        kv_head: usize,
+        now: &Pages,
+        k_cache: &[T],
+        v_cache: &[T],
+    ) {
+        let d = layout.shape.head_dim;
+        for part in (0..CHUNK).step_by(PART) {
+            let has = |pages: &Pages| pages.start < part + PART && pages.end > part;
+            if !has(self) || has(now) {
+                continue;
+            }
+            let (keys, values) = (self.key(layout, kv_head, part), self.value(layout, kv_head, part));
+            for i in 0..d {
+                ask_for(simd, &k_cache[keys + i * layout.page..][..PART]);
+            }
+            ask_for(simd, &v_cache[values..][..PART * d]);
+        }
+    }
+}
+
+#[inline(always)]
+fn ask_for<S: Simd, T>(simd: S, entries: &[T]) {
+    for byte in (0..size_of_val(entries)).step_by(LINE_BYTES) {
+        simd.prefetch(entries.as_ptr().cast::<u8>().wrapping_add(byte));
+    }
+}
