@@ -177,7 +177,7 @@ fn products(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &st
 
 fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &str, filter: &str) {
     let shape = model.shape;
-    let layout = CacheLayout { shape, page: 32 };
+    let layout = CacheLayout::new(pool.isa(), shape, 32);
     // Sequences, queries of each, keys of each.
     let cases = [
         (1, 1, 256),
@@ -194,9 +194,10 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
         if !case.contains(filter) {
             continue;
         }
-        let blocks_each: usize = usize::div_ceil(keys, layout.page);
+        let blocks_each: usize = usize::div_ceil(keys, layout.page());
         let layers = (WALK_BYTES / (sequences * keys * shape.cache_width() * 8)).clamp(1, 64);
-        let entries = layout.entries(sequences * blocks_each);
+        assert_eq!(layout.block_keys(), layout.block_values());
+        let entries = layout.block_keys() * sequences * blocks_each;
         let wide = |i: usize| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5;
         let narrow = |i: usize| bf16::from_f32(wide(i));
         let (count, narrow_count) = if storage == "f32" { (entries * layers, 0) } else { (0, entries * layers) };
@@ -267,8 +268,8 @@ fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
         let mut qkv = vec![0.1; rows * shape.qkv_width()];
         let rope = RopeTable { cos: vec![0.6; 2048 * 32], sin: vec![0.8; 2048 * 32], dim: 64 };
         let positions: Vec<u32> = (0..rows as u32).collect();
-        let layout = CacheLayout { shape, page: 32 };
-        let mut k = vec![0.0; layout.entries(rows.div_ceil(layout.page))];
+        let layout = CacheLayout::new(pool.isa(), shape, 32);
+        let mut k = vec![0.0; layout.block_keys() * rows.div_ceil(layout.page())];
         let mut v = k.clone();
         let took = time(budget, || {
             let (k, v) = (CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));

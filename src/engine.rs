@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::free_memory_bytes;
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{Limits, Pool, capabilities, cpu_quota_threads, measure_limits};
+use crate::kernels::{CacheLayout, Isa, Limits, Pool, capabilities, cpu_quota_threads, measure_limits};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
@@ -100,7 +100,7 @@ impl Engine {
             .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
         // All ranks live in one memory.
         let of_all = |bytes: u64| bytes.saturating_mul(world_size as u64);
-        let layout = decoder::cache_layout(&model.config, &part, block_tokens);
+        let layout = CacheLayout::new(Isa::detect(), decoder::attention_shape(&model.config, &part), block_tokens);
         let kv_shape = KvShape { layers: model.config.layers, layout, dtype };
         let demand = Demand {
             free_bytes: free_memory_bytes(),

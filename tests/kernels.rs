@@ -2,6 +2,7 @@
 //! row's bits depend on that row alone.
 
 mod attention;
+mod caches;
 mod elementwise;
 mod limits;
 mod matmul;
@@ -10,7 +11,7 @@ mod reference;
 
 use std::sync::OnceLock;
 
-use flashjob::kernels::{AttentionShape, CacheLayout, Isa, Pool};
+use flashjob::kernels::{Isa, Pool};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -56,14 +57,6 @@ impl Storage {
 
 fn any_storage() -> impl Strategy<Value = Storage> {
     prop::sample::select(Storage::ALL.to_vec())
-}
-
-/// Where entry `i`, of `kv_heads * head_dim`, of the token in `slot` lies among keys, and where among values.
-fn cached_at(layout: CacheLayout, slot: usize, i: usize) -> (usize, usize) {
-    let CacheLayout { shape: AttentionShape { kv_heads, head_dim: d, .. }, page } = layout;
-    let (block, token, head, i) = (slot / page, slot % page, i / d, i % d);
-    let start = (block * kv_heads + head) * d * page;
-    (start + i * page + token, start + token * d + i)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

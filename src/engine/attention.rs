@@ -58,7 +58,7 @@ impl InplaceOp2 for Paged<'_> {
             layout: self.attention.layout,
             scale: self.attention.scale,
             q: floats(qkv, qkv_layout)?,
-            q_stride: self.attention.layout.shape.qkv_width(),
+            q_stride: self.attention.layout.shape().qkv_width(),
             k_cache: keys.cache()?,
             v_cache: values.cache()?,
             cu_q: self.step.cumulative_queries(),

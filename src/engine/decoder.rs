@@ -105,12 +105,8 @@ pub fn widths(config: &DecoderConfig, shard: &ShardShape) -> Widths {
     }
 }
 
-/// Heads of one rank, in pages of `block_tokens`.
-pub fn cache_layout(config: &DecoderConfig, shard: &ShardShape, block_tokens: usize) -> CacheLayout {
-    CacheLayout { shape: attention_shape(config, shard), page: block_tokens }
-}
-
-fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionShape {
+/// Heads of one rank.
+pub fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionShape {
     AttentionShape { heads: shard.heads.len(), kv_heads: shard.kv_heads.len(), head_dim: config.head_dim }
 }
 
@@ -125,7 +121,7 @@ impl Decoder {
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
         let attention = Attention {
-            layout: cache_layout(&config, &shard, extent.block_tokens),
+            layout: CacheLayout::new(pool.isa(), attention_shape(&config, &shard), extent.block_tokens),
             scale: config.attention_scale,
             softcap: config.attention_softcap,
         };
@@ -228,7 +224,7 @@ impl Pass<'_> {
         layer.qkv.forward(self.pool, &rows.normed, qkv)?;
         let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
-            let shape = layout.shape;
+            let shape = layout.shape();
             qkv.inplace_op1(&NormHeads { pool: self.pool, shape, q, k, eps: self.config.rms_norm_eps })?;
         }
         let rope = self.ropes.of(window);
@@ -254,6 +250,6 @@ impl Pass<'_> {
         let rows = self.step.logit_rows();
         let gather = |width| GatherRows { rows, width };
         wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
-        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape.out_width()))
+        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape().out_width()))
     }
 }

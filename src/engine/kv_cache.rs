@@ -27,20 +27,21 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block over all layers, keys and values.
     pub fn block_bytes(&self) -> u64 {
-        self.token_bytes() * self.layout.page as u64
+        let entries = self.layout.block_keys() + self.layout.block_values();
+        (self.layers * entries * self.dtype.size_bytes()) as u64
     }
 
     /// Bytes of one token over all layers, keys and values.
     pub fn token_bytes(&self) -> u64 {
-        (2 * self.layers * self.layout.shape.cache_width() * self.dtype.size_bytes()) as u64
+        self.block_bytes() / self.layout.page() as u64
     }
 }
 
 /// Cached keys and values of one layer.
 pub struct LayerCache {
-    /// One after the other, as [`CacheLayout::entries`] says.
+    /// Blocks of [`CacheLayout::block_keys`].
     pub keys: Tensor,
-    /// As many as keys.
+    /// Blocks of [`CacheLayout::block_values`].
     pub values: Tensor,
 }
 
@@ -52,7 +53,10 @@ pub struct KvCache {
 impl KvCache {
     /// Room for `blocks` blocks.
     pub fn new(shape: KvShape, blocks: usize) -> Result<Self, Error> {
-        let layer = || Ok(LayerCache { keys: zeros(shape, blocks)?, values: zeros(shape, blocks)? });
+        let layer = || {
+            let keys = zeros(blocks * shape.layout.block_keys(), shape.dtype)?;
+            Ok(LayerCache { keys, values: zeros(blocks * shape.layout.block_values(), shape.dtype)? })
+        };
         Ok(Self { layers: (0..shape.layers).map(|_| layer()).collect::<Result<_, Error>>()? })
     }
 
@@ -68,17 +72,16 @@ fn untouched<T>(numbers: Vec<T>) -> Vec<T> {
     numbers
 }
 
-fn zeros(shape: KvShape, blocks: usize) -> Result<Tensor, Error> {
-    let count = shape.layout.entries(blocks);
+fn zeros(count: usize, dtype: Dtype) -> Result<Tensor, Error> {
     let refused = |_: TryReserveError| Error::DoesNotFit {
         what: "one layer of the KV cache".into(),
-        needed_bytes: (count * shape.dtype.size_bytes()) as u64,
+        needed_bytes: (count * dtype.size_bytes()) as u64,
         available_bytes: 0,
         advice: "the system refused the memory; lower gpu-memory-utilization or set kv-cache-memory".into(),
     };
     // Asked for first: where the system refuses, `vec!` would abort. A vector of integers is zeroed by the system, one
     // of 16-bit floats would be written, and thereby be given memory.
-    let tensor = match shape.dtype {
+    let tensor = match dtype {
         Dtype::F32 => {
             Vec::<f32>::new().try_reserve_exact(count).map_err(refused)?;
             Tensor::from_vec(untouched(vec![0f32; count]), count, &Device::Cpu)

@@ -13,7 +13,7 @@ mod row;
 
 use super::cache::Stored;
 use super::memory::{Parts, Scratch};
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Kernel, Simd, dispatch, panel_width};
 use super::{CacheLayout, CacheSlice, Pool};
 use block::Block;
 use plan::{Plan, Unit};
@@ -35,9 +35,9 @@ pub struct PagedAttention<'a> {
     pub q: &'a [f32],
     /// Entries from one token to the next in `q`: the width of a qkv row where q lives inside one.
     pub q_stride: usize,
-    /// Keys, turned: [`CacheLayout::entries`].
+    /// Keys: [`CacheLayout::block_keys`].
     pub k_cache: CacheSlice<'a>,
-    /// Values, as the keys and of their type.
+    /// Values, of the same type: [`CacheLayout::block_values`].
     pub v_cache: CacheSlice<'a>,
     /// Cumulative numbers of queries, `[sequences + 1]`, from 0.
     pub cu_q: &'a [u32],
@@ -60,6 +60,7 @@ pub struct PagedAttention<'a> {
 /// sequence has fewer keys than queries.
 pub fn paged_attention(pool: &Pool, args: &PagedAttention<'_>, out: &mut [f32]) {
     args.check(out.len());
+    assert_eq!(args.layout.panel(), panel_width(pool.isa()), "a cache laid out for another instruction set");
     Plan::with(pool.threads(), args, |plan, partials| {
         let out = Parts::new(out);
         match (args.k_cache, args.v_cache) {
@@ -162,8 +163,7 @@ impl Kernel for Merge<'_> {
 impl PagedAttention<'_> {
     /// Holds every bound on which the kernel relies.
     fn check(&self, out: usize) {
-        self.layout.check();
-        let CacheLayout { shape, page } = self.layout;
+        let (shape, page) = (self.layout.shape(), self.layout.page());
         let sequences = self.cu_q.len().saturating_sub(1);
         let tokens = self.cu_q.last().map_or(0, |&last| last as usize);
         let width = shape.out_width();
@@ -177,8 +177,8 @@ impl PagedAttention<'_> {
             self.q_stride
         );
         assert!(self.window != Some(0), "a query sees itself at least: a window of 0 keys makes no sense");
-        assert_eq!(self.k_cache.len(), self.v_cache.len(), "as many values as keys");
-        let blocks = self.layout.blocks(self.k_cache.len());
+        let blocks = self.k_cache.len() / self.layout.block_keys();
+        assert_eq!(blocks, self.v_cache.len() / self.layout.block_values(), "as many blocks of values as of keys");
         for sequence in 0..sequences {
             let (first, last) = (self.cu_q[sequence] as usize, self.cu_q[sequence + 1] as usize);
             let (first_key, last_key) = (self.cu_k[sequence] as usize, self.cu_k[sequence + 1] as usize);

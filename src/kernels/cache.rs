@@ -1,12 +1,14 @@
 //! What attention kernels share: head counts, and where and how cached keys and values are stored.
 //!
-//! Of each page and KV head keys are stored turned, `[head_dim, page]`, and values as they come, `[page, head_dim]`:
-//! either is the right operand of a product as the innermost loop reads it, so attention copies nothing.
+//! Keys and values are kept as weights are packed, in panels as wide as two vectors: either is the right operand of a
+//! product, and the innermost loop reads it as it lies, one line after the other.
 
 use half::{bf16, f16};
 
-use super::simd::Simd;
-use super::tile::{Panel, PanelBf16InOrder, PanelF16, PanelF32};
+use super::Isa;
+use super::packed::{Storage, WIDEST_PANEL};
+use super::simd::panel_width;
+use super::tile::{Panel, PanelBf16, PanelF16, PanelF32};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,48 +45,81 @@ impl AttentionShape {
     }
 }
 
-/// Where keys and values of one layer lie.
+/// Where keys and values of one layer lie, for one instruction set.
+///
+/// Of keys a panel holds so many tokens of a page, for each entry of a head side by side; of values so many entries of a
+/// head, for each token side by side. Where a head ends inside a panel, the rest is padding.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLayout {
-    /// Heads.
-    pub shape: AttentionShape,
-    /// Tokens of a block, a multiple of [`CacheLayout::PAGE_STEP`].
-    pub page: usize,
+    shape: AttentionShape,
+    page: usize,
+    panel: usize,
 }
 
 impl CacheLayout {
-    /// What the tokens of a page are a multiple of: the widest panel, so that none is in two pages.
-    pub const PAGE_STEP: usize = 32;
+    /// What the tokens of a page are a multiple of: the widest panel of any instruction set.
+    pub const PAGE_STEP: usize = WIDEST_PANEL;
 
-    /// Entries of the keys (or values) of `blocks` blocks: `[blocks, kv_heads, head_dim, page]` for keys,
-    /// `[blocks, kv_heads, page, head_dim]` for values, and a panel more, since a panel is read whole at the end, too.
-    pub fn entries(&self, blocks: usize) -> usize {
-        blocks * self.block_entries() + Self::PAGE_STEP
+    /// For blocks of `page` tokens and for the kernels of `isa`.
+    ///
+    /// # Panics
+    /// If `page` is not a positive multiple of [`CacheLayout::PAGE_STEP`], or there are no heads.
+    pub fn new(isa: Isa, shape: AttentionShape, page: usize) -> CacheLayout {
+        shape.check();
+        let step = Self::PAGE_STEP;
+        assert!(page > 0 && page.is_multiple_of(step), "a page has a multiple of {step} tokens, not {page}");
+        CacheLayout { shape, page, panel: panel_width(isa) }
     }
 
-    /// Blocks that `entries` hold.
-    pub(super) fn blocks(&self, entries: usize) -> usize {
-        entries.saturating_sub(Self::PAGE_STEP) / self.block_entries()
+    /// Heads.
+    pub fn shape(&self) -> AttentionShape {
+        self.shape
     }
 
-    /// The first entry of a head of a block, of keys and of values alike.
-    #[inline(always)]
-    pub(super) fn head_start(&self, block: usize, kv_head: usize) -> usize {
-        (block * self.shape.kv_heads + kv_head) * self.page * self.shape.head_dim
+    /// Tokens of a block.
+    pub fn page(&self) -> usize {
+        self.page
     }
 
-    fn block_entries(&self) -> usize {
+    /// Entries of the keys of a block: `[kv_heads, page / panel, head_dim, panel]`.
+    pub fn block_keys(&self) -> usize {
         self.page * self.shape.cache_width()
     }
 
-    pub(super) fn check(&self) {
-        self.shape.check();
-        let step = Self::PAGE_STEP;
-        assert!(self.page > 0 && self.page.is_multiple_of(step), "a page of {} tokens, not of {step}", self.page);
+    /// Entries of the values of a block: `[kv_heads, panels of a head, page, panel]`.
+    pub fn block_values(&self) -> usize {
+        self.page * self.shape.kv_heads * self.padded_head()
+    }
+
+    /// Entries of a head of values, padding included.
+    #[inline(always)]
+    fn padded_head(&self) -> usize {
+        self.shape.head_dim.next_multiple_of(self.panel)
+    }
+
+    /// Where the panel of keys begins that has `token` of `block`, and the token's column in it.
+    #[inline(always)]
+    pub(super) fn key(&self, block: usize, kv_head: usize, token: usize) -> (usize, usize) {
+        let first = (block * self.shape.kv_heads + kv_head) * self.page + token / self.panel * self.panel;
+        (first * self.shape.head_dim, token % self.panel)
+    }
+
+    /// Where the row of `token` of `block` begins in the panel of values that has the head's entry `i`, and the entry's
+    /// column in it.
+    #[inline(always)]
+    pub(super) fn value(&self, block: usize, kv_head: usize, token: usize, i: usize) -> (usize, usize) {
+        let head = (block * self.shape.kv_heads + kv_head) * self.page * self.padded_head();
+        (head + (i / self.panel * self.page + token) * self.panel, i % self.panel)
+    }
+
+    /// Entries of a row of a panel.
+    #[inline(always)]
+    pub(super) fn panel(&self) -> usize {
+        self.panel
     }
 }
 
-/// Cached keys or values of one layer: [`CacheLayout`].
+/// Cached keys or values of one layer, laid out by a [`CacheLayout`].
 #[derive(Clone, Copy, Debug)]
 pub enum CacheSlice<'a> {
     /// Kept as computed.
@@ -135,58 +170,41 @@ impl CacheSliceMut<'_> {
 
 /// An entry of a cache.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
-    /// A row of them as the right operand of a product.
-    type Row: Panel;
+    /// Rows of them as the right operand of a product.
+    type Panel: Panel;
+    /// How they lie in a row.
+    const STORAGE: Storage;
 
     /// Rounded to nearest, ties to even.
     fn narrow(x: f32) -> Self;
-
-    /// # Safety
-    /// `LANES` entries can be written.
-    unsafe fn store<S: Simd>(simd: S, to: *mut Self, v: S::V);
 }
 
 impl Stored for f32 {
-    type Row = PanelF32;
+    type Panel = PanelF32;
+    const STORAGE: Storage = Storage::F32;
 
     #[inline(always)]
     fn narrow(x: f32) -> f32 {
         x
     }
-
-    #[inline(always)]
-    unsafe fn store<S: Simd>(simd: S, to: *mut f32, v: S::V) {
-        // SAFETY: the caller's.
-        unsafe { simd.store(to, v) }
-    }
 }
 
 impl Stored for bf16 {
-    type Row = PanelBf16InOrder;
+    type Panel = PanelBf16;
+    const STORAGE: Storage = Storage::Bf16;
 
     #[inline(always)]
     fn narrow(x: f32) -> bf16 {
         bf16::from_f32(x)
     }
-
-    #[inline(always)]
-    unsafe fn store<S: Simd>(simd: S, to: *mut bf16, v: S::V) {
-        // SAFETY: the caller's.
-        unsafe { simd.store_bf16(to, v) }
-    }
 }
 
 impl Stored for f16 {
-    type Row = PanelF16;
+    type Panel = PanelF16;
+    const STORAGE: Storage = Storage::F16;
 
     #[inline(always)]
     fn narrow(x: f32) -> f16 {
         f16::from_f32(x)
-    }
-
-    #[inline(always)]
-    unsafe fn store<S: Simd>(simd: S, to: *mut f16, v: S::V) {
-        // SAFETY: the caller's.
-        unsafe { simd.store_f16(to, v) }
     }
 }

@@ -10,7 +10,7 @@ use super::memory::{Parts, Region};
 use super::{Pool, simd};
 
 /// The widest panel of any instruction set.
-const WIDEST_PANEL: usize = 32;
+pub(super) const WIDEST_PANEL: usize = 32;
 
 /// Entries of `k` taken from each row at a time: a cache line of f32.
 const DEPTH_STEP: usize = 16;
@@ -66,6 +66,16 @@ impl Storage {
             Storage::Bf16 | Storage::F16 => 2,
         }
     }
+
+    /// Where in a row of a panel of `panel` entries the `j`-th is kept.
+    #[inline(always)]
+    pub(super) fn place(self, j: usize, panel: usize) -> usize {
+        match self {
+            Storage::F32 | Storage::F16 => j,
+            Storage::Bf16 if j < panel / 2 => 2 * j,
+            Storage::Bf16 => 2 * (j - panel / 2) + 1,
+        }
+    }
 }
 
 /// A matrix `[out, in]`, packed for [`super::matmul()`].
@@ -104,17 +114,13 @@ impl PackedMatrix {
     fn pack_all(pool: &Pool, sources: &[WeightSlice<'_>], out: usize, in_: usize) -> PackedMatrix {
         let storage = sources.first().expect("a matrix needs a source").storage();
         let isa = pool.available();
-        let panel = simd::panel_width(isa);
+        let panel = simd::panel_width(isa.isa());
         let entries = out.div_ceil(panel) * panel * in_;
         let memory = pool.arena().take(entries * storage.bytes());
-        let half = panel / 2;
         match storage {
-            Storage::F32 => pack_panels(pool, sources, as_f32, in_, panel, |j| j, entries, &memory),
-            Storage::F16 => pack_panels(pool, sources, as_f16, in_, panel, |j| j, entries, &memory),
-            Storage::Bf16 => {
-                let pairs = |j| if j < half { 2 * j } else { 2 * (j - half) + 1 };
-                pack_panels(pool, sources, as_bf16, in_, panel, pairs, entries, &memory);
-            }
+            Storage::F32 => pack_panels(pool, sources, as_f32, in_, panel, storage, entries, &memory),
+            Storage::F16 => pack_panels(pool, sources, as_f16, in_, panel, storage, entries, &memory),
+            Storage::Bf16 => pack_panels(pool, sources, as_bf16, in_, panel, storage, entries, &memory),
         }
         PackedMatrix { out, in_, storage, isa, panel, memory }
     }
@@ -141,17 +147,16 @@ impl PackedMatrix {
     pub fn unpack_row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.out && into.len() == self.in_, "row {row} into {} of {self:?}", into.len());
         let (panel, j) = (row / self.panel, row % self.panel);
-        let half = self.panel / 2;
+        let place = self.storage.place(j, self.panel);
         let start = self.panel_start(panel);
         for (k, x) in into.iter_mut().enumerate() {
-            let base = k * self.panel;
+            let at = k * self.panel + place;
             // SAFETY: `panel_start` has `in_` rows of `panel` entries in this storage.
             *x = unsafe {
                 match self.storage {
-                    Storage::F32 => *start.cast::<f32>().add(base + j),
-                    Storage::F16 => (*start.cast::<f16>().add(base + j)).to_f32(),
-                    Storage::Bf16 if j < half => (*start.cast::<bf16>().add(base + 2 * j)).to_f32(),
-                    Storage::Bf16 => (*start.cast::<bf16>().add(base + 2 * (j - half) + 1)).to_f32(),
+                    Storage::F32 => *start.cast::<f32>().add(at),
+                    Storage::F16 => (*start.cast::<f16>().add(at)).to_f32(),
+                    Storage::Bf16 => (*start.cast::<bf16>().add(at)).to_f32(),
                 }
             };
         }
@@ -208,7 +213,7 @@ fn as_f16<'a>(slice: &WeightSlice<'a>) -> &'a [f16] {
     }
 }
 
-/// Fills `memory`, of `entries` zeros, panel by panel; row `j` of a panel goes to place `place(j)`.
+/// Fills `memory`, of `entries` zeros, panel by panel, rows placed as `storage` has them.
 #[allow(clippy::too_many_arguments)]
 fn pack_panels<T: Copy + Send + Sync>(
     pool: &Pool,
@@ -216,7 +221,7 @@ fn pack_panels<T: Copy + Send + Sync>(
     entries_of: impl for<'a> Fn(&WeightSlice<'a>) -> &'a [T] + Sync,
     in_: usize,
     panel: usize,
-    place: impl Fn(usize) -> usize + Sync,
+    storage: Storage,
     entries: usize,
     memory: &Region,
 ) {
@@ -234,7 +239,7 @@ fn pack_panels<T: Copy + Send + Sync>(
         let all = sources.iter().flat_map(|source| entries_of(source).chunks_exact(in_));
         let mut count = 0;
         for (j, row) in all.skip(index * panel).take(panel).enumerate() {
-            rows[j] = (row, place(j));
+            rows[j] = (row, storage.place(j, panel));
             count = j + 1;
         }
         for first in (0..in_).step_by(DEPTH_STEP) {

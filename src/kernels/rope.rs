@@ -39,8 +39,7 @@ pub fn rope_and_cache(
     k_cache: CacheSliceMut<'_>,
     v_cache: CacheSliceMut<'_>,
 ) {
-    layout.check();
-    let shape = layout.shape;
+    let shape = layout.shape();
     let (tokens, half, width) = (positions.len(), rope.dim / 2, shape.qkv_width());
     assert_eq!(qkv.len(), tokens * width, "qkv of {tokens} tokens with {shape:?}");
     assert_eq!(slots.len(), tokens, "one slot for each of {tokens} tokens");
@@ -50,8 +49,9 @@ pub fn rope_and_cache(
     for &position in positions {
         assert!((position as usize) < angles, "position {position} of {angles}");
     }
-    let cached = layout.blocks(k_cache.as_slice().len()) * layout.page;
-    assert_eq!(k_cache.as_slice().len(), v_cache.as_slice().len(), "as many values as keys");
+    let blocks = k_cache.as_slice().len() / layout.block_keys();
+    assert_eq!(blocks, v_cache.as_slice().len() / layout.block_values(), "as many blocks of values as of keys");
+    let cached = blocks * layout.page();
     for &slot in slots {
         assert!((slot as usize) < cached, "slot {slot} of {cached}");
     }
@@ -78,7 +78,7 @@ impl Tokens<'_> {
     fn run<T: Stored>(&self, pool: &Pool, k_cache: &mut [T], v_cache: &mut [T]) {
         let (k_cache, v_cache) = (Parts::new(k_cache), Parts::new(v_cache));
         // By heads, not tokens: then no two threads write one slot, whatever `slots` says.
-        let shape = self.layout.shape;
+        let shape = self.layout.shape();
         let heads = shape.heads + 2 * shape.kv_heads;
         let grain = ENTRIES_PER_TASK / (self.positions.len() * shape.head_dim).max(1);
         pool.run_ranges(heads, grain, |heads| {
@@ -101,7 +101,7 @@ impl<T: Stored> Kernel for Head<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Tokens { qkv, layout, positions, slots, rope } = *self.tokens;
-        let CacheLayout { shape, page } = layout;
+        let (shape, page) = (layout.shape(), layout.page());
         let (d, width, half) = (shape.head_dim, shape.qkv_width(), rope.dim / 2);
         let first_v = shape.heads + shape.kv_heads;
         for (token, (&position, &slot)) in positions.iter().zip(slots).enumerate() {
@@ -115,15 +115,23 @@ impl<T: Stored> Kernel for Head<'_, T> {
             if self.head < shape.heads {
                 continue;
             }
-            let (block, offset) = (slot as usize / page, slot as usize % page);
+            let (block, token) = (slot as usize / page, slot as usize % page);
             if self.head < first_v {
-                let start = layout.head_start(block, self.head - shape.heads);
+                let (start, column) = layout.key(block, self.head - shape.heads, token);
+                let place = T::STORAGE.place(column, layout.panel());
                 // SAFETY: each KV head of the caches is one task's.
-                turn(simd, x, unsafe { self.k_cache.part(start..start + page * d) }, page, offset);
+                let panel = unsafe { self.k_cache.part(start..start + d * layout.panel()) };
+                let column = panel[place..].iter_mut().step_by(layout.panel());
+                column.zip(&*x).for_each(|(to, &x)| *to = T::narrow(x));
             } else {
-                let start = layout.head_start(block, self.head - first_v) + offset * d;
-                // SAFETY: each KV head of the caches is one task's.
-                narrow(simd, x, unsafe { self.v_cache.part(start..start + d) });
+                for first in (0..d).step_by(layout.panel()) {
+                    let (start, _) = layout.value(block, self.head - first_v, token, first);
+                    // SAFETY: each KV head of the caches is one task's.
+                    let row = unsafe { self.v_cache.part(start..start + layout.panel()) };
+                    for (j, &x) in x[first..].iter().take(layout.panel()).enumerate() {
+                        row[T::STORAGE.place(j, layout.panel())] = T::narrow(x);
+                    }
+                }
             }
         }
     }
@@ -147,39 +155,5 @@ fn rotate<S: Simd>(simd: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
     for i in whole..half {
         (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin[i], b[i] * cos[i] + a[i] * sin[i]);
-    }
-}
-
-/// Writes `x` as it is stored.
-#[inline(always)]
-fn narrow<S: Simd, T: Stored>(simd: S, x: &[f32], to: &mut [T]) {
-    let whole = x.len() - x.len() % S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: `LANES` entries from `i` on are inside both.
-        unsafe { T::store(simd, to.as_mut_ptr().add(i), simd.load(x.as_ptr().add(i))) };
-    }
-    for (to, &x) in to[whole..].iter_mut().zip(&x[whole..]) {
-        *to = T::narrow(x);
-    }
-}
-
-/// The most lanes of any instruction set.
-const MOST_LANES: usize = 16;
-
-/// Writes `x` as it is stored down column `offset` of `to`, `[entries of x, page]`.
-#[inline(always)]
-fn turn<S: Simd, T: Stored>(simd: S, x: &[f32], to: &mut [T], page: usize, offset: usize) {
-    let mut column = to[offset..].iter_mut().step_by(page);
-    let whole = x.len() - x.len() % S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        let mut stored = [T::narrow(0.0); MOST_LANES];
-        // SAFETY: `LANES` entries from `i` on are inside `x`, and `stored` has as many.
-        unsafe { T::store(simd, stored.as_mut_ptr(), simd.load(x.as_ptr().add(i))) };
-        for (&x, to) in stored[..S::LANES].iter().zip(&mut column) {
-            *to = x;
-        }
-    }
-    for (&x, to) in x[whole..].iter().zip(column) {
-        *to = T::narrow(x);
     }
 }

@@ -12,7 +12,7 @@ mod portable;
 
 use half::{bf16, f16};
 
-use super::isa::Available;
+use super::isa::{Available, Isa};
 use super::tile::TileSet;
 
 /// Vectors of [`Simd::LANES`] f32.
@@ -41,9 +41,6 @@ pub(super) trait Simd: TileSet + Copy + Send + Sync + 'static {
     unsafe fn load_first(self, from: *const f32, count: usize) -> Self::V;
     /// # Safety
     /// `LANES` entries can be read.
-    unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
-    /// # Safety
-    /// `LANES` entries can be read.
     unsafe fn load_f16(self, from: *const f16) -> Self::V;
     /// `2 * LANES` entries stored as pairs, entry `i` beside entry `i + LANES`: one load, and no shuffle.
     ///
@@ -59,16 +56,6 @@ pub(super) trait Simd: TileSet + Copy + Send + Sync + 'static {
     /// # Safety
     /// `count ≤ LANES` entries can be written.
     unsafe fn store_first(self, to: *mut f32, v: Self::V, count: usize);
-    /// Rounded to nearest, ties to even; NaN stays NaN.
-    ///
-    /// # Safety
-    /// `LANES` entries can be written.
-    unsafe fn store_bf16(self, to: *mut bf16, v: Self::V);
-    /// Rounded to nearest, ties to even; NaN stays NaN.
-    ///
-    /// # Safety
-    /// `LANES` entries can be written.
-    unsafe fn store_f16(self, to: *mut f16, v: Self::V);
 
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -108,20 +95,20 @@ pub(super) trait Kernel {
 pub(super) fn dispatch(isa: Available, kernel: impl Kernel) {
     match isa.isa() {
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx512 => avx512::run(isa, kernel),
+        Isa::Avx512 => avx512::run(isa, kernel),
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx2 => avx2::run(isa, kernel),
+        Isa::Avx2 => avx2::run(isa, kernel),
         _ => kernel.run(portable::Portable),
     }
 }
 
-/// Lanes of a panel of packed weights for `isa`: two vectors.
-pub(super) fn panel_width(isa: Available) -> usize {
-    match isa.isa() {
+/// Entries of a row of a panel for `isa`: two vectors.
+pub(super) fn panel_width(isa: Isa) -> usize {
+    match isa {
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx512 => 2 * avx512::Avx512::LANES,
+        Isa::Avx512 => 2 * avx512::Avx512::LANES,
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx2 => 2 * avx2::Avx2::LANES,
+        Isa::Avx2 => 2 * avx2::Avx2::LANES,
         _ => 2 * portable::Portable::LANES,
     }
 }

@@ -49,11 +49,6 @@ pub(super) enum Ahead {
 }
 
 impl Ahead {
-    /// `bytes` from `from` on, a row of a panel at each step, rows `stride` apart.
-    pub(super) fn rows(from: *const u8, bytes: usize, stride: usize) -> Ahead {
-        if bytes > LINE_BYTES { Ahead::Lines(from, stride) } else { Ahead::Line(from, stride) }
-    }
-
     /// All of `bytes` from `from` on, in `steps` steps.
     pub(super) fn evenly(from: *const u8, bytes: usize, steps: usize) -> Ahead {
         let stride = bytes.div_ceil(steps.max(1));
@@ -109,8 +104,6 @@ pub(super) struct PanelF32;
 /// Pairs: entry `i` beside entry `i + LANES`.
 pub(super) struct PanelBf16;
 /// Entries in order.
-pub(super) struct PanelBf16InOrder;
-/// Entries in order.
 pub(super) struct PanelF16;
 
 impl Panel for PanelF32 {
@@ -131,17 +124,6 @@ impl Panel for PanelBf16 {
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
         // SAFETY: the caller's.
         unsafe { simd.load_bf16_pairs(from.cast::<bf16>()) }
-    }
-}
-
-impl Panel for PanelBf16InOrder {
-    const BYTES: usize = 2;
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
-        let from = from.cast::<bf16>();
-        // SAFETY: the caller's.
-        unsafe { [simd.load_bf16(from), simd.load_bf16(from.add(S::LANES))] }
     }
 }
 

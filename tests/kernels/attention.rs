@@ -1,13 +1,15 @@
 //! Paged attention.
 
-use flashjob::kernels::{AttentionShape, CacheLayout, CacheSlice, PagedAttention, Pool, paged_attention};
-use half::{bf16, f16};
+use flashjob::kernels::{
+    AttentionShape, CacheLayout, CacheSlice, PagedAttention, Pool, RopeTable, paged_attention, rope_and_cache,
+};
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Storage, any_storage, assert_same_bits, cached_at, on_every_pool, pools, reference, values};
+use super::caches::Caches;
+use super::{Storage, any_storage, assert_same_bits, on_every_pool, pools, reference, values};
 
 /// Sequences in a paged cache whose blocks lie in random order; entries that no sequence owns are NaN.
 struct Scene {
@@ -20,10 +22,9 @@ struct Scene {
     queries: Vec<Vec<f32>>,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
-    k_cache: Vec<f32>,
-    v_cache: Vec<f32>,
     block_table: Vec<u32>,
     max_blocks: usize,
+    blocks: usize,
 }
 
 impl Scene {
@@ -43,38 +44,45 @@ impl Scene {
             queries: lengths.iter().map(|keys| values(random.random(), keys * shape.out_width())).collect(),
             keys: Vec::new(),
             values: Vec::new(),
-            k_cache: vec![f32::NAN; CacheLayout { shape, page }.entries(used + 3)],
-            v_cache: vec![f32::NAN; CacheLayout { shape, page }.entries(used + 3)],
+            blocks: used + 3,
             block_table: vec![u32::MAX; lengths.len() * max_blocks],
             max_blocks,
         };
         for (sequence, &keys) in lengths.iter().enumerate() {
             let stored =
                 |seed| -> Vec<f32> { values(seed, keys * width).into_iter().map(|x| storage.round(x * 3.0)).collect() };
-            let (k, v) = (stored(random.random()), stored(random.random()));
-            for key in 0..keys {
-                if key % page == 0 {
-                    scene.block_table[sequence * max_blocks + key / page] = free.pop().unwrap();
-                }
-                let token = key * width..(key + 1) * width;
-                scene.write(sequence, key, &k[token.clone()], &v[token]);
+            scene.keys.push(stored(random.random()));
+            scene.values.push(stored(random.random()));
+            for block in 0..keys.div_ceil(page) {
+                scene.block_table[sequence * max_blocks + block] = free.pop().unwrap();
             }
-            scene.keys.push(k);
-            scene.values.push(v);
         }
         scene
     }
 
-    fn layout(&self) -> CacheLayout {
-        CacheLayout { shape: self.shape, page: self.page }
+    fn layout(&self, pool: &Pool) -> CacheLayout {
+        CacheLayout::new(pool.isa(), self.shape, self.page)
     }
 
-    fn write(&mut self, sequence: usize, key: usize, k: &[f32], v: &[f32]) {
-        let block = self.block_table[sequence * self.max_blocks + key / self.page] as usize;
-        for i in 0..self.shape.cache_width() {
-            let (k_at, v_at) = cached_at(self.layout(), block * self.page + key % self.page, i);
-            (self.k_cache[k_at], self.v_cache[v_at]) = (k[i], v[i]);
+    /// As the engine writes them: unturned, since no entry rotates.
+    fn caches(&self, pool: &Pool) -> Caches {
+        let mut caches = Caches::new(pool.isa(), self.storage, self.layout(pool), self.blocks, f32::NAN);
+        let width = self.shape.cache_width();
+        for (sequence, (keys, values)) in self.keys.iter().zip(&self.values).enumerate() {
+            let (mut qkv, mut slots) = (Vec::new(), Vec::new());
+            for (key, (k, v)) in keys.chunks(width).zip(values.chunks(width)).enumerate() {
+                qkv.resize(qkv.len() + self.shape.out_width(), 0.0);
+                qkv.extend_from_slice(k);
+                qkv.extend_from_slice(v);
+                let block = self.block_table[sequence * self.max_blocks + key / self.page];
+                slots.push(block * self.page as u32 + (key % self.page) as u32);
+            }
+            let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
+            let positions = vec![0; slots.len()];
+            let [k, v] = caches.slices_mut();
+            rope_and_cache(pool, &mut qkv, self.layout(pool), &positions, &slots, &rope, k, v);
         }
+        caches
     }
 
     /// Runs one call with parts `(sequence, first query, one past its last query)`; returns the outputs of each.
@@ -91,17 +99,10 @@ impl Scene {
             cu_k.push(cu_k.last().unwrap() + last as u32);
             table.extend_from_slice(&self.block_table[sequence * self.max_blocks..][..self.max_blocks]);
         }
-        let narrow = |cache: &[f32]| -> (Vec<bf16>, Vec<f16>) {
-            (cache.iter().map(|&x| bf16::from_f32(x)).collect(), cache.iter().map(|&x| f16::from_f32(x)).collect())
-        };
-        let ((kb, kh), (vb, vh)) = (narrow(&self.k_cache), narrow(&self.v_cache));
-        let (k_cache, v_cache) = match self.storage {
-            Storage::F32 => (CacheSlice::F32(&self.k_cache), CacheSlice::F32(&self.v_cache)),
-            Storage::Bf16 => (CacheSlice::Bf16(&kb), CacheSlice::Bf16(&vb)),
-            Storage::F16 => (CacheSlice::F16(&kh), CacheSlice::F16(&vh)),
-        };
+        let caches = self.caches(pool);
+        let [k_cache, v_cache] = caches.slices();
         let args = PagedAttention {
-            layout: self.layout(),
+            layout: self.layout(pool),
             scale: 0.3,
             q: &q,
             q_stride: stride,
@@ -242,8 +243,9 @@ fn a_query_does_not_feel_what_it_does_not_see() {
     let clean: Vec<Vec<Vec<f32>>> = pools().iter().map(|[_, pool]| scene.run(pool, &[(0, 0, 60)])).collect();
     let poison = |scene: &mut Scene, keys: std::ops::Range<usize>, value: f32| {
         for key in keys {
-            let poisoned = vec![value; shape.cache_width()];
-            scene.write(0, key, &poisoned, &poisoned);
+            let token = key * shape.cache_width()..(key + 1) * shape.cache_width();
+            scene.keys[0][token.clone()].fill(value);
+            scene.values[0][token].fill(value);
         }
     };
     for value in [f32::NAN, f32::INFINITY, f32::MAX] {
@@ -282,15 +284,16 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
 fn wrong_arguments_are_refused() {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4 };
     let pool = &pools()[0][1];
-    let layout = CacheLayout { shape, page: 32 };
-    let (q, cache) = (vec![0.1; 3 * 8], vec![0.1; layout.entries(2)]);
+    let layout = CacheLayout::new(pool.isa(), shape, 32);
+    let q = vec![0.1; 3 * 8];
+    let (keys, values) = (vec![0.1; 2 * layout.block_keys()], vec![0.1; 2 * layout.block_values()]);
     let fine = PagedAttention {
         layout,
         scale: 1.0,
         q: &q,
         q_stride: 8,
-        k_cache: CacheSlice::F32(&cache),
-        v_cache: CacheSlice::F32(&cache),
+        k_cache: CacheSlice::F32(&keys),
+        v_cache: CacheSlice::F32(&values),
         cu_q: &[0, 1, 3],
         cu_k: &[0, 32, 64],
         block_table: &[0, 1],
@@ -312,15 +315,17 @@ fn wrong_arguments_are_refused() {
         (PagedAttention { cu_k: &[0, 32], ..fine }, "lengths that do not match"),
         (PagedAttention { cu_q: &[0, 2, 1], ..fine }, "lengths that shrink"),
         (PagedAttention { q: &q[..20], ..fine }, "too few queries"),
-        (PagedAttention { k_cache: CacheSlice::F32(&cache[1..]), ..fine }, "a short cache"),
-        (PagedAttention { layout: CacheLayout { page: 0, ..layout }, ..fine }, "an empty page"),
-        (PagedAttention { layout: CacheLayout { page: 16, ..layout }, ..fine }, "half a page"),
-        (
-            PagedAttention { layout: CacheLayout { shape: AttentionShape { kv_heads: 0, ..shape }, ..layout }, ..fine },
-            "no heads",
-        ),
+        (PagedAttention { k_cache: CacheSlice::F32(&keys[1..]), ..fine }, "a short cache"),
     ] {
         assert!(refuses(args, 3), "{why} was accepted");
     }
     assert!(refuses(fine, 2), "a short out was accepted");
+    for (shape, page, why) in [
+        (shape, 0, "an empty page"),
+        (shape, 16, "half a page"),
+        (AttentionShape { kv_heads: 0, ..shape }, 32, "no heads"),
+    ] {
+        let isa = pool.isa();
+        assert!(std::panic::catch_unwind(|| CacheLayout::new(isa, shape, page)).is_err(), "{why} was accepted");
+    }
 }

@@ -1,13 +1,13 @@
 //! Norms, rotary embedding with its cache write, gates, and rows of logits.
 
 use flashjob::kernels::{
-    AddedRows, AttentionShape, CacheLayout, CacheSliceMut, GateActivation, RopeTable, add_rms_norm, argmax,
-    gated_activation, head_rms_norm, log_softmax, rope_and_cache, softcap,
+    AddedRows, AttentionShape, CacheLayout, GateActivation, Pool, RopeTable, add_rms_norm, argmax, gated_activation,
+    head_rms_norm, log_softmax, rope_and_cache, softcap,
 };
-use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::{Storage, any_storage, assert_same_bits, bits, cached_at, on_every_pool, pools, reference, values};
+use super::caches::Caches;
+use super::{Storage, any_storage, assert_same_bits, bits, on_every_pool, pools, reference, values};
 
 #[track_caller]
 fn assert_close(found: &[f32], expected: &[f64], relative: f64, what: &str) {
@@ -120,14 +120,15 @@ proptest! {
         };
         let positions: Vec<u32> = (0..tokens as u32).map(|t| (t * 7) % 64).collect();
         let slots: Vec<u32> = (0..tokens as u32).map(|t| (t * 35 + 1) % 96).collect();
-        let layout = CacheLayout { shape, page };
         let start = values(seed ^ 1, tokens * width);
         let untouched = 9.0;
         on_every_pool(|pool| {
             let mut qkv = start.clone();
-            let (k, v) = written(storage, layout.entries(96 / page), untouched, |k, v| {
-                rope_and_cache(pool, &mut qkv, layout, &positions, &slots, &rope, k, v);
-            });
+            let layout = CacheLayout::new(pool.isa(), shape, page);
+            let mut caches = Caches::new(pool.isa(), storage, layout, 96 / page, untouched);
+            let [k, v] = caches.slices_mut();
+            rope_and_cache(pool, &mut qkv, layout, &positions, &slots, &rope, k, v);
+            let [k, v] = caches.tokens();
             for t in 0..tokens {
                 let (row, before) = (&qkv[t * width..][..width], &start[t * width..][..width]);
                 let angle = positions[t] as usize * half_dim;
@@ -147,16 +148,17 @@ proptest! {
                         assert!((f64::from(row[at]) - expected).abs() <= 3e-7, "head {head} entry {i}");
                     }
                 }
+                let slot = slots[t] as usize * shape.cache_width();
                 let kv = &row[shape.out_width()..];
                 for i in 0..shape.cache_width() {
-                    let (k_at, v_at) = cached_at(layout, slots[t] as usize, i);
-                    assert_eq!(k[k_at], storage.round(kv[i]), "k of token {t}, entry {i}");
-                    assert_eq!(v[v_at], storage.round(kv[shape.cache_width() + i]), "v of token {t}, entry {i}");
+                    assert_eq!(k[slot + i], storage.round(kv[i]), "k of token {t}, entry {i}");
+                    assert_eq!(v[slot + i], storage.round(kv[shape.cache_width() + i]), "v of token {t}, entry {i}");
                 }
             }
-            let others = |cache: &[f32]| cache.iter().filter(|&&x| x == untouched).count();
-            let left = layout.entries(96 / page) - tokens * shape.cache_width();
-            assert_eq!((others(&k), others(&v)), (left, left), "only the slots are written");
+            for slot in (0..96).filter(|slot| !slots.contains(slot)) {
+                let at = slot as usize * shape.cache_width();
+                assert!(k[at..at + shape.cache_width()].iter().all(|&x| x == untouched), "slot {slot} was written");
+            }
         });
     }
 
@@ -191,32 +193,6 @@ proptest! {
     }
 }
 
-/// What `write` leaves in a K and a V cache of `entries` entries, all `start` before.
-fn written(
-    storage: Storage,
-    entries: usize,
-    start: f32,
-    write: impl FnOnce(CacheSliceMut<'_>, CacheSliceMut<'_>),
-) -> (Vec<f32>, Vec<f32>) {
-    match storage {
-        Storage::F32 => {
-            let (mut k, mut v) = (vec![start; entries], vec![start; entries]);
-            write(CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));
-            (k, v)
-        }
-        Storage::Bf16 => {
-            let (mut k, mut v) = (vec![bf16::from_f32(start); entries], vec![bf16::from_f32(start); entries]);
-            write(CacheSliceMut::Bf16(&mut k), CacheSliceMut::Bf16(&mut v));
-            (k.iter().map(|x| x.to_f32()).collect(), v.iter().map(|x| x.to_f32()).collect())
-        }
-        Storage::F16 => {
-            let (mut k, mut v) = (vec![f16::from_f32(start); entries], vec![f16::from_f32(start); entries]);
-            write(CacheSliceMut::F16(&mut k), CacheSliceMut::F16(&mut v));
-            (k.iter().map(|x| x.to_f32()).collect(), v.iter().map(|x| x.to_f32()).collect())
-        }
-    }
-}
-
 /// Rounding to the cache's type is exactly to nearest even, special values included.
 #[test]
 fn the_cache_rounds_as_the_half_crate_does() {
@@ -231,46 +207,50 @@ fn the_cache_rounds_as_the_half_crate_does() {
     row.extend_from_slice(&numbers);
     row.extend_from_slice(&numbers);
     let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
-    let layout = CacheLayout { shape, page: 32 };
     for storage in Storage::ALL {
         on_every_pool(|pool| {
-            let (k, v) = written(storage, layout.entries(1), 0.0, |k, v| {
-                rope_and_cache(pool, &mut row.clone(), layout, &[0], &[0], &rope, k, v);
-            });
+            let layout = CacheLayout::new(pool.isa(), shape, 32);
+            let mut caches = Caches::new(pool.isa(), storage, layout, 1, 0.0);
+            let [k, v] = caches.slices_mut();
+            rope_and_cache(pool, &mut row.clone(), layout, &[0], &[0], &rope, k, v);
             let expected: Vec<f32> = numbers.iter().map(|&x| storage.round(x)).collect();
-            let (k, v): (Vec<f32>, Vec<f32>) =
-                (0..24).map(|i| cached_at(layout, 0, i)).map(|(k_at, v_at)| (k[k_at], v[v_at])).unzip();
-            assert_eq!(bits(&k), bits(&expected), "{storage:?} on {pool:?}");
-            assert_eq!(bits(&v), bits(&expected), "{storage:?} on {pool:?}");
+            for cached in caches.tokens() {
+                assert_eq!(bits(&cached[..24]), bits(&expected), "{storage:?} on {pool:?}");
+            }
         });
     }
 }
 
 #[test]
 fn nan_survives_the_cache() {
-    let layout = CacheLayout { shape: AttentionShape { heads: 1, kv_heads: 1, head_dim: 16 }, page: 32 };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 16 };
     let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
     for storage in Storage::ALL {
         on_every_pool(|pool| {
-            let (k, v) = written(storage, layout.entries(1), 0.0, |k, v| {
-                rope_and_cache(pool, &mut [f32::NAN; 48], layout, &[0], &[0], &rope, k, v);
-            });
-            let there = |cache: &[f32]| cache.iter().filter(|x| x.is_nan()).count();
-            assert_eq!((there(&k), there(&v)), (16, 16), "{storage:?} on {pool:?}");
+            let layout = CacheLayout::new(pool.isa(), shape, 32);
+            let mut caches = Caches::new(pool.isa(), storage, layout, 1, 0.0);
+            let [k, v] = caches.slices_mut();
+            rope_and_cache(pool, &mut [f32::NAN; 48], layout, &[0], &[0], &rope, k, v);
+            for cached in caches.tokens() {
+                let (there, others) = cached.split_at(16);
+                assert!(there.iter().all(|x| x.is_nan()), "{storage:?} on {pool:?}");
+                assert!(others.iter().all(|&x| x == 0.0), "{storage:?} on {pool:?}");
+            }
         });
     }
 }
 
 #[test]
 fn a_position_or_slot_out_of_bounds_is_refused() {
-    let layout = CacheLayout { shape: AttentionShape { heads: 1, kv_heads: 1, head_dim: 4 }, page: 32 };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 4 };
     let rope = RopeTable { cos: vec![1.0; 4], sin: vec![0.0; 4], dim: 4 };
     on_every_pool(|pool| {
+        let layout = CacheLayout::new(pool.isa(), shape, 32);
         for (position, slot, fine) in [(1, 31, true), (2, 0, false), (0, 32, false), (u32::MAX, 0, false)] {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                written(Storage::F32, layout.entries(1), 0.0, |k, v| {
-                    rope_and_cache(pool, &mut [0.5; 12], layout, &[position], &[slot], &rope, k, v);
-                })
+                let mut caches = Caches::new(pool.isa(), Storage::F32, layout, 1, 0.0);
+                let [k, v] = caches.slices_mut();
+                rope_and_cache(pool, &mut [0.5; 12], layout, &[position], &[slot], &rope, k, v);
             }));
             assert_eq!(outcome.is_ok(), fine, "position {position}, slot {slot}");
         }
@@ -289,9 +269,8 @@ fn rows_have_the_same_bits_alone_and_in_any_company() {
         dim: 72,
     };
     assert_eq!(shape.qkv_width(), width);
-    let layout = CacheLayout { shape, page: 32 };
     for [one, three] in pools() {
-        let all = |pool, x: &[f32], first: u32| {
+        let all = |pool: &Pool, x: &[f32], first: u32| {
             let rows = x.len() / width;
             let (mut residual, mut norm) = (x.to_vec(), vec![0.0; x.len()]);
             let delta = AddedRows { rows: x, norm: Some(&weight) };
@@ -300,9 +279,9 @@ fn rows_have_the_same_bits_alone_and_in_any_company() {
             gated_activation(pool, x, width / 2, GateActivation::Silu, &mut gate);
             let mut turned = x.to_vec();
             let positions: Vec<u32> = (first..first + rows as u32).collect();
-            let cache = vec![0.0; layout.entries(10)];
-            let (mut k, mut v) = (cache.clone(), cache);
-            let (k, v) = (CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));
+            let layout = CacheLayout::new(pool.isa(), shape, 32);
+            let mut caches = Caches::new(pool.isa(), Storage::F32, layout, 10, 0.0);
+            let [k, v] = caches.slices_mut();
             rope_and_cache(pool, &mut turned, layout, &positions, &positions, &rope, k, v);
             let mut log = vec![0.0; x.len()];
             log_softmax(pool, x, width, &mut log);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::super::cache::{CacheLayout, Stored};
 use super::super::memory::{Parts, Scratch};
 use super::super::simd::Simd;
-use super::super::tile::{Ahead, LINE_BYTES, Panel, Start, Tile, pack_rows};
+use super::super::tile::{Ahead, LINE_BYTES, Start, Tile, pack_rows};
 use super::pages::Pages;
 use super::plan::Unit;
 use super::row::{Running, merge, weigh};
@@ -51,7 +51,7 @@ pub(super) struct Block<'a, S> {
 impl<'a, S: Simd> Block<'a, S> {
     #[inline(always)]
     pub(super) fn new(simd: S, args: &PagedAttention<'_>, unit: &Unit, scratch: &'a mut Scratch) -> Self {
-        let shape = args.layout.shape;
+        let shape = args.layout.shape();
         let (d, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let rows = unit.tokens * group;
         let all = rows * unit.kv_heads.len();
@@ -168,32 +168,29 @@ impl<'a, S: Simd> Block<'a, S> {
     fn score<T: Stored>(&mut self, head: &Head, k_cache: &[T]) {
         let (d, panel) = (self.head_dim, 2 * S::LANES);
         let queries = &self.queries[head.index * self.rows * d..];
-        let within = head.pages.within();
+        let (within, (next, next_head)) = (head.pages.within(), &head.next);
         for column in (within.start / panel * panel..within.end).step_by(panel) {
             let b = head.pages.key(head.layout, head.kv_head, column);
-            let stride = head.layout.page * size_of::<T>();
-            let ahead = match head.next.0.within().contains(&column) {
-                true => {
-                    let next = head.next.0.key(head.layout, head.next.1, column);
-                    Ahead::rows(k_cache[next..].as_ptr().cast(), <T::Row as Panel>::BYTES * panel, stride)
-                }
-                false => Ahead::Nothing,
-            };
             for rows in Self::tiles(self.rows) {
+                // The first of many tiles asks for all.
+                let ahead = match rows.start == 0 && next.within().contains(&column) {
+                    true => next_rows::<S, T>(k_cache, next.key(head.layout, *next_head, column)),
+                    false => Ahead::Nothing,
+                };
                 let tile = Tile {
                     depth: d,
                     a: queries[rows.start * d..].as_ptr(),
-                    b: k_cache[b..].as_ptr().cast(),
-                    b_stride: stride,
+                    b: k_cache[b..b + d * panel].as_ptr().cast(),
+                    b_stride: panel * size_of::<T>(),
                     c: self.scores[rows.start * CHUNK + column..].as_mut_ptr(),
                     c_stride: CHUNK,
                     columns: panel,
                     start: Start::Zero,
-                    ahead: if rows.start == 0 { ahead } else { Ahead::Nothing },
+                    ahead,
                 };
-                // SAFETY: the simd token proves the instructions; `PagedAttention::check` has held the pages, in which a
-                // panel lies whole; the other operands have the sizes that `new` gave them.
-                unsafe { S::packed::<T::Row>(rows.len())(&tile) };
+                // SAFETY: the simd token proves the instructions; operands have the sizes that `new` gave them, and `b` is a
+                // panel.
+                unsafe { S::packed::<T::Panel>(rows.len())(&tile) };
             }
         }
     }
@@ -239,31 +236,28 @@ impl<'a, S: Simd> Block<'a, S> {
     #[inline(always)]
     fn add_values<T: Stored>(&mut self, head: &Head, rows: Range<usize>, keys: Range<usize>, v_cache: &[T]) {
         let (d, width, panel) = (self.head_dim, padded(self.head_dim), 2 * S::LANES);
-        let stride = d * size_of::<T>();
-        let (b, next) = (head.pages.value(head.layout, head.kv_head, keys.start), &head.next);
-        // The first tile of many asks for all.
-        let ahead = match rows.start < S::MAX_ROWS && next.0.within().contains(&keys.start) {
-            true => Some(next.0.value(head.layout, next.1, keys.start)),
-            false => None,
-        };
+        let (next, next_head) = &head.next;
         for column in (0..d).step_by(panel) {
+            let b = head.pages.value(head.layout, head.kv_head, keys.start, column);
+            // The first of many tiles asks for all.
+            let ahead = match rows.start < S::MAX_ROWS && next.within().contains(&keys.start) {
+                true => next_rows::<S, T>(v_cache, next.value(head.layout, *next_head, keys.start, column)),
+                false => Ahead::Nothing,
+            };
             let tile = Tile {
                 depth: keys.len(),
                 a: self.scores[rows.start * CHUNK + keys.start..].as_ptr(),
-                b: v_cache[b + column..].as_ptr().cast(),
-                b_stride: stride,
+                b: v_cache[b..b + keys.len() * panel].as_ptr().cast(),
+                b_stride: panel * size_of::<T>(),
                 c: self.span_values[(head.index * self.rows + rows.start) * width + column..].as_mut_ptr(),
                 c_stride: width,
                 columns: panel,
                 start: Start::Scaled(self.factors[rows.start..].as_ptr()),
-                ahead: ahead.map_or(Ahead::Nothing, |next| {
-                    let bytes = <T::Row as Panel>::BYTES * panel;
-                    Ahead::rows(v_cache[next + column..].as_ptr().cast(), bytes, stride)
-                }),
+                ahead,
             };
-            // SAFETY: as in `score`; what a panel reads beyond a value is another's, or beyond the last of all, where
-            // `CacheLayout::entries` has left room, and goes to the padding.
-            unsafe { S::over_chunk::<T::Row>(rows.len())(&tile) };
+            // SAFETY: as in `score`; keys of one page follow each other in a panel, and padding to whole panels makes room
+            // for the last one.
+            unsafe { S::over_chunk::<T::Panel>(rows.len())(&tile) };
         }
     }
 
@@ -307,7 +301,7 @@ impl<'a, S: Simd> Block<'a, S> {
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             for row in 0..self.rows {
                 let (token, head) = (unit.first_token + row / self.group, kv_head * self.group + row % self.group);
-                let at = (token * args.layout.shape.heads + head) * d;
+                let at = (token * args.layout.shape().heads + head) * d;
                 // SAFETY: these rows are this unit's alone.
                 let out = unsafe { out.part(at..at + d) };
                 let row = index * self.rows + row;
@@ -330,6 +324,13 @@ struct Head {
     pages: Pages,
     /// What will most likely be read next, and of which head.
     next: (Pages, usize),
+}
+
+/// Asks for rows of the panel that begins at entry `at`, one at each step.
+#[inline(always)]
+fn next_rows<S: Simd, T>(cache: &[T], at: usize) -> Ahead {
+    let bytes = 2 * S::LANES * size_of::<T>();
+    Ahead::evenly(cache[at..].as_ptr().cast(), bytes, 1)
 }
 
 #[inline(always)]

@@ -30,7 +30,7 @@ impl Pages {
         for (index, part) in parts.iter_mut().enumerate() {
             let key = first + index * PART;
             if key < keys.end && key + PART > keys.start {
-                *part = (blocks[key / args.layout.page] as usize, key % args.layout.page);
+                *part = (blocks[key / args.layout.page()] as usize, key % args.layout.page());
             }
         }
         Self { parts, start: keys.start - first, end: keys.end - first }
@@ -42,25 +42,25 @@ impl Pages {
         self.start..self.end
     }
 
-    /// The first entry of the key `key` of the chunk; the others follow a page apart.
+    /// Where the panel of keys lies that begins with the key `key` of the chunk.
     #[inline(always)]
     pub(super) fn key(&self, layout: CacheLayout, kv_head: usize, key: usize) -> usize {
         let (block, token) = self.parts[key / PART];
-        layout.head_start(block, kv_head) + token + key % PART
+        layout.key(block, kv_head, token + key % PART).0
     }
 
-    /// The first entry of the value of the key `key` of the chunk.
+    /// Where the values of the key `key` of the chunk lie in the panel that begins with the head's entry `i`.
     #[inline(always)]
-    pub(super) fn value(&self, layout: CacheLayout, kv_head: usize, key: usize) -> usize {
+    pub(super) fn value(&self, layout: CacheLayout, kv_head: usize, key: usize, i: usize) -> usize {
         let (block, token) = self.parts[key / PART];
-        layout.head_start(block, kv_head) + (token + key % PART) * layout.shape.head_dim
+        layout.value(block, kv_head, token + key % PART, i).0
     }
 
     /// The first key of the chunk that may be in another page than `key`.
     #[inline(always)]
     pub(super) fn page_end(&self, layout: CacheLayout, key: usize) -> usize {
         let (_, token) = self.parts[key / PART];
-        key / PART * PART + layout.page - token
+        key / PART * PART + layout.page() - token
     }
 
     /// Asks for those parts which `now`, the chunk at hand, does not have: tiles ask for the others one by one, each for
@@ -75,17 +75,16 @@ impl Pages {
         k_cache: &[T],
         v_cache: &[T],
     ) {
-        let d = layout.shape.head_dim;
+        let d = layout.shape().head_dim;
         for part in (0..CHUNK).step_by(PART) {
             let has = |pages: &Pages| pages.start < part + PART && pages.end > part;
             if !has(self) || has(now) {
                 continue;
             }
-            let (keys, values) = (self.key(layout, kv_head, part), self.value(layout, kv_head, part));
-            for i in 0..d {
-                ask_for(simd, &k_cache[keys + i * layout.page..][..PART]);
+            ask_for(simd, &k_cache[self.key(layout, kv_head, part)..][..PART * d]);
+            for i in (0..d).step_by(layout.panel()) {
+                ask_for(simd, &v_cache[self.value(layout, kv_head, part, i)..][..PART * layout.panel()]);
             }
-            ask_for(simd, &v_cache[values..][..PART * d]);
         }
     }
 }

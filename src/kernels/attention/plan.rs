@@ -73,7 +73,7 @@ impl Plan {
     }
 
     fn fill(&mut self, threads: usize, args: &PagedAttention<'_>) {
-        let shape = args.layout.shape;
+        let shape = args.layout.shape();
         let group = shape.heads / shape.kv_heads;
         let most_tokens = (ROWS / group).max(1);
         let sequences = args.cu_q.len().saturating_sub(1);
@@ -117,7 +117,7 @@ impl Plan {
             self.units.push(unit);
             return;
         }
-        let shape = args.layout.shape;
+        let shape = args.layout.shape();
         let rows = unit.tokens * shape.heads / shape.kv_heads * unit.kv_heads.len();
         for span in unit.spans.clone() {
             self.units.push(Unit { spans: span..span + 1, partial: Some(self.partials), ..unit.clone() });

@@ -109,14 +109,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
-        have! {
-            let narrow = _mm_loadu_si128(from.cast());
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn load_f16(self, from: *const f16) -> __m256 {
         have!(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())))
     }
@@ -139,26 +131,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, v: __m256, count: usize) {
         have!(_mm256_maskstore_ps(to, self.first(count), v))
-    }
-
-    #[inline(always)]
-    unsafe fn store_bf16(self, to: *mut bf16, v: __m256) {
-        have! {
-            let bits = _mm256_castps_si256(v);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-            let chosen = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
-            // Packs within each half: the second quarter of the result is in the third.
-            let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(chosen, chosen));
-            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(self, to: *mut f16, v: __m256) {
-        have!(_mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
     }
 
     #[inline(always)]

@@ -111,14 +111,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
-        have! {
-            let narrow = _mm256_loadu_si256(from.cast());
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn load_f16(self, from: *const f16) -> __m512 {
         have!(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast())))
     }
@@ -141,25 +133,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, v: __m512, count: usize) {
         have!(_mm512_mask_storeu_ps(to, first(count), v))
-    }
-
-    #[inline(always)]
-    unsafe fn store_bf16(self, to: *mut bf16, v: __m512) {
-        // By hand: the bf16 instructions flush subnormals.
-        have! {
-            let bits = _mm512_castps_si512(v);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let chosen = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, rounded, quiet));
-            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(chosen));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(self, to: *mut f16, v: __m512) {
-        have!(_mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
     }
 
     #[inline(always)]

@@ -59,12 +59,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
-        // SAFETY: the caller's.
-        lanes(|i| unsafe { from.add(i).read() }.to_f32())
-    }
-
-    #[inline(always)]
     unsafe fn load_f16(self, from: *const f16) -> Self::V {
         // SAFETY: the caller's.
         lanes(|i| f16_to_f32(unsafe { from.add(i).read() }))
@@ -87,18 +81,6 @@ impl Simd for Portable {
     unsafe fn store_first(self, to: *mut f32, v: Self::V, count: usize) {
         // SAFETY: the caller's; `count` is at most the length of `v`.
         unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), to, count) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<[bf16; LANES]>().write_unaligned(v.map(bf16::from_f32)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(self, to: *mut f16, v: Self::V) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<[f16; LANES]>().write_unaligned(v.map(f16::from_f32)) }
     }
 
     #[inline(always)]
