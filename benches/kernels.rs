@@ -265,18 +265,31 @@ fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
         let took = time(budget, || gated_activation(pool, &gate_up, model.inner, GateActivation::Silu, &mut out));
         report(&format!("{name} silu {rows}"), 0.0, 12.0 * out.len() as f64, took, limits);
 
-        let mut qkv = vec![0.1; rows * shape.qkv_width()];
-        let rope = RopeTable { cos: vec![0.6; 2048 * 32], sin: vec![0.8; 2048 * 32], dim: 64 };
-        let positions: Vec<u32> = (0..rows as u32).collect();
-        let layout = CacheLayout::new(pool.isa(), shape, 32);
-        let mut k = vec![0.0; layout.block_keys() * rows.div_ceil(layout.page())];
-        let mut v = k.clone();
-        let took = time(budget, || {
-            let (k, v) = (CacheSliceMut::F32(&mut k), CacheSliceMut::F32(&mut v));
-            rope_and_cache(pool, &mut qkv, layout, &positions, &positions, &rope, k, v);
-        });
-        let bytes = 4 * (2 * qkv.len() + 2 * rows * shape.cache_width());
-        report(&format!("{name} rope_and_cache {rows}"), 0.0, bytes as f64, took, limits);
+        // Tokens of one prompt, and of as many sequences as there are tokens, each in a block of its own.
+        for (case, apart) in [("of a prompt", 1), ("apart", 256)] {
+            let layout = CacheLayout::new(pool.isa(), shape, 32);
+            let entries = layout.block_keys() * (rows * apart).div_ceil(layout.page());
+            let layers = (WALK_BYTES / (entries * 8)).clamp(1, 64);
+            let (mut keys, mut values) = (huge(entries * layers, |_| 0f32), huge(entries * layers, |_| 0f32));
+            let mut qkv = vec![0.1; rows * shape.qkv_width()];
+            let rope = RopeTable { cos: vec![0.6; 2048 * 32], sin: vec![0.8; 2048 * 32], dim: 64 };
+            let positions: Vec<u32> = (0..rows as u32).collect();
+            // Whatever is written was last touched long ago.
+            let slots = |pass: usize| -> Vec<u32> {
+                let first = if apart > 1 { pass / layers * 16 % apart } else { 0 };
+                positions.iter().map(|position| position * apart as u32 + first as u32).collect()
+            };
+            let slots: Vec<Vec<u32>> = (0..16 * layers).map(slots).collect();
+            let mut next = 0;
+            let took = time(budget, || {
+                let part = next % layers * entries..(next % layers + 1) * entries;
+                next += 1;
+                let (k, v) = (CacheSliceMut::F32(&mut keys[part.clone()]), CacheSliceMut::F32(&mut values[part]));
+                rope_and_cache(pool, &mut qkv, layout, &positions, &slots[next % slots.len()], &rope, k, v);
+            });
+            let bytes = 4 * (2 * qkv.len() + 2 * rows * shape.cache_width());
+            report(&format!("{name} rope_and_cache {rows} {case}"), 0.0, bytes as f64, took, limits);
+        }
     }
     let rows = 16;
     let logits: Vec<f32> = (0..rows * model.vocabulary).map(|i| ((i * 7919) % 100_003) as f32).collect();

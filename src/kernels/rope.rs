@@ -6,7 +6,7 @@ use super::simd::{Kernel, Simd, dispatch};
 use super::{CacheLayout, CacheSliceMut, Pool};
 
 /// Entries below which a second thread is not worth waking.
-const ENTRIES_PER_TASK: usize = 16 << 10;
+const ENTRIES_FOR_A_TASK: usize = 4 << 10;
 
 /// Cosines and sines of the angles by position, scaling included.
 #[derive(Clone, Debug)]
@@ -80,12 +80,16 @@ impl Tokens<'_> {
         // By heads, not tokens: then no two threads write one slot, whatever `slots` says.
         let shape = self.layout.shape();
         let heads = shape.heads + 2 * shape.kv_heads;
-        let grain = ENTRIES_PER_TASK / (self.positions.len() * shape.head_dim).max(1);
-        pool.run_ranges(heads, grain, |heads| {
-            for head in heads {
-                dispatch(pool.available(), Head { tokens: self, head, k_cache, v_cache });
-            }
-        });
+        let head = |index: usize, isa| {
+            // Those that write to the cache have the most to wait for: they come first.
+            let head = (index + shape.heads) % heads;
+            dispatch(isa, Head { tokens: self, head, k_cache, v_cache });
+        };
+        if self.positions.len() * shape.qkv_width() < ENTRIES_FOR_A_TASK {
+            (0..heads).for_each(|index| head(index, pool.available()));
+        } else {
+            pool.run(heads, |index| head(index, pool.available()));
+        }
     }
 }
 
@@ -115,6 +119,9 @@ impl<T: Stored> Kernel for Head<'_, T> {
             if self.head < shape.heads {
                 continue;
             }
+            if let Some(&next) = slots.get(token + 1) {
+                self.ask_for(simd, slot as usize, next as usize);
+            }
             let (block, token) = (slot as usize / page, slot as usize % page);
             if self.head < first_v {
                 let (start, column) = layout.key(block, self.head - shape.heads, token);
@@ -132,6 +139,33 @@ impl<T: Stored> Kernel for Head<'_, T> {
                         row[T::STORAGE.place(j, layout.panel())] = T::narrow(x);
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<T: Stored> Head<'_, T> {
+    /// Asks for what will be written for the token of slot `next`, where that is elsewhere than what `slot` is written
+    /// to: when each token is of another sequence, every write goes to a line that is not at hand.
+    #[inline(always)]
+    fn ask_for<S: Simd>(&self, simd: S, slot: usize, next: usize) {
+        let Tokens { layout, .. } = *self.tokens;
+        let (shape, page, d) = (layout.shape(), layout.page(), layout.shape().head_dim);
+        let first_v = shape.heads + shape.kv_heads;
+        if slot / layout.panel() == next / layout.panel() {
+            return;
+        }
+        let (block, token) = (next / page, next % page);
+        if self.head < first_v {
+            let (start, column) = layout.key(block, self.head - shape.heads, token);
+            for i in 0..d {
+                let at = start + i * layout.panel() + column;
+                simd.prefetch(self.k_cache.pointer(at..at + 1).cast());
+            }
+        } else {
+            for first in (0..d).step_by(layout.panel()) {
+                let (start, _) = layout.value(block, self.head - first_v, token, first);
+                simd.prefetch(self.v_cache.pointer(start..start + 1).cast());
             }
         }
     }
