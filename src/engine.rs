@@ -84,19 +84,19 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let world_size = config.tensor_parallel_size.map_or(1, |ranks| ranks.get());
-        let shard = |rank| Shard { rank, world_size };
         let dtype = match config.dtype {
             DtypeChoice::Auto => model.dtype,
             DtypeChoice::Float16 => Dtype::F16,
             DtypeChoice::Bfloat16 => Dtype::Bf16,
             DtypeChoice::Float32 => Dtype::F32,
         };
+        let weights_dtype = model.weights.kept_as(dtype);
         let max_num_seqs = config.max_num_seqs.map_or(CPU_MAX_NUM_SEQS, |count| count.get());
         let max_num_batched_tokens = config.max_num_batched_tokens.map_or(CPU_MAX_NUM_BATCHED_TOKENS, |n| n.get());
         let block_tokens = config.block_tokens.get();
         let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
 
-        let part = ShardShape::new(&model.config, shard(world_size - 1))
+        let part = ShardShape::new(&model.config, Shard { rank: world_size - 1, world_size })
             .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
         // All ranks live in one memory.
         let of_all = |bytes: u64| bytes.saturating_mul(world_size as u64);
@@ -104,7 +104,7 @@ impl Engine {
         let kv_shape = KvShape { layers: model.config.layers, layout, dtype };
         let demand = Demand {
             free_bytes: free_memory_bytes(),
-            weight_bytes: weight_bytes(&model.config, dtype),
+            weight_bytes: weight_bytes(&model.config, weights_dtype),
             workspace_bytes: of_all(Workspace::bytes(decoder::widths(&model.config, &part), most)),
             block_bytes: of_all(kv_shape.block_bytes()),
             max_position: model.config.max_position,
@@ -120,29 +120,21 @@ impl Engine {
             events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
             limits
         });
-        let validation = if config.validate_weights { Validation::Finite } else { Validation::Trust };
-        let extent = Extent { most, max_model_len, block_tokens };
-        let group = (world_size > 1).then(|| Group::new(world_size));
+        let parts = Parts {
+            world_size,
+            threads,
+            weights_dtype,
+            validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
+            extent: Extent { most, max_model_len, block_tokens },
+            kv_shape,
+            kv_blocks: kv_blocks as usize,
+        };
         let mut cost = Cost::new(&model.config, of_all(kv_shape.token_bytes()));
-        let mut pools = Vec::with_capacity(world_size);
-        let mut ranks = Vec::with_capacity(world_size);
-        for rank in 0..world_size {
-            // As many threads as there are ranks at least; no more than asked for where those are enough.
-            let pool = Arc::new(Pool::new((threads / world_size).max(1)));
-            let wanted = loading::Wanted { shard: shard(rank), dtype, validation };
-            let weights = loading::load(model, wanted, &pool, events, cancel)?;
-            cost.add_weights(&weights);
-            let communicator: Box<dyn Communicator> = match &group {
-                Some(group) => Box::new(Member::new(group, rank)),
-                None => Box::new(Solo),
-            };
-            let decoder = Decoder::new(model.config.clone(), weights, extent, communicator, Arc::clone(&pool))?;
-            ranks.push(Rank { decoder, cache: KvCache::new(kv_shape, kv_blocks as usize)? });
-            pools.push(pool);
-        }
+        let (ranks, mut pools) = parts.load(model, &mut cost, events, cancel)?;
         let facts = EngineFacts {
             device: "cpu",
             dtype: dtype.name(),
+            weights_dtype: weights_dtype.name(),
             kernels: capabilities(),
             threads: pools.iter().map(|pool| pool.threads()).sum(),
             tensor_parallel_size: world_size,
@@ -156,8 +148,6 @@ impl Engine {
             limits,
             cost,
         };
-        let others = ranks.split_off(1);
-        let ranks = Ranks::new(ranks.remove(0), others, group);
         // Ranks are at rest when tokens are chosen.
         let pool = if world_size == 1 { pools.remove(0) } else { Arc::new(Pool::new(threads)) };
         let step = Step::with_capacity(most.tokens, max_num_seqs, max_model_len.div_ceil(block_tokens), block_tokens);
@@ -175,6 +165,50 @@ impl Engine {
     /// diagnosis. `None` ends it.
     pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
         self.watcher = watcher;
+    }
+}
+
+/// What all ranks have in common.
+struct Parts {
+    world_size: usize,
+    /// Of all ranks together.
+    threads: usize,
+    weights_dtype: Dtype,
+    validation: Validation,
+    extent: Extent,
+    kv_shape: KvShape,
+    kv_blocks: usize,
+}
+
+impl Parts {
+    /// Reads and packs the weights of one rank after the other and gives each its cache, and counts them in `cost`.
+    fn load(
+        &self,
+        model: &Model,
+        cost: &mut Cost,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<(Ranks, Vec<Arc<Pool>>), Error> {
+        let world_size = self.world_size;
+        let group = (world_size > 1).then(|| Group::new(world_size));
+        let (mut ranks, mut pools) = (Vec::with_capacity(world_size), Vec::with_capacity(world_size));
+        for rank in 0..world_size {
+            // As many threads as there are ranks at least; no more than asked for where those are enough.
+            let pool = Arc::new(Pool::new((self.threads / world_size).max(1)));
+            let shard = Shard { rank, world_size };
+            let wanted = loading::Wanted { shard, dtype: self.weights_dtype, validation: self.validation };
+            let weights = loading::load(model, wanted, &pool, events, cancel)?;
+            cost.add_weights(&weights);
+            let communicator: Box<dyn Communicator> = match &group {
+                Some(group) => Box::new(Member::new(group, rank)),
+                None => Box::new(Solo),
+            };
+            let decoder = Decoder::new(model.config.clone(), weights, self.extent, communicator, Arc::clone(&pool))?;
+            ranks.push(Rank { decoder, cache: KvCache::new(self.kv_shape, self.kv_blocks)? });
+            pools.push(pool);
+        }
+        let others = ranks.split_off(1);
+        Ok((Ranks::new(ranks.remove(0), others, group), pools))
     }
 }
 

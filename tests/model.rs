@@ -1,6 +1,6 @@
 //! The model room from outside: real files in, configuration, tokens and weights out.
 
-mod altered;
+pub mod altered;
 mod chat_template;
 mod configuration;
 mod damaged;

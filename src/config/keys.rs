@@ -123,7 +123,8 @@ keys! {
         /// Directory or file of the tokenizer, like model
         #[arg(value_name = "PATH", help_heading = MODEL)]
         tokenizer = Decided("the model");
-        /// Number format of weights and KV cache: auto (the checkpoint's), float16 (half), bfloat16 or float32 (float)
+        /// Number format of weights and KV cache: auto (the checkpoint's), float16 (half), bfloat16 or float32 (float);
+        /// weights of 16 bits stay so in memory under float32, being the same numbers
         #[arg(value_name = "DTYPE", help_heading = MODEL)]
         dtype = Text("auto");
         /// Ranks that share the model

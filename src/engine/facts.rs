@@ -13,8 +13,10 @@ use crate::model::DecoderConfig;
 pub struct EngineFacts {
     /// `cpu`.
     pub device: &'static str,
-    /// Number format of weights and KV cache.
+    /// Number format of the KV cache; weights are numbers of this format, too.
     pub dtype: &'static str,
+    /// How weights are kept: narrower than `dtype` where that loses nothing.
+    pub weights_dtype: &'static str,
     /// Instruction set that the kernels use.
     pub kernels: &'static str,
     /// CPU threads that compute.

@@ -189,7 +189,7 @@ fn state(context: &Context, facts: &BackendFacts) {
     );
     context.tracking.tag("backend", facts.backend);
     context.tracking.tag("architecture", &facts.architecture);
-    for key in ["device", "dtype", "kernels"] {
+    for key in ["device", "dtype", "weights_dtype", "kernels"] {
         if let Some(value) = facts.engine.get(key).and_then(|value| value.as_str()) {
             context.tracking.tag(key, value);
         }

@@ -104,6 +104,22 @@ impl Weights {
         bytes.into_iter().max_by_key(|(_, sum)| *sum).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
 
+    /// The format in which matrices are best kept for arithmetic in `dtype`. That is the files' own where all of them are
+    /// in one format of 16 bits and arithmetic is in single precision: widened when used, they are the very same numbers,
+    /// in half the memory.
+    pub fn kept_as(&self, dtype: Dtype) -> Dtype {
+        let mut found = self.stored.iter().filter(|(tensor, _)| self.config.shape(**tensor).len() == 2);
+        let first = found.next().map(|(_, stored)| stored.encoding);
+        match first {
+            Some(Encoding::Plain(narrow))
+                if dtype == Dtype::F32 && found.all(|(_, stored)| stored.encoding == Encoding::Plain(narrow)) =>
+            {
+                narrow
+            }
+            _ => dtype,
+        }
+    }
+
     /// Reads what `shard` holds of `tensor`, as `dtype` on the CPU: `[out, in]` for matrices, `[n]` for vectors.
     /// Any number of threads may read at a time.
     ///

@@ -2,9 +2,13 @@
 
 use flashjob::config::{DtypeChoice, EngineConfig};
 use flashjob::engine::Engine;
+use flashjob::event::Events;
+use half::bf16;
+use safetensors::tensor::{SafeTensors, TensorView};
 use tokio_util::sync::CancellationToken;
 
 use super::{config, load, request, serve};
+use crate::model::altered::Altered;
 use crate::model::golden::{MODELS, Prompt, prompts, relative_error};
 
 fn largest_error(engine: &mut Engine, prompts: &[Prompt]) -> f32 {
@@ -70,5 +74,42 @@ fn auto_is_the_checkpoints_own_format() {
     for (name, expected) in [("llama-gqa", "bfloat16"), ("llama-mqa-tied", "float32")] {
         let config = EngineConfig { dtype: DtypeChoice::Auto, ..config() };
         assert_eq!(load(name, &config).facts().dtype, expected);
+    }
+}
+
+/// In single precision, weights of 16 bits are kept in 16 bits, and nothing else changes: not a bit.
+#[test]
+fn weights_kept_in_16_bits_are_the_numbers_that_single_precision_would_hold() {
+    for name in ["llama-gqa", "gemma2-softcaps"] {
+        let wide = Altered::of(name);
+        let narrow_file = wide.read("model.safetensors");
+        let tensors = SafeTensors::deserialize(&narrow_file).unwrap();
+        let widened: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .iter()
+            .map(|(tensor, view)| {
+                assert_eq!(view.dtype(), safetensors::Dtype::BF16);
+                let (pairs, _) = view.data().as_chunks::<2>();
+                let bytes = pairs.iter().flat_map(|&pair| bf16::from_le_bytes(pair).to_f32().to_le_bytes()).collect();
+                (tensor.to_owned(), view.shape().to_vec(), bytes)
+            })
+            .collect();
+        let views = widened.iter().map(|(tensor, shape, bytes)| {
+            (tensor, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        wide.write("model.safetensors", safetensors::serialize(views, None).unwrap());
+
+        let wide = wide.open().unwrap();
+        let mut wide = Engine::load(&wide, &config(), &Events::default(), &CancellationToken::new()).unwrap();
+        let mut narrow = load(name, &config());
+        let kept = |engine: &Engine| (engine.facts().dtype, engine.facts().weights_dtype);
+        assert_eq!((kept(&narrow), kept(&wide)), (("float32", "bfloat16"), ("float32", "float32")));
+        assert_eq!(2 * narrow.facts().cost.weight_bytes, wide.facts().cost.weight_bytes);
+        for prompt in prompts(name) {
+            let logits = |engine: &mut Engine| engine.logits(&prompt.tokens, &CancellationToken::new()).unwrap();
+            for (narrow, wide) in logits(&mut narrow).iter().zip(logits(&mut wide)) {
+                let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(narrow), bits(&wide), "{name}");
+            }
+        }
     }
 }
