@@ -242,12 +242,32 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
     }
 }
 
-/// `count` entries as the engine keeps its cache.
-fn huge<T>(count: usize, entry: impl Fn(usize) -> T) -> Vec<T> {
-    let mut entries = Vec::with_capacity(count);
+/// `count` entries as the engine keeps its cache: in huge pages, from a cache line on.
+fn huge<T: Copy>(count: usize, entry: impl Fn(usize) -> T) -> Huge<T> {
+    let mut entries = Vec::with_capacity(count + 64);
     prefer_huge_pages(entries.spare_capacity_mut());
-    entries.extend((0..count).map(entry));
-    entries
+    let first = entries.as_ptr().align_offset(64);
+    entries.extend((0..count + first).map(|i| entry(i.saturating_sub(first))));
+    Huge { entries, first }
+}
+
+struct Huge<T> {
+    entries: Vec<T>,
+    first: usize,
+}
+
+impl<T> std::ops::Deref for Huge<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.entries[self.first..]
+    }
+}
+
+impl<T> std::ops::DerefMut for Huge<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.entries[self.first..]
+    }
 }
 
 fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {

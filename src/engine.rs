@@ -14,6 +14,7 @@ mod communicator;
 mod decoder;
 mod error;
 mod facts;
+mod host_memory;
 mod kv_cache;
 mod linear;
 mod loading;

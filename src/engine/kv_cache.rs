@@ -1,16 +1,11 @@
 //! Keys and values of every token that is still needed, in pages.
 //!
-//! Pages that no token has reached yet cost no memory: the system gives out zeroed memory when it is first touched.
-//! Who owns which block is not known here.
+//! Pages that no token has reached yet cost no memory. Who owns which block is not known here.
 
-use std::collections::TryReserveError;
+use candle_core::Tensor;
 
-use candle_core::{Device, Tensor};
-use half::vec::HalfBitsVecExt;
-use half::{bf16, f16};
-
-use super::Error;
-use crate::kernels::{CacheLayout, prefer_huge_pages};
+use super::{Error, host_memory};
+use crate::kernels::CacheLayout;
 use crate::model::Dtype;
 
 /// Shape of the cache of one rank.
@@ -66,34 +61,12 @@ impl KvCache {
     }
 }
 
-/// The same memory, which will be in huge pages where it is large.
-fn untouched<T>(numbers: Vec<T>) -> Vec<T> {
-    prefer_huge_pages(&numbers);
-    numbers
-}
-
 fn zeros(count: usize, dtype: Dtype) -> Result<Tensor, Error> {
-    let refused = |_: TryReserveError| Error::DoesNotFit {
+    // There is nothing else that can be wrong with zeros.
+    host_memory::zeros(count, dtype).map_err(|_| Error::DoesNotFit {
         what: "one layer of the KV cache".into(),
         needed_bytes: (count * dtype.size_bytes()) as u64,
         available_bytes: 0,
         advice: "the system refused the memory; lower gpu-memory-utilization or set kv-cache-memory".into(),
-    };
-    // Asked for first: where the system refuses, `vec!` would abort. A vector of integers is zeroed by the system, one
-    // of 16-bit floats would be written, and thereby be given memory.
-    let tensor = match dtype {
-        Dtype::F32 => {
-            Vec::<f32>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0f32; count]), count, &Device::Cpu)
-        }
-        Dtype::Bf16 => {
-            Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<bf16>(), count, &Device::Cpu)
-        }
-        Dtype::F16 => {
-            Vec::<u16>::new().try_reserve_exact(count).map_err(refused)?;
-            Tensor::from_vec(untouched(vec![0u16; count]).reinterpret_into::<f16>(), count, &Device::Cpu)
-        }
-    };
-    tensor.map_err(Error::compute("allocate the KV cache"))
+    })
 }

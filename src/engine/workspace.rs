@@ -5,8 +5,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::ops::access::Operand;
-use crate::kernels::prefer_huge_pages;
+use super::host_memory;
+use crate::model::Dtype;
 
 /// Widths of one rank's activations.
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +73,10 @@ impl Workspace {
     /// Buffers for steps of up to `most` rows.
     pub fn new(widths: Widths, most: MostRows, device: &Device) -> Result<Self> {
         let buffer = |rows: usize, width: usize| -> Result<Tensor> {
-            let buffer = Tensor::zeros((rows, width), DType::F32, device)?;
-            if device.is_cpu() {
-                prefer_huge_pages(Operand::of(&buffer).floats()?);
+            match device.is_cpu() {
+                true => host_memory::zeros(rows * width, Dtype::F32)?.reshape((rows, width)),
+                false => Tensor::zeros((rows, width), DType::F32, device),
             }
-            Ok(buffer)
         };
         let all = Rows {
             residual: buffer(most.tokens, widths.hidden)?,
