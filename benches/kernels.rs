@@ -244,7 +244,7 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
 
 /// `count` entries as the engine keeps its cache: in huge pages, from a cache line on.
 fn huge<T: Copy>(count: usize, entry: impl Fn(usize) -> T) -> Huge<T> {
-    let mut entries = Vec::with_capacity(count + 64);
+    let mut entries: Vec<T> = Vec::with_capacity(count + 64);
     prefer_huge_pages(entries.spare_capacity_mut());
     let first = entries.as_ptr().align_offset(64);
     entries.extend((0..count + first).map(|i| entry(i.saturating_sub(first))));
