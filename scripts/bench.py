@@ -75,6 +75,7 @@ def random_1b(source: Path, target: Path) -> None:
         writer.add_uint32(f"llama.{name}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
     writer.add_float32("llama.rope.freq_base", 500000.0)
+    writer.add_uint32("llama.vocab_size", LLAMA_1B_VOCABULARY)
     writer.add_uint32("llama.rope.dimension_count", 64)
     writer.add_uint32("general.file_type", 1)
     for field in GGUFReader(source).fields.values():
@@ -246,9 +247,10 @@ def scale(binary: str, source: Path, path: Path) -> None:
     from matplotlib import pyplot
 
     weights = weights_of("smol", source)
-    step = lambda count, length: run_flashjob(binary, weights, "float32", count, length, 16)["tpot_seconds_p50"] * 1e3
+    # Longer than prompts take to be taken in: then most steps are decode steps, and so is the median.
+    step = lambda count, length: run_flashjob(binary, weights, "float32", count, length, 64)["itl_seconds_p50"] * 1e3
     batches = [(count, step(count, 128)) for count in [1, 2, 4, 8, 16, 32, 64, 128, 256]]
-    contexts = [(length, step(1, length)) for length in [128, 512, 1024, 2048, 4096, 8176]]
+    contexts = [(length, step(1, length)) for length in [128, 512, 1024, 2048, 4096, 8128]]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     for axes, points, label in [(left, batches, "sequences, 128 tokens each"), (right, contexts, "tokens of one sequence")]:
         axes.plot(*zip(*points), marker="o")
