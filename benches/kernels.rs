@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use flashjob::kernels::{
-    AddedRows, AttentionShape, CacheLayout, CacheSlice, CacheSliceMut, GateActivation, Limits, PackedMatrix,
-    PagedAttention, Pool, RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads, gated_activation, matmul,
-    measure_limits, paged_attention, prefer_huge_pages, rope_and_cache,
+    AddedRows, AttentionShape, CacheLayout, CacheSlice, CacheSliceMut, GateActivation, LINE_BYTES, Limits,
+    PackedMatrix, PagedAttention, Pool, RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads,
+    gated_activation, matmul, measure_limits, paged_attention, prefer_huge_pages, rope_and_cache,
 };
 use half::bf16;
 
@@ -244,9 +244,9 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
 
 /// `count` entries as the engine keeps its cache: in huge pages, from a cache line on.
 fn huge<T: Copy>(count: usize, entry: impl Fn(usize) -> T) -> Huge<T> {
-    let mut entries: Vec<T> = Vec::with_capacity(count + 64);
+    let mut entries: Vec<T> = Vec::with_capacity(count + LINE_BYTES);
     prefer_huge_pages(entries.spare_capacity_mut());
-    let first = entries.as_ptr().align_offset(64);
+    let first = entries.as_ptr().align_offset(LINE_BYTES);
     entries.extend((0..count + first).map(|i| entry(i.saturating_sub(first))));
     Huge { entries, first }
 }

@@ -5,11 +5,8 @@ use candle_core::{Device, Error, Result, Tensor, WithDType};
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
-use crate::kernels::prefer_huge_pages;
+use crate::kernels::{LINE_BYTES, prefer_huge_pages};
 use crate::model::Dtype;
-
-/// Bytes of a cache line, on every processor that the kernels know.
-const LINE_BYTES: usize = 64;
 
 /// `[count]`.
 ///

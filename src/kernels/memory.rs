@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Of a cache line, and of the widest vector.
-const LINE_BYTES: usize = 64;
+/// Bytes of a cache line, and of the widest vector: what memory is aligned to and asked for in.
+pub const LINE_BYTES: usize = 64;
 
 /// Of a huge page on x86-64, and on aarch64 with pages of 4 KiB.
 const HUGE_PAGE_BYTES: usize = 2 << 20;

@@ -80,15 +80,15 @@ impl Tokens<'_> {
         // By heads, not tokens: then no two threads write one slot, whatever `slots` says.
         let shape = self.layout.shape();
         let heads = shape.heads + 2 * shape.kv_heads;
-        let head = |index: usize, isa| {
+        let compute = |index: usize| {
             // Those that write to the cache have the most to wait for: they come first.
             let head = (index + shape.heads) % heads;
-            dispatch(isa, Head { tokens: self, head, k_cache, v_cache });
+            dispatch(pool.available(), Head { tokens: self, head, k_cache, v_cache });
         };
         if self.positions.len() * shape.qkv_width() < ENTRIES_FOR_A_TASK {
-            (0..heads).for_each(|index| head(index, pool.available()));
+            (0..heads).for_each(compute);
         } else {
-            pool.run(heads, |index| head(index, pool.available()));
+            pool.run(heads, compute);
         }
     }
 }

@@ -6,13 +6,11 @@
 
 use half::{bf16, f16};
 
+use super::memory::LINE_BYTES;
 use super::simd::Simd;
 
 /// Keys of a chunk of attention, and entries from row to row of the weights over them.
 pub(super) const CHUNK: usize = 64;
-
-/// Bytes that are asked for at a time.
-pub(super) const LINE_BYTES: usize = 64;
 
 /// Operands of a tile of `ROWS` rows by up to `2 * LANES` columns.
 pub(super) struct Tile {

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::super::cache::{CacheLayout, Stored};
-use super::super::memory::{Parts, Scratch};
+use super::super::memory::{LINE_BYTES, Parts, Scratch};
 use super::super::simd::Simd;
-use super::super::tile::{Ahead, LINE_BYTES, Start, Tile, pack_rows};
+use super::super::tile::{Ahead, Start, Tile, pack_rows};
 use super::pages::Pages;
 use super::plan::Unit;
 use super::row::{Running, merge, weigh};

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::super::cache::{CacheLayout, Stored};
+use super::super::memory::LINE_BYTES;
 use super::super::simd::Simd;
-use super::super::tile::LINE_BYTES;
 use super::plan::Unit;
 use super::{CHUNK, PagedAttention};
 
