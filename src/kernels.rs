@@ -30,7 +30,7 @@ pub use limits::{Limits, measure_limits};
 pub use matmul::matmul;
 pub use memory::{LINE_BYTES, prefer_huge_pages};
 pub use norm::{AddedRows, add_rms_norm, head_rms_norm};
-pub use packed::{PackedMatrix, WeightSlice};
+pub use packed::{PackedMatrix, Packing, Storage, WeightSlice};
 pub use pool::{Pool, cpu_quota_threads};
 pub use rope::{RopeTable, rope_and_cache};
 pub use sampling::{argmax, log_softmax};

@@ -32,4 +32,4 @@ pub use read_at::ReadAt;
 pub use shard::{Shard, ShardShape};
 pub use tensor_name::{LayerTensor, TensorName};
 pub use tokenizer::Tokenizer;
-pub use weights::{Validation, Weights};
+pub use weights::{RowBuffer, RowSlice, Validation, Weights};

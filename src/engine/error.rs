@@ -11,7 +11,7 @@ pub enum Error {
     Cancelled,
     /// The weights cannot be read.
     #[error(transparent)]
-    Model(model::Error),
+    Model(#[from] model::Error),
     /// The model cannot be split over so many ranks.
     #[error("tensor-parallel-size={asked} does not suit this model: {reason}")]
     TensorParallel {
@@ -69,15 +69,6 @@ impl Error {
     /// Names what was attempted when an operation failed.
     pub(super) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
         move |source| Error::Compute { attempt, source }
-    }
-}
-
-impl From<model::Error> for Error {
-    fn from(error: model::Error) -> Self {
-        match error {
-            model::Error::Cancelled => Error::Cancelled,
-            other => Error::Model(other),
-        }
     }
 }
 

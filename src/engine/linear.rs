@@ -15,12 +15,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Stacks `parts`, each `[.., in]`, all of one dtype, to one matrix, and `biases`, one a part or none.
-    pub fn pack(pool: &Pool, parts: &[Tensor], biases: &[Tensor]) -> Result<Self> {
-        let width = parts.first().map_or(Ok(0), |part| part.dim(1))?;
-        let operands: Vec<Operand<'_>> = parts.iter().map(Operand::of).collect();
-        let slices = operands.iter().map(Operand::weights).collect::<Result<Vec<_>>>()?;
-        let weight = PackedMatrix::pack_rows(pool, &slices, width);
+    /// `weight` with `biases` stacked as the parts of its rows are, or none.
+    pub fn new(weight: PackedMatrix, biases: &[Tensor]) -> Result<Self> {
         let bias = if biases.is_empty() { None } else { Some(Tensor::cat(biases, 0)?) };
         Ok(Self { weight, bias })
     }
@@ -69,33 +65,26 @@ impl InplaceOp2 for Product<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use candle_core::Device;
 
+    use super::*;
+    use crate::kernels::WeightSlice;
+
     #[test]
-    fn parts_and_biases_are_stacked_in_order() {
+    fn biases_are_stacked_in_order() {
         let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu).unwrap();
         let pool = Pool::new(1);
-        let parts = [tensor(&[1.0, 2.0, 3.0, 4.0], &[2, 2]), tensor(&[5.0, 6.0], &[1, 2])];
         let biases = [tensor(&[10.0, 20.0], &[2]), tensor(&[30.0], &[1])];
         let x = tensor(&[1.0, 1.0, -1.0, 2.0], &[2, 2]);
         let y = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
         for (biases, expected) in
             [(&biases[..], [[13.0, 27.0, 41.0], [13.0, 25.0, 37.0]]), (&[], [[3.0, 7.0, 11.0], [3.0, 5.0, 7.0]])]
         {
-            let linear = Linear::pack(&pool, &parts, biases).unwrap();
+            let weight = PackedMatrix::pack(&pool, WeightSlice::F32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 3, 2);
+            let linear = Linear::new(weight, biases).unwrap();
             assert_eq!(linear.out(), 3);
             linear.forward(&pool, &x, &y).unwrap();
             assert_eq!(y.to_vec2::<f32>().unwrap(), expected);
         }
-    }
-
-    #[test]
-    fn what_is_not_a_matrix_of_floats_is_an_error() {
-        let pool = Pool::new(1);
-        let integers = Tensor::zeros((2, 2), candle_core::DType::U32, &Device::Cpu).unwrap();
-        let vector = Tensor::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(Linear::pack(&pool, &[integers], &[]).is_err());
-        assert!(Linear::pack(&pool, &[vector], &[]).is_err());
     }
 }

@@ -1,11 +1,15 @@
-//! Weights on their way from files to packed matrices: a few tensors are read ahead while one is packed.
+//! Weights on their way from files to packed matrices.
 //!
-//! Beyond the packed weights themselves, memory holds the tensors read ahead: about one layer. This file knows nothing of
+//! Threads read runs of rows, one after the other in the order of a forward pass, and put each where it belongs while it
+//! is still in a cache: beyond the packed weights themselves, memory holds one run a thread. This file knows nothing of
 //! file formats or kernels.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::thread::{Scope, ScopedJoinHandle};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +18,11 @@ use super::Error;
 use super::decoder::{DecoderWeights, LayerWeights};
 use super::linear::Linear;
 use crate::event::{Events, Fact};
-use crate::kernels::Pool;
-use crate::model::{DecoderConfig, Dtype, LayerTensor, Model, Shard, TensorName, Validation};
+use crate::kernels::{PackedMatrix, Packing, Pool, Storage, WeightSlice};
+use crate::model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSlice, Shard, TensorName, Validation};
 
-/// Tensors read ahead, each by a thread of its own: enough to keep a disk or a bucket busy, less than a layer has.
-const READ_AHEAD: usize = 4;
+/// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
+const READERS: usize = 8;
 
 /// How weights are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -42,109 +46,184 @@ pub fn load(
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
-    let names: Vec<TensorName> = model.weights.tensors().collect();
-    let total_bytes = total_bytes(model, wanted.shard.world_size)?;
-    std::thread::scope(|scope| {
-        // Whatever ends this scope, nobody waits for tensors that nobody wants any more.
-        let cancel = cancel.child_token();
-        let _stop = cancel.clone().drop_guard();
-        let reading = VecDeque::with_capacity(READ_AHEAD);
-        let mut reader = Reader { scope, model, wanted, pool, events, cancel, total_bytes, names, next: 0, reading };
-        let embedding = Arc::new(reader.matrix(&[TensorName::Embedding], &[])?);
-        let layers = (0..model.config.layers).map(|layer| reader.layer(layer)).collect::<Result<_, Error>>()?;
-        let final_norm = reader.take(TensorName::FinalNorm)?;
-        let tied = model.config.tied_head;
-        let head = if tied { Arc::clone(&embedding) } else { Arc::new(reader.matrix(&[TensorName::Head], &[])?) };
-        Ok(DecoderWeights { embedding, layers, final_norm, head })
-    })
+    let progress =
+        Progress { events, cancel, total_bytes: total_bytes(model, wanted.shard.world_size)?, turn: Mutex::default() };
+    let mut loaded = Reading::new(model, wanted, pool)?.read_all(&progress)?;
+    let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
+    let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
+    let layers = layers.collect::<Result<_, Error>>()?;
+    let final_norm = loaded.vector(TensorName::FinalNorm);
+    let tied = model.config.tied_head;
+    let head = if tied { Arc::clone(&embedding) } else { Arc::new(loaded.matrix(TensorName::Head, &[])?) };
+    Ok(DecoderWeights { embedding, layers, final_norm, head })
 }
 
 /// What all ranks together read.
 fn total_bytes(model: &Model, world_size: usize) -> Result<u64, Error> {
     let of = |rank| {
         let shard = Shard { rank, world_size };
-        model.weights.tensors().map(move |name| model.weights.stored_bytes(name, shard))
+        model.weights.tensors().map(move |tensor| model.weights.stored_bytes(tensor, shard))
     };
     Ok((0..world_size).flat_map(of).sum::<Result<u64, _>>()?)
 }
 
-struct Reader<'scope, 'env> {
-    scope: &'scope Scope<'scope, 'env>,
-    model: &'env Model,
-    wanted: Wanted,
-    pool: &'env Pool,
-    events: &'env Events,
-    cancel: CancellationToken,
-    total_bytes: u64,
-    /// Everything there is to read, nearly in the order in which it is taken.
-    names: Vec<TensorName>,
-    next: usize,
-    reading: VecDeque<(TensorName, ScopedJoinHandle<'scope, Result<Tensor, Error>>)>,
+/// The tensor on top of which `tensor` stands in a matrix of several; the tensor itself where it comes first.
+fn first_of_matrix(tensor: TensorName) -> TensorName {
+    use LayerTensor::{Gate, K, Q, Up, V};
+    match tensor {
+        TensorName::Layer(layer, K | V) => TensorName::Layer(layer, Q),
+        TensorName::Layer(layer, Up) => TensorName::Layer(layer, Gate),
+        alone => alone,
+    }
 }
 
-impl Reader<'_, '_> {
-    fn layer(&mut self, layer: usize) -> Result<LayerWeights, Error> {
-        use LayerTensor::{AttentionOutputNorm, FeedForwardNorm, FeedForwardOutputNorm, InputNorm};
-        use LayerTensor::{Down, Gate, K, KBias, KNorm, O, Q, QBias, QNorm, Up, V, VBias};
-        let name = |tensor| TensorName::Layer(layer, tensor);
-        let DecoderConfig { qkv_bias, qk_norm, output_norms, .. } = self.model.config;
-        let biases = [QBias, KBias, VBias].map(name);
-        let biases = if qkv_bias { &biases[..] } else { &[] };
-        Ok(LayerWeights {
-            input_norm: self.take(name(InputNorm))?,
-            qkv: self.matrix(&[Q, K, V].map(name), biases)?,
-            qk_norms: if qk_norm { Some([self.take(name(QNorm))?, self.take(name(KNorm))?]) } else { None },
-            o: self.matrix(&[O].map(name), &[])?,
-            attention_output_norm: self.take_if(output_norms, name(AttentionOutputNorm))?,
-            feed_forward_norm: self.take(name(FeedForwardNorm))?,
-            gate_up: self.matrix(&[Gate, Up].map(name), &[])?,
-            down: self.matrix(&[Down].map(name), &[])?,
-            feed_forward_output_norm: self.take_if(output_norms, name(FeedForwardOutputNorm))?,
-        })
-    }
+/// How far it has come, for whoever watches.
+struct Progress<'a> {
+    events: &'a Events,
+    cancel: &'a CancellationToken,
+    total_bytes: u64,
+    /// Held while something is reported: nothing is after it was cancelled.
+    turn: Mutex<()>,
+}
 
-    fn take_if(&mut self, there: bool, name: TensorName) -> Result<Option<Tensor>, Error> {
-        there.then(|| self.take(name)).transpose()
-    }
-
-    fn matrix(&mut self, parts: &[TensorName], biases: &[TensorName]) -> Result<Linear, Error> {
-        let parts = parts.iter().map(|&part| self.take(part)).collect::<Result<Vec<_>, Error>>()?;
-        let biases = biases.iter().map(|&bias| self.take(bias)).collect::<Result<Vec<_>, Error>>()?;
-        Linear::pack(self.pool, &parts, &biases).map_err(Error::compute("pack weights"))
-    }
-
-    /// Waits for a tensor, with the next ones under way.
-    fn take(&mut self, name: TensorName) -> Result<Tensor, Error> {
+impl Progress<'_> {
+    fn report(&self, bytes: u64) -> Result<(), Error> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        while self.reading.len() < READ_AHEAD && self.next < self.names.len() {
-            let next = self.names[self.next];
-            self.next += 1;
-            self.start(next);
-        }
-        let place = match self.reading.iter().position(|(reading, _)| *reading == name) {
-            Some(place) => place,
-            // Beyond what is read ahead: a model that lists its tensors in another order.
-            None => {
-                if let Some(later) = self.names[self.next..].iter().position(|&later| later == name) {
-                    self.names.remove(self.next + later);
-                }
-                self.start(name);
-                self.reading.len() - 1
-            }
-        };
-        let Some((_, thread)) = self.reading.remove(place) else { return Err(Error::Cancelled) };
-        let tensor = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let bytes = self.model.weights.stored_bytes(name, self.wanted.shard)?;
         self.events.emit(Fact::WeightsRead { bytes, total_bytes: self.total_bytes });
-        Ok(tensor)
+        Ok(())
+    }
+}
+
+/// What one thread does at a time.
+enum Task {
+    /// Reads a vector.
+    Vector(TensorName),
+    /// Reads `rows` of what the rank holds of `tensor`, whose first row is `first_row` of `matrix`.
+    Rows { tensor: TensorName, rows: Range<usize>, matrix: usize, first_row: usize },
+}
+
+/// Everything there is to read, and where it goes.
+struct Reading<'a> {
+    model: &'a Model,
+    wanted: Wanted,
+    tasks: Vec<Task>,
+    /// By their first tensors.
+    matrices: Vec<(TensorName, Packing)>,
+    vectors: Mutex<HashMap<TensorName, Tensor>>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(model: &'a Model, wanted: Wanted, pool: &Pool) -> Result<Self, Error> {
+        let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
+        for tensor in model.weights.tensors() {
+            if model.config.shape(tensor).len() == 1 {
+                tasks.push(Task::Vector(tensor));
+                continue;
+            }
+            let [rows, columns] = model.weights.shape(tensor, wanted.shard)?;
+            let first = first_of_matrix(tensor);
+            let matrix = sizes.iter().rposition(|(name, _)| *name == first).unwrap_or_else(|| {
+                sizes.push((first, [0, columns]));
+                sizes.len() - 1
+            });
+            let first_row = sizes[matrix].1[0];
+            sizes[matrix].1[0] += rows;
+            let runs = model.weights.runs(tensor, wanted.shard)?;
+            tasks.extend(runs.map(|rows| Task::Rows { tensor, rows, matrix, first_row }));
+        }
+        let storage = match wanted.dtype {
+            Dtype::F32 => Storage::F32,
+            Dtype::Bf16 => Storage::Bf16,
+            Dtype::F16 => Storage::F16,
+        };
+        let sizes = sizes.into_iter();
+        let matrices = sizes.map(|(name, [out, in_])| (name, Packing::new(pool, storage, out, in_))).collect();
+        Ok(Self { model, wanted, tasks, matrices, vectors: Mutex::default() })
     }
 
-    fn start(&mut self, name: TensorName) {
-        let (model, cancel, Wanted { shard, dtype, validation }) = (self.model, self.cancel.clone(), self.wanted);
-        let dtype = if model.config.shape(name).len() == 1 { Dtype::F32 } else { dtype };
-        let read = move || Ok(model.weights.read_unless_cancelled(name, shard, dtype, validation, &cancel)?);
-        self.reading.push_back((name, self.scope.spawn(read)));
+    fn read_all(self, progress: &Progress<'_>) -> Result<Loaded, Error> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), Error> {
+            let mut buffer = RowBuffer::new(self.wanted.dtype);
+            while let Some(task) = self.tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let done = self.run(task, &mut buffer).and_then(|bytes| progress.report(bytes));
+                // Nobody begins what nobody wants any more.
+                done.inspect_err(|_| next.store(self.tasks.len(), Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..READERS.min(self.tasks.len())).map(|_| scope.spawn(work)).collect();
+            let join = |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+            readers.into_iter().map(join).fold(Ok(()), Result::and)
+        })?;
+        let matrices = self.matrices.into_iter().map(|(name, packing)| (name, packing.finish())).collect();
+        Ok(Loaded { matrices, vectors: self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// Returns the bytes that were read.
+    fn run(&self, task: &Task, buffer: &mut RowBuffer) -> Result<u64, Error> {
+        let (weights, Wanted { shard, validation, .. }) = (&self.model.weights, self.wanted);
+        match task {
+            &Task::Vector(tensor) => {
+                let vector = weights.read(tensor, shard, Dtype::F32, validation)?;
+                self.vectors.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, vector);
+                Ok(weights.stored_bytes(tensor, shard)?)
+            }
+            Task::Rows { tensor, rows, matrix, first_row } => {
+                let bytes = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
+                self.matrices[*matrix].1.rows(first_row + rows.start, weights_of(buffer));
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+fn weights_of(buffer: &RowBuffer) -> WeightSlice<'_> {
+    match buffer.rows() {
+        RowSlice::F32(numbers) => WeightSlice::F32(numbers),
+        RowSlice::F16(numbers) => WeightSlice::F16(numbers),
+        RowSlice::Bf16(numbers) => WeightSlice::Bf16(numbers),
+    }
+}
+
+/// Everything that was read, until it is taken.
+struct Loaded {
+    /// By their first tensors.
+    matrices: HashMap<TensorName, PackedMatrix>,
+    vectors: HashMap<TensorName, Tensor>,
+}
+
+impl Loaded {
+    fn layer(&mut self, layer: usize, config: &DecoderConfig) -> Result<LayerWeights, Error> {
+        use LayerTensor::{AttentionOutputNorm, FeedForwardNorm, FeedForwardOutputNorm, InputNorm};
+        use LayerTensor::{Down, Gate, KBias, KNorm, O, Q, QBias, QNorm, VBias};
+        let name = |tensor| TensorName::Layer(layer, tensor);
+        let biases = [QBias, KBias, VBias].map(name);
+        let biases = if config.qkv_bias { &biases[..] } else { &[] };
+        Ok(LayerWeights {
+            input_norm: self.vector(name(InputNorm)),
+            qkv: self.matrix(name(Q), biases)?,
+            qk_norms: if config.qk_norm { Some([self.vector(name(QNorm)), self.vector(name(KNorm))]) } else { None },
+            o: self.matrix(name(O), &[])?,
+            attention_output_norm: self.vectors.remove(&name(AttentionOutputNorm)),
+            feed_forward_norm: self.vector(name(FeedForwardNorm)),
+            gate_up: self.matrix(name(Gate), &[])?,
+            down: self.matrix(name(Down), &[])?,
+            feed_forward_output_norm: self.vectors.remove(&name(FeedForwardOutputNorm)),
+        })
+    }
+
+    fn vector(&mut self, name: TensorName) -> Tensor {
+        self.vectors.remove(&name).expect("every tensor of a configuration is read")
+    }
+
+    fn matrix(&mut self, first: TensorName, biases: &[TensorName]) -> Result<Linear, Error> {
+        let weight = self.matrices.remove(&first).expect("every tensor of a configuration is read");
+        let biases: Vec<Tensor> = biases.iter().map(|&bias| self.vector(bias)).collect();
+        Linear::new(weight, &biases).map_err(Error::compute("stack biases"))
     }
 }

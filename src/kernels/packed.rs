@@ -3,17 +3,17 @@
 //! The rows of a matrix `[out, in]` are output columns. They are taken in panels as wide as two vectors; a panel
 //! holds, for each `k` in order, the `k`-th entries of its rows side by side. The last panel is filled up with zeros.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use half::{bf16, f16};
 
 use super::isa::Available;
-use super::memory::{Parts, Region};
+use super::memory::{LINE_BYTES, Region};
 use super::{Pool, simd};
 
 /// The widest panel of any instruction set.
 pub(super) const WIDEST_PANEL: usize = 32;
-
-/// Entries of `k` taken from each row at a time: a cache line of f32.
-const DEPTH_STEP: usize = 16;
 
 /// Rows of weights as they came: `[rows, in]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,15 @@ impl WeightSlice<'_> {
         self.len() == 0
     }
 
+    /// The entries in `range`.
+    fn part(&self, range: Range<usize>) -> Self {
+        match self {
+            WeightSlice::F32(entries) => WeightSlice::F32(&entries[range]),
+            WeightSlice::Bf16(entries) => WeightSlice::Bf16(&entries[range]),
+            WeightSlice::F16(entries) => WeightSlice::F16(&entries[range]),
+        }
+    }
+
     fn storage(&self) -> Storage {
         match self {
             WeightSlice::F32(_) => Storage::F32,
@@ -52,10 +61,12 @@ impl WeightSlice<'_> {
 
 /// How an entry is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Storage {
+pub enum Storage {
+    /// In single precision.
     F32,
-    /// Entry `i` of a row of a panel beside entry `i + panel / 2`: see [`simd::Simd::load_bf16_pairs`].
+    /// As bfloat16: entry `i` of a row of a panel beside entry `i + panel / 2`, which one load takes apart.
     Bf16,
+    /// As float16.
     F16,
 }
 
@@ -76,6 +87,14 @@ impl Storage {
             Storage::Bf16 => 2 * (j - panel / 2) + 1,
         }
     }
+
+    /// Which of a panel's rows is kept at `place`: the inverse of [`Storage::place`].
+    fn row_at(self, place: usize, panel: usize) -> usize {
+        match self {
+            Storage::F32 | Storage::F16 => place,
+            Storage::Bf16 => place / 2 + place % 2 * (panel / 2),
+        }
+    }
 }
 
 /// A matrix `[out, in]`, packed for [`super::matmul()`].
@@ -94,8 +113,9 @@ impl PackedMatrix {
     /// # Panics
     /// If `weights` does not have `out * in_` entries.
     pub fn pack(pool: &Pool, weights: WeightSlice<'_>, out: usize, in_: usize) -> PackedMatrix {
-        assert_eq!(weights.len(), out * in_, "weights of a [{out}, {in_}] matrix");
-        PackedMatrix::pack_all(pool, &[weights], out, in_)
+        let packing = Packing::new(pool, weights.storage(), out, in_);
+        packing.rows_in_parallel(pool, 0, weights);
+        packing.finish()
     }
 
     /// Packs the rows of several matrices, each `[?, in_]`, one below the other.
@@ -108,21 +128,14 @@ impl PackedMatrix {
             assert_eq!(source.storage(), sources[0].storage(), "sources of one matrix must have one type");
         }
         let out = sources.iter().map(|source| source.len() / in_).sum();
-        PackedMatrix::pack_all(pool, sources, out, in_)
-    }
-
-    fn pack_all(pool: &Pool, sources: &[WeightSlice<'_>], out: usize, in_: usize) -> PackedMatrix {
         let storage = sources.first().expect("a matrix needs a source").storage();
-        let isa = pool.available();
-        let panel = simd::panel_width(isa.isa());
-        let entries = out.div_ceil(panel) * panel * in_;
-        let memory = pool.arena().take(entries * storage.bytes());
-        match storage {
-            Storage::F32 => pack_panels(pool, sources, as_f32, in_, panel, storage, entries, &memory),
-            Storage::F16 => pack_panels(pool, sources, as_f16, in_, panel, storage, entries, &memory),
-            Storage::Bf16 => pack_panels(pool, sources, as_bf16, in_, panel, storage, entries, &memory),
+        let packing = Packing::new(pool, storage, out, in_);
+        let mut first = 0;
+        for &source in sources {
+            packing.rows_in_parallel(pool, first, source);
+            first += source.len() / in_;
         }
-        PackedMatrix { out, in_, storage, isa, panel, memory }
+        packing.finish()
     }
 
     /// Rows of the matrix: entries of an output row.
@@ -192,65 +205,126 @@ impl std::fmt::Debug for PackedMatrix {
     }
 }
 
-fn as_f32<'a>(slice: &WeightSlice<'a>) -> &'a [f32] {
-    match slice {
-        WeightSlice::F32(entries) => entries,
-        _ => &[],
-    }
+/// A matrix in the making: its rows arrive in any order, from any number of threads.
+pub struct Packing {
+    matrix: PackedMatrix,
+    /// Rows that somebody has brought.
+    brought: Mutex<Vec<Range<usize>>>,
 }
 
-fn as_bf16<'a>(slice: &WeightSlice<'a>) -> &'a [bf16] {
-    match slice {
-        WeightSlice::Bf16(entries) => entries,
-        _ => &[],
+impl Packing {
+    /// Room for a matrix `[out, in_]`, of zeros that cost no memory until rows arrive.
+    pub fn new(pool: &Pool, storage: Storage, out: usize, in_: usize) -> Packing {
+        let isa = pool.available();
+        let panel = simd::panel_width(isa.isa());
+        let memory = pool.arena().take(out.div_ceil(panel) * panel * in_ * storage.bytes());
+        let matrix = PackedMatrix { out, in_, storage, isa, panel, memory };
+        Packing { matrix, brought: Mutex::default() }
     }
-}
 
-fn as_f16<'a>(slice: &WeightSlice<'a>) -> &'a [f16] {
-    match slice {
-        WeightSlice::F16(entries) => entries,
-        _ => &[],
+    /// Packs the rows from `first` on.
+    ///
+    /// # Panics
+    /// If these are not whole rows of the matrix, are stored in another type, or some of them were brought before.
+    pub fn rows(&self, first: usize, rows: WeightSlice<'_>) {
+        let range = self.claim(first, &rows);
+        self.pack(range, rows);
     }
-}
 
-/// Fills `memory`, of `entries` zeros, panel by panel, rows placed as `storage` has them.
-#[allow(clippy::too_many_arguments)]
-fn pack_panels<T: Copy + Send + Sync>(
-    pool: &Pool,
-    sources: &[WeightSlice<'_>],
-    entries_of: impl for<'a> Fn(&WeightSlice<'a>) -> &'a [T] + Sync,
-    in_: usize,
-    panel: usize,
-    storage: Storage,
-    entries: usize,
-    memory: &Region,
-) {
-    if entries == 0 {
-        return;
+    /// The matrix.
+    ///
+    /// # Panics
+    /// If rows are missing.
+    pub fn finish(self) -> PackedMatrix {
+        let brought = self.brought.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let count: usize = brought.iter().map(Range::len).sum();
+        assert_eq!(count, self.matrix.out, "rows that were brought to {:?}", self.matrix);
+        self.matrix
     }
-    // SAFETY: the memory has `entries` zeroed entries of this type, for which all bits zero is a value, and is
-    // borrowed here until all tasks are done.
-    let packed = Parts::new(unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<T>(), entries) });
-    pool.run(entries / (panel * in_), |index| {
-        let size = panel * in_;
-        // SAFETY: each panel is one task's.
-        let to = unsafe { packed.part(index * size..(index + 1) * size) };
-        let mut rows: [(&[T], usize); WIDEST_PANEL] = [(&[], 0); WIDEST_PANEL];
-        let all = sources.iter().flat_map(|source| entries_of(source).chunks_exact(in_));
-        let mut count = 0;
-        for (j, row) in all.skip(index * panel).take(panel).enumerate() {
-            rows[j] = (row, storage.place(j, panel));
-            count = j + 1;
+
+    /// As [`Packing::rows`], on all threads of `pool`.
+    fn rows_in_parallel(&self, pool: &Pool, first: usize, rows: WeightSlice<'_>) {
+        let PackedMatrix { in_, panel, .. } = self.matrix;
+        let range = self.claim(first, &rows);
+        // Each task packs what one panel has of these rows.
+        let (first_panel, end_panel) = (range.start / panel, range.end.div_ceil(panel));
+        pool.run(end_panel - first_panel, |index| {
+            let panel_rows = (first_panel + index) * panel..(first_panel + index + 1) * panel;
+            let own = panel_rows.start.max(range.start)..panel_rows.end.min(range.end);
+            let entries = (own.start - range.start) * in_..(own.end - range.start) * in_;
+            self.pack(own, rows.part(entries));
+        });
+    }
+
+    fn claim(&self, first: usize, rows: &WeightSlice<'_>) -> Range<usize> {
+        let PackedMatrix { out, in_, storage, .. } = self.matrix;
+        let count = rows.len().checked_div(in_).unwrap_or(out);
+        assert!(
+            rows.len() == count * in_ && first + count <= out,
+            "{} weights from row {first} on of a [{out}, {in_}] matrix",
+            rows.len()
+        );
+        assert_eq!(rows.storage(), storage, "rows of one matrix must have one type");
+        let range = first..first + count;
+        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let twice = brought.iter().find(|other| other.start < range.end && range.start < other.end);
+        assert!(twice.is_none(), "rows {range:?} are brought, and rows {twice:?} were before");
+        brought.push(range.clone());
+        range
+    }
+
+    /// Writes `range`, which nobody else writes.
+    fn pack(&self, range: Range<usize>, rows: WeightSlice<'_>) {
+        match rows {
+            WeightSlice::F32(rows) => self.pack_as(range, rows),
+            WeightSlice::Bf16(rows) => self.pack_as(range, rows),
+            WeightSlice::F16(rows) => self.pack_as(range, rows),
         }
-        for first in (0..in_).step_by(DEPTH_STEP) {
-            let depth = DEPTH_STEP.min(in_ - first);
-            let to = &mut to[first * panel..(first + depth) * panel];
-            for &(row, place) in &rows[..count] {
-                let from = &row[first..first + depth];
-                for (to, &x) in to.chunks_exact_mut(panel).zip(from) {
-                    to[place] = x;
+    }
+
+    fn pack_as<T: Copy>(&self, range: Range<usize>, rows: &[T]) {
+        let PackedMatrix { in_, panel, storage, .. } = self.matrix;
+        // Of each row a cache line at a time: rows may lie a power of two apart, and then evict each other.
+        let step = LINE_BYTES / size_of::<T>();
+        let mut row = range.start;
+        while row < range.end {
+            let first_of_panel = row / panel * panel;
+            let end = range.end.min(first_of_panel + panel);
+            let to = self.matrix.panel_start(row / panel).cast_mut().cast::<T>();
+            for first in (0..in_).step_by(step) {
+                let depth = first..in_.min(first + step);
+                let part = |row: usize| &rows[(row - range.start) * in_..][depth.clone()];
+                if end - row == panel {
+                    for place in (0..panel).step_by(4) {
+                        let four = [0, 1, 2, 3].map(|i| part(first_of_panel + storage.row_at(place + i, panel)));
+                        // SAFETY: the panel has `in_` rows of `panel` entries of this type, which nobody reads yet; all
+                        // of it is this call's alone.
+                        unsafe { interleave(four, to.add(first * panel + place), panel) };
+                    }
+                } else {
+                    for row in row..end {
+                        let to = to.wrapping_add(first * panel + storage.place(row - first_of_panel, panel));
+                        for (k, &x) in part(row).iter().enumerate() {
+                            // SAFETY: as above; this place in each row of the panel is this call's alone.
+                            unsafe { to.add(k * panel).write(x) };
+                        }
+                    }
                 }
             }
+            row = end;
         }
-    });
+    }
+}
+
+/// Entries of four rows side by side, those of the next `k` so many entries further on.
+///
+/// # Safety
+/// For each `k` of the rows, four entries can be written.
+#[inline(always)]
+unsafe fn interleave<T: Copy>(rows: [&[T]; 4], to: *mut T, stride: usize) {
+    let [a, b, c, d] = rows;
+    for (k, (((&a, &b), &c), &d)) in a.iter().zip(b).zip(c).zip(d).enumerate() {
+        // SAFETY: the caller's.
+        unsafe { to.add(k * stride).cast::<[T; 4]>().write([a, b, c, d]) };
+    }
 }

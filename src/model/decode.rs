@@ -27,6 +27,12 @@ impl Bytes {
         Self { words: vec![0; len.div_ceil(8)], len }
     }
 
+    /// `len` bytes, those there were first.
+    pub fn resize(&mut self, len: usize) {
+        self.words.resize(len.div_ceil(8), 0);
+        self.len = len;
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.words)[..self.len]
     }
@@ -36,7 +42,7 @@ impl Bytes {
     }
 }
 
-/// Numbers in the making. Sixteen-bit formats are kept as bits, so that fresh memory costs nothing until touched.
+/// Numbers in the making, those of sixteen bits as bits.
 pub(super) enum Numbers<'a> {
     F32(&'a mut [f32]),
     Bits16(&'a mut [u16], SixteenBits),
@@ -87,7 +93,7 @@ impl Numbers<'_> {
     }
 
     /// Stores single-precision numbers, rounded to nearest even where they must lose bits.
-    fn store(&mut self, from: &[f32]) {
+    pub fn store(&mut self, from: &[f32]) {
         match self {
             Numbers::F32(to) => to.copy_from_slice(from),
             Numbers::Bits16(to, SixteenBits::F16) => to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),

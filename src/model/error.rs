@@ -93,9 +93,6 @@ pub enum Error {
         /// What does not divide.
         reason: String,
     },
-    /// Someone asked it to stop.
-    #[error("reading the model was cancelled")]
-    Cancelled,
     /// The tokenizer cannot be built or used.
     #[error("tokenizer {path}: {reason}")]
     Tokenizer {

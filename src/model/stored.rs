@@ -1,5 +1,6 @@
 //! Where a tensor lies and how its numbers are written: the meeting point of file formats and weights.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,6 +78,17 @@ impl Stored {
     /// Bytes of a whole row; formats guarantee that rows hold whole blocks.
     pub fn row_bytes(&self) -> usize {
         self.columns / self.encoding.block_len() * self.encoding.block_bytes()
+    }
+
+    /// The blocks of a row that `columns` touch.
+    pub fn blocks_of(&self, columns: &Range<usize>) -> Range<usize> {
+        let block_len = self.encoding.block_len();
+        columns.start / block_len..columns.end.div_ceil(block_len)
+    }
+
+    /// Bytes of those blocks.
+    pub fn row_bytes_of(&self, columns: &Range<usize>) -> usize {
+        self.blocks_of(columns).len() * self.encoding.block_bytes()
     }
 
     /// Bytes of the tensor.

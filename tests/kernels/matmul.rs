@@ -1,6 +1,6 @@
 //! Packed matrix products.
 
-use flashjob::kernels::{PackedMatrix, Pool, WeightSlice, matmul};
+use flashjob::kernels::{self, PackedMatrix, Packing, Pool, WeightSlice, matmul};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -70,6 +70,34 @@ proptest! {
         let w = rounded(storage, seed, out * in_);
         on_every_pool(|pool| {
             let packed = pack(pool, storage, &w, in_, &sources);
+            let mut row = vec![f32::NAN; in_];
+            for (o, expected) in w.chunks(in_).enumerate() {
+                packed.unpack_row(o, &mut row);
+                assert_same_bits(&row, expected, "unpacked row");
+            }
+        });
+    }
+
+    #[test]
+    fn rows_may_arrive_in_any_order_from_any_thread(
+        in_ in 1_usize..70,
+        runs in prop::collection::vec(0_usize..50, 1..6),
+        seed: u64,
+    ) {
+        let out: usize = runs.iter().sum();
+        let w = values(seed, out * in_);
+        on_every_pool(|pool| {
+            let packing = Packing::new(pool, kernels::Storage::F32, out, in_);
+            std::thread::scope(|scope| {
+                let mut end = out;
+                for rows in runs.iter().rev() {
+                    end -= rows;
+                    let (first, part) = (end, &w[end * in_..(end + rows) * in_]);
+                    let packing = &packing;
+                    scope.spawn(move || packing.rows(first, WeightSlice::F32(part)));
+                }
+            });
+            let packed = packing.finish();
             let mut row = vec![f32::NAN; in_];
             for (o, expected) in w.chunks(in_).enumerate() {
                 packed.unpack_row(o, &mut row);
@@ -171,4 +199,16 @@ fn wrong_lengths_are_refused() {
     refused(&|| drop(PackedMatrix::pack_rows(pool, &[WeightSlice::F32(&[0.0; 5])], 2)));
     let mixed = [WeightSlice::F32(&[0.0; 2]), WeightSlice::F16(&[f16::ZERO; 2])];
     refused(&|| drop(PackedMatrix::pack_rows(pool, &mixed, 2)));
+
+    let two = [0.0; 4];
+    let of_three = || {
+        let packing = Packing::new(pool, kernels::Storage::F32, 3, 2);
+        packing.rows(0, WeightSlice::F32(&two));
+        packing
+    };
+    refused(&|| of_three().rows(1, WeightSlice::F32(&two)));
+    refused(&|| of_three().rows(2, WeightSlice::F32(&two)));
+    refused(&|| of_three().rows(2, WeightSlice::F32(&[0.0; 3])));
+    refused(&|| of_three().rows(2, WeightSlice::F16(&[f16::ZERO; 2])));
+    refused(&|| drop(of_three().finish()));
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 
-use crate::kernels::{CacheSlice, CacheSliceMut, WeightSlice};
+use crate::kernels::{CacheSlice, CacheSliceMut};
 
 /// A tensor that is read while another is written. They must not share memory: that would wait forever.
 pub struct Operand<'a> {
@@ -31,17 +31,6 @@ impl<'a> Operand<'a> {
             CpuStorage::F32(numbers) => CacheSlice::F32(&numbers[range]),
             CpuStorage::BF16(numbers) => CacheSlice::Bf16(&numbers[range]),
             CpuStorage::F16(numbers) => CacheSlice::F16(&numbers[range]),
-            other => return unsupported(other),
-        })
-    }
-
-    /// As rows of weights.
-    pub fn weights(&self) -> Result<WeightSlice<'_>> {
-        let range = contiguous(self.layout)?;
-        Ok(match self.cpu()? {
-            CpuStorage::F32(numbers) => WeightSlice::F32(&numbers[range]),
-            CpuStorage::BF16(numbers) => WeightSlice::Bf16(&numbers[range]),
-            CpuStorage::F16(numbers) => WeightSlice::F16(&numbers[range]),
             other => return unsupported(other),
         })
     }
