@@ -11,6 +11,8 @@ mod attention;
 mod blocks;
 mod capacity;
 mod communicator;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod error;
 mod facts;
@@ -19,6 +21,8 @@ mod kv_cache;
 mod linear;
 mod loading;
 mod ops;
+mod placement;
+mod processor;
 mod ranks;
 mod request;
 mod rope;
@@ -33,30 +37,28 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroup::free_memory_bytes;
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{CacheLayout, Isa, Limits, Pool, capabilities, cpu_quota_threads, measure_limits};
+use crate::kernels::{Limits, Pool, cpu_quota_threads, measure_limits};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
 use communicator::{Communicator, Group, Member, Solo};
 use decoder::{Decoder, Extent};
 use kv_cache::{KvCache, KvShape};
+use placement::Open;
+use processor::Processor;
 use ranks::{Rank, Ranks};
 use sampler::Sampler;
-use step::Step;
+use step::{Step, StepExtent};
 use workspace::{MostRows, Workspace};
 
+#[cfg(feature = "cuda")]
+pub use cuda::visible_gpus;
 pub use error::Error;
 pub use facts::{Cost, EngineFacts};
+pub use placement::Placement;
 pub use request::{Output, Request};
-
-/// Sequences that run at a time on a CPU: beyond this, products gain no more speed from more rows.
-const CPU_MAX_NUM_SEQS: usize = 256;
-
-/// Tokens in one step on a CPU: large enough for products at full speed.
-const CPU_MAX_NUM_BATCHED_TOKENS: usize = 2048;
 
 /// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
 pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
@@ -68,17 +70,31 @@ pub struct Engine {
     ranks: Ranks,
     step: Step,
     sampler: Sampler,
-    pool: Arc<Pool>,
+    processor: Arc<Processor>,
     watcher: Option<LogitsWatcher>,
 }
 
 impl Engine {
-    /// Decides how much memory goes where, reads and packs the weights, and allocates the KV cache.
+    /// As [`Engine::load_on`] on the CPU.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(
+        model: &Model,
+        config: &EngineConfig,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        Self::load_on(Placement::Cpu, model, config, events, cancel)
+    }
+
+    /// Decides how much memory goes where, reads the weights to where they are used, and allocates the KV cache.
     ///
     /// # Errors
     /// [`Error::TensorParallel`], [`Error::Setting`] and [`Error::DoesNotFit`] before a weight is read; then
     /// [`Error::Model`] and [`Error::Cancelled`].
-    pub fn load(
+    pub fn load_on(
+        placement: Placement,
         model: &Model,
         config: &EngineConfig,
         events: &Events,
@@ -91,57 +107,77 @@ impl Engine {
             DtypeChoice::Bfloat16 => Dtype::Bf16,
             DtypeChoice::Float32 => Dtype::F32,
         };
-        let weights_dtype = model.weights.kept_as(dtype);
-        let max_num_seqs = config.max_num_seqs.map_or(CPU_MAX_NUM_SEQS, |count| count.get());
-        let max_num_batched_tokens = config.max_num_batched_tokens.map_or(CPU_MAX_NUM_BATCHED_TOKENS, |n| n.get());
+        let weights_dtype = placement.weights_dtype(model, dtype);
+        let max_num_seqs = config.max_num_seqs.map_or(placement.max_num_seqs(), |count| count.get());
+        let max_num_batched_tokens =
+            config.max_num_batched_tokens.map_or(placement.max_num_batched_tokens(), |n| n.get());
         let block_tokens = config.block_tokens.get();
         let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
 
         let part = ShardShape::new(&model.config, Shard { rank: world_size - 1, world_size })
             .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
-        // All ranks live in one memory.
-        let of_all = |bytes: u64| bytes.saturating_mul(world_size as u64);
-        let layout = CacheLayout::new(Isa::detect(), decoder::attention_shape(&model.config, &part), block_tokens);
-        let kv_shape = KvShape { layers: model.config.layers, layout, dtype };
+        let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
+        let open = placement.open(world_size, threads, dtype)?;
+        let shape = decoder::attention_shape(&model.config, &part);
+        let mut extent = Extent {
+            most,
+            max_model_len: 0,
+            block_tokens,
+            cache: placement.cache_order(),
+            activations: placement.activations(dtype),
+        };
+        let kv_shape = KvShape { layers: model.config.layers, layout: extent.cache_layout(shape), dtype };
+        let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(world_size) as u64);
+        let free_bytes = open.iter().map(Open::free_bytes).collect::<Result<Vec<_>, _>>()?;
+        let memories = (world_size / placement.ranks_in_a_memory(world_size)) as u64;
+        let workspace_bytes = Workspace::bytes(decoder::widths(&model.config, &part), most, extent.activations);
         let demand = Demand {
-            free_bytes: free_memory_bytes(),
-            weight_bytes: weight_bytes(&model.config, weights_dtype),
-            workspace_bytes: of_all(Workspace::bytes(decoder::widths(&model.config, &part), most)),
-            block_bytes: of_all(kv_shape.block_bytes()),
+            free_bytes: free_bytes.into_iter().flatten().min(),
+            weight_bytes: weight_bytes(&model.config, weights_dtype).div_ceil(memories),
+            workspace_bytes: of_memory(workspace_bytes),
+            block_bytes: of_memory(kv_shape.block_bytes()),
             max_position: model.config.max_position,
             max_num_seqs,
         };
         let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
+        extent.max_model_len = max_model_len;
 
-        let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         // Before there are weights: it takes memory of its own for a moment.
-        let limits = config.measure_limits.then(|| {
+        let limits = (config.measure_limits && placement == Placement::Cpu).then(|| {
             let limits = measure_limits(&Pool::new(threads));
             let Limits { flops_per_second, bytes_per_second, .. } = limits;
             events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
             limits
         });
+        let max_blocks = max_model_len.div_ceil(block_tokens);
+        let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, heads: shape.heads };
+        let kernels = open.first().map_or_else(String::new, Open::kernels);
+        // Ranks are at rest when tokens are chosen.
+        let host = match &open[..] {
+            [Open::Cpu(pool)] => Arc::clone(pool),
+            _ => Arc::new(Pool::new(threads)),
+        };
+        let open = open.into_iter();
+        let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
         let parts = Parts {
-            world_size,
-            threads,
             weights_dtype,
             validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
-            extent: Extent { most, max_model_len, block_tokens },
+            extent,
             kv_shape,
             kv_blocks: kv_blocks as usize,
         };
-        let mut cost = Cost::new(&model.config, of_all(kv_shape.token_bytes()));
-        let (ranks, mut pools) = parts.load(model, &mut cost, events, cancel)?;
+        let mut cost = Cost::new(&model.config, kv_shape.token_bytes().saturating_mul(world_size as u64));
+        let ranks = parts.load(model, &processors, &mut cost, events, cancel)?;
         let facts = EngineFacts {
-            device: "cpu",
+            device: placement.name(),
             dtype: dtype.name(),
             weights_dtype: weights_dtype.name(),
-            kernels: capabilities(),
-            threads: pools.iter().map(|pool| pool.threads()).sum(),
+            kernels,
+            threads: placement.threads(&processors),
             tensor_parallel_size: world_size,
             kv_blocks: kv_blocks as usize,
             block_tokens,
-            kv_cache_bytes: u64::from(kv_blocks) * of_all(kv_shape.block_bytes()),
+            kv_cache_bytes: (u64::from(kv_blocks) * kv_shape.block_bytes()).saturating_mul(world_size as u64),
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
@@ -149,12 +185,14 @@ impl Engine {
             limits,
             cost,
         };
-        // Ranks are at rest when tokens are chosen.
-        let pool = if world_size == 1 { pools.remove(0) } else { Arc::new(Pool::new(threads)) };
-        let step = Step::with_capacity(most.tokens, max_num_seqs, max_model_len.div_ceil(block_tokens), block_tokens);
+        let processor = match placement {
+            Placement::Cpu => Arc::new(Processor::cpu(host)),
+            Placement::Gpus => Arc::clone(&processors[0]),
+        };
+        let step = Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens);
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
-        Ok(Self { facts, vocab_size, ranks, step, sampler: Sampler::default(), pool, watcher: None })
+        Ok(Self { facts, vocab_size, ranks, step, sampler: Sampler::default(), processor, watcher: None })
     }
 
     /// What was decided.
@@ -171,9 +209,6 @@ impl Engine {
 
 /// What all ranks have in common.
 struct Parts {
-    world_size: usize,
-    /// Of all ranks together.
-    threads: usize,
     weights_dtype: Dtype,
     validation: Validation,
     extent: Extent,
@@ -182,34 +217,34 @@ struct Parts {
 }
 
 impl Parts {
-    /// Reads and packs the weights of one rank after the other and gives each its cache, and counts them in `cost`.
+    /// Reads the weights of one rank after the other and gives each its cache, and counts them in `cost`.
     fn load(
         &self,
         model: &Model,
+        processors: &[Arc<Processor>],
         cost: &mut Cost,
         events: &Events,
         cancel: &CancellationToken,
-    ) -> Result<(Ranks, Vec<Arc<Pool>>), Error> {
-        let world_size = self.world_size;
+    ) -> Result<Ranks, Error> {
+        let world_size = processors.len();
         let group = (world_size > 1).then(|| Group::new(world_size));
-        let (mut ranks, mut pools) = (Vec::with_capacity(world_size), Vec::with_capacity(world_size));
-        for rank in 0..world_size {
-            // As many threads as there are ranks at least; no more than asked for where those are enough.
-            let pool = Arc::new(Pool::new((self.threads / world_size).max(1)));
+        let mut ranks = Vec::with_capacity(world_size);
+        for (rank, processor) in processors.iter().enumerate() {
             let shard = Shard { rank, world_size };
             let wanted = loading::Wanted { shard, dtype: self.weights_dtype, validation: self.validation };
-            let weights = loading::load(model, wanted, &pool, events, cancel)?;
+            let weights = loading::load(model, wanted, processor, events, cancel)?;
             cost.add_weights(&weights);
             let communicator: Box<dyn Communicator> = match &group {
                 Some(group) => Box::new(Member::new(group, rank)),
                 None => Box::new(Solo),
             };
-            let decoder = Decoder::new(model.config.clone(), weights, self.extent, communicator, Arc::clone(&pool))?;
-            ranks.push(Rank { decoder, cache: KvCache::new(self.kv_shape, self.kv_blocks)? });
-            pools.push(pool);
+            let cache = KvCache::new(self.kv_shape, self.kv_blocks, processor.device())?;
+            let processor = Arc::clone(processor);
+            let decoder = Decoder::new(model.config.clone(), weights, self.extent, communicator, processor)?;
+            ranks.push(Rank { decoder, cache });
         }
         let others = ranks.split_off(1);
-        Ok((Ranks::new(ranks.remove(0), others, group), pools))
+        Ok(Ranks::new(ranks.remove(0), others, group))
     }
 }
 

@@ -21,12 +21,12 @@ use crate::model::golden::directory;
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
 /// A directory in Hugging Face layout, or one that holds a GGUF file.
-fn open(name: &str) -> Model {
+pub(crate) fn open(name: &str) -> Model {
     Model::open(&directory(name), &directory(name)).unwrap()
 }
 
 /// Single precision, two threads, everything else as decided by the engine.
-fn config() -> EngineConfig {
+pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         tensor_parallel_size: None,
         max_model_len: None,
@@ -47,7 +47,7 @@ fn load(name: &str, config: &EngineConfig) -> Engine {
     Engine::load(&open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
 }
 
-fn request(id: u32, prompt: &[u32], max_new_tokens: usize) -> Request {
+pub(crate) fn request(id: u32, prompt: &[u32], max_new_tokens: usize) -> Request {
     Request {
         id: RequestId(id),
         prompt: prompt.to_vec(),
@@ -69,7 +69,7 @@ impl Observer for Facts {
 }
 
 /// Outputs by request, and what was stated on the way.
-fn serve(engine: &mut Engine, requests: Vec<Request>) -> Result<(Vec<Output>, Vec<Fact>), Error> {
+pub(crate) fn serve(engine: &mut Engine, requests: Vec<Request>) -> Result<(Vec<Output>, Vec<Fact>), Error> {
     let facts = Arc::new(Facts::default());
     let mut outputs = Vec::new();
     engine.run(requests, &Events::to(vec![facts.clone()]), &CancellationToken::new(), &mut |output| {

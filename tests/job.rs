@@ -30,17 +30,18 @@ fn job_without_model(results: &TempDir) -> Process {
 
 fn job_that_measures_limits(results: &TempDir) -> Process {
     Process::flashjob()
-        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--device=cpu", "--results-dir"])
+        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--results-dir"])
         .args([results.path().join("out")])
+        .env("DEVICE", "cpu")
 }
 
 /// The same on the tiny model.
-fn job(results: &TempDir) -> Process {
+pub(crate) fn job(results: &TempDir) -> Process {
     job_without_model(results).args(["--model".into(), tiny_model()])
 }
 
 /// `result.json` of a job that [`job`] made.
-fn result(results: &TempDir) -> Value {
+pub(crate) fn result(results: &TempDir) -> Value {
     let path = results.path().join("out/result.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()

@@ -7,6 +7,7 @@ mod support;
 mod bucket;
 mod config;
 mod container;
+mod cuda;
 mod engine;
 mod job;
 mod kernels;

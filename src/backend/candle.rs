@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Request};
+use super::{Backend, BackendFacts, Completion, Error, Request, presence};
 use crate::config::JobConfig;
 use crate::engine::{self, Engine};
 use crate::event::{Events, Fact};
@@ -29,7 +29,8 @@ impl CandleBackend {
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let model = Model::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
-        let engine = Engine::load(&model, &config.engine, events, cancel).map_err(from_engine)?;
+        let placement = presence::placement(config).map_err(Error::Unavailable)?;
+        let engine = Engine::load_on(placement, &model, &config.engine, events, cancel).map_err(from_loading)?;
         let engine_facts = engine.facts();
         let facts = BackendFacts {
             backend: "candle",
@@ -98,6 +99,14 @@ impl Backend for CandleBackend {
         };
         self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
         undecodable.map_or(Ok(()), |error| Err(Error::Inference(error)))
+    }
+}
+
+/// What cannot be computed before there is a request is the fault of the model or of the memory for it.
+fn from_loading(error: engine::Error) -> Error {
+    match error {
+        engine::Error::Compute { .. } => Error::Model(error.to_string()),
+        other => from_engine(other),
     }
 }
 

@@ -118,6 +118,13 @@ pub struct Sampling {
     pub top_k: Option<NonZeroUsize>,
 }
 
+impl Sampling {
+    /// Whether nothing is left to chance: the likeliest token is taken.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k.is_some_and(|k| k.get() == 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

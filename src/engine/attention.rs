@@ -8,8 +8,9 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::kv_cache::LayerCache;
 use super::ops::access::{Operand, floats, floats_mut};
+use super::processor::Processor;
 use super::step::Step;
-use crate::kernels::{CacheLayout, PagedAttention, Pool, paged_attention};
+use crate::kernels::{CacheLayout, PagedAttention, paged_attention};
 
 /// What stays the same from step to step and from layer to layer.
 #[derive(Clone, Debug)]
@@ -28,19 +29,19 @@ impl Attention {
     /// included.
     pub fn forward(
         &self,
-        pool: &Pool,
+        processor: &Processor,
         qkv: &Tensor,
         cache: &LayerCache,
         window: Option<usize>,
         step: &Step,
         out: &Tensor,
     ) -> Result<()> {
-        out.inplace_op2(qkv, &Paged { pool, attention: self, cache, window, step })
+        out.inplace_op2(qkv, &Paged { processor, attention: self, cache, window, step })
     }
 }
 
 struct Paged<'a> {
-    pool: &'a Pool,
+    processor: &'a Processor,
     attention: &'a Attention,
     cache: &'a LayerCache,
     window: Option<usize>,
@@ -68,7 +69,47 @@ impl InplaceOp2 for Paged<'_> {
             window: self.window,
             softcap: self.attention.softcap,
         };
-        paged_attention(self.pool, &arguments, floats_mut(out, out_layout)?);
+        paged_attention(self.processor.pool(), &arguments, floats_mut(out, out_layout)?);
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        out: &mut candle_core::CudaStorage,
+        out_layout: &Layout,
+        qkv: &candle_core::CudaStorage,
+        qkv_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Address, PagedQueries};
+        let (gpu, step, layout) = (self.processor.gpu()?, self.step, self.attention.layout);
+        let at = PagedQueries {
+            shape: layout.shape(),
+            page: layout.page(),
+            q: Address::of(qkv, qkv_layout)?,
+            q_stride: layout.shape().qkv_width(),
+            k_cache: Operand::of(&self.cache.keys).address()?,
+            v_cache: Operand::of(&self.cache.values).address()?,
+            out: Address::of(out, out_layout)?,
+            log_sums: gpu.step().log_sums(),
+            cumulative_queries: gpu.step().cumulative_queries(),
+            cumulative_keys: gpu.step().cumulative_keys(),
+            block_table: gpu.step().block_table(),
+            max_blocks: step.max_blocks(),
+            sequences: step.sequences(),
+            tokens: step.tokens(),
+            longest_queries: longest(step.cumulative_queries()),
+            longest_keys: longest(step.cumulative_keys()),
+            scale: self.attention.scale,
+            softcap: self.attention.softcap,
+            window: self.window,
+        };
+        gpu.attention(&at)
+    }
+}
+
+/// The longest of the stretches between cumulative lengths.
+#[cfg(feature = "cuda")]
+fn longest(cumulative: &[u32]) -> usize {
+    cumulative.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
 }

@@ -6,19 +6,21 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::attention::Attention;
 use super::communicator::Communicator;
 use super::kv_cache::{KvCache, LayerCache};
 use super::linear::Linear;
 use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, Softcap};
+use super::processor::Processor;
+use super::rope::Angles;
 use super::step::Step;
 use super::workspace::{MostRows, Rows, Widths, Workspace};
-use super::{Error, rope};
-use crate::kernels::{AttentionShape, CacheLayout, Pool, RopeTable};
-use crate::model::{DecoderConfig, ShardShape};
+use crate::kernels::{AttentionShape, CacheLayout, Isa};
+use crate::model::{DecoderConfig, Dtype, ShardShape};
 
 /// One layer's weights, merged and packed.
 pub struct LayerWeights {
@@ -63,18 +65,18 @@ pub struct Decoder {
     ropes: Ropes,
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
-    pool: Arc<Pool>,
+    processor: Arc<Processor>,
 }
 
 /// Angles by kind of layer.
 struct Ropes {
-    unlimited: RopeTable,
+    unlimited: Angles,
     /// Where it differs.
-    windowed: Option<RopeTable>,
+    windowed: Option<Angles>,
 }
 
 impl Ropes {
-    fn of(&self, window: Option<usize>) -> &RopeTable {
+    fn of(&self, window: Option<usize>) -> &Angles {
         match (&self.windowed, window) {
             (Some(windowed), Some(_)) => windowed,
             _ => &self.unlimited,
@@ -91,6 +93,29 @@ pub struct Extent {
     pub max_model_len: usize,
     /// Tokens that a block of the cache holds.
     pub block_tokens: usize,
+    /// How keys and values lie.
+    pub cache: CacheOrder,
+    /// Number format of activations other than the residual stream and the logits.
+    pub activations: Dtype,
+}
+
+/// How keys and values lie in a block.
+#[derive(Clone, Copy, Debug)]
+pub enum CacheOrder {
+    /// In panels, for the CPU's kernels.
+    Panels(Isa),
+    /// Token by token, `[page, kv_heads, head_dim]`, for a GPU's.
+    Tokens,
+}
+
+impl Extent {
+    /// Of the cache of a rank with these heads.
+    pub fn cache_layout(&self, shape: AttentionShape) -> CacheLayout {
+        match self.cache {
+            CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, self.block_tokens),
+            CacheOrder::Tokens => CacheLayout::by_token(shape, self.block_tokens),
+        }
+    }
 }
 
 /// Widths of the activations of one rank.
@@ -117,19 +142,22 @@ impl Decoder {
         weights: DecoderWeights,
         extent: Extent,
         communicator: Box<dyn Communicator>,
-        pool: Arc<Pool>,
+        processor: Arc<Processor>,
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
         let attention = Attention {
-            layout: CacheLayout::new(pool.isa(), attention_shape(&config, &shard), extent.block_tokens),
+            layout: extent.cache_layout(attention_shape(&config, &shard)),
             scale: config.attention_scale,
             softcap: config.attention_softcap,
         };
-        let workspace = Workspace::new(widths(&config, &shard), extent.most, &Device::Cpu)
-            .map_err(Error::compute("allocate activations"))?;
-        let table = |rope| rope::table(rope, extent.max_model_len);
-        let ropes = Ropes { unlimited: table(&config.rope), windowed: config.windowed_rope.as_ref().map(table) };
-        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, pool })
+        let device = processor.device();
+        let failed = Error::compute("allocate activations");
+        let widths = widths(&config, &shard);
+        let workspace = Workspace::new(widths, extent.most, extent.activations, device).map_err(&failed)?;
+        let angles = |rope| Angles::new(rope, extent.max_model_len, device).map_err(&failed);
+        let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
+        let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
+        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, processor })
     }
 
     /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
@@ -143,15 +171,20 @@ impl Decoder {
         cache: &KvCache,
         cancel: &CancellationToken,
     ) -> Result<Option<Tensor>, Error> {
-        let Self { config, weights, shard, attention, ropes, workspace, communicator, pool } = self;
-        let pass = Pass { config, attention, ropes, communicator: communicator.as_ref(), pool, step };
+        let Self { config, weights, shard, attention, ropes, workspace, communicator, processor } = self;
+        let processor = processor.as_ref();
+        let pass = Pass { config, attention, ropes, communicator: communicator.as_ref(), processor, step };
         let wanted = step.logit_rows();
         let views = workspace.fit(step.tokens(), wanted.len().max(1)).map_err(Error::compute("size activations"))?;
         let failed = Error::compute("compute a step");
+        #[cfg(feature = "cuda")]
+        if processor.device().is_cuda() {
+            processor.gpu().and_then(|gpu| gpu.step().upload(step)).map_err(&failed)?;
+        }
 
         let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
-        let (embedding, scale) = (weights.embedding.packed(), config.embedding_scale);
-        let embed = Embed { embedding, vocabulary, scale, token_ids: step.token_ids() };
+        let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
+        let embed = Embed { processor, embedding, vocabulary, scale, step };
         views.all.residual.inplace_op1(&embed).map_err(&failed)?;
         pass.communicator.all_reduce(&views.all.residual).map_err(&failed)?;
 
@@ -167,7 +200,7 @@ impl Decoder {
             if index == last && wanted.is_empty() {
                 return Ok(None);
             }
-            attention.forward(pool, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            attention.forward(processor, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
             if index == last && wanted.len() < step.tokens() {
                 pass.keep_wanted(rows, &views.wanted).map_err(&failed)?;
                 rows = &views.wanted;
@@ -176,9 +209,9 @@ impl Decoder {
             delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
         }
         pass.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
-        weights.head.forward(pool, &rows.normed, &views.logits).map_err(&failed)?;
+        weights.head.forward(processor, &rows.normed, &views.logits).map_err(&failed)?;
         if let Some(cap) = config.logits_softcap {
-            views.logits.inplace_op1(&Softcap { pool, cap }).map_err(&failed)?;
+            views.logits.inplace_op1(&Softcap { processor, cap }).map_err(&failed)?;
         }
         communicator.gather(&views.logits).map_err(&failed)
     }
@@ -190,7 +223,7 @@ struct Pass<'a> {
     attention: &'a Attention,
     ropes: &'a Ropes,
     communicator: &'a dyn Communicator,
-    pool: &'a Pool,
+    processor: &'a Processor,
     step: &'a Step,
 }
 
@@ -207,7 +240,14 @@ impl Pass<'_> {
     fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
         let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
         let delta = delta.map(|delta| delta.tensor);
-        rows.residual.inplace_op1(&AddRmsNorm { pool: self.pool, delta, delta_norm, weight, eps, normed: &rows.normed })
+        rows.residual.inplace_op1(&AddRmsNorm {
+            processor: self.processor,
+            delta,
+            delta_norm,
+            weight,
+            eps,
+            normed: &rows.normed,
+        })
     }
 
     /// The layer's first half, up to what attention reads.
@@ -221,34 +261,35 @@ impl Pass<'_> {
         cache: &LayerCache,
     ) -> candle_core::Result<()> {
         self.norm(rows, delta, &layer.input_norm)?;
-        layer.qkv.forward(self.pool, &rows.normed, qkv)?;
+        layer.qkv.forward(self.processor, &rows.normed, qkv)?;
         let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
             let shape = layout.shape();
-            qkv.inplace_op1(&NormHeads { pool: self.pool, shape, q, k, eps: self.config.rms_norm_eps })?;
+            qkv.inplace_op1(&NormHeads { processor: self.processor, shape, q, k, eps: self.config.rms_norm_eps })?;
         }
         let rope = self.ropes.of(window);
-        qkv.inplace_op1(&RopeAndCache { pool: self.pool, layout, rope, step: self.step, cache })
+        qkv.inplace_op1(&RopeAndCache { processor: self.processor, layout, rope, step: self.step, cache })
     }
 
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
-        layer.o.forward(self.pool, &rows.attended, &rows.delta)?;
+        layer.o.forward(self.processor, &rows.attended, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)?;
         let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
         self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
-        layer.gate_up.forward(self.pool, &rows.normed, &rows.gate_up)?;
+        layer.gate_up.forward(self.processor, &rows.normed, &rows.gate_up)?;
         let width = layer.gate_up.out() / 2;
-        rows.activated
-            .inplace_op2(&rows.gate_up, &Gated { pool: self.pool, activation: self.config.activation, width })?;
-        layer.down.forward(self.pool, &rows.activated, &rows.delta)?;
+        rows.activated.inplace_op2(
+            &rows.gate_up,
+            &Gated { processor: self.processor, activation: self.config.activation, width },
+        )?;
+        layer.down.forward(self.processor, &rows.activated, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)
     }
 
     /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
     fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
-        let rows = self.step.logit_rows();
-        let gather = |width| GatherRows { rows, width };
+        let gather = |width| GatherRows { processor: self.processor, step: self.step, width };
         wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
         wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape().out_width()))
     }

@@ -11,14 +11,14 @@ use crate::model::DecoderConfig;
 /// How an engine stands, as it is stated in results.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct EngineFacts {
-    /// `cpu`.
+    /// `cpu` or `cuda`.
     pub device: &'static str,
     /// Number format of the KV cache; weights are numbers of this format, too.
     pub dtype: &'static str,
     /// How weights are kept: narrower than `dtype` where that loses nothing.
     pub weights_dtype: &'static str,
-    /// Instruction set that the kernels use.
-    pub kernels: &'static str,
+    /// Instruction set that the kernels use, or the GPU's name and compute capability.
+    pub kernels: String,
     /// CPU threads that compute.
     pub threads: usize,
     /// Ranks.

@@ -2,7 +2,7 @@
 //!
 //! Pages that no token has reached yet cost no memory. Who owns which block is not known here.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::{Error, host_memory};
 use crate::kernels::CacheLayout;
@@ -47,10 +47,10 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `blocks` blocks.
-    pub fn new(shape: KvShape, blocks: usize) -> Result<Self, Error> {
+    pub fn new(shape: KvShape, blocks: usize, device: &Device) -> Result<Self, Error> {
         let layer = || {
-            let keys = zeros(blocks * shape.layout.block_keys(), shape.dtype)?;
-            Ok(LayerCache { keys, values: zeros(blocks * shape.layout.block_values(), shape.dtype)? })
+            let keys = zeros(blocks * shape.layout.block_keys(), shape.dtype, device)?;
+            Ok(LayerCache { keys, values: zeros(blocks * shape.layout.block_values(), shape.dtype, device)? })
         };
         Ok(Self { layers: (0..shape.layers).map(|_| layer()).collect::<Result<_, Error>>()? })
     }
@@ -61,9 +61,13 @@ impl KvCache {
     }
 }
 
-fn zeros(count: usize, dtype: Dtype) -> Result<Tensor, Error> {
+fn zeros(count: usize, dtype: Dtype, device: &Device) -> Result<Tensor, Error> {
+    let zeros = match device.is_cpu() {
+        true => host_memory::zeros(count, dtype),
+        false => Tensor::zeros(count, dtype.into(), device),
+    };
     // There is nothing else that can be wrong with zeros.
-    host_memory::zeros(count, dtype).map_err(|_| Error::DoesNotFit {
+    zeros.map_err(|_| Error::DoesNotFit {
         what: "one layer of the KV cache".into(),
         needed_bytes: (count * dtype.size_bytes()) as u64,
         available_bytes: 0,

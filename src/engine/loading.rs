@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::decoder::{DecoderWeights, LayerWeights};
-use super::linear::Linear;
+use super::linear::{Linear, Weight};
+use super::processor::Processor;
 use crate::event::{Events, Fact};
-use crate::kernels::{PackedMatrix, Packing, Pool, Storage, WeightSlice};
+use crate::kernels::{Packing, Storage, WeightSlice};
 use crate::model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSlice, Shard, TensorName, Validation};
 
 /// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
@@ -42,17 +43,17 @@ pub struct Wanted {
 pub fn load(
     model: &Model,
     wanted: Wanted,
-    pool: &Pool,
+    processor: &Processor,
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
     let progress =
         Progress { events, cancel, total_bytes: total_bytes(model, wanted.shard.world_size)?, turn: Mutex::default() };
-    let mut loaded = Reading::new(model, wanted, pool)?.read_all(&progress)?;
+    let mut loaded = Reading::new(model, wanted, processor)?.read_all(&progress)?;
     let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
     let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
     let layers = layers.collect::<Result<_, Error>>()?;
-    let final_norm = loaded.vector(TensorName::FinalNorm);
+    let final_norm = loaded.vector(TensorName::FinalNorm)?;
     let tied = model.config.tied_head;
     let head = if tied { Arc::clone(&embedding) } else { Arc::new(loaded.matrix(TensorName::Head, &[])?) };
     Ok(DecoderWeights { embedding, layers, final_norm, head })
@@ -109,14 +110,15 @@ enum Task {
 struct Reading<'a> {
     model: &'a Model,
     wanted: Wanted,
+    processor: &'a Processor,
     tasks: Vec<Task>,
     /// By their first tensors.
-    matrices: Vec<(TensorName, Packing)>,
+    matrices: Vec<(TensorName, Destination)>,
     vectors: Mutex<HashMap<TensorName, Tensor>>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(model: &'a Model, wanted: Wanted, pool: &Pool) -> Result<Self, Error> {
+    fn new(model: &'a Model, wanted: Wanted, processor: &'a Processor) -> Result<Self, Error> {
         let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
         for tensor in model.weights.tensors() {
             if model.config.shape(tensor).len() == 1 {
@@ -134,14 +136,10 @@ impl<'a> Reading<'a> {
             let runs = model.weights.runs(tensor, wanted.shard)?;
             tasks.extend(runs.map(|rows| Task::Rows { tensor, rows, matrix, first_row }));
         }
-        let storage = match wanted.dtype {
-            Dtype::F32 => Storage::F32,
-            Dtype::Bf16 => Storage::Bf16,
-            Dtype::F16 => Storage::F16,
-        };
-        let sizes = sizes.into_iter();
-        let matrices = sizes.map(|(name, [out, in_])| (name, Packing::new(pool, storage, out, in_))).collect();
-        Ok(Self { model, wanted, tasks, matrices, vectors: Mutex::default() })
+        let matrices =
+            sizes.into_iter().map(|(name, shape)| Ok((name, Destination::new(processor, wanted.dtype, shape)?)));
+        let matrices = matrices.collect::<Result<_, Error>>()?;
+        Ok(Self { model, wanted, processor, tasks, matrices, vectors: Mutex::default() })
     }
 
     fn read_all(self, progress: &Progress<'_>) -> Result<Loaded, Error> {
@@ -160,8 +158,9 @@ impl<'a> Reading<'a> {
             let join = |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
             readers.into_iter().map(join).fold(Ok(()), Result::and)
         })?;
-        let matrices = self.matrices.into_iter().map(|(name, packing)| (name, packing.finish())).collect();
-        Ok(Loaded { matrices, vectors: self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner) })
+        let matrices = self.matrices.into_iter().map(|(name, destination)| (name, destination.finish())).collect();
+        let vectors = self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Loaded { matrices, vectors, device: self.processor.device().clone() })
     }
 
     /// Returns the bytes that were read.
@@ -175,26 +174,74 @@ impl<'a> Reading<'a> {
             }
             Task::Rows { tensor, rows, matrix, first_row } => {
                 let bytes = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
-                self.matrices[*matrix].1.rows(first_row + rows.start, weights_of(buffer));
+                self.matrices[*matrix].1.rows(first_row + rows.start, buffer.rows())?;
                 Ok(bytes)
             }
         }
     }
 }
 
-fn weights_of(buffer: &RowBuffer) -> WeightSlice<'_> {
-    match buffer.rows() {
-        RowSlice::F32(numbers) => WeightSlice::F32(numbers),
-        RowSlice::F16(numbers) => WeightSlice::F16(numbers),
-        RowSlice::Bf16(numbers) => WeightSlice::Bf16(numbers),
+/// Where rows of a matrix go.
+enum Destination {
+    /// To the CPU's kernels.
+    Packing(Packing),
+    /// To a GPU.
+    #[cfg(feature = "cuda")]
+    OnDevice(super::cuda::Filling),
+}
+
+impl Destination {
+    fn new(processor: &Processor, dtype: Dtype, [out, in_]: [usize; 2]) -> Result<Self, Error> {
+        #[cfg(feature = "cuda")]
+        if processor.device().is_cuda() {
+            let filling = processor.gpu().and_then(|gpu| super::cuda::Filling::new(gpu, out, in_));
+            return Ok(Self::OnDevice(filling.map_err(Error::compute("make room for weights"))?));
+        }
+        let storage = match dtype {
+            Dtype::F32 => Storage::F32,
+            Dtype::Bf16 => Storage::Bf16,
+            Dtype::F16 => Storage::F16,
+        };
+        Ok(Self::Packing(Packing::new(processor.pool(), storage, out, in_)))
+    }
+
+    fn rows(&self, first: usize, rows: RowSlice<'_>) -> Result<(), Error> {
+        match self {
+            Self::Packing(packing) => {
+                let rows = match rows {
+                    RowSlice::F32(numbers) => WeightSlice::F32(numbers),
+                    RowSlice::F16(numbers) => WeightSlice::F16(numbers),
+                    RowSlice::Bf16(numbers) => WeightSlice::Bf16(numbers),
+                };
+                packing.rows(first, rows);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::OnDevice(filling) => match rows {
+                RowSlice::F32(numbers) => filling.rows(first, numbers),
+                RowSlice::F16(numbers) => filling.rows(first, numbers),
+                RowSlice::Bf16(numbers) => filling.rows(first, numbers),
+            }
+            .map_err(Error::compute("place weights")),
+        }
+    }
+
+    fn finish(self) -> Weight {
+        match self {
+            Self::Packing(packing) => Weight::Packed(packing.finish()),
+            #[cfg(feature = "cuda")]
+            Self::OnDevice(filling) => Weight::OnDevice(filling.finish()),
+        }
     }
 }
 
 /// Everything that was read, until it is taken.
 struct Loaded {
     /// By their first tensors.
-    matrices: HashMap<TensorName, PackedMatrix>,
+    matrices: HashMap<TensorName, Weight>,
+    /// On the host.
     vectors: HashMap<TensorName, Tensor>,
+    device: Device,
 }
 
 impl Loaded {
@@ -205,25 +252,33 @@ impl Loaded {
         let biases = [QBias, KBias, VBias].map(name);
         let biases = if config.qkv_bias { &biases[..] } else { &[] };
         Ok(LayerWeights {
-            input_norm: self.vector(name(InputNorm)),
+            input_norm: self.vector(name(InputNorm))?,
             qkv: self.matrix(name(Q), biases)?,
-            qk_norms: if config.qk_norm { Some([self.vector(name(QNorm)), self.vector(name(KNorm))]) } else { None },
+            qk_norms: if config.qk_norm { Some([self.vector(name(QNorm))?, self.vector(name(KNorm))?]) } else { None },
             o: self.matrix(name(O), &[])?,
-            attention_output_norm: self.vectors.remove(&name(AttentionOutputNorm)),
-            feed_forward_norm: self.vector(name(FeedForwardNorm)),
+            attention_output_norm: self.vector_if(config.output_norms, name(AttentionOutputNorm))?,
+            feed_forward_norm: self.vector(name(FeedForwardNorm))?,
             gate_up: self.matrix(name(Gate), &[])?,
             down: self.matrix(name(Down), &[])?,
-            feed_forward_output_norm: self.vectors.remove(&name(FeedForwardOutputNorm)),
+            feed_forward_output_norm: self.vector_if(config.output_norms, name(FeedForwardOutputNorm))?,
         })
     }
 
-    fn vector(&mut self, name: TensorName) -> Tensor {
+    fn vector(&mut self, name: TensorName) -> Result<Tensor, Error> {
+        self.on_host(name).to_device(&self.device).map_err(Error::compute("place weights"))
+    }
+
+    fn vector_if(&mut self, there: bool, name: TensorName) -> Result<Option<Tensor>, Error> {
+        there.then(|| self.vector(name)).transpose()
+    }
+
+    fn on_host(&mut self, name: TensorName) -> Tensor {
         self.vectors.remove(&name).expect("every tensor of a configuration is read")
     }
 
     fn matrix(&mut self, first: TensorName, biases: &[TensorName]) -> Result<Linear, Error> {
         let weight = self.matrices.remove(&first).expect("every tensor of a configuration is read");
-        let biases: Vec<Tensor> = biases.iter().map(|&bias| self.vector(bias)).collect();
-        Linear::new(weight, &biases).map_err(Error::compute("stack biases"))
+        let biases: Vec<Tensor> = biases.iter().map(|&bias| self.on_host(bias)).collect();
+        Linear::new(weight, &biases, &self.device).map_err(Error::compute("stack biases"))
     }
 }

@@ -236,7 +236,7 @@ impl Run<'_> {
 
     fn choose(&mut self, logits: &Tensor, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
         self.watch(logits)?;
-        let tokens = self.engine.sampler.choose(&self.engine.pool, logits, &self.choices)?;
+        let tokens = self.engine.sampler.choose(&self.engine.processor, logits, &self.choices)?;
         let now = Instant::now();
         for (&index, token) in self.sampling.iter().zip(tokens) {
             let sequence = &mut self.sequences[index];

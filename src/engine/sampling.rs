@@ -48,7 +48,7 @@ pub fn sample(
     candidates: &mut Vec<Candidate>,
 ) -> Result<u32, NotFinite> {
     let highest = logits.get(best as usize).copied().filter(|logit| logit.is_finite()).ok_or(NotFinite)?;
-    if sampling.temperature == 0.0 || sampling.top_k.is_some_and(|k| k.get() == 1) {
+    if sampling.is_greedy() {
         return Ok(best);
     }
     let temperature = f64::from(sampling.temperature);

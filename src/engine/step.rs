@@ -17,6 +17,20 @@ pub enum Wanted {
     All,
 }
 
+/// The largest step there will be.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "a CPU computes steps of any size"))]
+pub struct StepExtent {
+    /// Tokens.
+    pub tokens: usize,
+    /// Sequences, and rows of logits.
+    pub sequences: usize,
+    /// Blocks of the longest sequence.
+    pub max_blocks: usize,
+    /// Query heads of the rank.
+    pub heads: usize,
+}
+
 /// Rows of a step are tokens; its sequences are contiguous runs of rows.
 #[derive(Debug, Default)]
 pub struct Step {

@@ -3,7 +3,7 @@
 //! A steady decode has the same number of rows step after step: then even the views stay. This file knows shapes, not
 //! what is computed.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::host_memory;
 use crate::model::Dtype;
@@ -70,16 +70,19 @@ pub struct Rows {
 }
 
 impl Workspace {
-    /// Buffers for steps of up to `most` rows.
-    pub fn new(widths: Widths, most: MostRows, device: &Device) -> Result<Self> {
-        let buffer = |rows: usize, width: usize| -> Result<Tensor> {
+    /// Buffers for steps of up to `most` rows: of `dtype`, but for the residual stream and the logits, which are always
+    /// single precision.
+    pub fn new(widths: Widths, most: MostRows, dtype: Dtype, device: &Device) -> Result<Self> {
+        let of = |dtype: Dtype, rows: usize, width: usize| -> Result<Tensor> {
             match device.is_cpu() {
-                true => host_memory::zeros(rows * width, Dtype::F32)?.reshape((rows, width)),
-                false => Tensor::zeros((rows, width), DType::F32, device),
+                true => host_memory::zeros(rows * width, dtype)?.reshape((rows, width)),
+                false => Tensor::zeros((rows, width), dtype.into(), device),
             }
         };
+        let wide = |rows, width| of(Dtype::F32, rows, width);
+        let buffer = |rows, width| of(dtype, rows, width);
         let all = Rows {
-            residual: buffer(most.tokens, widths.hidden)?,
+            residual: wide(most.tokens, widths.hidden)?,
             normed: buffer(most.tokens, widths.hidden)?,
             attended: buffer(most.tokens, widths.attended)?,
             delta: buffer(most.tokens, widths.hidden)?,
@@ -88,12 +91,12 @@ impl Workspace {
         };
         // Only what rows are gathered into needs memory of its own.
         let wanted = Rows {
-            residual: buffer(most.wanted, widths.hidden)?,
+            residual: wide(most.wanted, widths.hidden)?,
             attended: buffer(most.wanted, widths.attended)?,
             ..all.clone()
         };
         let qkv = buffer(most.tokens, widths.qkv)?;
-        let logits = buffer(most.wanted, widths.vocabulary)?;
+        let logits = wide(most.wanted, widths.vocabulary)?;
         let whole = Views { qkv, all, wanted, logits, most };
         // No step is of this size: the first one makes its own views.
         let views = Views { most: MostRows { tokens: 0, wanted: 0 }, ..whole.clone() };
@@ -101,12 +104,13 @@ impl Workspace {
     }
 
     /// Bytes that [`Self::new`] will allocate.
-    pub fn bytes(widths: Widths, most: MostRows) -> u64 {
-        let token = 3 * widths.hidden + widths.attended + 3 * widths.intermediate + widths.qkv;
-        let wanted = widths.hidden + widths.attended + widths.vocabulary;
+    pub fn bytes(widths: Widths, most: MostRows, dtype: Dtype) -> u64 {
+        let (wide, narrow) = (size_of::<f32>(), dtype.size_bytes());
+        let token = wide * widths.hidden
+            + narrow * (2 * widths.hidden + widths.attended + 3 * widths.intermediate + widths.qkv);
+        let wanted = wide * (widths.hidden + widths.vocabulary) + narrow * widths.attended;
         // Settings may ask for more rows than any machine holds: the answer must then be large, not wrong.
-        let numbers = most.tokens.saturating_mul(token).saturating_add(most.wanted.saturating_mul(wanted));
-        numbers.saturating_mul(size_of::<f32>()) as u64
+        most.tokens.saturating_mul(token).saturating_add(most.wanted.saturating_mul(wanted)) as u64
     }
 
     /// Views of `tokens` rows, of which `wanted` get logits; both within what it was made for, `wanted` at least 1.
@@ -148,7 +152,7 @@ mod tests {
 
     #[test]
     fn views_stay_while_the_step_keeps_its_size() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
         let ids = |views: &Views| [&views.qkv, &views.all.delta, &views.wanted.residual, &views.logits].map(Tensor::id);
         let first = ids(workspace.fit(4, 4).unwrap());
         assert_eq!(ids(workspace.fit(4, 4).unwrap()), first);
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_gathered_have_memory_of_their_own() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
         let views = workspace.fit(16, 3).unwrap();
         assert_eq!(views.all.residual.dims(), [16, 8]);
         assert_eq!(views.wanted.residual.dims(), [3, 8]);
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_largest_step_may_come_first() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
         let views = workspace.fit(MOST.tokens, MOST.wanted).unwrap();
         assert_eq!((views.all.delta.dims(), views.wanted.delta.dims()), (&[16, 8][..], &[4, 8][..]));
         assert_eq!((views.wanted.normed.dims(), views.wanted.activated.dims()), (&[4, 8][..], &[4, 10][..]));
@@ -184,14 +188,19 @@ mod tests {
 
     #[test]
     fn its_size_is_known_beforehand() {
-        let workspace = Workspace::new(WIDTHS, MOST, &Device::Cpu).unwrap();
-        let Views { qkv, all, wanted, logits, .. } = &workspace.whole;
-        let Rows { residual, normed, attended, delta, gate_up, activated } = all;
-        let tensors =
-            [qkv, residual, normed, attended, delta, gate_up, activated, &wanted.residual, &wanted.attended, logits];
-        let bytes: usize = tensors.iter().map(|tensor| tensor.elem_count() * 4).sum();
-        assert_eq!(Workspace::bytes(WIDTHS, MOST), bytes as u64);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let workspace = Workspace::new(WIDTHS, MOST, dtype, &Device::Cpu).unwrap();
+            let Views { qkv, all, wanted, logits, .. } = &workspace.whole;
+            let Rows { residual, normed, attended, delta, gate_up, activated } = all;
+            let wide = [residual, &wanted.residual, logits];
+            let others = [qkv, normed, attended, delta, gate_up, activated, &wanted.attended];
+            let bytes = |tensor: &&Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+            let all: usize = wide.iter().chain(&others).map(bytes).sum();
+            assert_eq!(Workspace::bytes(WIDTHS, MOST, dtype), all as u64);
+            assert!(wide.iter().all(|tensor| tensor.dtype() == candle_core::DType::F32));
+            assert!(others.iter().all(|tensor| tensor.dtype() == dtype.into()));
+        }
         let absurd = MostRows { tokens: usize::MAX, wanted: 1 };
-        assert!(Workspace::bytes(WIDTHS, absurd) > 1 << 62);
+        assert!(Workspace::bytes(WIDTHS, absurd, Dtype::F32) > 1 << 62);
     }
 }

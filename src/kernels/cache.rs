@@ -71,6 +71,14 @@ impl CacheLayout {
         CacheLayout { shape, page, panel: panel_width(isa) }
     }
 
+    /// For kernels that take an entry after the other, `[page, kv_heads, head_dim]`: here only sizes are of interest.
+    ///
+    /// # Panics
+    /// As [`CacheLayout::new`].
+    pub fn by_token(shape: AttentionShape, page: usize) -> CacheLayout {
+        CacheLayout { panel: 1, ..CacheLayout::new(Isa::Portable, shape, page) }
+    }
+
     /// Heads.
     pub fn shape(&self) -> AttentionShape {
         self.shape

@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::Address;
 use crate::kernels::{CacheSlice, CacheSliceMut};
 
 /// A tensor that is read while another is written. They must not share memory: that would wait forever.
@@ -33,6 +35,15 @@ impl<'a> Operand<'a> {
             CpuStorage::F16(numbers) => CacheSlice::F16(&numbers[range]),
             other => return unsupported(other),
         })
+    }
+
+    /// Where it lies on a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn address(&self) -> Result<Address> {
+        match &*self.storage {
+            Storage::Cuda(storage) => Address::of(storage, self.layout),
+            _ => bail!("a tensor of this operation is not on the GPU"),
+        }
     }
 
     fn cpu(&self) -> Result<&CpuStorage> {

@@ -3,12 +3,15 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 
 use super::access::{Operand, change, floats_mut};
-use crate::kernels::{AddedRows, Pool, add_rms_norm};
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::{AddRmsNormAt, Address};
+use crate::engine::processor::Processor;
+use crate::kernels::{AddedRows, add_rms_norm};
 
 /// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`; applied to the residual.
 pub struct AddRmsNorm<'a> {
     /// Who works.
-    pub pool: &'a Pool,
+    pub processor: &'a Processor,
     /// `[rows, hidden]`; `None` where nothing was computed yet.
     pub delta: Option<&'a Tensor>,
     /// `[hidden]`: `delta` is normalised with it before it is added.
@@ -36,8 +39,30 @@ impl InplaceOp1 for AddRmsNorm<'_> {
             None => None,
         };
         change(self.normed, self.name(), |normed, layout| {
-            add_rms_norm(self.pool, residual, delta, weight.floats()?, self.eps, floats_mut(normed, layout)?);
+            add_rms_norm(
+                self.processor.pool(),
+                residual,
+                delta,
+                weight.floats()?,
+                self.eps,
+                floats_mut(normed, layout)?,
+            );
             Ok(())
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, residual: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        let address =
+            |tensor: Option<&Tensor>| tensor.map_or(Ok(Address::NULL), |tensor| Operand::of(tensor).address());
+        let at = AddRmsNormAt {
+            residual: Address::of(residual, layout)?,
+            delta: address(self.delta)?,
+            delta_norm: address(self.delta_norm)?,
+            weight: address(Some(self.weight))?,
+            normed: address(Some(self.normed))?,
+        };
+        let (rows, hidden) = layout.shape().dims2()?;
+        self.processor.gpu()?.add_rms_norm([rows, hidden], at, self.eps)
     }
 }

@@ -5,19 +5,26 @@ use std::ops::Range;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::floats_mut;
-use crate::kernels::PackedMatrix;
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::Address;
+use crate::engine::linear::Linear;
+use crate::engine::processor::Processor;
+use crate::engine::step::Step;
 
 /// Overwrites each row, `[tokens, hidden]`, with its token's row of the embedding. Ranks that share a vocabulary each
 /// know some of its rows and write zeros for the others, so that the sum over ranks is the embedding.
 pub struct Embed<'a> {
+    /// Who works, on a GPU; a few rows are copied by whoever asks.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    pub processor: &'a Processor,
     /// `[rows of vocabulary, hidden]`.
-    pub embedding: &'a PackedMatrix,
+    pub embedding: &'a Linear,
     /// The tokens whose rows those are.
     pub vocabulary: Range<u32>,
     /// Factor on all rows.
     pub scale: f32,
-    /// `[tokens]`.
-    pub token_ids: &'a [u32],
+    /// Which tokens.
+    pub step: &'a Step,
 }
 
 impl InplaceOp1 for Embed<'_> {
@@ -26,10 +33,11 @@ impl InplaceOp1 for Embed<'_> {
     }
 
     fn cpu_fwd(&self, hidden: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let rows = floats_mut(hidden, layout)?.chunks_exact_mut(self.embedding.in_());
-        for (row, &token) in rows.zip(self.token_ids) {
+        let embedding = self.embedding.packed()?;
+        let rows = floats_mut(hidden, layout)?.chunks_exact_mut(embedding.in_());
+        for (row, &token) in rows.zip(self.step.token_ids()) {
             if self.vocabulary.contains(&token) {
-                self.embedding.unpack_row((token - self.vocabulary.start) as usize, row);
+                embedding.unpack_row((token - self.vocabulary.start) as usize, row);
                 if self.scale != 1.0 {
                     row.iter_mut().for_each(|number| *number *= self.scale);
                 }
@@ -38,5 +46,13 @@ impl InplaceOp1 for Embed<'_> {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, hidden: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        let (gpu, hidden) = (self.processor.gpu()?, Address::of(hidden, layout)?);
+        let (tokens, width) = layout.shape().dims2()?;
+        let table = self.embedding.address()?;
+        gpu.embed([tokens, width], table, gpu.step().token_ids(), hidden, self.vocabulary.clone(), self.scale)
     }
 }

@@ -3,13 +3,16 @@
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 
 use super::access::{floats, floats_mut};
-use crate::kernels::{GateActivation, Pool, gated_activation};
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::Address;
+use crate::engine::processor::Processor;
+use crate::kernels::{GateActivation, gated_activation};
 use crate::model::Activation;
 
 /// `activation(gate) · up`: from `[rows, 2 · width]`, in each row first the gate, then up, into `[rows, width]`.
 pub struct Gated<'a> {
     /// Who works.
-    pub pool: &'a Pool,
+    pub processor: &'a Processor,
     /// The nonlinearity.
     pub activation: Activation,
     /// Width of a row of the result.
@@ -33,7 +36,20 @@ impl InplaceOp2 for Gated<'_> {
             Activation::GeluTanh => GateActivation::GeluTanh,
         };
         let activated = floats_mut(activated, activated_layout)?;
-        gated_activation(self.pool, floats(gate_up, gate_up_layout)?, self.width, activation, activated);
+        gated_activation(self.processor.pool(), floats(gate_up, gate_up_layout)?, self.width, activation, activated);
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        activated: &mut candle_core::CudaStorage,
+        activated_layout: &Layout,
+        gate_up: &candle_core::CudaStorage,
+        gate_up_layout: &Layout,
+    ) -> Result<()> {
+        let (gate_up, rows) = (Address::of(gate_up, gate_up_layout)?, activated_layout.dims()[0]);
+        let activated = Address::of(activated, activated_layout)?;
+        self.processor.gpu()?.gated(gate_up, activated, [rows, self.width], self.activation)
     }
 }

@@ -4,18 +4,20 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::{cache_mut, change, floats_mut};
 use crate::engine::kv_cache::LayerCache;
+use crate::engine::processor::Processor;
+use crate::engine::rope::Angles;
 use crate::engine::step::Step;
-use crate::kernels::{CacheLayout, Pool, RopeTable, rope_and_cache};
+use crate::kernels::{CacheLayout, rope_and_cache};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: rotates q and k in place and writes k and v to `cache` at
 /// the step's slots.
 pub struct RopeAndCache<'a> {
     /// Who works.
-    pub pool: &'a Pool,
+    pub processor: &'a Processor,
     /// Heads of a row, and the cache's pages.
     pub layout: CacheLayout,
     /// Angles.
-    pub rope: &'a RopeTable,
+    pub rope: &'a Angles,
     /// Positions and slots.
     pub step: &'a Step,
     /// The layer's.
@@ -32,17 +34,34 @@ impl InplaceOp1 for RopeAndCache<'_> {
         change(&self.cache.keys, self.name(), |keys, keys_layout| {
             change(&self.cache.values, self.name(), |values, values_layout| {
                 rope_and_cache(
-                    self.pool,
+                    self.processor.pool(),
                     qkv,
                     self.layout,
                     self.step.positions(),
                     self.step.slots(),
-                    self.rope,
+                    self.rope.table(),
                     cache_mut(keys, keys_layout)?,
                     cache_mut(values, values_layout)?,
                 );
                 Ok(())
             })
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        use super::access::Operand;
+        let gpu = self.processor.gpu()?;
+        let [cos, sin] = self.rope.addresses()?;
+        let at = crate::engine::cuda::RopeAt {
+            qkv: crate::engine::cuda::Address::of(qkv, layout)?,
+            cos,
+            sin,
+            positions: gpu.step().positions(),
+            slots: gpu.step().slots(),
+            k_cache: Operand::of(&self.cache.keys).address()?,
+            v_cache: Operand::of(&self.cache.values).address()?,
+        };
+        gpu.rope_and_cache(self.step.tokens(), self.layout.shape(), self.rope.table().dim / 2, at)
     }
 }

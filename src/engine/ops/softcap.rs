@@ -3,12 +3,15 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::floats_mut;
-use crate::kernels::{Pool, softcap};
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::Address;
+use crate::engine::processor::Processor;
+use crate::kernels::softcap;
 
 /// Each number `x` becomes `cap · tanh(x / cap)`.
 pub struct Softcap<'a> {
     /// Who works.
-    pub pool: &'a Pool,
+    pub processor: &'a Processor,
     /// The bound.
     pub cap: f32,
 }
@@ -19,7 +22,12 @@ impl InplaceOp1 for Softcap<'_> {
     }
 
     fn cpu_fwd(&self, numbers: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        softcap(self.pool, floats_mut(numbers, layout)?, self.cap);
+        softcap(self.processor.pool(), floats_mut(numbers, layout)?, self.cap);
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, numbers: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        self.processor.gpu()?.softcap(Address::of(numbers, layout)?, layout.shape().elem_count(), self.cap)
     }
 }

@@ -1,0 +1,152 @@
+//! One GPU: its stream, this engine's kernels on it, and what they are launched with.
+//!
+//! Addresses and shapes go in, work is queued, nothing is waited for. Which tensors those are is for the operations to
+//! say; what a forward pass is made of is not known here.
+
+mod attention;
+mod kernels;
+mod matrix;
+mod product;
+mod step;
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError};
+use candle_core::{CudaStorage, DType, Device, Layout, Result, bail};
+use half::{bf16, f16};
+use std::sync::Arc;
+
+use super::step::StepExtent;
+use crate::model::Dtype;
+use kernels::Kernels;
+
+pub use attention::PagedQueries;
+pub use kernels::{AddRmsNormAt, RopeAt};
+pub use matrix::Filling;
+pub use product::ProductAt;
+pub use step::StepMirror;
+
+/// Where in a GPU's memory something begins. It does not keep that memory alive: whoever holds one holds the tensor, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(u64);
+
+impl Address {
+    /// Nothing.
+    pub const NULL: Address = Address(0);
+
+    /// Of a tensor's first number.
+    ///
+    /// # Errors
+    /// If its numbers do not lie side by side, or are of a type that no kernel takes.
+    pub fn of(storage: &CudaStorage, layout: &Layout) -> Result<Address> {
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            bail!("this operation wants contiguous tensors, not {layout:?}")
+        };
+        let stream = storage.device.cuda_stream();
+        // Nothing is tracked by events (see `Gpu::open`): the guard that comes with an address has nothing to do.
+        let (first, bytes) = match storage.dtype() {
+            DType::F32 => (storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0, 4),
+            DType::F16 => (storage.as_cuda_slice::<f16>()?.device_ptr(&stream).0, 2),
+            DType::BF16 => (storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0, 2),
+            DType::U32 => (storage.as_cuda_slice::<u32>()?.device_ptr(&stream).0, 4),
+            other => bail!("this operation does not take numbers of type {other:?}"),
+        };
+        Ok(Address(first + (start * bytes) as u64))
+    }
+
+    /// So many bytes further on.
+    pub fn plus(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
+/// How many GPUs this process may use.
+///
+/// # Errors
+/// One sentence: that there is no driver, or what it says.
+pub fn visible_gpus() -> std::result::Result<usize, String> {
+    let said = |error: DriverError| match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => "no CUDA driver: there is no libcuda.so.1, or it finds no GPU; give the \
+             container GPUs (docker run --gpus all, or nvidia.com/gpu in a pod), or set device=cpu"
+            .to_owned(),
+        _ => format!("no CUDA driver: it says {error}; see whether nvidia-smi works here, or set device=cpu"),
+    };
+    CudaContext::device_count().map(|count| count as usize).map_err(said)
+}
+
+/// A GPU with everything loaded that a forward pass launches.
+pub struct Gpu {
+    device: CudaDevice,
+    kernels: Kernels,
+    dtype: Dtype,
+    step: Option<StepMirror>,
+}
+
+impl Gpu {
+    /// The GPU with this number among those that are visible, for activations of `dtype`.
+    ///
+    /// # Errors
+    /// What the driver says; and that attention takes no numbers of 32 bits.
+    pub fn open(ordinal: usize, dtype: Dtype) -> Result<Self> {
+        if dtype == Dtype::F32 {
+            bail!("flash attention takes numbers of 16 bits: with device=cuda, dtype must be float16 or bfloat16");
+        }
+        // A stream of its own, not the default one: that cannot be captured into a graph.
+        let device = CudaDevice::new_with_stream(ordinal)?;
+        // SAFETY: everything on this device happens on this one stream, in order.
+        unsafe { device.disable_event_tracking() };
+        let kernels = Kernels::load(&device, dtype)?;
+        Ok(Self { device, kernels, dtype, step: None })
+    }
+
+    /// With room for steps of up to `extent`.
+    ///
+    /// # Errors
+    /// Where there is no memory for it.
+    pub fn for_steps(mut self, extent: StepExtent) -> Result<Self> {
+        self.step = Some(StepMirror::new(self.stream(), extent)?);
+        Ok(self)
+    }
+
+    /// The step at hand.
+    ///
+    /// # Panics
+    /// Without [`Gpu::for_steps`].
+    pub fn step(&self) -> &StepMirror {
+        self.step.as_ref().expect("a GPU that computes steps has room for them")
+    }
+
+    /// Its product name and compute capability; empty where the driver does not say.
+    pub fn name(&self) -> String {
+        let stream = self.stream();
+        let context = stream.context();
+        match (context.name(), context.compute_capability()) {
+            (Ok(name), Ok((major, minor))) => format!("{name}, compute capability {major}.{minor}"),
+            _ => String::new(),
+        }
+    }
+
+    /// For candle.
+    pub fn device(&self) -> Device {
+        Device::Cuda(self.device.clone())
+    }
+
+    /// Of activations.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Bytes that are free, and bytes in all.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn memory_bytes(&self) -> Result<(u64, u64)> {
+        let (free, total) = self.stream().context().mem_get_info().map_err(candle_core::Error::wrap)?;
+        Ok((free as u64, total as u64))
+    }
+
+    fn stream(&self) -> Arc<CudaStream> {
+        self.device.cuda_stream()
+    }
+}

@@ -1,0 +1,226 @@
+// What a forward pass computes between matrix products and attention, one idea a kernel.
+//
+// Activations are float16 or bfloat16, the residual stream, norms' weights, angles and logits single precision; arithmetic
+// is single precision throughout. All shapes are row-major. Tests compile this file as host C++, too, and hold each
+// kernel against double precision: so it uses nothing but threads, __shared__, __syncthreads and shuffles.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+namespace {
+
+constexpr uint32_t WARP = 32;
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+
+__device__ float widen(__half x) { return __half2float(x); }
+__device__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T> __device__ T narrow(float x);
+template <> __device__ __half narrow<__half>(float x) { return __float2half_rn(x); }
+template <> __device__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+
+// The sum over the lanes of a warp, on each of them.
+__device__ float warp_sum(float x) {
+    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+    return x;
+}
+
+// The sum over a block of whole warps, on each of its threads.
+__device__ float block_sum(float x) {
+    __shared__ float of_warps[WARP];
+    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_sum(x);
+    __syncthreads();
+    if (lane == 0) of_warps[warp] = x;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / WARP ? of_warps[lane] : 0.0f);
+}
+
+// A block a token. residual [tokens, hidden] = table [rows, hidden] at the token's row, times scale; zeros for tokens
+// whose rows another rank has: this one has those of [first, end).
+template <typename T>
+__device__ void embed(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
+                      uint32_t end, float scale) {
+    const uint32_t token = token_ids[blockIdx.x];
+    const bool here = token >= first && token < end;
+    const T *from = table + (here ? (size_t)(token - first) * hidden : 0);
+    float *to = residual + (size_t)blockIdx.x * hidden;
+    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = here ? widen(from[i]) * scale : 0.0f;
+}
+
+// A block a row. residual [rows, hidden] += delta, normalised with delta_norm where there is one; normed = the residual's
+// RMSNorm with weight. Either of delta and delta_norm may be null.
+template <typename T>
+__device__ void add_rms_norm(float *residual, const T *delta, const float *delta_norm, const float *weight, T *normed,
+                             uint32_t hidden, float eps) {
+    const size_t row = (size_t)blockIdx.x * hidden;
+    float delta_scale = 1.0f;
+    if (delta && delta_norm) {
+        float squares = 0.0f;
+        for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
+            const float x = widen(delta[row + i]);
+            squares += x * x;
+        }
+        delta_scale = rsqrtf(block_sum(squares) / hidden + eps);
+    }
+    float squares = 0.0f;
+    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
+        float x = residual[row + i];
+        if (delta) {
+            const float added = widen(delta[row + i]) * delta_scale;
+            x += delta_norm ? added * delta_norm[i] : added;
+            residual[row + i] = x;
+        }
+        squares += x * x;
+    }
+    const float scale = rsqrtf(block_sum(squares) / hidden + eps);
+    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
+        // Each thread reads what it wrote itself.
+        normed[row + i] = narrow<T>(residual[row + i] * scale * weight[i]);
+    }
+}
+
+// A warp a head: of each row of x, [rows, row_width], the heads of head_dim entries from first_entry on become their
+// RMSNorm with weight [head_dim].
+template <typename T>
+__device__ void norm_heads(T *x, const float *weight, uint32_t rows, uint32_t row_width, uint32_t first_entry,
+                           uint32_t heads, uint32_t head_dim, float eps) {
+    const uint32_t index = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
+    if (index >= rows * heads) return;
+    T *head = x + (size_t)(index / heads) * row_width + first_entry + index % heads * head_dim;
+    float squares = 0.0f;
+    for (uint32_t i = lane; i < head_dim; i += WARP) {
+        const float entry = widen(head[i]);
+        squares += entry * entry;
+    }
+    const float scale = rsqrtf(warp_sum(squares) / head_dim + eps);
+    for (uint32_t i = lane; i < head_dim; i += WARP) head[i] = narrow<T>(widen(head[i]) * scale * weight[i]);
+}
+
+// A block a token. In rows of qkv, [tokens, (heads + 2 kv_heads) head_dim], q is turned in place; k, turned, and v go
+// into the caches, [blocks, page, kv_heads, head_dim], at the token's slot. Entry i of a head is paired with i + half;
+// entries from 2 half on stay as they are. cos and sin are [positions, half].
+template <typename T>
+__device__ void rope_and_cache(T *qkv, const float *cos, const float *sin, const uint32_t *positions,
+                               const uint32_t *slots, T *k_cache, T *v_cache, uint32_t heads, uint32_t kv_heads,
+                               uint32_t head_dim, uint32_t half) {
+    const uint32_t token = blockIdx.x;
+    T *q = qkv + (size_t)token * (heads + 2 * kv_heads) * head_dim;
+    const T *k = q + heads * head_dim, *v = k + kv_heads * head_dim;
+    T *k_to = k_cache + (size_t)slots[token] * kv_heads * head_dim;
+    T *v_to = v_cache + (size_t)slots[token] * kv_heads * head_dim;
+    const float *c = cos + (size_t)positions[token] * half, *s = sin + (size_t)positions[token] * half;
+    for (uint32_t i = threadIdx.x; i < (heads + kv_heads) * half; i += blockDim.x) {
+        const uint32_t head = i / half, pair = i % half;
+        const bool of_q = head < heads;
+        const T *from = q + head * head_dim;
+        T *to = of_q ? q + head * head_dim : k_to + (head - heads) * head_dim;
+        const float a = widen(from[pair]), b = widen(from[pair + half]);
+        to[pair] = narrow<T>(a * c[pair] - b * s[pair]);
+        to[pair + half] = narrow<T>(b * c[pair] + a * s[pair]);
+    }
+    const uint32_t rest = head_dim - 2 * half;
+    for (uint32_t i = threadIdx.x; i < kv_heads * rest; i += blockDim.x) {
+        const uint32_t at = i / rest * head_dim + 2 * half + i % rest;
+        k_to[at] = k[at];
+    }
+    for (uint32_t i = threadIdx.x; i < kv_heads * head_dim; i += blockDim.x) v_to[i] = v[i];
+}
+
+__device__ float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// The approximation that models mean by gelu_pytorch_tanh (Hendrycks and Gimpel, 2016).
+__device__ float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x))); }
+
+// A thread an entry. activated [rows, width] = activation(gate) up, from rows of gate, then up, [rows, 2 width].
+template <typename T>
+__device__ void gated(const T *gate_up, T *activated, uint32_t rows, uint32_t width, uint32_t gelu) {
+    const size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= (size_t)rows * width) return;
+    const T *row = gate_up + index / width * 2 * width + index % width;
+    const float gate = widen(row[0]), up = widen(row[width]);
+    activated[index] = narrow<T>((gelu ? gelu_tanh(gate) : silu(gate)) * up);
+}
+
+// A thread an entry. Every row of y, [rows, width], becomes bias: what a product is then added to.
+template <typename T>
+__device__ void fill_rows(const float *bias, T *y, uint32_t rows, uint32_t width) {
+    const size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index < (size_t)rows * width) y[index] = narrow<T>(bias[index % width]);
+}
+
+}  // namespace
+
+// A block a row, of 32-bit words: row i of to, [rows, width], becomes row rows[i] of from.
+extern "C" __global__ void gather_rows(const uint32_t *from, const uint32_t *rows, uint32_t *to, uint32_t width) {
+    const uint32_t *source = from + (size_t)rows[blockIdx.x] * width;
+    uint32_t *target = to + (size_t)blockIdx.x * width;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) target[i] = source[i];
+}
+
+// A thread an entry: x becomes cap tanh(x / cap).
+extern "C" __global__ void softcap(float *x, uint64_t count, float cap) {
+    const uint64_t index = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index < count) x[index] = cap * tanhf(x[index] / cap);
+}
+
+// A block of whole warps a row: the index of the largest of logits [rows, width], the lowest where several are equal. NaN never
+// wins over a number; where the largest is infinite, or nothing is a number, the index is width.
+extern "C" __global__ void argmax(const float *logits, uint32_t *best, uint32_t width) {
+    __shared__ float largest_of_warps[WARP];
+    __shared__ uint32_t index_of_warps[WARP];
+    const float *row = logits + (size_t)blockIdx.x * width;
+    float largest = 0.0f;
+    uint32_t index = width;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+        const float x = row[i];
+        if (x == x && (index == width || x > largest)) largest = x, index = i;
+    }
+    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (int last = 0; last < 2; last++) {
+        for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) {
+            const float x = __shfl_xor_sync(ALL_LANES, largest, distance);
+            const uint32_t i = __shfl_xor_sync(ALL_LANES, index, distance);
+            if (i != width && (index == width || x > largest || (x == largest && i < index))) largest = x, index = i;
+        }
+        if (last) break;
+        if (lane == 0) largest_of_warps[warp] = largest, index_of_warps[warp] = index;
+        __syncthreads();
+        const bool there = lane < blockDim.x / WARP;
+        largest = there ? largest_of_warps[lane] : 0.0f;
+        index = there ? index_of_warps[lane] : width;
+    }
+    // Infinity minus itself is NaN.
+    if (threadIdx.x == 0) best[blockIdx.x] = largest - largest == 0.0f ? index : width;
+}
+
+#define FOR_TYPE(suffix, T)                                                                                              \
+    extern "C" __global__ void embed_##suffix(const T *table, const uint32_t *token_ids, float *residual,               \
+                                              uint32_t hidden, uint32_t first, uint32_t end, float scale) {             \
+        embed(table, token_ids, residual, hidden, first, end, scale);                                                   \
+    }                                                                                                                    \
+    extern "C" __global__ void add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm,          \
+                                                     const float *weight, T *normed, uint32_t hidden, float eps) {      \
+        add_rms_norm(residual, delta, delta_norm, weight, normed, hidden, eps);                                         \
+    }                                                                                                                    \
+    extern "C" __global__ void norm_heads_##suffix(T *x, const float *weight, uint32_t rows, uint32_t row_width,        \
+                                                   uint32_t first_entry, uint32_t heads, uint32_t head_dim,             \
+                                                   float eps) {                                                          \
+        norm_heads(x, weight, rows, row_width, first_entry, heads, head_dim, eps);                                      \
+    }                                                                                                                    \
+    extern "C" __global__ void rope_and_cache_##suffix(                                                                  \
+        T *qkv, const float *cos, const float *sin, const uint32_t *positions, const uint32_t *slots, T *k_cache,       \
+        T *v_cache, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t half) {                              \
+        rope_and_cache(qkv, cos, sin, positions, slots, k_cache, v_cache, heads, kv_heads, head_dim, half);             \
+    }                                                                                                                    \
+    extern "C" __global__ void gated_##suffix(const T *gate_up, T *activated, uint32_t rows, uint32_t width,            \
+                                              uint32_t gelu) {                                                           \
+        gated(gate_up, activated, rows, width, gelu);                                                                   \
+    }                                                                                                                    \
+    extern "C" __global__ void fill_rows_##suffix(const float *bias, T *y, uint32_t rows, uint32_t width) {             \
+        fill_rows(bias, y, rows, width);                                                                                 \
+    }
+
+FOR_TYPE(f16, __half)
+FOR_TYPE(bf16, __nv_bfloat16)

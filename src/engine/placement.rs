@@ -1,0 +1,157 @@
+//! Where an engine computes, and what differs there: defaults, formats, free memory, and what a rank computes with.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::decoder::CacheOrder;
+use super::processor::Processor;
+use super::step::StepExtent;
+use crate::cgroup::free_memory_bytes;
+use crate::kernels::{Isa, Pool, capabilities};
+use crate::model::{Dtype, Model};
+
+/// Where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The processors of this machine. Ranks are threads that share its memory.
+    Cpu,
+    /// The GPUs that this process sees, one a rank.
+    Gpus,
+}
+
+impl Placement {
+    /// As results name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Cpu => "cpu",
+            Placement::Gpus => "cuda",
+        }
+    }
+
+    /// Sequences that run at a time, unless configured.
+    pub(super) fn max_num_seqs(self) -> usize {
+        match self {
+            // Beyond this, products gain no more speed from more rows.
+            Placement::Cpu => 256,
+            // As many as vLLM's; a cache seldom holds more.
+            Placement::Gpus => 256,
+        }
+    }
+
+    /// Tokens in one step, unless configured: large enough for products at full speed.
+    pub(super) fn max_num_batched_tokens(self) -> usize {
+        match self {
+            Placement::Cpu => 2048,
+            Placement::Gpus => 8192,
+        }
+    }
+
+    /// How keys and values lie.
+    pub(super) fn cache_order(self) -> CacheOrder {
+        match self {
+            Placement::Cpu => CacheOrder::Panels(Isa::detect()),
+            Placement::Gpus => CacheOrder::Tokens,
+        }
+    }
+
+    /// How the weights of `model` are kept for arithmetic in `dtype`.
+    pub(super) fn weights_dtype(self, model: &Model, dtype: Dtype) -> Dtype {
+        match self {
+            Placement::Cpu => model.weights.kept_as(dtype),
+            Placement::Gpus => dtype,
+        }
+    }
+
+    /// Number format of activations, but for the residual stream and the logits.
+    pub(super) fn activations(self, dtype: Dtype) -> Dtype {
+        match self {
+            Placement::Cpu => Dtype::F32,
+            Placement::Gpus => dtype,
+        }
+    }
+
+    /// CPU threads that compute.
+    pub(super) fn threads(self, processors: &[Arc<Processor>]) -> usize {
+        match self {
+            Placement::Cpu => processors.iter().map(|processor| processor.pool().threads()).sum(),
+            // One pool serves all.
+            Placement::Gpus => processors.first().map_or(0, |processor| processor.pool().threads()),
+        }
+    }
+
+    /// How many of `world_size` ranks live in one memory.
+    pub(super) fn ranks_in_a_memory(self, world_size: usize) -> usize {
+        match self {
+            Placement::Cpu => world_size,
+            Placement::Gpus => 1,
+        }
+    }
+
+    /// What each rank computes with, before anything is loaded; `threads` are those of all ranks together.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where a GPU cannot do what is asked of it, [`Error::Compute`] with what the driver says.
+    pub(super) fn open(self, world_size: usize, threads: usize, dtype: Dtype) -> Result<Vec<Open>, Error> {
+        match self {
+            // As many threads as there are ranks at least; no more than asked for where those are enough.
+            Placement::Cpu => {
+                let pool = || Arc::new(Pool::new((threads / world_size).max(1)));
+                Ok((0..world_size).map(|_| Open::Cpu(pool())).collect())
+            }
+            Placement::Gpus if dtype == Dtype::F32 => Err(Error::Setting(
+                "flash attention takes numbers of 16 bits: with device=cuda set dtype to float16 or bfloat16"
+                    .to_owned(),
+            )),
+            #[cfg(feature = "cuda")]
+            Placement::Gpus => {
+                let open = |rank| super::cuda::Gpu::open(rank, dtype).map(|gpu| Open::Gpu(Box::new(gpu)));
+                (0..world_size).map(open).collect::<Result<_, _>>().map_err(Error::compute("open a GPU"))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Placement::Gpus => Err(Error::Setting("this binary was built without the feature `cuda`".to_owned())),
+        }
+    }
+}
+
+/// What one rank computes with, before the size of a step is known.
+pub(super) enum Open {
+    Cpu(Arc<Pool>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<super::cuda::Gpu>),
+}
+
+impl Open {
+    /// Bytes that may still be allocated where this rank computes; `None` where the system does not say.
+    pub(super) fn free_bytes(&self) -> Result<Option<u64>, Error> {
+        match self {
+            Open::Cpu(_) => Ok(free_memory_bytes()),
+            #[cfg(feature = "cuda")]
+            Open::Gpu(gpu) => {
+                let (free_bytes, _) = gpu.memory_bytes().map_err(Error::compute("ask a GPU for its memory"))?;
+                Ok(Some(free_bytes))
+            }
+        }
+    }
+
+    /// As results name what computes.
+    pub(super) fn kernels(&self) -> String {
+        match self {
+            Open::Cpu(_) => capabilities().to_owned(),
+            #[cfg(feature = "cuda")]
+            Open::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// For steps of up to `extent`. Hosts of GPUs do little: one pool serves all of them.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU computes steps of any size"))]
+    pub(super) fn ready(self, extent: StepExtent, host: &Arc<Pool>) -> Result<Arc<Processor>, Error> {
+        match self {
+            Open::Cpu(pool) => Ok(Arc::new(Processor::cpu(pool))),
+            #[cfg(feature = "cuda")]
+            Open::Gpu(gpu) => {
+                let gpu = gpu.for_steps(extent).map_err(Error::compute("make room for steps"))?;
+                Ok(Arc::new(Processor::cuda(gpu, Arc::clone(host))))
+            }
+        }
+    }
+}

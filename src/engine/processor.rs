@@ -1,0 +1,57 @@
+//! Who computes: the threads of a pool, or a GPU with this engine's kernels loaded on it.
+//!
+//! Operations are given one, and use the half of it that their tensors are on. What is computed is not known here.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::kernels::Pool;
+
+/// Where one rank computes.
+pub struct Processor {
+    pool: Arc<Pool>,
+    device: Device,
+    #[cfg(feature = "cuda")]
+    gpu: Option<super::cuda::Gpu>,
+}
+
+impl Processor {
+    /// The threads of `pool`.
+    pub fn cpu(pool: Arc<Pool>) -> Self {
+        Self {
+            pool,
+            device: Device::Cpu,
+            #[cfg(feature = "cuda")]
+            gpu: None,
+        }
+    }
+
+    /// A GPU; what must be done on the host is done by `pool`.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(gpu: super::cuda::Gpu, pool: Arc<Pool>) -> Self {
+        Self { pool, device: gpu.device(), gpu: Some(gpu) }
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The GPU.
+    ///
+    /// # Errors
+    /// If this is a CPU: a tensor is on another device than its rank.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> candle_core::Result<&super::cuda::Gpu> {
+        match &self.gpu {
+            Some(gpu) => Ok(gpu),
+            None => candle_core::bail!("a tensor is on a GPU, and its rank computes on the CPU"),
+        }
+    }
+}

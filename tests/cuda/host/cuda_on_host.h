@@ -1,0 +1,137 @@
+// Enough of CUDA C++ to run a kernel on the host: the threads of a block take turns as coroutines, so barriers and shuffles mean
+// what they mean on a GPU. One block at a time; speed is no concern.
+#pragma once
+
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __shared__ static thread_local
+
+struct Index {
+    uint32_t x;
+};
+inline thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace host {
+
+constexpr size_t STACK_BYTES = 32 << 10;
+constexpr uint32_t WARP = 32;
+
+// A thread of a block: entered once through its context, and from then on by jumps, which ask nothing of the system.
+struct Thread {
+    ucontext_t context;
+    jmp_buf here;
+    bool begun, done;
+};
+
+// A block under way.
+struct Block {
+    jmp_buf scheduler;
+    std::vector<Thread> threads;
+    // Threads that have come to the barrier, of the block and of each warp, and how often it has opened.
+    uint32_t arrived = 0, opened = 0;
+    std::vector<uint32_t> warp_arrived, warp_opened;
+    // What each thread shows to the others of its warp.
+    std::vector<uint32_t> shown;
+    const std::function<void()> *kernel = nullptr;
+};
+inline thread_local Block *block = nullptr;
+
+inline void yield() {
+    if (_setjmp(block->threads[threadIdx.x].here) == 0) _longjmp(block->scheduler, 1);
+}
+
+inline void wait(uint32_t &arrived, uint32_t &opened, uint32_t count) {
+    const uint32_t before = opened;
+    if (++arrived == count) {
+        arrived = 0;
+        opened++;
+    } else {
+        while (opened == before) yield();
+    }
+}
+
+inline void wait_for_warp() {
+    const uint32_t warp = threadIdx.x / WARP;
+    wait(block->warp_arrived[warp], block->warp_opened[warp], WARP);
+}
+
+inline void begin_thread() {
+    (*block->kernel)();
+    block->threads[threadIdx.x].done = true;
+    _longjmp(block->scheduler, 1);
+}
+
+// Lets a thread run until it waits or is done.
+inline void resume(uint32_t index) {
+    Thread &thread = block->threads[index];
+    threadIdx.x = index;
+    if (_setjmp(block->scheduler) != 0) return;
+    if (thread.begun) _longjmp(thread.here, 1);
+    thread.begun = true;
+    setcontext(&thread.context);
+}
+
+// Runs `kernel` for every thread of every block.
+inline void launch(uint32_t blocks, uint32_t threads, const std::function<void()> &kernel) {
+    // Kept from launch to launch.
+    static thread_local std::vector<char> stacks;
+    if (stacks.size() < threads * STACK_BYTES) stacks.resize(threads * STACK_BYTES);
+    Block state;
+    state.threads.resize(threads);
+    state.shown.resize(threads);
+    state.kernel = &kernel;
+    block = &state;
+    blockDim.x = threads;
+    gridDim.x = blocks;
+    for (uint32_t index = 0; index < blocks; index++) {
+        state.arrived = 0;
+        state.warp_arrived.assign(threads / WARP + 1, 0);
+        state.warp_opened.assign(threads / WARP + 1, 0);
+        for (uint32_t thread = 0; thread < threads; thread++) {
+            state.threads[thread].begun = state.threads[thread].done = false;
+            ucontext_t &context = state.threads[thread].context;
+            getcontext(&context);
+            context.uc_stack.ss_sp = &stacks[thread * STACK_BYTES];
+            context.uc_stack.ss_size = STACK_BYTES;
+            context.uc_link = nullptr;
+            makecontext(&context, begin_thread, 0);
+        }
+        blockIdx.x = index;
+        for (bool running = true; running;) {
+            running = false;
+            for (uint32_t thread = 0; thread < threads; thread++) {
+                if (state.threads[thread].done) continue;
+                running = true;
+                resume(thread);
+            }
+        }
+    }
+    block = nullptr;
+}
+
+}  // namespace host
+
+inline void __syncthreads() { host::wait(host::block->arrived, host::block->opened, blockDim.x); }
+
+template <typename T>
+T __shfl_xor_sync(uint32_t, T value, uint32_t distance) {
+    static_assert(sizeof(T) == sizeof(uint32_t));
+    const uint32_t me = threadIdx.x;
+    __builtin_memcpy(&host::block->shown[me], &value, sizeof(T));
+    host::wait_for_warp();
+    T other;
+    __builtin_memcpy(&other, &host::block->shown[me ^ distance], sizeof(T));
+    host::wait_for_warp();
+    return other;
+}
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
