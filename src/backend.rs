@@ -116,9 +116,11 @@ pub fn open(
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Backend>, Error> {
-    check(config).map_err(Error::Unavailable)?;
+    let placement = check(config).map_err(Error::Unavailable)?;
     match config.backend {
-        BackendKind::Candle => Ok(Box::new(candle::CandleBackend::open(config, model, tokenizer, events, cancel)?)),
+        BackendKind::Candle => {
+            Ok(Box::new(candle::CandleBackend::open(placement, config, model, tokenizer, events, cancel)?))
+        }
         // `check` has refused these: no image has them yet.
         BackendKind::Vllm | BackendKind::Sglang => Err(Error::Unavailable("this backend cannot be driven".to_owned())),
     }

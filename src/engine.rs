@@ -108,7 +108,7 @@ impl Engine {
             DtypeChoice::Float32 => Dtype::F32,
         };
         let weights_dtype = placement.weights_dtype(model, dtype);
-        let max_num_seqs = config.max_num_seqs.map_or(placement.max_num_seqs(), |count| count.get());
+        let max_num_seqs = config.max_num_seqs.map_or(placement::MAX_NUM_SEQS, |count| count.get());
         let max_num_batched_tokens =
             config.max_num_batched_tokens.map_or(placement.max_num_batched_tokens(), |n| n.get());
         let block_tokens = config.block_tokens.get();
@@ -119,18 +119,12 @@ impl Engine {
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         let open = placement.open(world_size, threads, dtype)?;
         let shape = decoder::attention_shape(&model.config, &part);
-        let mut extent = Extent {
-            most,
-            max_model_len: 0,
-            block_tokens,
-            cache: placement.cache_order(),
-            activations: placement.activations(dtype),
-        };
-        let kv_shape = KvShape { layers: model.config.layers, layout: extent.cache_layout(shape), dtype };
+        let (cache, activations) = (placement.cache_order(), placement.activations(dtype));
+        let kv_shape = KvShape { layers: model.config.layers, layout: cache.layout(shape, block_tokens), dtype };
         let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(world_size) as u64);
         let free_bytes = open.iter().map(Open::free_bytes).collect::<Result<Vec<_>, _>>()?;
         let memories = (world_size / placement.ranks_in_a_memory(world_size)) as u64;
-        let workspace_bytes = Workspace::bytes(decoder::widths(&model.config, &part), most, extent.activations);
+        let workspace_bytes = Workspace::bytes(decoder::widths(&model.config, &part), most, activations);
         let demand = Demand {
             free_bytes: free_bytes.into_iter().flatten().min(),
             weight_bytes: weight_bytes(&model.config, weights_dtype).div_ceil(memories),
@@ -140,7 +134,7 @@ impl Engine {
             max_num_seqs,
         };
         let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
-        extent.max_model_len = max_model_len;
+        let extent = Extent { most, max_model_len, block_tokens, cache, activations };
 
         // Before there are weights: it takes memory of its own for a moment.
         let limits = (config.measure_limits && placement == Placement::Cpu).then(|| {

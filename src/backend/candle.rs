@@ -4,9 +4,9 @@ use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Request, presence};
+use super::{Backend, BackendFacts, Completion, Error, Request};
 use crate::config::JobConfig;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, Placement};
 use crate::event::{Events, Fact};
 use crate::model::{ChatTemplate, Model, Tokenizer};
 
@@ -22,6 +22,7 @@ pub struct CandleBackend {
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache.
     pub fn open(
+        placement: Placement,
         config: &JobConfig,
         model: &Path,
         tokenizer: &Path,
@@ -29,7 +30,6 @@ impl CandleBackend {
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let model = Model::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
-        let placement = presence::placement(config).map_err(Error::Unavailable)?;
         let engine = Engine::load_on(placement, &model, &config.engine, events, cancel).map_err(from_loading)?;
         let engine_facts = engine.facts();
         let facts = BackendFacts {

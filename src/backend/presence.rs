@@ -8,23 +8,20 @@ use crate::engine::Placement;
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
 
-/// Says why `config`'s backend or device cannot be had here.
+/// Where `config`'s engine computes, or why its backend or device cannot be had here.
 ///
 /// # Errors
 /// One sentence that names what is missing and what has it.
-pub fn check(config: &JobConfig) -> Result<(), String> {
+pub fn check(config: &JobConfig) -> Result<Placement, String> {
     match config.backend {
-        BackendKind::Candle => placement(config).map(drop),
+        BackendKind::Candle => placement(config),
         BackendKind::Vllm => Err(child_engine("vllm", "vLLM")),
         BackendKind::Sglang => Err(child_engine("sglang", "SGLang")),
     }
 }
 
 /// Where our own engine computes: what was asked for, or with `auto` the GPUs if there are any.
-///
-/// # Errors
-/// As [`check`].
-pub fn placement(config: &JobConfig) -> Result<Placement, String> {
+fn placement(config: &JobConfig) -> Result<Placement, String> {
     let ranks = config.engine.tensor_parallel_size.map_or(1, usize::from);
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(ranks),

@@ -84,14 +84,11 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The GPU with this number among those that are visible, for activations of `dtype`.
+    /// The GPU with this number among those that are visible, for activations of `dtype`, which has 16 bits.
     ///
     /// # Errors
-    /// What the driver says; and that attention takes no numbers of 32 bits.
+    /// What the driver says.
     pub fn open(ordinal: usize, dtype: Dtype) -> Result<Self> {
-        if dtype == Dtype::F32 {
-            bail!("flash attention takes numbers of 16 bits: with device=cuda, dtype must be float16 or bfloat16");
-        }
         // A stream of its own, not the default one: that cannot be captured into a graph.
         let device = CudaDevice::new_with_stream(ordinal)?;
         // SAFETY: everything on this device happens on this one stream, in order.
@@ -137,13 +134,13 @@ impl Gpu {
         self.dtype
     }
 
-    /// Bytes that are free, and bytes in all.
+    /// Bytes that may still be allocated.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn memory_bytes(&self) -> Result<(u64, u64)> {
-        let (free, total) = self.stream().context().mem_get_info().map_err(candle_core::Error::wrap)?;
-        Ok((free as u64, total as u64))
+    pub fn free_bytes(&self) -> Result<u64> {
+        let (free, _total) = self.stream().context().mem_get_info().map_err(candle_core::Error::wrap)?;
+        Ok(free as u64)
     }
 
     fn stream(&self) -> Arc<CudaStream> {

@@ -108,12 +108,12 @@ pub enum CacheOrder {
     Tokens,
 }
 
-impl Extent {
-    /// Of the cache of a rank with these heads.
-    pub fn cache_layout(&self, shape: AttentionShape) -> CacheLayout {
-        match self.cache {
-            CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, self.block_tokens),
-            CacheOrder::Tokens => CacheLayout::by_token(shape, self.block_tokens),
+impl CacheOrder {
+    /// Of the cache of a rank with these heads, in blocks of so many tokens.
+    pub fn layout(self, shape: AttentionShape, block_tokens: usize) -> CacheLayout {
+        match self {
+            CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, block_tokens),
+            CacheOrder::Tokens => CacheLayout::by_token(shape, block_tokens),
         }
     }
 }
@@ -146,7 +146,7 @@ impl Decoder {
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
         let attention = Attention {
-            layout: extent.cache_layout(attention_shape(&config, &shard)),
+            layout: extent.cache.layout(attention_shape(&config, &shard), extent.block_tokens),
             scale: config.attention_scale,
             softcap: config.attention_softcap,
         };

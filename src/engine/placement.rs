@@ -10,6 +10,10 @@ use crate::cgroup::free_memory_bytes;
 use crate::kernels::{Isa, Pool, capabilities};
 use crate::model::{Dtype, Model};
 
+/// Sequences that run at a time, unless configured: on a CPU, products gain no more speed from more rows; a GPU's cache seldom
+/// holds more.
+pub(super) const MAX_NUM_SEQS: usize = 256;
+
 /// Where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
@@ -25,16 +29,6 @@ impl Placement {
         match self {
             Placement::Cpu => "cpu",
             Placement::Gpus => "cuda",
-        }
-    }
-
-    /// Sequences that run at a time, unless configured.
-    pub(super) fn max_num_seqs(self) -> usize {
-        match self {
-            // Beyond this, products gain no more speed from more rows.
-            Placement::Cpu => 256,
-            // As many as vLLM's; a cache seldom holds more.
-            Placement::Gpus => 256,
         }
     }
 
@@ -126,10 +120,7 @@ impl Open {
         match self {
             Open::Cpu(_) => Ok(free_memory_bytes()),
             #[cfg(feature = "cuda")]
-            Open::Gpu(gpu) => {
-                let (free_bytes, _) = gpu.memory_bytes().map_err(Error::compute("ask a GPU for its memory"))?;
-                Ok(Some(free_bytes))
-            }
+            Open::Gpu(gpu) => gpu.free_bytes().map(Some).map_err(Error::compute("ask a GPU for its memory")),
         }
     }
 

@@ -48,7 +48,8 @@ fn decode_and_preemption_change_no_token() {
         let mut small = on_gpu(DtypeChoice::Float16);
         small.max_num_batched_tokens = NonZeroUsize::new(48);
         small.prefix_caching = prefix_caching;
-        let block_bytes = load(name, &small).facts().kv_cache_bytes / load(name, &small).facts().kv_blocks as u64;
+        let facts = load(name, &small).facts().clone();
+        let block_bytes = facts.kv_cache_bytes / facts.kv_blocks as u64;
         small.kv_cache_memory_bytes = Some(blocks * block_bytes);
         let mut engine = load(name, &small);
         let lengths = [1, 70, 33, 5, 64, 32, 17];

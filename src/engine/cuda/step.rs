@@ -16,22 +16,24 @@ pub struct StepMirror {
     log_sums: CudaSlice<f32>,
     /// One for each row of logits.
     best: CudaSlice<u32>,
-    extent: StepExtent,
+    /// Where each list begins in `numbers`.
+    starts: [usize; LISTS],
     /// As `numbers`, on the host.
     staged: Mutex<Vec<u32>>,
 }
 
-/// Where each of a step's lists begins, in order.
+/// Lists that a step has.
 const LISTS: usize = 7;
 
 impl StepMirror {
     /// Room for steps of up to `extent`.
     pub(super) fn new(stream: Arc<CudaStream>, extent: StepExtent) -> Result<Self> {
-        let count = starts(extent)[LISTS - 1] + extent.sequences * extent.max_blocks;
+        let starts = starts(extent);
+        let count = starts[LISTS - 1] + extent.sequences * extent.max_blocks;
         let numbers = stream.alloc_zeros(count).w()?;
         let best = stream.alloc_zeros(extent.sequences).w()?;
         let log_sums = stream.alloc_zeros(extent.heads * extent.tokens).w()?;
-        Ok(Self { stream, numbers, log_sums, extent, best, staged: Mutex::default() })
+        Ok(Self { stream, numbers, log_sums, best, starts, staged: Mutex::default() })
     }
 
     /// Queues the upload of all of `step`.
@@ -47,7 +49,7 @@ impl StepMirror {
         ];
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         staged.clear();
-        for (start, list) in starts(self.extent).into_iter().zip(lists) {
+        for (start, list) in self.starts.into_iter().zip(lists) {
             staged.resize(start, 0);
             staged.extend_from_slice(list);
         }
@@ -116,8 +118,7 @@ impl StepMirror {
     }
 
     fn list(&self, index: usize) -> Address {
-        let start = starts(self.extent)[index];
-        Address(self.numbers.device_ptr(&self.stream).0).plus(start * size_of::<u32>())
+        Address(self.numbers.device_ptr(&self.stream).0).plus(self.starts[index] * size_of::<u32>())
     }
 }
 
