@@ -43,7 +43,7 @@ use crate::kernels::{Limits, Pool, cpu_quota_threads, measure_limits};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
-use communicator::{Communicator, Group, Member, Solo};
+use communicator::{Communicator, Group, Member, SharedMemory, Solo};
 use decoder::{Decoder, Extent};
 use kv_cache::{KvCache, KvShape};
 use placement::Open;
@@ -68,7 +68,8 @@ pub struct Engine {
     facts: EngineFacts,
     vocab_size: usize,
     ranks: Ranks,
-    step: Step,
+    /// Lent to the ranks for as long as they compute it.
+    step: Arc<Step>,
     sampler: Sampler,
     processor: Arc<Processor>,
     watcher: Option<LogitsWatcher>,
@@ -183,7 +184,7 @@ impl Engine {
             Placement::Cpu => Arc::new(Processor::cpu(host)),
             Placement::Gpus => Arc::clone(&processors[0]),
         };
-        let step = Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens);
+        let step = Arc::new(Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens));
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
         Ok(Self { facts, vocab_size, ranks, step, sampler: Sampler::default(), processor, watcher: None })
@@ -221,7 +222,7 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<Ranks, Error> {
         let world_size = processors.len();
-        let group = (world_size > 1).then(|| Group::new(world_size));
+        let group = (world_size > 1).then(|| SharedMemory::new(world_size));
         let mut ranks = Vec::with_capacity(world_size);
         for (rank, processor) in processors.iter().enumerate() {
             let shard = Shard { rank, world_size };
@@ -238,7 +239,7 @@ impl Parts {
             ranks.push(Rank { decoder, cache });
         }
         let others = ranks.split_off(1);
-        Ok(Ranks::new(ranks.remove(0), others, group))
+        Ok(Ranks::new(ranks.remove(0), others, group.map(|group| group as Arc<dyn Group>)))
     }
 }
 

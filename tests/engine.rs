@@ -1,5 +1,6 @@
 //! The engine from outside: tiny models with seeded weights, real requests, all facts observed.
 
+mod allocations;
 mod golden;
 mod invariance;
 mod prefix_caching;

@@ -9,7 +9,19 @@ use candle_core::{Result, Tensor};
 
 use crate::model::Shard;
 
-pub use shared_memory::{Group, Member};
+pub use shared_memory::{Member, SharedMemory};
+
+/// Where the ranks of one model meet, as whoever gives them work sees it.
+pub trait Group: Send + Sync {
+    /// Every rank is about to compute the same step.
+    fn begin(&self);
+
+    /// `rank` will not come to this meeting: nobody waits for it.
+    fn give_up(&self, rank: usize);
+
+    /// The first rank that gave up.
+    fn gave_up(&self) -> Option<usize>;
+}
 
 /// One rank's view of all. Every rank makes the same calls in the same order.
 pub trait Communicator: Send {
@@ -19,8 +31,9 @@ pub trait Communicator: Send {
     /// Overwrites `tensor` with its sum over all ranks.
     fn all_reduce(&self, tensor: &Tensor) -> Result<()>;
 
-    /// The last dimension of all ranks' `part`s, in order of rank; only rank 0 gets it.
-    fn gather(&self, part: &Tensor) -> Result<Option<Tensor>>;
+    /// Puts the rows of all ranks' `part`s, `[rows, width]` each, side by side in order of rank: into `whole`,
+    /// `[rows, sum of widths]`, which only rank 0 has.
+    fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()>;
 }
 
 /// The only rank.
@@ -36,7 +49,7 @@ impl Communicator for Solo {
         Ok(())
     }
 
-    fn gather(&self, part: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(part.clone()))
+    fn gather(&self, _part: &Tensor, _whole: Option<&Tensor>) -> Result<()> {
+        Ok(())
     }
 }

@@ -121,12 +121,14 @@ impl CacheOrder {
 /// Widths of the activations of one rank.
 pub fn widths(config: &DecoderConfig, shard: &ShardShape) -> Widths {
     let shape = attention_shape(config, shard);
+    let gathers = shard.vocabulary.start == 0 && shard.vocabulary.end < config.vocab_size;
     Widths {
         hidden: config.hidden_size,
         qkv: shape.qkv_width(),
         attended: shape.out_width(),
         intermediate: shard.intermediate.len(),
         vocabulary: shard.vocabulary.len(),
+        gathered: if gathers { config.vocab_size } else { 0 },
     }
 }
 
@@ -158,6 +160,14 @@ impl Decoder {
         let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
         let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
         Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, processor })
+    }
+
+    /// Waits until everything is computed that was begun.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.processor.wait().map_err(Error::compute("compute a step"))
     }
 
     /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
@@ -213,7 +223,8 @@ impl Decoder {
         if let Some(cap) = config.logits_softcap {
             views.logits.inplace_op1(&Softcap { processor, cap }).map_err(&failed)?;
         }
-        communicator.gather(&views.logits).map_err(&failed)
+        communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)?;
+        Ok((shard.vocabulary.start == 0).then(|| views.gathered.as_ref().unwrap_or(&views.logits).clone()))
     }
 }
 

@@ -43,6 +43,14 @@ impl Processor {
         &self.pool
     }
 
+    /// Returns when nothing that was begun is still under way; a CPU never leaves anything under way.
+    ///
+    /// # Errors
+    /// What a GPU says of it.
+    pub fn wait(&self) -> candle_core::Result<()> {
+        self.device.synchronize()
+    }
+
     /// The GPU.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! All ranks of one model, step by step: each a thread with its part of the weights and of the KV cache.
 //!
-//! One rank computes where it is called. This file knows nothing of how parts are made or what a step is about.
+//! The first rank computes where it is called; the others have threads of their own that wait from step to step. This file
+//! knows nothing of how parts are made or what a step is about.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
@@ -23,66 +25,126 @@ pub struct Rank {
     pub cache: KvCache,
 }
 
-/// What a rank ends a step with.
-type Computed = Result<Option<Tensor>, Error>;
-
 /// Every rank there is, and where they meet if they are several.
 pub struct Ranks {
     first: Rank,
-    others: Vec<Rank>,
-    group: Option<Arc<Group>>,
+    others: Vec<Worker>,
+    group: Option<Arc<dyn Group>>,
 }
 
 impl Ranks {
     /// Rank 0, the others in order, and their group.
-    pub fn new(first: Rank, others: Vec<Rank>, group: Option<Arc<Group>>) -> Self {
-        Self { first, others, group }
+    pub fn new(first: Rank, others: Vec<Rank>, group: Option<Arc<dyn Group>>) -> Self {
+        let start = |group: &Arc<dyn Group>| {
+            let worker = |(rank, index)| Worker::start(rank, index, Arc::clone(group));
+            others.into_iter().zip(1..).map(worker).collect()
+        };
+        Self { first, others: group.as_ref().map_or_else(Vec::new, start), group }
     }
 
-    /// Lets every rank compute `step`; the logits are those of [`Decoder::forward`] on rank 0.
+    /// Lets every rank compute `step`, and `read` the logits of [`Decoder::forward`] on rank 0, while the others may still
+    /// be at it. When this returns, no rank holds `step` any more.
     ///
     /// # Errors
-    /// Of the rank that failed first; the others then stop, too.
-    pub fn forward(&mut self, step: &Step, cancel: &CancellationToken) -> Computed {
-        let Some(group) = &self.group else { return self.first.forward(step, cancel) };
-        group.reset();
-        let compute = |index: usize, rank: &mut Rank| {
-            let mut watch = GivesUpUnlessDone { group, rank: index, done: false };
-            let computed = rank.forward(step, cancel);
-            watch.done = computed.is_ok();
-            computed
-        };
-        let compute = &compute;
-        let outcomes: Vec<Computed> = std::thread::scope(|scope| {
-            let spawn = |(index, rank): (usize, _)| scope.spawn(move || compute(index + 1, rank));
-            let others: Vec<ScopedJoinHandle<'_, Computed>> = self.others.iter_mut().enumerate().map(spawn).collect();
-            let first = compute(0, &mut self.first);
-            let join =
-                |thread: ScopedJoinHandle<'_, Computed>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-            std::iter::once(first).chain(others.into_iter().map(join)).collect()
-        });
-        let culprit = group.gave_up().unwrap_or(0);
-        outcomes.into_iter().nth(culprit).unwrap_or(Err(Error::Cancelled))
-    }
-}
-
-impl Rank {
-    fn forward(&mut self, step: &Step, cancel: &CancellationToken) -> Computed {
-        self.decoder.forward(step, &self.cache, cancel)
-    }
-}
-
-/// Lets the other ranks know when this one returns early or panics.
-struct GivesUpUnlessDone<'a> {
-    group: &'a Group,
-    rank: usize,
-    done: bool,
-}
-
-impl Drop for GivesUpUnlessDone<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.group.give_up(self.rank);
+    /// Of the rank that failed first, `read` being rank 0's part; the others then stop, too.
+    pub fn forward<T>(
+        &mut self,
+        step: &Arc<Step>,
+        cancel: &CancellationToken,
+        read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let first = &mut self.first;
+        let compute = || first.decoder.forward(step, &first.cache, cancel).and_then(read);
+        let Some(group) = &self.group else { return compute() };
+        group.begin();
+        for worker in &self.others {
+            worker.begin(Order { step: Arc::clone(step), cancel: cancel.clone() });
         }
+        let mut outcome = giving_up_unless_done(group.as_ref(), 0, compute);
+        for (worker, index) in self.others.iter_mut().zip(1..) {
+            let computed = worker.end();
+            if let Err(error) = computed
+                && (outcome.is_ok() || group.gave_up() == Some(index))
+            {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+}
+
+/// What `compute` gives; when it fails or panics, the other ranks learn that this one will not come.
+fn giving_up_unless_done<T>(
+    group: &dyn Group,
+    index: usize,
+    compute: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    struct GivesUp<'a>(&'a dyn Group, usize);
+    impl Drop for GivesUp<'_> {
+        fn drop(&mut self) {
+            self.0.give_up(self.1);
+        }
+    }
+    let watch = GivesUp(group, index);
+    let computed = compute()?;
+    std::mem::forget(watch);
+    Ok(computed)
+}
+
+/// A step for another rank than the first.
+struct Order {
+    step: Arc<Step>,
+    cancel: CancellationToken,
+}
+
+/// A rank's thread.
+struct Worker {
+    /// `None` once it is to end.
+    orders: Option<SyncSender<Order>>,
+    outcomes: Receiver<Result<(), Error>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start(mut rank: Rank, index: usize, group: Arc<dyn Group>) -> Self {
+        let (orders, to_do) = sync_channel::<Order>(1);
+        let (done, outcomes) = sync_channel(1);
+        let work = move || {
+            for Order { step, cancel } in to_do {
+                let Rank { decoder, cache } = &mut rank;
+                let compute = || decoder.forward(&step, cache, &cancel).and_then(|_| decoder.wait());
+                let computed = giving_up_unless_done(group.as_ref(), index, compute);
+                // Whoever gave the order changes the step once it has the outcome.
+                drop(step);
+                if done.send(computed).is_err() {
+                    return;
+                }
+            }
+        };
+        Self { orders: Some(orders), outcomes, thread: Some(std::thread::spawn(work)) }
+    }
+
+    fn begin(&self, order: Order) {
+        // Where its thread has ended, so has its outcome, and that is asked for next.
+        let _ended = self.orders.as_ref().map(|orders| orders.send(order));
+    }
+
+    /// Waits for the outcome of the last order; goes on with the panic of a rank that panicked.
+    fn end(&mut self) -> Result<(), Error> {
+        match self.outcomes.recv() {
+            Ok(outcome) => outcome,
+            Err(_) => match self.thread.take().map(JoinHandle::join) {
+                Some(Err(panic)) => resume_unwind(panic),
+                _ => Err(Error::Cancelled),
+            },
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.orders = None;
+        // A panic has been passed on, or there is another one on its way.
+        let _ended = self.thread.take().map(JoinHandle::join);
     }
 }

@@ -1,5 +1,6 @@
 //! Requests, step after step, until each has its tokens.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -10,7 +11,7 @@ use super::facts::StepCost;
 use super::sampler::Choice;
 use super::sampling::Draw;
 use super::scheduler::{Limits, Scheduler, SequenceIndex};
-use super::step::Wanted;
+use super::step::{Step, Wanted};
 use super::{Engine, Error, Output, Request};
 use crate::event::{Events, Fact, FinishReason, RequestId};
 
@@ -107,13 +108,18 @@ impl Engine {
         let mut rows = Vec::with_capacity(prompt.len());
         for (index, tokens) in prompt.chunks(chunk).enumerate() {
             let start = index * chunk;
-            self.step.begin(start + tokens.len());
-            self.step.push(tokens, start, &table, Wanted::All);
-            if let Some(logits) = self.ranks.forward(&self.step, cancel)? {
-                rows.extend(logits.to_vec2().map_err(Error::compute("read logits"))?);
-            }
+            let step = self.next_step();
+            step.begin(start + tokens.len());
+            step.push(tokens, start, &table, Wanted::All);
+            let read = |logits: Option<Tensor>| logits.as_ref().map_or_else(|| Ok(Vec::new()), rows_of);
+            rows.extend(self.ranks.forward(&self.step, cancel, read)?);
         }
         Ok(rows)
+    }
+
+    /// The step, to be filled in.
+    fn next_step(&mut self) -> &mut Step {
+        Arc::get_mut(&mut self.step).expect("ranks have put a step down when they are done")
     }
 
     fn empty_pool(&self) -> BlockPool {
@@ -177,12 +183,7 @@ impl Run<'_> {
         let (prefill_tokens, decode_tokens) = self.build();
         let chunks = self.scheduler.batch().chunks.iter().map(|chunk| chunk.positions.clone());
         let StepCost { flops, bytes } = self.engine.facts.cost.of_step(chunks, self.sampling.len());
-        let logits = self.engine.ranks.forward(&self.engine.step, self.cancel)?;
-        let sequences = &self.sequences;
-        self.scheduler.advance(&|index| &sequences[index].tokens);
-        if let Some(logits) = logits {
-            self.choose(&logits, finished)?;
-        }
+        self.compute(finished)?;
         self.events.emit(Fact::StepNeeded { flops, bytes });
         self.events.emit(Fact::StepFinished {
             duration: started.elapsed(),
@@ -216,7 +217,7 @@ impl Run<'_> {
     fn build(&mut self) -> (usize, usize) {
         self.sampling.clear();
         self.choices.clear();
-        let step = &mut self.engine.step;
+        let step = self.engine.next_step();
         let chunks = &self.scheduler.batch().chunks;
         let (mut prefill_tokens, mut decode_tokens) = (0, 0);
         step.begin(chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0));
@@ -234,12 +235,23 @@ impl Run<'_> {
         (prefill_tokens, decode_tokens)
     }
 
-    fn choose(&mut self, logits: &Tensor, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
-        self.watch(logits)?;
-        let tokens = self.engine.sampler.choose(&self.engine.processor, logits, &self.choices)?;
+    /// Computes the step, and gives each sequence that gets a token its token.
+    fn compute(&mut self, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
+        let Engine { ranks, step, sampler, processor, watcher, .. } = &mut *self.engine;
+        let (sequences, choices, sampling) = (&mut self.sequences, &self.choices, &self.sampling);
+        let tokens = ranks.forward(step, self.cancel, |logits| {
+            let Some(logits) = logits else { return Ok(&[][..]) };
+            if let Some(watcher) = watcher {
+                for (&index, row) in sampling.iter().zip(rows_of(&logits)?) {
+                    watcher(sequences[index].request.id, sequences[index].tokens.len(), &row);
+                }
+            }
+            sampler.choose(processor, &logits, choices)
+        })?;
+        self.scheduler.advance(&|index| &sequences[index].tokens);
         let now = Instant::now();
-        for (&index, token) in self.sampling.iter().zip(tokens) {
-            let sequence = &mut self.sequences[index];
+        for (&index, token) in sampling.iter().zip(tokens) {
+            let sequence = &mut sequences[index];
             let request = sequence.request.id;
             let position = sequence.tokens.len();
             let token = token.map_err(|_| Error::NotFinite { request, position })?;
@@ -251,14 +263,8 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
 
-    fn watch(&mut self, logits: &Tensor) -> Result<(), Error> {
-        let Some(watcher) = &mut self.engine.watcher else { return Ok(()) };
-        let rows: Vec<Vec<f32>> = logits.to_vec2().map_err(Error::compute("read logits"))?;
-        for (&index, row) in self.sampling.iter().zip(&rows) {
-            let sequence = &self.sequences[index];
-            watcher(sequence.request.id, sequence.tokens.len(), row);
-        }
-        Ok(())
-    }
+fn rows_of(logits: &Tensor) -> Result<Vec<Vec<f32>>, Error> {
+    logits.to_vec2().map_err(Error::compute("read logits"))
 }

@@ -19,8 +19,10 @@ pub struct Widths {
     pub attended: usize,
     /// The feed-forward layer.
     pub intermediate: usize,
-    /// Logits.
+    /// This rank's logits.
     pub vocabulary: usize,
+    /// The logits of all ranks, where this one gets them; 0 where they are its own, or another's.
+    pub gathered: usize,
 }
 
 /// The most rows of a step.
@@ -49,6 +51,8 @@ pub struct Views {
     pub wanted: Rows,
     /// `[wanted, vocabulary]`.
     pub logits: Tensor,
+    /// `[wanted, gathered]`, where that is anything.
+    pub gathered: Option<Tensor>,
     most: MostRows,
 }
 
@@ -97,7 +101,8 @@ impl Workspace {
         };
         let qkv = buffer(most.tokens, widths.qkv)?;
         let logits = wide(most.wanted, widths.vocabulary)?;
-        let whole = Views { qkv, all, wanted, logits, most };
+        let gathered = (widths.gathered > 0).then(|| wide(most.wanted, widths.gathered)).transpose()?;
+        let whole = Views { qkv, all, wanted, logits, gathered, most };
         // No step is of this size: the first one makes its own views.
         let views = Views { most: MostRows { tokens: 0, wanted: 0 }, ..whole.clone() };
         Ok(Self { views, whole })
@@ -108,7 +113,7 @@ impl Workspace {
         let (wide, narrow) = (size_of::<f32>(), dtype.size_bytes());
         let token = wide * widths.hidden
             + narrow * (2 * widths.hidden + widths.attended + 3 * widths.intermediate + widths.qkv);
-        let wanted = wide * (widths.hidden + widths.vocabulary) + narrow * widths.attended;
+        let wanted = wide * (widths.hidden + widths.vocabulary + widths.gathered) + narrow * widths.attended;
         // Settings may ask for more rows than any machine holds: the answer must then be large, not wrong.
         most.tokens.saturating_mul(token).saturating_add(most.wanted.saturating_mul(wanted)) as u64
     }
@@ -122,6 +127,7 @@ impl Workspace {
                 wanted: if wanted == tokens { all.clone() } else { self.whole.wanted.first(wanted)? },
                 all,
                 logits: self.whole.logits.narrow(0, 0, wanted)?,
+                gathered: self.whole.gathered.as_ref().map(|logits| logits.narrow(0, 0, wanted)).transpose()?,
                 most: MostRows { tokens, wanted },
             };
         }
@@ -147,7 +153,7 @@ impl Rows {
 mod tests {
     use super::*;
 
-    const WIDTHS: Widths = Widths { hidden: 8, qkv: 12, attended: 6, intermediate: 10, vocabulary: 20 };
+    const WIDTHS: Widths = Widths { hidden: 8, qkv: 12, attended: 6, intermediate: 10, vocabulary: 20, gathered: 40 };
     const MOST: MostRows = MostRows { tokens: 16, wanted: 4 };
 
     #[test]
@@ -190,9 +196,9 @@ mod tests {
     fn its_size_is_known_beforehand() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let workspace = Workspace::new(WIDTHS, MOST, dtype, &Device::Cpu).unwrap();
-            let Views { qkv, all, wanted, logits, .. } = &workspace.whole;
+            let Views { qkv, all, wanted, logits, gathered, .. } = &workspace.whole;
             let Rows { residual, normed, attended, delta, gate_up, activated } = all;
-            let wide = [residual, &wanted.residual, logits];
+            let wide = [residual, &wanted.residual, logits, gathered.as_ref().unwrap()];
             let others = [qkv, normed, attended, delta, gate_up, activated, &wanted.attended];
             let bytes = |tensor: &&Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
             let all: usize = wide.iter().chain(&others).map(bytes).sum();

@@ -7,15 +7,15 @@
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
-use super::Communicator;
+use super::{Communicator, Group};
 use crate::engine::ops::access::{Operand, change, floats_mut};
 use crate::model::Shard;
 
 /// Where the ranks of one model meet.
 #[derive(Debug)]
-pub struct Group {
+pub struct SharedMemory {
     /// One a rank: what it brought.
     brought: Vec<RwLock<Vec<f32>>>,
     /// One a rank: its stretch of the sum.
@@ -33,27 +33,11 @@ struct Meeting {
     gave_up: Option<usize>,
 }
 
-impl Group {
+impl SharedMemory {
     /// Of `world_size` ranks.
     pub fn new(world_size: usize) -> Arc<Self> {
         let buffers = || (0..world_size).map(|_| RwLock::default()).collect();
         Arc::new(Self { brought: buffers(), summed: buffers(), meeting: Mutex::default(), changed: Condvar::new() })
-    }
-
-    /// Forgets who gave up. Nobody may be waiting.
-    pub fn reset(&self) {
-        *self.lock() = Meeting::default();
-    }
-
-    /// `rank` will not come to this meeting, nor to a later one.
-    pub fn give_up(&self, rank: usize) {
-        self.lock().gave_up.get_or_insert(rank);
-        self.changed.notify_all();
-    }
-
-    /// The first rank that gave up.
-    pub fn gave_up(&self) -> Option<usize> {
-        self.lock().gave_up
     }
 
     /// Returns when all ranks have come.
@@ -87,16 +71,32 @@ impl Group {
     }
 }
 
-/// One rank's place in a [`Group`].
+impl Group for SharedMemory {
+    /// Forgets who gave up. Nobody may be waiting.
+    fn begin(&self) {
+        *self.lock() = Meeting::default();
+    }
+
+    fn give_up(&self, rank: usize) {
+        self.lock().gave_up.get_or_insert(rank);
+        self.changed.notify_all();
+    }
+
+    fn gave_up(&self) -> Option<usize> {
+        self.lock().gave_up
+    }
+}
+
+/// One rank's place in a [`SharedMemory`].
 #[derive(Debug)]
 pub struct Member {
-    group: Arc<Group>,
+    group: Arc<SharedMemory>,
     rank: usize,
 }
 
 impl Member {
     /// The place of `rank`.
-    pub fn new(group: &Arc<Group>, rank: usize) -> Self {
+    pub fn new(group: &Arc<SharedMemory>, rank: usize) -> Self {
         Self { group: Arc::clone(group), rank }
     }
 
@@ -135,26 +135,26 @@ impl Communicator for Member {
         })
     }
 
-    fn gather(&self, part: &Tensor) -> Result<Option<Tensor>> {
+    fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()> {
         let rows = part.dim(0)?;
         self.bring(Operand::of(part).floats()?);
         self.group.meet()?;
-        let whole = (self.rank == 0).then(|| {
-            let parts: Vec<_> = self.group.brought.iter().map(read).collect();
-            let row = |row: usize| {
-                parts.iter().flat_map(move |part| {
-                    let width = part.len() / rows;
-                    part[row * width..(row + 1) * width].iter().copied()
-                })
-            };
-            let width = parts.iter().map(|part| part.len() / rows).sum::<usize>();
-            let mut whole = Vec::with_capacity(rows * width);
-            (0..rows).for_each(|index| whole.extend(row(index)));
-            Tensor::from_vec(whole, (rows, width), &Device::Cpu)
-        });
+        if let Some(whole) = whole {
+            change(whole, "gather", |storage, layout| {
+                let whole = floats_mut(storage, layout)?;
+                let (mut first, width) = (0, whole.len() / rows);
+                for part in self.group.brought.iter().map(read) {
+                    let part_width = part.len() / rows;
+                    for (row, part) in whole.chunks_exact_mut(width).zip(part.chunks_exact(part_width)) {
+                        row[first..first + part_width].copy_from_slice(part);
+                    }
+                    first += part_width;
+                }
+                Ok(())
+            })?;
+        }
         // Nobody brings anything new before rank 0 has read.
-        self.group.meet()?;
-        whole.transpose()
+        self.group.meet()
     }
 }
 
@@ -169,11 +169,11 @@ fn write(buffer: &RwLock<Vec<f32>>) -> std::sync::RwLockWriteGuard<'_, Vec<f32>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     /// What each rank gets.
     fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&Member) -> T + Sync) -> Vec<T> {
-        let group = Group::new(world_size);
+        let group = SharedMemory::new(world_size);
         std::thread::scope(|scope| {
             let start = |rank| {
                 let member = Member::new(&group, rank);
@@ -214,7 +214,9 @@ mod tests {
             let width = [3, 3, 1][member.rank];
             let part = Tensor::arange(0f32, 2.0 * width as f32, &Device::Cpu).unwrap();
             let part = (part.reshape((2, width)).unwrap() + (10 * member.rank) as f64).unwrap();
-            member.gather(&part).unwrap().map(|whole| whole.to_vec2::<f32>().unwrap())
+            let whole = (member.rank == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
+            member.gather(&part, whole.as_ref()).unwrap();
+            whole.map(|whole| whole.to_vec2::<f32>().unwrap())
         });
         let first = vec![0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0];
         let second = vec![3.0, 4.0, 5.0, 13.0, 14.0, 15.0, 21.0];
