@@ -51,7 +51,7 @@ fn main() {
         threads,
         pool.isa().name(),
         limits.flops_per_second / 1e9,
-        limits.fma_flops_per_second / 1e9,
+        limits.fma_flops_per_second.unwrap_or(f64::NAN) / 1e9,
         limits.bytes_per_second / 1e9
     );
     println!("of limit: the longer of (operations / GEMM) and (bytes / memory), over the time taken");
@@ -102,7 +102,7 @@ fn report(name: &str, flops: f64, bytes: f64, (best, median): (f64, f64), limits
         bytes / best / 1e9,
         roof / best,
         roof / median,
-        flops / limits.fma_flops_per_second / best
+        flops / limits.fma_flops_per_second.unwrap_or(f64::NAN) / best
     );
 }
 

@@ -21,9 +21,12 @@ mod kv_cache;
 mod linear;
 mod loading;
 mod ops;
+mod parts;
 mod placement;
 mod processor;
+mod profile;
 mod ranks;
+mod replay;
 mod request;
 mod rope;
 mod run;
@@ -39,16 +42,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{Limits, Pool, cpu_quota_threads, measure_limits};
+use crate::kernels::{Limits, Pool, cpu_quota_threads};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
-use communicator::{Communicator, Group, Member, SharedMemory, Solo};
-use decoder::{Decoder, Extent};
-use kv_cache::{KvCache, KvShape};
+use decoder::Extent;
+use kv_cache::KvShape;
+use parts::Parts;
 use placement::Open;
 use processor::Processor;
-use ranks::{Rank, Ranks};
+use ranks::Ranks;
+use replay::ReplaySizes;
 use sampler::Sampler;
 use step::{Step, StepExtent};
 use workspace::{MostRows, Workspace};
@@ -70,6 +74,8 @@ pub struct Engine {
     ranks: Ranks,
     /// Lent to the ranks for as long as they compute it.
     step: Arc<Step>,
+    /// Where steps of decoding are recorded and replayed.
+    replay: Option<ReplaySizes>,
     sampler: Sampler,
     processor: Arc<Processor>,
     watcher: Option<LogitsWatcher>,
@@ -101,7 +107,7 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let world_size = config.tensor_parallel_size.map_or(1, |ranks| ranks.get());
+        let world_size = config.tensor_parallel_size.map_or_else(|| placement.ranks(&model.config), usize::from);
         let dtype = match config.dtype {
             DtypeChoice::Auto => model.dtype,
             DtypeChoice::Float16 => Dtype::F16,
@@ -115,8 +121,12 @@ impl Engine {
         let block_tokens = config.block_tokens.get();
         let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
 
-        let part = ShardShape::new(&model.config, Shard { rank: world_size - 1, world_size })
-            .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })?;
+        let part = |rank| {
+            ShardShape::new(&model.config, Shard { rank, world_size })
+                .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })
+        };
+        // The first rank has most, the last one least of all.
+        let (part, _) = (part(0)?, part(world_size - 1)?);
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         let open = placement.open(world_size, threads, dtype)?;
         let shape = decoder::attention_shape(&model.config, &part);
@@ -134,16 +144,18 @@ impl Engine {
             max_position: model.config.max_position,
             max_num_seqs,
         };
-        let Capacity { kv_blocks, max_model_len } = capacity::plan(config, &demand)?;
+        let capacity = capacity::plan(config, &demand)?;
+        let max_model_len = capacity.max_model_len;
         let extent = Extent { most, max_model_len, block_tokens, cache, activations };
 
         // Before there are weights: it takes memory of its own for a moment.
-        let limits = (config.measure_limits && placement == Placement::Cpu).then(|| {
-            let limits = measure_limits(&Pool::new(threads));
-            let Limits { flops_per_second, bytes_per_second, .. } = limits;
+        let limits = match open.first().filter(|_| config.measure_limits) {
+            Some(open) => Some(open.limits(world_size, threads)?),
+            None => None,
+        };
+        if let Some(Limits { flops_per_second, bytes_per_second, .. }) = limits {
             events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
-            limits
-        });
+        }
         let max_blocks = max_model_len.div_ceil(block_tokens);
         let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, heads: shape.heads };
         let kernels = open.first().map_or_else(String::new, Open::kernels);
@@ -154,15 +166,23 @@ impl Engine {
         };
         let open = open.into_iter();
         let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
+        let replays = placement.replays() && !config.enforce_eager;
         let parts = Parts {
+            model,
+            processors: &processors,
             weights_dtype,
             validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
             extent,
             kv_shape,
-            kv_blocks: kv_blocks as usize,
+            spare_blocks: usize::from(replays),
         };
+        let mut step = Arc::new(Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens));
         let mut cost = Cost::new(&model.config, kv_shape.token_bytes().saturating_mul(world_size as u64));
-        let ranks = parts.load(model, &processors, &mut cost, events, cancel)?;
+        let (ranks, Capacity { kv_blocks, max_model_len }) = match placement {
+            Placement::Cpu => (parts.load(capacity.kv_blocks as usize, &mut cost, events, cancel)?, capacity),
+            Placement::Gpus => parts.load_and_profile(config, &demand, &mut step, &mut cost, events, cancel)?,
+        };
+        let replay = replays.then_some(ReplaySizes { max_sequences: most.wanted, max_blocks, spare_block: kv_blocks });
         let facts = EngineFacts {
             device: placement.name(),
             dtype: dtype.name(),
@@ -177,6 +197,7 @@ impl Engine {
             max_num_seqs,
             max_num_batched_tokens,
             prefix_caching: config.prefix_caching,
+            cuda_graphs: replays,
             limits,
             cost,
         };
@@ -184,10 +205,9 @@ impl Engine {
             Placement::Cpu => Arc::new(Processor::cpu(host)),
             Placement::Gpus => Arc::clone(&processors[0]),
         };
-        let step = Arc::new(Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens));
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
-        Ok(Self { facts, vocab_size, ranks, step, sampler: Sampler::default(), processor, watcher: None })
+        Ok(Self { facts, vocab_size, ranks, step, replay, sampler: Sampler::default(), processor, watcher: None })
     }
 
     /// What was decided.
@@ -199,47 +219,6 @@ impl Engine {
     /// diagnosis. `None` ends it.
     pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
         self.watcher = watcher;
-    }
-}
-
-/// What all ranks have in common.
-struct Parts {
-    weights_dtype: Dtype,
-    validation: Validation,
-    extent: Extent,
-    kv_shape: KvShape,
-    kv_blocks: usize,
-}
-
-impl Parts {
-    /// Reads the weights of one rank after the other and gives each its cache, and counts them in `cost`.
-    fn load(
-        &self,
-        model: &Model,
-        processors: &[Arc<Processor>],
-        cost: &mut Cost,
-        events: &Events,
-        cancel: &CancellationToken,
-    ) -> Result<Ranks, Error> {
-        let world_size = processors.len();
-        let group = (world_size > 1).then(|| SharedMemory::new(world_size));
-        let mut ranks = Vec::with_capacity(world_size);
-        for (rank, processor) in processors.iter().enumerate() {
-            let shard = Shard { rank, world_size };
-            let wanted = loading::Wanted { shard, dtype: self.weights_dtype, validation: self.validation };
-            let weights = loading::load(model, wanted, processor, events, cancel)?;
-            cost.add_weights(&weights);
-            let communicator: Box<dyn Communicator> = match &group {
-                Some(group) => Box::new(Member::new(group, rank)),
-                None => Box::new(Solo),
-            };
-            let cache = KvCache::new(self.kv_shape, self.kv_blocks, processor.device())?;
-            let processor = Arc::clone(processor);
-            let decoder = Decoder::new(model.config.clone(), weights, self.extent, communicator, processor)?;
-            ranks.push(Rank { decoder, cache });
-        }
-        let others = ranks.split_off(1);
-        Ok(Ranks::new(ranks.remove(0), others, group.map(|group| group as Arc<dyn Group>)))
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn config() -> EngineConfig {
         max_num_seqs: NonZeroUsize::new(16),
         max_num_batched_tokens: NonZeroUsize::new(256),
         prefix_caching: false,
+        enforce_eager: false,
         block_tokens: NonZeroUsize::new(32).unwrap(),
         threads: NonZeroUsize::new(2),
         validate_weights: true,

@@ -69,9 +69,6 @@ fn on_gpus(ranks: usize) -> Result<Placement, String> {
              tensor-parallel-size to {visible} or less"
         ));
     }
-    if ranks > 1 {
-        return Err("tensor-parallel-size above 1 is not there yet with device=cuda: set it to 1".to_owned());
-    }
     Ok(Placement::Gpus)
 }
 

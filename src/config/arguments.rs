@@ -10,7 +10,8 @@ use super::error::ConfigError;
 use super::redaction::{quoted, quoted_value};
 
 /// Keys that mean `true` when no value follows.
-pub(super) const SWITCHES: [&str; 4] = ["enable-prefix-caching", "validate-weights", "measure-limits", "ignore-eos"];
+pub(super) const SWITCHES: [&str; 5] =
+    ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos"];
 
 /// Flags that never take a value.
 const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];

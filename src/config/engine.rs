@@ -69,6 +69,8 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: Option<NonZeroUsize>,
     /// Compute keys and values of equal beginnings once in a run. A benchmark that reuses work measures less of it.
     pub prefix_caching: bool,
+    /// Launch every kernel of every step instead of replaying recorded steps; GPUs only.
+    pub enforce_eager: bool,
     /// Tokens in a KV block, a multiple of 32. Default 32.
     pub block_tokens: NonZeroUsize,
     /// CPU threads; `None`: the container's CPU quota.

@@ -148,6 +148,9 @@ keys! {
         /// Compute equal beginnings of prompts once; each region begins with nothing to find
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         enable_prefix_caching = Text("false");
+        /// On GPUs, launch every kernel of every step instead of replaying recorded steps (CUDA graphs)
+        #[arg(value_name = "BOOL", help_heading = MODEL)]
+        enforce_eager = Text("false");
         /// Tokens in a block of the KV cache, a multiple of 32
         #[arg(value_name = "TOKENS", help_heading = MODEL)]
         block_size = Text("32");

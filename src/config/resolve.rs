@@ -176,6 +176,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
     let max_num_seqs = resolver.read_open(&raw.max_num_seqs, parsing::count, show_count);
     let max_num_batched_tokens = resolver.read_open(&raw.max_num_batched_tokens, parsing::count, show_count);
     let prefix_caching = resolver.read(&raw.enable_prefix_caching, parsing::boolean, bool::to_string);
+    let enforce_eager = resolver.read(&raw.enforce_eager, parsing::boolean, bool::to_string);
     let block_tokens = resolver.read(
         &raw.block_size,
         |text| {
@@ -204,6 +205,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
         max_num_seqs: max_num_seqs?,
         max_num_batched_tokens: max_num_batched_tokens?,
         prefix_caching: prefix_caching?,
+        enforce_eager: enforce_eager?,
         block_tokens: block_tokens?,
         threads: threads?,
         validate_weights: validate_weights?,

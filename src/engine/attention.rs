@@ -98,18 +98,12 @@ impl InplaceOp2 for Paged<'_> {
             max_blocks: step.max_blocks(),
             sequences: step.sequences(),
             tokens: step.tokens(),
-            longest_queries: longest(step.cumulative_queries()),
-            longest_keys: longest(step.cumulative_keys()),
+            longest_queries: step.longest_queries(),
+            longest_keys: step.longest_keys(),
             scale: self.attention.scale,
             softcap: self.attention.softcap,
             window: self.window,
         };
         gpu.attention(&at)
     }
-}
-
-/// The longest of the stretches between cumulative lengths.
-#[cfg(feature = "cuda")]
-fn longest(cumulative: &[u32]) -> usize {
-    cumulative.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
 }

@@ -100,6 +100,26 @@ pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
     Ok(Capacity { kv_blocks, max_model_len })
 }
 
+/// A sixteenth less, where the system did not give what was decided.
+///
+/// # Errors
+/// [`Error::DoesNotFit`] where that is too little for one sequence of `max-model-len`, or for anything.
+pub fn smaller(config: &EngineConfig, capacity: Capacity) -> Result<Capacity, Error> {
+    let block_tokens = config.block_tokens.get();
+    let kv_blocks = capacity.kv_blocks - capacity.kv_blocks.div_ceil(16);
+    let needed_blocks = config.max_model_len.map_or(1, |length| length.get().div_ceil(block_tokens));
+    if (kv_blocks as usize) < needed_blocks {
+        return Err(Error::DoesNotFit {
+            what: format!("a KV cache for one sequence of {} tokens", needed_blocks * block_tokens),
+            needed_bytes: 0,
+            available_bytes: 0,
+            advice: "the device refused the memory; lower gpu-memory-utilization, or see who else uses it".into(),
+        });
+    }
+    let max_model_len = capacity.max_model_len.min(kv_blocks as usize * block_tokens);
+    Ok(Capacity { kv_blocks, max_model_len })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +145,7 @@ mod tests {
             max_num_seqs: None,
             max_num_batched_tokens: None,
             prefix_caching: false,
+            enforce_eager: false,
             block_tokens: NonZeroUsize::new(32).unwrap(),
             threads: None,
             validate_weights: false,
@@ -145,6 +166,20 @@ mod tests {
         assert_eq!(capacity(0, Some(1_050), DEMAND), (10, 320));
         assert_eq!(capacity(0, Some(6_000), DEMAND), (60, 640));
         assert_eq!(capacity(0, None, Demand { free_bytes: None, ..DEMAND }), (160, 640));
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_asked_for_again_in_smaller_pieces() {
+        let (mut capacity, mut tries) = (Capacity { kv_blocks: 50, max_model_len: 640 }, 0);
+        while let Ok(less) = smaller(&config(0, None), capacity) {
+            assert!(less.kv_blocks < capacity.kv_blocks);
+            assert_eq!(less.max_model_len, 640.min(less.kv_blocks as usize * 32));
+            (capacity, tries) = (less, tries + 1);
+        }
+        assert_eq!(capacity.kv_blocks, 1);
+        assert!((20..40).contains(&tries), "{tries}");
+        let asked = smaller(&config(640, None), Capacity { kv_blocks: 20, max_model_len: 640 });
+        assert!(matches!(asked, Err(Error::DoesNotFit { .. })));
     }
 
     #[test]

@@ -3,13 +3,19 @@
 //! Column-parallel products need no word; row-parallel ones and the embedding are summed over ranks, logits put side by
 //! side (Shoeybi et al., "Megatron-LM", 2019). This file knows nothing of layers.
 
+#[cfg(feature = "cuda")]
+mod nccl;
 mod shared_memory;
+
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
+use super::Error;
+use super::processor::Processor;
 use crate::model::Shard;
 
-pub use shared_memory::{Member, SharedMemory};
+use shared_memory::{Member, SharedMemory};
 
 /// Where the ranks of one model meet, as whoever gives them work sees it.
 pub trait Group: Send + Sync {
@@ -52,4 +58,38 @@ impl Communicator for Solo {
     fn gather(&self, _part: &Tensor, _whole: Option<&Tensor>) -> Result<()> {
         Ok(())
     }
+}
+
+/// All ranks' places, and where they meet if they are several.
+pub struct Connected {
+    /// By rank.
+    pub communicators: Vec<Box<dyn Communicator>>,
+    /// `None` for one rank.
+    pub group: Option<Arc<dyn Group>>,
+}
+
+/// Connects ranks that compute with `processors`, all of them CPUs or all GPUs; `[rows, width]` is the largest part that
+/// will be gathered.
+///
+/// # Errors
+/// [`Error::Setting`] where NCCL does not start, [`Error::Compute`] where there is no memory for parts.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "memory that is shared needs no room of its own"))]
+pub fn connect(processors: &[Arc<Processor>], [rows, width]: [usize; 2]) -> std::result::Result<Connected, Error> {
+    let world_size = processors.len();
+    if world_size == 1 {
+        return Ok(Connected { communicators: vec![Box::new(Solo)], group: None });
+    }
+    #[cfg(feature = "cuda")]
+    if processors[0].device().is_cuda() {
+        let group = nccl::Nccl::connect(world_size).map_err(Error::Setting)?;
+        let member = |(rank, processor)| -> Result<Box<dyn Communicator>> {
+            Ok(Box::new(nccl::NcclMember::new(&group, rank, processor, rows, width)?))
+        };
+        let communicators = processors.iter().enumerate().map(member).collect::<Result<_>>();
+        let communicators = communicators.map_err(Error::compute("make room for logits"))?;
+        return Ok(Connected { communicators, group: Some(group) });
+    }
+    let group = SharedMemory::new(world_size);
+    let member = |rank| Box::new(Member::new(&group, rank)) as Box<dyn Communicator>;
+    Ok(Connected { communicators: (0..world_size).map(member).collect(), group: Some(group) })
 }

@@ -4,17 +4,22 @@
 //! say; what a forward pass is made of is not known here.
 
 mod attention;
+mod graph;
 mod kernels;
+mod limits;
 mod matrix;
 mod product;
 mod step;
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::cublas::sys::cublasSetWorkspace_v2;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError};
+use candle_core::cuda_backend::cudarc::nccl::sys::cudaStream_t;
+use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{CudaStorage, DType, Device, Layout, Result, bail};
 use half::{bf16, f16};
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::step::StepExtent;
@@ -22,6 +27,7 @@ use crate::model::Dtype;
 use kernels::Kernels;
 
 pub use attention::PagedQueries;
+pub use graph::Graphs;
 pub use kernels::{AddRmsNormAt, RopeAt};
 pub use matrix::Filling;
 pub use product::ProductAt;
@@ -55,6 +61,11 @@ impl Address {
         Ok(Address(first + (start * bytes) as u64))
     }
 
+    /// For calls in C.
+    pub fn pointer(self) -> *mut c_void {
+        self.0 as *mut c_void
+    }
+
     /// So many bytes further on.
     pub fn plus(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
@@ -75,9 +86,15 @@ pub fn visible_gpus() -> std::result::Result<usize, String> {
     CudaContext::device_count().map(|count| count as usize).map_err(said)
 }
 
+/// What cuBLAS computes in: with less it chooses slower products, and without any it would allocate while a step is recorded
+/// (cuBLAS documentation, "cublasSetWorkspace": 32 MiB on Hopper, 4 MiB elsewhere).
+const CUBLAS_WORKSPACE_BYTES: usize = 32 << 20;
+
 /// A GPU with everything loaded that a forward pass launches.
 pub struct Gpu {
     device: CudaDevice,
+    /// Held for cuBLAS.
+    _workspace: CudaSlice<u8>,
     kernels: Kernels,
     dtype: Dtype,
     step: Option<StepMirror>,
@@ -94,7 +111,12 @@ impl Gpu {
         // SAFETY: everything on this device happens on this one stream, in order.
         unsafe { device.disable_event_tracking() };
         let kernels = Kernels::load(&device, dtype)?;
-        Ok(Self { device, kernels, dtype, step: None })
+        let (stream, handle) = (device.cuda_stream(), device.cublas_handle());
+        let workspace = stream.alloc_zeros::<u8>(CUBLAS_WORKSPACE_BYTES).w()?;
+        let address = workspace.device_ptr(&stream).0 as *mut c_void;
+        // SAFETY: the handle is alive, and so is the memory for as long as there are products.
+        unsafe { cublasSetWorkspace_v2(*handle.handle(), address, CUBLAS_WORKSPACE_BYTES) }.result().w()?;
+        Ok(Self { device, _workspace: workspace, kernels, dtype, step: None })
     }
 
     /// With room for steps of up to `extent`.
@@ -141,6 +163,11 @@ impl Gpu {
     pub fn free_bytes(&self) -> Result<u64> {
         let (free, _total) = self.stream().context().mem_get_info().map_err(candle_core::Error::wrap)?;
         Ok(free as u64)
+    }
+
+    /// The stream, as NCCL wants it.
+    pub fn nccl_stream(&self) -> cudaStream_t {
+        self.stream().cu_stream().cast()
     }
 
     fn stream(&self) -> Arc<CudaStream> {

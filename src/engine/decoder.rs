@@ -18,7 +18,7 @@ use super::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, 
 use super::processor::Processor;
 use super::rope::Angles;
 use super::step::Step;
-use super::workspace::{MostRows, Rows, Widths, Workspace};
+use super::workspace::{MostRows, Rows, Views, Widths, Workspace};
 use crate::kernels::{AttentionShape, CacheLayout, Isa};
 use crate::model::{DecoderConfig, Dtype, ShardShape};
 
@@ -66,6 +66,8 @@ pub struct Decoder {
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
     processor: Arc<Processor>,
+    #[cfg(feature = "cuda")]
+    graphs: super::cuda::Graphs,
 }
 
 /// Angles by kind of layer.
@@ -159,7 +161,18 @@ impl Decoder {
         let angles = |rope| Angles::new(rope, extent.max_model_len, device).map_err(&failed);
         let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
         let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
-        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, processor })
+        Ok(Self {
+            config,
+            weights,
+            shard,
+            attention,
+            ropes,
+            workspace,
+            communicator,
+            processor,
+            #[cfg(feature = "cuda")]
+            graphs: super::cuda::Graphs::default(),
+        })
     }
 
     /// Waits until everything is computed that was begun.
@@ -181,60 +194,48 @@ impl Decoder {
         cache: &KvCache,
         cancel: &CancellationToken,
     ) -> Result<Option<Tensor>, Error> {
-        let Self { config, weights, shard, attention, ropes, workspace, communicator, processor } = self;
-        let processor = processor.as_ref();
-        let pass = Pass { config, attention, ropes, communicator: communicator.as_ref(), processor, step };
-        let wanted = step.logit_rows();
-        let views = workspace.fit(step.tokens(), wanted.len().max(1)).map_err(Error::compute("size activations"))?;
-        let failed = Error::compute("compute a step");
+        let wanted = step.logit_rows().len();
+        let views = self.workspace.fit(step.tokens(), wanted.max(1)).map_err(Error::compute("size activations"))?;
+        let pass = Pass {
+            config: &self.config,
+            weights: &self.weights,
+            shard: &self.shard,
+            attention: &self.attention,
+            ropes: &self.ropes,
+            communicator: self.communicator.as_ref(),
+            processor: &self.processor,
+            views,
+            step,
+        };
+        let compute = || pass.compute(cache, cancel);
         #[cfg(feature = "cuda")]
-        if processor.device().is_cuda() {
-            processor.gpu().and_then(|gpu| gpu.step().upload(step)).map_err(&failed)?;
-        }
-
-        let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
-        let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
-        let embed = Embed { processor, embedding, vocabulary, scale, step };
-        views.all.residual.inplace_op1(&embed).map_err(&failed)?;
-        pass.communicator.all_reduce(&views.all.residual).map_err(&failed)?;
-
-        let mut rows = &views.all;
-        let mut delta = None;
-        let last = weights.layers.len().saturating_sub(1);
-        for (index, (layer, cache)) in weights.layers.iter().zip(cache.layers()).enumerate() {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
+        if self.processor.device().is_cuda() {
+            let gpu = self.processor.gpu().map_err(Error::compute("compute a step"))?;
+            gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
+            match step.replay() {
+                Some(size) => self.graphs.compute(gpu, size, compute)?,
+                None => compute()?,
             }
-            let window = config.windows[index];
-            pass.queries_keys_values(layer, rows, delta, &views.qkv, window, cache).map_err(&failed)?;
-            if index == last && wanted.is_empty() {
-                return Ok(None);
-            }
-            attention.forward(processor, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
-            if index == last && wanted.len() < step.tokens() {
-                pass.keep_wanted(rows, &views.wanted).map_err(&failed)?;
-                rows = &views.wanted;
-            }
-            pass.feed_forward(layer, rows).map_err(&failed)?;
-            delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
+        } else {
+            compute()?;
         }
-        pass.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
-        weights.head.forward(processor, &rows.normed, &views.logits).map_err(&failed)?;
-        if let Some(cap) = config.logits_softcap {
-            views.logits.inplace_op1(&Softcap { processor, cap }).map_err(&failed)?;
-        }
-        communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)?;
-        Ok((shard.vocabulary.start == 0).then(|| views.gathered.as_ref().unwrap_or(&views.logits).clone()))
+        #[cfg(not(feature = "cuda"))]
+        compute()?;
+        let first = wanted > 0 && self.shard.vocabulary.start == 0;
+        Ok(first.then(|| views.gathered.as_ref().unwrap_or(&views.logits).clone()))
     }
 }
 
 /// What all layers of one pass share.
 struct Pass<'a> {
     config: &'a DecoderConfig,
+    weights: &'a DecoderWeights,
+    shard: &'a ShardShape,
     attention: &'a Attention,
     ropes: &'a Ropes,
     communicator: &'a dyn Communicator,
     processor: &'a Processor,
+    views: &'a Views,
     step: &'a Step,
 }
 
@@ -248,6 +249,45 @@ struct Delta<'a> {
 }
 
 impl Pass<'_> {
+    /// Everything from token ids to logits; on a GPU it is queued and nothing is waited for.
+    fn compute(&self, cache: &KvCache, cancel: &CancellationToken) -> Result<(), Error> {
+        let Self { config, weights, shard, attention, communicator, processor, views, step, .. } = *self;
+        let failed = Error::compute("compute a step");
+        let wanted = step.logit_rows().len();
+        let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
+        let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
+        let embed = Embed { processor, embedding, vocabulary, scale, step };
+        views.all.residual.inplace_op1(&embed).map_err(&failed)?;
+        communicator.all_reduce(&views.all.residual).map_err(&failed)?;
+
+        let mut rows = &views.all;
+        let mut delta = None;
+        let last = weights.layers.len().saturating_sub(1);
+        for (index, (layer, cache)) in weights.layers.iter().zip(cache.layers()).enumerate() {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let window = config.windows[index];
+            self.queries_keys_values(layer, rows, delta, window, cache).map_err(&failed)?;
+            if index == last && wanted == 0 {
+                return Ok(());
+            }
+            attention.forward(processor, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            if index == last && wanted < step.tokens() {
+                self.keep_wanted(rows, &views.wanted).map_err(&failed)?;
+                rows = &views.wanted;
+            }
+            self.feed_forward(layer, rows).map_err(&failed)?;
+            delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
+        }
+        self.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
+        weights.head.forward(processor, &rows.normed, &views.logits).map_err(&failed)?;
+        if let Some(cap) = config.logits_softcap {
+            views.logits.inplace_op1(&Softcap { processor, cap }).map_err(&failed)?;
+        }
+        communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)
+    }
+
     fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
         let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
         let delta = delta.map(|delta| delta.tensor);
@@ -267,10 +307,10 @@ impl Pass<'_> {
         layer: &LayerWeights,
         rows: &Rows,
         delta: Option<Delta<'_>>,
-        qkv: &Tensor,
         window: Option<usize>,
         cache: &LayerCache,
     ) -> candle_core::Result<()> {
+        let qkv = &self.views.qkv;
         self.norm(rows, delta, &layer.input_norm)?;
         layer.qkv.forward(self.processor, &rows.normed, qkv)?;
         let layout = self.attention.layout;

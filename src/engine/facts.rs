@@ -39,6 +39,8 @@ pub struct EngineFacts {
     pub limits: Option<Limits>,
     /// Within a run, keys and values of equal beginnings are computed once.
     pub prefix_caching: bool,
+    /// Steps of decoding are recorded as CUDA graphs and replayed.
+    pub cuda_graphs: bool,
     /// What computing costs.
     pub cost: Cost,
 }

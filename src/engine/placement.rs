@@ -7,8 +7,10 @@ use super::decoder::CacheOrder;
 use super::processor::Processor;
 use super::step::StepExtent;
 use crate::cgroup::free_memory_bytes;
-use crate::kernels::{Isa, Pool, capabilities};
-use crate::model::{Dtype, Model};
+use crate::kernels::{Isa, Limits, Pool, capabilities, measure_limits};
+use crate::model::{DecoderConfig, Dtype, Model};
+#[cfg(feature = "cuda")]
+use crate::model::{Shard, ShardShape};
 
 /// Sequences that run at a time, unless configured: on a CPU, products gain no more speed from more rows; a GPU's cache seldom
 /// holds more.
@@ -29,6 +31,25 @@ impl Placement {
         match self {
             Placement::Cpu => "cpu",
             Placement::Gpus => "cuda",
+        }
+    }
+
+    /// Ranks, unless configured: all GPUs that the model can be split over evenly.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU is one rank"))]
+    pub(super) fn ranks(self, config: &DecoderConfig) -> usize {
+        match self {
+            Placement::Cpu => 1,
+            #[cfg(feature = "cuda")]
+            Placement::Gpus => {
+                let visible = super::visible_gpus().unwrap_or(1);
+                let suits = |world_size: &usize| {
+                    let shard = |rank| ShardShape::new(config, Shard { rank, world_size: *world_size });
+                    shard(0).and_then(|_| shard(world_size - 1)).is_ok()
+                };
+                (1..=visible).rev().find(suits).unwrap_or(1)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Placement::Gpus => 1,
         }
     }
 
@@ -73,6 +94,11 @@ impl Placement {
         }
     }
 
+    /// Whether steps of decoding are recorded and replayed, unless that is forbidden.
+    pub(super) fn replays(self) -> bool {
+        self == Placement::Gpus
+    }
+
     /// How many of `world_size` ranks live in one memory.
     pub(super) fn ranks_in_a_memory(self, world_size: usize) -> usize {
         match self {
@@ -99,7 +125,16 @@ impl Placement {
             #[cfg(feature = "cuda")]
             Placement::Gpus => {
                 let open = |rank| super::cuda::Gpu::open(rank, dtype).map(|gpu| Open::Gpu(Box::new(gpu)));
-                (0..world_size).map(open).collect::<Result<_, _>>().map_err(Error::compute("open a GPU"))
+                let open: Vec<_> =
+                    (0..world_size).map(open).collect::<Result<_, _>>().map_err(Error::compute("open a GPU"))?;
+                let first = open[0].kernels();
+                match open.iter().map(Open::kernels).find(|other| *other != first) {
+                    None => Ok(open),
+                    Some(other) => Err(Error::Setting(format!(
+                        "tensor-parallel-size={world_size} needs GPUs of one kind, as all wait for the slowest: here are {first} and \
+                         {other}; choose among them with CUDA_VISIBLE_DEVICES"
+                    ))),
+                }
             }
             #[cfg(not(feature = "cuda"))]
             Placement::Gpus => Err(Error::Setting("this binary was built without the feature `cuda`".to_owned())),
@@ -121,6 +156,22 @@ impl Open {
             Open::Cpu(_) => Ok(free_memory_bytes()),
             #[cfg(feature = "cuda")]
             Open::Gpu(gpu) => gpu.free_bytes().map(Some).map_err(Error::compute("ask a GPU for its memory")),
+        }
+    }
+
+    /// What `world_size` ranks of this kind can do at most together; `threads` are those of all ranks on a CPU.
+    ///
+    /// # Errors
+    /// What a GPU says.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "ranks on a CPU share what is measured once"))]
+    pub(super) fn limits(&self, world_size: usize, threads: usize) -> Result<Limits, Error> {
+        match self {
+            Open::Cpu(_) => Ok(measure_limits(&Pool::new(threads))),
+            #[cfg(feature = "cuda")]
+            Open::Gpu(gpu) => {
+                let limits = gpu.limits().map_err(Error::compute("measure a GPU's limits"))?;
+                Ok(limits.times(world_size))
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+use crate::cgroup::free_memory_bytes;
 use crate::kernels::Pool;
 
 /// Where one rank computes.
@@ -41,6 +42,20 @@ impl Processor {
     /// The threads.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Bytes that may still be allocated there; `None` where the system does not say.
+    ///
+    /// # Errors
+    /// What a GPU says instead.
+    pub fn free_bytes(&self) -> candle_core::Result<Option<u64>> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            // What was given back is free once all that was queued before it is done.
+            self.wait()?;
+            return gpu.free_bytes().map(Some);
+        }
+        Ok(free_memory_bytes())
     }
 
     /// Returns when nothing that was begun is still under way; a CPU never leaves anything under way.

@@ -58,7 +58,7 @@ impl Ranks {
         let Some(group) = &self.group else { return compute() };
         group.begin();
         for worker in &self.others {
-            worker.begin(Order { step: Arc::clone(step), cancel: cancel.clone() });
+            worker.begin(Order::Step(Arc::clone(step), cancel.clone()));
         }
         let mut outcome = giving_up_unless_done(group.as_ref(), 0, compute);
         for (worker, index) in self.others.iter_mut().zip(1..) {
@@ -70,6 +70,22 @@ impl Ranks {
             }
         }
         outcome
+    }
+
+    /// Gives each rank another cache, in order of rank.
+    ///
+    /// # Errors
+    /// If a rank's thread has ended.
+    pub fn change_caches(&mut self, caches: Vec<KvCache>) -> Result<(), Error> {
+        let mut caches = caches.into_iter();
+        if let Some(cache) = caches.next() {
+            self.first.cache = cache;
+        }
+        for (worker, cache) in self.others.iter_mut().zip(caches) {
+            worker.begin(Order::Cache(cache));
+            worker.end()?;
+        }
+        Ok(())
     }
 }
 
@@ -91,10 +107,12 @@ fn giving_up_unless_done<T>(
     Ok(computed)
 }
 
-/// A step for another rank than the first.
-struct Order {
-    step: Arc<Step>,
-    cancel: CancellationToken,
+/// For another rank than the first.
+enum Order {
+    /// Compute this.
+    Step(Arc<Step>, CancellationToken),
+    /// Use this from now on.
+    Cache(KvCache),
 }
 
 /// A rank's thread.
@@ -110,13 +128,20 @@ impl Worker {
         let (orders, to_do) = sync_channel::<Order>(1);
         let (done, outcomes) = sync_channel(1);
         let work = move || {
-            for Order { step, cancel } in to_do {
+            for order in to_do {
                 let Rank { decoder, cache } = &mut rank;
-                let compute = || decoder.forward(&step, cache, &cancel).and_then(|_| decoder.wait());
-                let computed = giving_up_unless_done(group.as_ref(), index, compute);
-                // Whoever gave the order changes the step once it has the outcome.
-                drop(step);
-                if done.send(computed).is_err() {
+                let outcome = match order {
+                    Order::Step(step, cancel) => giving_up_unless_done(group.as_ref(), index, || {
+                        // Whoever gave the order changes the step once it has the outcome.
+                        let step = step;
+                        decoder.forward(&step, cache, &cancel).and_then(|_| decoder.wait())
+                    }),
+                    Order::Cache(other) => {
+                        *cache = other;
+                        Ok(())
+                    }
+                };
+                if done.send(outcome).is_err() {
                     return;
                 }
             }

@@ -1,6 +1,5 @@
 //! Requests, step after step, until each has its tokens.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -108,18 +107,13 @@ impl Engine {
         let mut rows = Vec::with_capacity(prompt.len());
         for (index, tokens) in prompt.chunks(chunk).enumerate() {
             let start = index * chunk;
-            let step = self.next_step();
+            let step = Step::lent(&mut self.step);
             step.begin(start + tokens.len());
             step.push(tokens, start, &table, Wanted::All);
             let read = |logits: Option<Tensor>| logits.as_ref().map_or_else(|| Ok(Vec::new()), rows_of);
             rows.extend(self.ranks.forward(&self.step, cancel, read)?);
         }
         Ok(rows)
-    }
-
-    /// The step, to be filled in.
-    fn next_step(&mut self) -> &mut Step {
-        Arc::get_mut(&mut self.step).expect("ranks have put a step down when they are done")
     }
 
     fn empty_pool(&self) -> BlockPool {
@@ -217,10 +211,16 @@ impl Run<'_> {
     fn build(&mut self) -> (usize, usize) {
         self.sampling.clear();
         self.choices.clear();
-        let step = self.engine.next_step();
+        let Engine { step, replay, facts, .. } = &mut *self.engine;
+        let step = Step::lent(step);
         let chunks = &self.scheduler.batch().chunks;
         let (mut prefill_tokens, mut decode_tokens) = (0, 0);
-        step.begin(chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0));
+        let longest = chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0);
+        let replay = replay.filter(|_| chunks.iter().all(|chunk| chunk.decodes)).map(|sizes| {
+            let size = sizes.at_least(chunks.len(), longest.div_ceil(facts.block_tokens));
+            (size, sizes.spare_block)
+        });
+        step.begin(replay.map_or(longest, |(size, _)| size.max_blocks * facts.block_tokens));
         for chunk in chunks {
             let sequence = &self.sequences[chunk.sequence];
             let tokens = &sequence.tokens[chunk.positions.clone()];
@@ -231,6 +231,9 @@ impl Run<'_> {
                 self.sampling.push(chunk.sequence);
                 self.choices.push(sequence.choice());
             }
+        }
+        if let Some((size, spare_block)) = replay {
+            step.fill_up(size, spare_block);
         }
         (prefill_tokens, decode_tokens)
     }

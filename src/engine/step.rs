@@ -4,7 +4,10 @@
 //! On a CPU, operations read the slices as they are; a device mirrors them with one upload a step. This file knows
 //! nothing of tensors.
 
+use std::sync::Arc;
+
 use super::blocks::BlockTable;
+use super::replay::ReplaySize;
 
 /// Which rows of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,12 @@ pub struct Step {
     max_blocks: usize,
     logit_rows: Vec<u32>,
     block_tokens: usize,
+    longest_queries: usize,
+    longest_keys: usize,
+    replay: Option<ReplaySize>,
 }
 
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU finds lengths itself, and replays nothing"))]
 impl Step {
     /// Buffers for `tokens` tokens of `sequences` sequences, each of at most `blocks` blocks of `block_tokens` tokens.
     pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize, block_tokens: usize) -> Self {
@@ -62,6 +69,14 @@ impl Step {
         }
     }
 
+    /// The step behind `step`, to be filled in.
+    ///
+    /// # Panics
+    /// While a rank holds it.
+    pub fn lent(step: &mut Arc<Step>) -> &mut Step {
+        Arc::get_mut(step).expect("ranks have put a step down when they are done")
+    }
+
     /// Empties it for a batch whose longest sequence has `longest` tokens with this step.
     pub fn begin(&mut self, longest: usize) {
         self.token_ids.clear();
@@ -74,6 +89,7 @@ impl Step {
         self.block_table.clear();
         self.logit_rows.clear();
         self.max_blocks = longest.div_ceil(self.block_tokens);
+        (self.longest_queries, self.longest_keys, self.replay) = (0, 0, None);
     }
 
     /// Adds tokens of one sequence, the first of them at position `start`, all of which `table` has slots for.
@@ -94,6 +110,41 @@ impl Step {
             Wanted::All => first_row..self.token_ids.len(),
         };
         self.logit_rows.extend(rows.map(|row| row as u32));
+        self.longest_queries = self.longest_queries.max(token_ids.len());
+        self.longest_keys = self.longest_keys.max(end);
+    }
+
+    /// Fills a step in which every sequence has one token up to `size`, which must be as wide, with rows that nobody
+    /// reads: from now on nothing about it but its size decides what is launched.
+    pub fn fill_up(&mut self, size: ReplaySize, spare_block: u32) {
+        debug_assert!(self.longest_queries == 1 && self.max_blocks == size.max_blocks, "a step of another kind");
+        for sequence in self.sequences()..size.sequences {
+            self.logit_rows.push(self.token_ids.len() as u32);
+            self.token_ids.push(0);
+            self.positions.push(0);
+            self.slots.push(spare_block * self.block_tokens as u32);
+            self.cumulative_queries.push(self.token_ids.len() as u32);
+            self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + 1);
+            self.block_table.push(spare_block);
+            self.block_table.resize((sequence + 1) * self.max_blocks, 0);
+        }
+        self.longest_keys = size.max_blocks * self.block_tokens;
+        self.replay = Some(size);
+    }
+
+    /// Its size, where what is launched depends on nothing else.
+    pub fn replay(&self) -> Option<ReplaySize> {
+        self.replay
+    }
+
+    /// Tokens of the sequence that has most in this step; those that a replayed step is good for.
+    pub fn longest_queries(&self) -> usize {
+        self.longest_queries
+    }
+
+    /// Keys of the sequence that has most, this step's included; those that a replayed step is good for.
+    pub fn longest_keys(&self) -> usize {
+        self.longest_keys
     }
 
     /// Rows.
@@ -174,5 +225,24 @@ mod tests {
         step.begin(3);
         step.push(&[1, 2, 3], 0, &prefilling, Wanted::All);
         assert_eq!((step.logit_rows(), step.block_table()), (&[0, 1, 2][..], &[2][..]));
+        assert_eq!((step.longest_queries(), step.longest_keys(), step.replay()), (3, 3, None));
+    }
+
+    #[test]
+    fn a_step_is_filled_up_with_sequences_of_one_token_in_the_spare_block() {
+        let mut pool = BlockPool::new(8, 4);
+        let mut table = BlockTable::default();
+        pool.grow(&mut table, 6).unwrap();
+        let mut step = Step::with_capacity(8, 2, 2, 4);
+        let size = ReplaySize { sequences: 3, max_blocks: 4 };
+        step.begin(size.max_blocks * 4);
+        step.push(&[7], 5, &table, Wanted::Last);
+        step.fill_up(size, 8);
+        assert_eq!((step.token_ids(), step.positions()), (&[7, 0, 0][..], &[5, 0, 0][..]));
+        assert_eq!(step.slots(), [5, 32, 32]);
+        assert_eq!((step.cumulative_queries(), step.cumulative_keys()), (&[0, 1, 2, 3][..], &[0, 6, 7, 8][..]));
+        assert_eq!(step.block_table(), [0, 1, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!((step.logit_rows(), step.replay()), (&[0, 1, 2][..], Some(size)));
+        assert_eq!((step.longest_queries(), step.longest_keys()), (1, 16));
     }
 }

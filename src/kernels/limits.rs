@@ -21,21 +21,35 @@ const STREAM_PART: usize = 1 << 20;
 /// Rows, depth and columns of the large product.
 const PRODUCT: (usize, usize, usize) = (384, 1024, 2048);
 
-/// Measured limits of the processors that a pool uses.
+/// Measured limits of what an engine computes with.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Limits {
-    /// f32 floating-point operations (a multiply-add is two) of a large matrix product.
+    /// Floating-point operations (a multiply-add is two) of a large matrix product: in f32 on a CPU.
     pub flops_per_second: f64,
-    /// The same of multiply-adds in registers alone, which no product can exceed.
-    pub fma_flops_per_second: f64,
+    /// The same of multiply-adds in registers alone, which no product can exceed; of a CPU only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fma_flops_per_second: Option<f64>,
     /// Bytes moved between memory and processors.
     pub bytes_per_second: f64,
+}
+
+impl Limits {
+    /// Of so many of the same.
+    #[must_use]
+    pub fn times(self, count: usize) -> Self {
+        let times = |rate: f64| rate * count as f64;
+        Self {
+            flops_per_second: times(self.flops_per_second),
+            fma_flops_per_second: self.fma_flops_per_second.map(times),
+            bytes_per_second: times(self.bytes_per_second),
+        }
+    }
 }
 
 /// Measures the limits with all threads of `pool`, in about a second.
 pub fn measure_limits(pool: &Pool) -> Limits {
     Limits {
-        fma_flops_per_second: multiply_add_rate(pool),
+        fma_flops_per_second: Some(multiply_add_rate(pool)),
         flops_per_second: product_rate(pool),
         bytes_per_second: memory_rate(pool),
     }

@@ -1,55 +1,83 @@
 //! The engine on a stand-in GPU: the numbers of every family, and the way from prefill to decode.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 
 use flashjob::config::{DtypeChoice, EngineConfig, Sampling};
 use flashjob::engine::{Engine, Error, Placement};
-use flashjob::event::{Events, Fact};
+use flashjob::event::{Events, Fact, RequestId};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{config, open, request, serve};
-use crate::model::golden::{MODELS, prompts, relative_error};
+use crate::model::golden::{MODELS, directory, prompts, relative_error};
 
+/// One rank, and steps that are small: the stand-in takes its time.
 fn on_gpu(dtype: DtypeChoice) -> EngineConfig {
-    EngineConfig { dtype, ..config() }
+    let max_num_batched_tokens = NonZeroUsize::new(48);
+    EngineConfig { dtype, max_num_batched_tokens, tensor_parallel_size: NonZeroUsize::new(1), ..config() }
 }
 
 fn load(name: &str, config: &EngineConfig) -> Engine {
     Engine::load_on(Placement::Gpus, &open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
 }
 
-/// Units are those of the format's rounding, here of all activations but the residual stream.
+/// The stand-in has four devices.
+fn on_gpus(count: usize, dtype: DtypeChoice) -> EngineConfig {
+    EngineConfig { tensor_parallel_size: NonZeroUsize::new(count), ..on_gpu(dtype) }
+}
+
 #[test]
 fn logits_are_those_of_transformers_within_16_bits() {
-    for (dtype, unit) in [(DtypeChoice::Bfloat16, (-8f32).exp2()), (DtypeChoice::Float16, (-11f32).exp2())] {
-        for name in MODELS {
-            let mut engine = load(name, &on_gpu(dtype));
-            assert_eq!(engine.facts().device, "cuda");
-            let mut largest: f32 = 0.0;
-            for prompt in prompts(name) {
-                let computed = engine.logits(&prompt.tokens, &CancellationToken::new()).unwrap();
-                for (position, reference) in &prompt.logits {
-                    largest = largest.max(relative_error(reference, &computed[*position]));
-                }
+    logits_on(1, DtypeChoice::Bfloat16);
+    logits_on(1, DtypeChoice::Float16);
+}
+
+#[test]
+fn so_they_are_on_two_ranks() {
+    logits_on(2, DtypeChoice::Float16);
+}
+
+/// There are more of them than heads of keys and values in some.
+#[test]
+fn so_they_are_on_four_ranks() {
+    logits_on(4, DtypeChoice::Bfloat16);
+}
+
+/// Units are those of the format's rounding, here of all activations but the residual stream.
+fn logits_on(ranks: usize, dtype: DtypeChoice) {
+    let unit = if dtype == DtypeChoice::Bfloat16 { (-8f32).exp2() } else { (-11f32).exp2() };
+    for name in MODELS {
+        let mut engine = load(name, &on_gpus(ranks, dtype));
+        assert_eq!((engine.facts().device, engine.facts().tensor_parallel_size), ("cuda", ranks));
+        let mut largest: f32 = 0.0;
+        for prompt in prompts(name) {
+            let computed = engine.logits(&prompt.tokens, &CancellationToken::new()).unwrap();
+            for (position, reference) in &prompt.logits {
+                largest = largest.max(relative_error(reference, &computed[*position]));
             }
-            let units = largest / unit;
-            // Gemma 2 normalises what its layers add, and with it the rounding of small numbers.
-            let bound = if name.starts_with("gemma2") { 16.0 } else { 12.0 };
-            assert!((0.01..bound).contains(&units), "{name} in {dtype:?}: an error of {units} units");
         }
+        let units = largest / unit;
+        // Gemma 2 normalises what its layers add, and with it the rounding of small numbers.
+        let bound = if name.starts_with("gemma2") { 16.0 } else { 12.0 };
+        assert!((0.01..bound).contains(&units), "{name} in {dtype:?} on {ranks} ranks: an error of {units} units");
     }
 }
 
 /// Mixed lengths, more of them than the cache holds at a time: each token is the one that a prefill of all before it gives.
 #[test]
 fn decode_and_preemption_change_no_token() {
-    for (name, prefix_caching) in [("llama-gqa", false), ("mistral-window", false), ("gemma3-two-ropes", true)] {
+    for (name, prefix_caching, ranks) in [
+        ("llama-gqa", false, 1),
+        ("mistral-window", false, 1),
+        ("gemma3-two-ropes", true, 1),
+        ("qwen2-bias-window", false, 2),
+    ] {
         let blocks = 9;
-        let mut small = on_gpu(DtypeChoice::Float16);
-        small.max_num_batched_tokens = NonZeroUsize::new(48);
+        let mut small = on_gpus(ranks, DtypeChoice::Float16);
         small.prefix_caching = prefix_caching;
         let facts = load(name, &small).facts().clone();
-        let block_bytes = facts.kv_cache_bytes / facts.kv_blocks as u64;
+        let block_bytes = facts.kv_cache_bytes / (facts.kv_blocks * ranks) as u64;
         small.kv_cache_memory_bytes = Some(blocks * block_bytes);
         let mut engine = load(name, &small);
         let lengths = [1, 70, 33, 5, 64, 32, 17];
@@ -73,6 +101,90 @@ fn decode_and_preemption_change_no_token() {
             }
         }
     }
+}
+
+/// The bits of all logits from which tokens were chosen, by request and position.
+fn watched(engine: &mut Engine, requests: Vec<flashjob::engine::Request>) -> BTreeMap<(u32, usize), Vec<u32>> {
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let watcher = seen.clone();
+    engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
+        let bits = row.iter().map(|number| number.to_bits()).collect();
+        watcher.lock().unwrap().insert((request, position), bits);
+    })));
+    serve(engine, requests).unwrap();
+    engine.watch_logits(None);
+    std::mem::take(&mut *seen.lock().unwrap())
+}
+
+/// Sizes are filled up with rows of no meaning, and sequences come and go: what is replayed is what would have been launched.
+#[test]
+fn replayed_steps_give_the_very_logits_of_launched_ones() {
+    for (name, ranks) in [("llama-gqa", 1), ("mistral-window", 1), ("gemma2-softcaps", 1), ("phi3-short", 2)] {
+        let config = on_gpus(ranks, DtypeChoice::Bfloat16);
+        let (mut replaying, mut launching) =
+            (load(name, &config), load(name, &EngineConfig { enforce_eager: true, ..config }));
+        assert_eq!((replaying.facts().cuda_graphs, launching.facts().cuda_graphs), (true, false));
+        let requests =
+            || (0..7).map(|id| request(id, &vec![3 + id; 1 + 9 * id as usize], 10 + 7 * id as usize)).collect();
+        let expected = watched(&mut launching, requests());
+        // In a second run every size has been recorded.
+        for run in 0..2 {
+            let found = watched(&mut replaying, requests());
+            assert_eq!(found.len(), (0..7).map(|id| 10 + 7 * id).sum::<usize>());
+            assert!(found == expected, "{name} on {ranks} ranks, run {run}: other logits");
+        }
+    }
+}
+
+/// With a window that is longer than anything, a decode step takes the path of prefill, a head of queries at a time; without
+/// one, the heads that share keys are rows of one head.
+#[test]
+fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(directory("mistral-window")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut settings: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut with_window = |window: serde_json::Value| {
+        settings["sliding_window"] = window;
+        settings.to_string()
+    };
+    let (plain, grouped) = (with_window(100_000.into()), with_window(serde_json::Value::Null));
+    let served = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let model = flashjob::model::Model::open(folder.path(), folder.path()).unwrap();
+        let config = on_gpu(DtypeChoice::Float16);
+        let mut engine =
+            Engine::load_on(Placement::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
+        let lengths = [1usize, 31, 32, 33, 70];
+        let requests = lengths.iter().zip(0..).map(|(&length, id)| request(id, &vec![5 + id; length], 40)).collect();
+        watched(&mut engine, requests)
+    };
+    let (plain, grouped) = (served(&plain), served(&grouped));
+    assert_eq!(plain.len(), 200);
+    for (place, expected) in &plain {
+        let numbers = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<_>>();
+        let error = relative_error(&numbers(expected), &numbers(&grouped[place]));
+        assert!(error <= 4.0 * (-11f32).exp2(), "{place:?}: {error}");
+    }
+}
+
+/// The cache gets what is left once everything has been used once.
+#[test]
+fn the_cache_is_sized_by_what_computing_was_seen_to_take() {
+    let share = |memory_utilization| {
+        let config =
+            EngineConfig { memory_utilization, max_num_seqs: NonZeroUsize::new(48), ..on_gpu(DtypeChoice::Float16) };
+        load("llama-gqa", &config).facts().kv_cache_bytes
+    };
+    let (half, less) = (share(0.036), share(0.035));
+    // A thousandth of the stand-in's gibibyte, but for a block.
+    let (difference, expected) = (half - less, (1u64 << 30) / 1000);
+    assert!(difference.abs_diff(expected) < 1 << 15, "{half} {less}: {difference} instead of {expected}");
+    // The workspace of cuBLAS and everything else is not the cache's.
+    assert!(half + (32 << 20) < (1 << 30) * 36 / 1000, "{half}");
 }
 
 #[test]

@@ -12,7 +12,8 @@ fn gpu_job(results: &TempDir) -> Process {
 fn job_on(device: &str, results: &TempDir) -> Process {
     let driver = std::env::var("LD_LIBRARY_PATH").expect("scripts/test-cuda sets LD_LIBRARY_PATH");
     let small = ["--dtype=bfloat16", "--max-model-len=64", "--num-prompts=2", "--input-len=8", "--output-len=4"];
-    job(results).args(small).env("DEVICE", device).env("LD_LIBRARY_PATH", &driver)
+    let small = small.iter().chain(&["--max-num-batched-tokens=64", "--max-num-seqs=8"]);
+    job(results).args(small).env("DEVICE", device).env("LD_LIBRARY_PATH", &driver).env("STAND_IN_DEVICES", "1")
 }
 
 #[test]
@@ -37,15 +38,23 @@ fn with_auto_the_gpu_is_taken_where_there_is_one_and_the_cpu_where_there_is_none
 #[test]
 fn what_goes_wrong_ends_with_its_code_and_says_what() {
     for (variable, value, code, sentences) in [
-        ("STAND_IN_DEVICES", "0", 2, &["no CUDA driver", "device=cpu"][..]),
+        // While the largest step is computed to see what it takes.
+        ("STAND_IN_FAIL", "gated_bf16:3", 4, &["compute a step"][..]),
+        ("STAND_IN_FAIL", "cublasSetWorkspace_v2:1:3", 4, &["open a GPU"]),
+        // Recording and replaying.
+        ("STAND_IN_FAIL", "cuStreamBeginCapture_v2:1", 5, &["record a step as a CUDA graph", "enforce-eager"]),
+        ("STAND_IN_FAIL", "cuStreamEndCapture:1", 5, &["record a step as a CUDA graph", "enforce-eager"]),
+        ("STAND_IN_FAIL", "cuGraphInstantiateWithFlags:1", 5, &["record a step as a CUDA graph", "enforce-eager"]),
+        ("STAND_IN_FAIL", "cuGraphLaunch:2", 5, &["replay a step", "enforce-eager"]),
+        ("STAND_IN_DEVICES", "0", 2, &["no CUDA driver", "device=cpu"]),
         ("LD_LIBRARY_PATH", "/nonexistent", 2, &["no CUDA driver"]),
         ("STAND_IN_FAIL", "cuInit:1:803", 2, &["CUDA driver"]),
         // Too little for the model, and too little all of a sudden.
-        ("STAND_IN_MEMORY", "200000", 4, &["needs", "max-model-len"]),
+        ("STAND_IN_MEMORY", "33754432", 4, &["needs", "max-model-len"]),
         ("STAND_IN_FAIL", "cuMemAllocAsync:3:2", 4, &["OUT_OF_MEMORY"]),
         ("STAND_IN_FAIL", "cuMemcpyHtoDAsync_v2:5", 4, &["place weights"]),
-        ("STAND_IN_FAIL", "gated_bf16:3", 5, &["compute a step"]),
-        ("STAND_IN_FAIL", "cublasGemmEx:9:13", 5, &["compute a step"]),
+        ("STAND_IN_FAIL", "gated_bf16:9", 5, &["compute a step"]),
+        ("STAND_IN_FAIL", "cublasGemmEx:29:13", 5, &["compute a step"]),
         ("STAND_IN_FAIL", "cuMemcpyDtoHAsync_v2:2", 5, &["read logits"]),
     ] {
         let results = TempDir::new().unwrap();
@@ -63,4 +72,73 @@ fn more_ranks_than_gpus_end_with_2_naming_both_numbers() {
     let finished =
         gpu_job(&results).args(["--tensor-parallel-size=3"]).env("STAND_IN_DEVICES", "2").run().expect_code(2);
     assert!(finished.stderr.contains("tensor-parallel-size=3 is above the 2 GPUs"), "{}", finished.stderr);
+}
+
+/// Whatever happens to one rank, the others do not wait for it: not for a sum, a part of the logits, or a kernel.
+#[test]
+fn a_rank_that_dies_takes_nobody_with_it_into_a_wait() {
+    for (failure, code, sentence) in [
+        ("ncclCommInitAll:1:2", 2, "needs NCCL"),
+        // The sums of the first steps are those of the profile: 5 a step and rank.
+        ("ncclAllReduce:7:1", 4, "NCCL could not sum"),
+        ("ncclAllReduce:27:1", 5, "NCCL could not sum"),
+        ("ncclSend:4:1", 5, "NCCL could not send"),
+        ("ncclRecv:4:1", 5, "NCCL could not receive"),
+        ("rope_and_cache_bf16:11", 5, "compute a step"),
+        ("cuStreamSynchronize:9", 5, ""),
+        ("cuMemcpyDtoHAsync_v2:2", 5, "read logits"),
+        ("cuGraphLaunch:2", 5, "replay a step"),
+    ] {
+        let results = TempDir::new().unwrap();
+        let finished = gpu_job(&results)
+            .args(["--tensor-parallel-size=2"])
+            .env("STAND_IN_DEVICES", "2")
+            .env("STAND_IN_FAIL", failure)
+            .run();
+        assert_eq!(finished.code(), Some(code), "{failure}: {finished}");
+        assert!(finished.stderr.contains(sentence), "{failure}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn gpus_of_two_kinds_do_not_share_a_model() {
+    let results = TempDir::new().unwrap();
+    let finished = gpu_job(&results)
+        .args(["--tensor-parallel-size=2"])
+        .env("STAND_IN_DEVICES", "2")
+        .env("STAND_IN_NAMES", "NVIDIA A10,NVIDIA A100")
+        .run()
+        .expect_code(2);
+    for word in ["tensor-parallel-size=2", "NVIDIA A10,", "NVIDIA A100,", "CUDA_VISIBLE_DEVICES"] {
+        assert!(finished.stderr.contains(word), "no {word}: {}", finished.stderr);
+    }
+}
+
+/// Unless told otherwise a model is split over as many GPUs as it can be: its two heads of keys and values allow two or four.
+#[test]
+fn all_gpus_are_used_that_suit_the_model() {
+    for (devices, expected) in [("1", 1), ("2", 2), ("3", 2), ("4", 4)] {
+        let results = TempDir::new().unwrap();
+        gpu_job(&results).env("STAND_IN_DEVICES", devices).run().expect_code(0);
+        let result = result(&results);
+        assert_eq!(result["backend"]["engine"]["tensor_parallel_size"], expected, "{devices} devices");
+    }
+}
+
+/// Where the system refuses the cache that was planned, a smaller one does.
+#[test]
+fn a_cache_that_is_refused_is_asked_for_in_a_smaller_size() {
+    let results = TempDir::new().unwrap();
+    let trace = results.path().join("trace");
+    gpu_job(&results).env("STAND_IN_TRACE", &trace).run().expect_code(0);
+    let blocks = |results: &TempDir| result(results)["backend"]["engine"]["kv_blocks"].as_u64().unwrap();
+    let planned = blocks(&results);
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let allocations: Vec<&str> = text.lines().filter(|line| line.starts_with("allocate ")).collect();
+    // Keys and values of two layers, in a cache of nothing but the spare block and then in the one that is planned.
+    let of_cache = allocations.len() - 3;
+    let again = TempDir::new().unwrap();
+    let failure = format!("cuMemAllocAsync:{of_cache}:2");
+    gpu_job(&again).env("STAND_IN_FAIL", &failure).run().expect_code(0);
+    assert_eq!(blocks(&again), planned - planned.div_ceil(16), "{failure}: {allocations:?}");
 }

@@ -210,6 +210,15 @@ void test_gather_rows(uint32_t count, uint32_t width) {
         compare("gather_rows", to[i], from[rows[i / width] * width + i % width], 1e-9, 1);
 }
 
+void test_place_columns(uint32_t rows, uint32_t width) {
+    const uint32_t before = below(7), after = below(7), whole_width = before + width + after;
+    auto part = floats(rows * width), whole = floats(rows * whole_width), expected = whole;
+    for (uint32_t i = 0; i < rows * width; i++) expected[i / width * whole_width + before + i % width] = part[i];
+    host::launch((rows * width + 255) / 256, 256,
+                 [&] { place_columns(part.data(), whole.data(), rows, width, whole_width, before); });
+    for (uint32_t i = 0; i < rows * whole_width; i++) compare("place_columns", whole[i], expected[i], 1e-9, 1);
+}
+
 void test_softcap(uint32_t count) {
     auto x = floats(count), before = x;
     host::launch((count + 255) / 256, 256, [&] { softcap(x.data(), count, 0.7f); });
@@ -259,6 +268,7 @@ int main() {
     test_all_of<__half>();
     test_all_of<__nv_bfloat16>();
     for (uint32_t width : {1u, 7u, 256u, 700u}) test_gather_rows(1 + below(5), width);
+    for (uint32_t width : {1u, 7u, 256u, 700u}) test_place_columns(1 + below(5), width);
     for (uint32_t count : {1u, 255u, 1000u}) test_softcap(count);
     for (uint32_t width : {1u, 31u, 1000u, 5000u}) test_argmax(12, width);
     bool failed = false;

@@ -159,6 +159,13 @@ extern "C" __global__ void gather_rows(const uint32_t *from, const uint32_t *row
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) target[i] = source[i];
 }
 
+// A thread an entry. Columns from first_column on of whole, [rows, whole_width], become part, [rows, width].
+extern "C" __global__ void place_columns(const float *part, float *whole, uint32_t rows, uint32_t width,
+                                         uint32_t whole_width, uint32_t first_column) {
+    const size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index < (size_t)rows * width) whole[index / width * whole_width + first_column + index % width] = part[index];
+}
+
 // A thread an entry: x becomes cap tanh(x / cap).
 extern "C" __global__ void softcap(float *x, uint64_t count, float cap) {
     const uint64_t index = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;

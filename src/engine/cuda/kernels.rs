@@ -26,6 +26,7 @@ pub(super) struct Kernels {
     gated: CudaFunction,
     fill_rows: CudaFunction,
     gather_rows: CudaFunction,
+    place_columns: CudaFunction,
     softcap: CudaFunction,
     argmax: CudaFunction,
 }
@@ -45,6 +46,7 @@ impl Kernels {
             gated: typed("gated")?,
             fill_rows: typed("fill_rows")?,
             gather_rows: find("gather_rows")?,
+            place_columns: find("place_columns")?,
             softcap: find("softcap")?,
             argmax: find("argmax")?,
         })
@@ -219,6 +221,30 @@ impl Gpu {
     /// See `gather_rows`: `to` has `count` rows of `row_bytes` bytes, a multiple of 4.
     pub fn gather_rows(&self, from: Address, rows: Address, to: Address, count: usize, row_bytes: usize) -> Result<()> {
         launch!(self, gather_rows, count, ROW_THREADS, from.0, rows.0, to.0, (row_bytes / 4) as u32)
+    }
+
+    /// See `place_columns`: `part`, `[rows, width]`, from `first` on in the rows of `whole`, `[rows, whole_width]`.
+    pub fn place_columns(
+        &self,
+        part: Address,
+        whole: Address,
+        [rows, width]: [usize; 2],
+        whole_width: usize,
+        first: usize,
+    ) -> Result<()> {
+        let blocks = (rows * width).div_ceil(ROW_THREADS as usize);
+        launch!(
+            self,
+            place_columns,
+            blocks,
+            ROW_THREADS,
+            part.0,
+            whole.0,
+            rows as u32,
+            width as u32,
+            whole_width as u32,
+            first as u32
+        )
     }
 
     /// See `softcap`: of `count` numbers.

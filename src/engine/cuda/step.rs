@@ -1,10 +1,13 @@
 //! A step's numbers where a GPU reads them: one upload a step, to places that never change.
+//!
+//! They go up from memory that the driver has pinned: a copy from any other may wait for the stream (CUDA driver API, "API
+//! synchronization behavior").
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, result};
 
 use super::Address;
 use crate::engine::step::{Step, StepExtent};
@@ -18,8 +21,14 @@ pub struct StepMirror {
     best: CudaSlice<u32>,
     /// Where each list begins in `numbers`.
     starts: [usize; LISTS],
-    /// As `numbers`, on the host.
-    staged: Mutex<Vec<u32>>,
+    staged: Mutex<Staged>,
+}
+
+/// `numbers` on the host, on their way.
+struct Staged {
+    numbers: PinnedHostSlice<u32>,
+    /// The last upload has read them.
+    uploaded: CudaEvent,
 }
 
 /// Lists that a step has.
@@ -33,7 +42,12 @@ impl StepMirror {
         let numbers = stream.alloc_zeros(count).w()?;
         let best = stream.alloc_zeros(extent.sequences).w()?;
         let log_sums = stream.alloc_zeros(extent.heads * extent.tokens).w()?;
-        Ok(Self { stream, numbers, log_sums, best, starts, staged: Mutex::default() })
+        let context = stream.context();
+        // SAFETY: zeros are written to it before anything is read.
+        let mut staged = unsafe { context.alloc_pinned_with_flags(count, 0) }.w()?;
+        staged.as_mut_slice().w()?.fill(0);
+        let staged = Mutex::new(Staged { numbers: staged, uploaded: context.new_event(None).w()? });
+        Ok(Self { stream, numbers, log_sums, best, starts, staged })
     }
 
     /// Queues the upload of all of `step`.
@@ -48,22 +62,19 @@ impl StepMirror {
             step.block_table(),
         ];
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        staged.clear();
+        let Staged { numbers, uploaded } = &mut *staged;
+        uploaded.synchronize().w()?;
+        let numbers = numbers.as_mut_slice().w()?;
+        let mut end = 0;
         for (start, list) in self.starts.into_iter().zip(lists) {
-            staged.resize(start, 0);
-            staged.extend_from_slice(list);
+            end = start + list.len();
+            numbers[start..end].copy_from_slice(list);
         }
+        self.stream.context().bind_to_thread().w()?;
         let (address, _guard) = self.numbers.device_ptr(&self.stream);
-        assert!(staged.len() <= self.numbers.len(), "a step beyond the largest that was planned for");
-        // SAFETY: there is room, as asserted; a copy from pageable memory has left it when the call returns.
-        unsafe {
-            candle_core::cuda_backend::cudarc::driver::result::memcpy_htod_async(
-                address,
-                &staged,
-                self.stream.cu_stream(),
-            )
-        }
-        .w()
+        // SAFETY: there is room for all that can be staged, and nobody changes it before it has been read.
+        unsafe { result::memcpy_htod_async(address, &numbers[..end], self.stream.cu_stream()) }.w()?;
+        uploaded.record(&self.stream).w()
     }
 
     /// `[tokens]`.

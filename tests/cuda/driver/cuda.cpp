@@ -6,19 +6,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <map>
 #include <mutex>
-#include <string>
+#include <vector>
 
 namespace {
 
-constexpr int SUCCESS = 0, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_FOUND = 500;
+constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201,
+              NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901;
+
+struct Allocation {
+    size_t bytes;
+    int device;
+};
+
+// What was recorded, to be done at each launch.
+struct Graph {
+    std::vector<std::pair<std::string, std::function<int()>>> nodes;
+};
+
+struct Stream {
+    int device;
+    Graph *recording;
+    bool spoiled;
+};
 
 std::mutex guard;
-std::map<uint64_t, size_t> allocations;
-size_t allocated_bytes = 0;
+std::map<uint64_t, Allocation> allocations;
+std::map<int, size_t> allocated_bytes;
 std::map<std::string, int> calls;
+
+// Chosen by the calling thread, from 1 on; 0 is none.
+thread_local intptr_t current = 0;
 
 size_t number(const char *variable, size_t otherwise) {
     const char *text = getenv(variable);
@@ -26,20 +47,36 @@ size_t number(const char *variable, size_t otherwise) {
 }
 
 size_t memory_bytes() { return number("STAND_IN_MEMORY", (size_t)1 << 30); }
-int devices() { return (int)number("STAND_IN_DEVICES", 1); }
+bool shapes_only() {
+    static const bool is = number("STAND_IN_SHAPES", 0) != 0;
+    return is;
+}
 
-// A context or stream is never looked into.
+// What nothing is ever looked into.
 void *const SOMETHING = (void *)0x5eed;
 
-int allocate(uint64_t *address, size_t bytes) {
+// What may not be called while a stream is recorded, as it is not in the stream's order.
+int refused_while_recording(void *stream) {
+    if (((Stream *)stream)->recording == nullptr) return SUCCESS;
+    ((Stream *)stream)->spoiled = true;
+    return CAPTURE_UNSUPPORTED;
+}
+
+int allocate(int device, uint64_t *address, size_t bytes) {
     std::lock_guard<std::mutex> lock(guard);
-    if (allocated_bytes + bytes > memory_bytes()) return OUT_OF_MEMORY;
-    void *memory = aligned_alloc(256, (bytes + 511) / 256 * 256);
-    if (memory == nullptr) return OUT_OF_MEMORY;
-    // What is not written first shows.
-    memset(memory, 0xff, bytes);
-    allocations[(uint64_t)memory] = bytes;
-    allocated_bytes += bytes;
+    if (allocated_bytes[device] + bytes > memory_bytes()) return OUT_OF_MEMORY;
+    void *memory;
+    if (shapes_only()) {
+        memory = mmap(nullptr, bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) return OUT_OF_MEMORY;
+    } else {
+        memory = aligned_alloc(256, (bytes + 511) / 256 * 256);
+        if (memory == nullptr) return OUT_OF_MEMORY;
+        // What is not written first shows.
+        memset(memory, 0xff, bytes);
+    }
+    allocations[(uint64_t)memory] = {bytes, device};
+    allocated_bytes[device] += bytes;
     *address = (uint64_t)memory;
     stand_in::trace("allocate %zu", bytes);
     return SUCCESS;
@@ -48,24 +85,19 @@ int allocate(uint64_t *address, size_t bytes) {
 int release(uint64_t address) {
     std::lock_guard<std::mutex> lock(guard);
     const auto found = allocations.find(address);
-    if (found == allocations.end()) return 1;
-    allocated_bytes -= found->second;
+    if (found == allocations.end()) return INVALID_VALUE;
+    allocated_bytes[found->second.device] -= found->second.bytes;
+    if (shapes_only()) munmap((void *)address, found->second.bytes + 4096);
+    else free((void *)address);
     allocations.erase(found);
-    free((void *)address);
     stand_in::trace("free");
     return SUCCESS;
 }
 
-// Whether all bytes are inside one allocation.
-bool inside(uint64_t address, size_t bytes) {
-    std::lock_guard<std::mutex> lock(guard);
-    auto after = allocations.upper_bound(address);
-    if (after == allocations.begin()) return false;
-    const auto &[start, size] = *--after;
-    return address + bytes <= start + size;
+int run(const std::string &name, const std::function<int()> &work) {
+    if (const int code = stand_in::failure(name.c_str())) return code;
+    return shapes_only() ? SUCCESS : work();
 }
-
-constexpr int ILLEGAL_ADDRESS = 700;
 
 }  // namespace
 
@@ -94,26 +126,70 @@ int stand_in::failure(const char *call) {
     return *rest == ':' ? (int)strtol(rest + 1, nullptr, 10) : ILLEGAL_ADDRESS;
 }
 
+int stand_in::devices() { return (int)number("STAND_IN_DEVICES", 1); }
+int stand_in::current_device() { return (int)current - 1; }
+int stand_in::device_of(void *stream) { return ((Stream *)stream)->device; }
+
+bool stand_in::inside(int device, const void *address, size_t bytes) {
+    std::lock_guard<std::mutex> lock(guard);
+    auto after = allocations.upper_bound((uint64_t)address);
+    if (after == allocations.begin()) return false;
+    const auto &[start, allocation] = *--after;
+    return allocation.device == device && (uint64_t)address + bytes <= start + allocation.bytes;
+}
+
+void stand_in::demand(void *stream, const void *address, size_t bytes, const char *what) {
+    if (inside(device_of(stream), address, bytes)) return;
+    fprintf(stderr, "%s was given %zu bytes that are not on device %d\n", what, bytes, device_of(stream));
+    abort();
+}
+
+int stand_in::queue(void *opaque, const std::string &name, std::function<int()> work) {
+    Stream *stream = (Stream *)opaque;
+    // As runtime and driver have it: a launch is for the device that the thread has chosen.
+    if (current_device() != stream->device) return INVALID_CONTEXT;
+    if (stream->recording == nullptr) {
+        trace("%s", name.c_str());
+        return run(name, work);
+    }
+    trace("record %s", name.c_str());
+    stream->recording->nodes.emplace_back(name, std::move(work));
+    return SUCCESS;
+}
+
 API int cuInit(unsigned) {
     FAIL_IF_ASKED;
-    return devices() == 0 ? NO_DEVICE : SUCCESS;
+    return stand_in::devices() == 0 ? NO_DEVICE : SUCCESS;
 }
 
 API int cuDeviceGetCount(int *count) {
-    *count = devices();
+    *count = stand_in::devices();
     return SUCCESS;
 }
 
 API int cuDeviceGet(int *device, int ordinal) {
-    if (ordinal >= devices()) return INVALID_DEVICE;
+    if (ordinal >= stand_in::devices()) return INVALID_DEVICE;
     *device = ordinal;
     return SUCCESS;
 }
 
-API int cuDeviceGetName(char *name, int length, int) {
-    snprintf(name, length, "Stand-in");
+API int cuDeviceGetName(char *name, int length, int device) {
+    std::string names = getenv("STAND_IN_NAMES") ? getenv("STAND_IN_NAMES") : "";
+    for (int skipped = 0; skipped < device && !names.empty(); skipped++) {
+        const size_t comma = names.find(',');
+        names = comma == std::string::npos ? "" : names.substr(comma + 1);
+    }
+    names = names.substr(0, names.find(','));
+    snprintf(name, length, "%s", names.empty() ? "Stand-in" : names.c_str());
     return SUCCESS;
 }
+
+API int cuDeviceGetUuid_v2(void *uuid, int device) {
+    memset(uuid, 0, 16);
+    ((char *)uuid)[15] = (char)(device + 1);
+    return SUCCESS;
+}
+API int cuDeviceGetUuid(void *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
 
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
@@ -125,15 +201,18 @@ API int cuDeviceGetAttribute(int *value, int attribute, int) {
     abort();
 }
 
-API int cuDevicePrimaryCtxRetain(void **context, int) {
+API int cuDevicePrimaryCtxRetain(void **context, int device) {
     FAIL_IF_ASKED;
-    *context = SOMETHING;
+    *context = (void *)(intptr_t)(device + 1);
     return SUCCESS;
 }
 API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-API int cuCtxSetCurrent(void *) { return SUCCESS; }
+API int cuCtxSetCurrent(void *context) {
+    current = (intptr_t)context;
+    return SUCCESS;
+}
 API int cuCtxGetCurrent(void **context) {
-    *context = SOMETHING;
+    *context = (void *)current;
     return SUCCESS;
 }
 API int cuCtxSynchronize() {
@@ -142,52 +221,128 @@ API int cuCtxSynchronize() {
 }
 
 API int cuStreamCreate(void **stream, unsigned) {
-    *stream = SOMETHING;
+    if (current == 0) return INVALID_CONTEXT;
+    *stream = new Stream{stand_in::current_device(), nullptr, false};
     return SUCCESS;
 }
-API int cuStreamDestroy_v2(void *) { return SUCCESS; }
-API int cuStreamSynchronize(void *) {
+API int cuStreamDestroy_v2(void *stream) {
+    delete (Stream *)stream;
+    return SUCCESS;
+}
+API int cuStreamSynchronize(void *stream) {
     FAIL_IF_ASKED;
+    if (const int code = refused_while_recording(stream)) return code;
     stand_in::trace("synchronize");
+    return SUCCESS;
+}
+
+// Events have happened by the time that anybody asks.
+API int cuEventCreate(void **event, unsigned) {
+    *event = SOMETHING;
+    return SUCCESS;
+}
+API int cuEventDestroy_v2(void *) { return SUCCESS; }
+API int cuEventRecord(void *, void *stream) { return refused_while_recording(stream); }
+API int cuEventSynchronize(void *) { return SUCCESS; }
+
+API int cuStreamBeginCapture_v2(void *opaque, int) {
+    FAIL_IF_ASKED;
+    Stream *stream = (Stream *)opaque;
+    if (stream->recording != nullptr) return CAPTURE_UNSUPPORTED;
+    stream->recording = new Graph;
+    stream->spoiled = false;
+    return SUCCESS;
+}
+API int cuStreamEndCapture(void *opaque, void **graph) {
+    FAIL_IF_ASKED;
+    Stream *stream = (Stream *)opaque;
+    *graph = stream->recording;
+    stream->recording = nullptr;
+    if (!stream->spoiled) return SUCCESS;
+    delete (Graph *)*graph;
+    *graph = nullptr;
+    return CAPTURE_INVALIDATED;
+}
+API int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
+    FAIL_IF_ASKED;
+    *executable = new Graph(*(Graph *)graph);
+    stand_in::trace("instantiate %zu", ((Graph *)graph)->nodes.size());
+    return SUCCESS;
+}
+API int cuGraphLaunch(void *executable, void *stream) {
+    FAIL_IF_ASKED;
+    if (stand_in::current_device() != ((Stream *)stream)->device) return INVALID_CONTEXT;
+    stand_in::trace("replay %zu", ((Graph *)executable)->nodes.size());
+    for (const auto &[name, work] : ((Graph *)executable)->nodes)
+        if (const int code = run(name, work)) return code;
+    return SUCCESS;
+}
+API int cuGraphExecDestroy(void *executable) {
+    delete (Graph *)executable;
+    return SUCCESS;
+}
+API int cuGraphDestroy(void *graph) {
+    delete (Graph *)graph;
     return SUCCESS;
 }
 
 API int cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
     std::lock_guard<std::mutex> lock(guard);
     *total_bytes = memory_bytes();
-    *free_bytes = *total_bytes - allocated_bytes;
+    *free_bytes = *total_bytes - allocated_bytes[stand_in::current_device()];
     return SUCCESS;
 }
-API int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) {
+API int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
     FAIL_IF_ASKED;
-    return allocate(address, bytes);
+    if (const int code = refused_while_recording(stream)) return code;
+    return allocate(stand_in::device_of(stream), address, bytes);
 }
-API int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
+API int cuMemFreeAsync(uint64_t address, void *stream) {
+    if (const int code = refused_while_recording(stream)) return code;
+    return release(address);
+}
+API int cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
+    FAIL_IF_ASKED;
+    *memory = malloc(bytes);
+    stand_in::trace("allocate-pinned %zu", bytes);
+    return *memory == nullptr ? OUT_OF_MEMORY : SUCCESS;
+}
+API int cuMemFreeHost(void *memory) {
+    free(memory);
+    return SUCCESS;
+}
 
-API int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *) {
-    if (!inside(address, bytes)) return ILLEGAL_ADDRESS;
-    memset((void *)address, value, bytes);
-    return SUCCESS;
+API int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
+    if (!stand_in::inside(stand_in::device_of(stream), (void *)address, bytes)) return ILLEGAL_ADDRESS;
+    return stand_in::queue(stream, "set", [=] {
+        memset((void *)address, value, bytes);
+        return SUCCESS;
+    });
 }
-API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
     FAIL_IF_ASKED;
-    if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
-    memcpy((void *)to, from, bytes);
+    if (const int code = refused_while_recording(stream)) return code;
+    if (!stand_in::inside(stand_in::device_of(stream), (void *)to, bytes)) return ILLEGAL_ADDRESS;
+    if (!shapes_only()) memcpy((void *)to, from, bytes);
     stand_in::trace("copy-in %zu", bytes);
     return SUCCESS;
 }
-API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
+API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     FAIL_IF_ASKED;
-    if (!inside(from, bytes)) return ILLEGAL_ADDRESS;
-    memcpy(to, (const void *)from, bytes);
+    if (const int code = refused_while_recording(stream)) return code;
+    if (!stand_in::inside(stand_in::device_of(stream), (void *)from, bytes)) return ILLEGAL_ADDRESS;
+    if (shapes_only()) memset(to, 0, bytes);
+    else memcpy(to, (const void *)from, bytes);
     stand_in::trace("copy-out %zu", bytes);
     return SUCCESS;
 }
-API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
-    if (!inside(to, bytes) || !inside(from, bytes)) return ILLEGAL_ADDRESS;
-    memmove((void *)to, (const void *)from, bytes);
-    stand_in::trace("copy %zu", bytes);
-    return SUCCESS;
+API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
+    const int device = stand_in::device_of(stream);
+    if (!stand_in::inside(device, (void *)to, bytes) || !stand_in::inside(device, (void *)from, bytes)) return ILLEGAL_ADDRESS;
+    return stand_in::queue(stream, "copy " + std::to_string(bytes), [=] {
+        memmove((void *)to, (const void *)from, bytes);
+        return SUCCESS;
+    });
 }
 
 // Modules are empty here: kernels are known by name.
@@ -207,21 +362,29 @@ API int cuModuleGetFunction(void **function, void *, const char *name) {
 }
 
 API int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                       unsigned block_y, unsigned block_z, unsigned, void *, void **arguments, void **) {
+                       unsigned block_y, unsigned block_z, unsigned, void *stream, void **arguments, void **) {
     const char *name = (const char *)function;
-    if (const int code = stand_in::failure(name)) return code;
-    if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_x == 0 || block_x > 1024 || block_y != 1 || block_z != 1) return 1;
-    stand_in::trace("launch %s", name);
-    if (stand_in::run_kernel(name, grid_x, block_x, arguments)) return SUCCESS;
-    fprintf(stderr, "the stand-in driver has no kernel %s\n", name);
-    abort();
+    if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_x == 0 || block_x > 1024 || block_y != 1 || block_z != 1)
+        return INVALID_VALUE;
+    const std::function<void()> launch = stand_in::kernel(name, grid_x, block_x, arguments);
+    if (!launch) {
+        fprintf(stderr, "the stand-in driver has no kernel %s\n", name);
+        abort();
+    }
+    return stand_in::queue(stream, name, [launch] {
+        launch();
+        return SUCCESS;
+    });
 }
 
 API int cuGetErrorName(int code, const char **text) {
     switch (code) {
         case OUT_OF_MEMORY: *text = "CUDA_ERROR_OUT_OF_MEMORY"; break;
         case NO_DEVICE: *text = "CUDA_ERROR_NO_DEVICE"; break;
+        case INVALID_CONTEXT: *text = "CUDA_ERROR_INVALID_CONTEXT"; break;
         case ILLEGAL_ADDRESS: *text = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
+        case CAPTURE_UNSUPPORTED: *text = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
+        case CAPTURE_INVALIDATED: *text = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;
         default: *text = "an error of the stand-in driver";
     }
     return SUCCESS;

@@ -13,19 +13,19 @@
 
 namespace {
 
-using Run = std::function<void(uint32_t, uint32_t, void **)>;
+using Launch = std::function<std::function<void()>(uint32_t, uint32_t, void **)>;
 
 // Takes a launch's arguments by the kernel's own parameters.
 template <typename... Parameters, size_t... I>
-Run run(void (*kernel)(Parameters...), std::index_sequence<I...>) {
+Launch run(void (*kernel)(Parameters...), std::index_sequence<I...>) {
     return [kernel](uint32_t blocks, uint32_t threads, void **arguments) {
         const std::tuple<Parameters...> values(*(Parameters *)arguments[I]...);
-        host::launch(blocks, threads, [&] { std::apply(kernel, values); });
+        return [=] { host::launch(blocks, threads, [&] { std::apply(kernel, values); }); };
     };
 }
 
 template <typename... Parameters>
-Run run(void (*kernel)(Parameters...)) {
+Launch run(void (*kernel)(Parameters...)) {
     return run(kernel, std::index_sequence_for<Parameters...>());
 }
 
@@ -34,9 +34,10 @@ Run run(void (*kernel)(Parameters...)) {
     KERNEL(embed_##suffix), KERNEL(add_rms_norm_##suffix), KERNEL(norm_heads_##suffix),                           \
         KERNEL(rope_and_cache_##suffix), KERNEL(gated_##suffix), KERNEL(fill_rows_##suffix)
 
-const std::map<std::string, Run> &kernels() {
-    static const std::map<std::string, Run> all = {
-        KERNELS(f16), KERNELS(bf16), KERNEL(gather_rows), KERNEL(softcap), KERNEL(argmax),
+const std::map<std::string, Launch> &kernels() {
+    static const std::map<std::string, Launch> all = {
+        KERNELS(f16),     KERNELS(bf16),  KERNEL(gather_rows), KERNEL(place_columns),
+        KERNEL(softcap), KERNEL(argmax),
     };
     return all;
 }
@@ -45,9 +46,7 @@ const std::map<std::string, Run> &kernels() {
 
 bool stand_in::knows_kernel(const char *name) { return kernels().count(name) != 0; }
 
-bool stand_in::run_kernel(const char *name, uint32_t blocks, uint32_t threads, void **arguments) {
+std::function<void()> stand_in::kernel(const char *name, uint32_t blocks, uint32_t threads, void **arguments) {
     const auto found = kernels().find(name);
-    if (found == kernels().end()) return false;
-    found->second(blocks, threads, arguments);
-    return true;
+    return found == kernels().end() ? nullptr : found->second(blocks, threads, arguments);
 }

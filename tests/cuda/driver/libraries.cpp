@@ -16,6 +16,11 @@ namespace {
 
 void *const SOMETHING = (void *)0x5eed;
 
+// cuBLAS's handle.
+struct Handle {
+    void *stream;
+};
+
 // cudaDataType_t.
 constexpr int R_32F = 0, R_16F = 2, R_16BF = 14;
 
@@ -43,31 +48,51 @@ void store(void *to, int type, size_t index, float x) {
 
 API int cublasCreate_v2(void **handle) {
     FAIL_IF_ASKED;
-    *handle = SOMETHING;
+    *handle = new Handle{nullptr};
     return 0;
 }
-API int cublasDestroy_v2(void *) { return 0; }
-API int cublasSetStream_v2(void *, void *) { return 0; }
+API int cublasDestroy_v2(void *handle) {
+    delete (Handle *)handle;
+    return 0;
+}
+API int cublasSetStream_v2(void *handle, void *stream) {
+    ((Handle *)handle)->stream = stream;
+    return 0;
+}
+API int cublasSetWorkspace_v2(void *handle, void *workspace, size_t bytes) {
+    FAIL_IF_ASKED;
+    stand_in::demand(((Handle *)handle)->stream, workspace, bytes, "cuBLAS's workspace");
+    return 0;
+}
 
 // Matrices lie column by column. Sums are single precision, whatever the types.
-API int cublasGemmEx(void *, int transpose_a, int transpose_b, int m, int n, int k, const void *alpha, const void *a,
+API int cublasGemmEx(void *handle, int transpose_a, int transpose_b, int m, int n, int k, const void *alpha, const void *a,
                      int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type,
                      int ldc, int, int) {
     FAIL_IF_ASKED;
-    stand_in::trace("launch gemm");
+    void *const stream = ((Handle *)handle)->stream;
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
-    std::vector<float> row(k), column(k);
-    for (int j = 0; j < n; j++) {
-        for (int p = 0; p < k; p++) column[p] = load(b, b_type, transpose_b ? (size_t)p * ldb + j : (size_t)j * ldb + p);
-        for (int i = 0; i < m; i++) {
-            float sum = 0;
+    const auto bytes = [](int type, size_t rows, size_t columns, size_t stride) {
+        return ((columns - 1) * stride + rows) * (type == R_32F ? 4 : 2);
+    };
+    stand_in::demand(stream, a, transpose_a ? bytes(a_type, k, m, lda) : bytes(a_type, m, k, lda), "a product");
+    stand_in::demand(stream, b, transpose_b ? bytes(b_type, n, k, ldb) : bytes(b_type, k, n, ldb), "a product");
+    stand_in::demand(stream, c, bytes(c_type, m, n, ldc), "a product");
+    return stand_in::queue(stream, "gemm", [=] {
+        std::vector<float> column(k);
+        for (int j = 0; j < n; j++) {
             for (int p = 0; p < k; p++)
-                sum += load(a, a_type, transpose_a ? (size_t)i * lda + p : (size_t)p * lda + i) * column[p];
-            const size_t at = (size_t)j * ldc + i;
-            store(c, c_type, at, scale * sum + (keep == 0 ? 0 : keep * load(c, c_type, at)));
+                column[p] = load(b, b_type, transpose_b ? (size_t)p * ldb + j : (size_t)j * ldb + p);
+            for (int i = 0; i < m; i++) {
+                float sum = 0;
+                for (int p = 0; p < k; p++)
+                    sum += load(a, a_type, transpose_a ? (size_t)i * lda + p : (size_t)p * lda + i) * column[p];
+                const size_t at = (size_t)j * ldc + i;
+                store(c, c_type, at, scale * sum + (keep == 0 ? 0 : keep * load(c, c_type, at)));
+            }
         }
-    }
-    return 0;
+        return 0;
+    });
 }
 
 API int curandCreateGenerator(void **generator, int) {
@@ -106,15 +131,15 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                           uint32_t v_head, uint32_t o_head, uint32_t batch, uint32_t heads, uint32_t kv_heads, uint32_t d,
                           uint32_t d_rounded, float scale, uint32_t seqlen_q, uint32_t seqlen_k, uint32_t, uint32_t,
                           uint32_t total_q, int is_bf16, int is_causal, int unpadded_lse, int left, int right, float softcap,
-                          int32_t *block_table, uint32_t table_stride, int page, int32_t *ranges, uint32_t, int, void *) {
-    stand_in::trace("launch attention");
+                          int32_t *block_table, uint32_t table_stride, int page, int32_t *ranges, uint32_t, int,
+                          void *stream) {
     if (block_table == nullptr || alibi != nullptr || ranges != nullptr || page % 32 != 0 || d % 8 != 0 || d > 512 ||
         d_rounded % 32 != 0 || cu_k == nullptr || heads % kv_heads != 0 || (unpadded_lse != 0) != (cu_q != nullptr)) {
         fprintf(stderr, "attention was called in a way that FlashAttention does not take\n");
         abort();
     }
     const Strides q{q_batch, q_row, q_head}, k{k_batch, k_row, k_head}, v{v_batch, v_row, v_head}, o{o_batch, o_row, o_head};
-    const auto run = [&](auto zero) {
+    const auto run = [=](auto zero) {
         using T = decltype(zero);
         const T *queries = (const T *)q_ptr, *keys = (const T *)k_ptr, *values = (const T *)v_ptr;
         for (uint32_t b = 0; b < batch; b++) {
@@ -162,5 +187,12 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                 }
         }
     };
-    if (is_bf16) run(__nv_bfloat16{}); else run(__half{});
+    // It returns nothing: what is wrong with it shows in the next call.
+    const int code = stand_in::queue(stream, "attention", [=] {
+        if (is_bf16) run(__nv_bfloat16{}); else run(__half{});
+        return 0;
+    });
+    if (code == 0) return;
+    fprintf(stderr, "attention was launched with another device chosen than its stream's\n");
+    abort();
 }

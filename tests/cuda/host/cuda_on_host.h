@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #define __device__
@@ -25,28 +26,33 @@ namespace host {
 constexpr size_t STACK_BYTES = 32 << 10;
 constexpr uint32_t WARP = 32;
 
-// A thread of a block: entered once through its context, and from then on by jumps, which ask nothing of the system.
+// A thread of a block: entered once through its context, and from then on by jumps, which ask nothing of the system. It runs one
+// kernel after the other.
 struct Thread {
-    ucontext_t context;
+    std::unique_ptr<char[]> stack;
     jmp_buf here;
-    bool begun, done;
+    bool done;
+    // Whose turn it is of what is shown.
+    bool turn;
 };
+
+// Those of all blocks that were launched from a thread of the host.
+inline thread_local std::vector<Thread> threads;
 
 // A block under way.
 struct Block {
     jmp_buf scheduler;
-    std::vector<Thread> threads;
     // Threads that have come to the barrier, of the block and of each warp, and how often it has opened.
     uint32_t arrived = 0, opened = 0;
     std::vector<uint32_t> warp_arrived, warp_opened;
-    // What each thread shows to the others of its warp.
-    std::vector<uint32_t> shown;
+    // What each thread shows to the others of its warp, in turns: nobody writes to the one that others may still read.
+    std::vector<uint32_t> shown[2];
     const std::function<void()> *kernel = nullptr;
 };
 inline thread_local Block *block = nullptr;
 
 inline void yield() {
-    if (_setjmp(block->threads[threadIdx.x].here) == 0) _longjmp(block->scheduler, 1);
+    if (_setjmp(threads[threadIdx.x].here) == 0) _longjmp(block->scheduler, 1);
 }
 
 inline void wait(uint32_t &arrived, uint32_t &opened, uint32_t count) {
@@ -64,52 +70,49 @@ inline void wait_for_warp() {
     wait(block->warp_arrived[warp], block->warp_opened[warp], WARP);
 }
 
-inline void begin_thread() {
-    (*block->kernel)();
-    block->threads[threadIdx.x].done = true;
-    _longjmp(block->scheduler, 1);
+inline void run_kernels() {
+    for (;;) {
+        (*block->kernel)();
+        threads[threadIdx.x].done = true;
+        yield();
+    }
 }
 
 // Lets a thread run until it waits or is done.
 inline void resume(uint32_t index) {
-    Thread &thread = block->threads[index];
+    Thread &thread = threads[index];
     threadIdx.x = index;
     if (_setjmp(block->scheduler) != 0) return;
-    if (thread.begun) _longjmp(thread.here, 1);
-    thread.begun = true;
-    setcontext(&thread.context);
+    if (thread.stack) _longjmp(thread.here, 1);
+    thread.stack = std::make_unique<char[]>(STACK_BYTES);
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = thread.stack.get();
+    context.uc_stack.ss_size = STACK_BYTES;
+    context.uc_link = nullptr;
+    makecontext(&context, run_kernels, 0);
+    setcontext(&context);
 }
 
 // Runs `kernel` for every thread of every block.
-inline void launch(uint32_t blocks, uint32_t threads, const std::function<void()> &kernel) {
-    // Kept from launch to launch.
-    static thread_local std::vector<char> stacks;
-    if (stacks.size() < threads * STACK_BYTES) stacks.resize(threads * STACK_BYTES);
+inline void launch(uint32_t blocks, uint32_t count, const std::function<void()> &kernel) {
+    if (threads.size() < count) threads.resize(count);
     Block state;
-    state.threads.resize(threads);
-    state.shown.resize(threads);
+    for (auto &shown : state.shown) shown.resize(count);
     state.kernel = &kernel;
     block = &state;
-    blockDim.x = threads;
+    blockDim.x = count;
     gridDim.x = blocks;
     for (uint32_t index = 0; index < blocks; index++) {
         state.arrived = 0;
-        state.warp_arrived.assign(threads / WARP + 1, 0);
-        state.warp_opened.assign(threads / WARP + 1, 0);
-        for (uint32_t thread = 0; thread < threads; thread++) {
-            state.threads[thread].begun = state.threads[thread].done = false;
-            ucontext_t &context = state.threads[thread].context;
-            getcontext(&context);
-            context.uc_stack.ss_sp = &stacks[thread * STACK_BYTES];
-            context.uc_stack.ss_size = STACK_BYTES;
-            context.uc_link = nullptr;
-            makecontext(&context, begin_thread, 0);
-        }
+        state.warp_arrived.assign(count / WARP + 1, 0);
+        state.warp_opened.assign(count / WARP + 1, 0);
+        for (uint32_t thread = 0; thread < count; thread++) threads[thread].done = threads[thread].turn = false;
         blockIdx.x = index;
         for (bool running = true; running;) {
             running = false;
-            for (uint32_t thread = 0; thread < threads; thread++) {
-                if (state.threads[thread].done) continue;
+            for (uint32_t thread = 0; thread < count; thread++) {
+                if (threads[thread].done) continue;
                 running = true;
                 resume(thread);
             }
@@ -126,11 +129,11 @@ template <typename T>
 T __shfl_xor_sync(uint32_t, T value, uint32_t distance) {
     static_assert(sizeof(T) == sizeof(uint32_t));
     const uint32_t me = threadIdx.x;
-    __builtin_memcpy(&host::block->shown[me], &value, sizeof(T));
+    auto &shown = host::block->shown[host::threads[me].turn ^= true];
+    __builtin_memcpy(&shown[me], &value, sizeof(T));
     host::wait_for_warp();
     T other;
-    __builtin_memcpy(&other, &host::block->shown[me ^ distance], sizeof(T));
-    host::wait_for_warp();
+    __builtin_memcpy(&other, &shown[me ^ distance], sizeof(T));
     return other;
 }
 
