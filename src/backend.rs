@@ -69,6 +69,11 @@ pub trait Backend: Send {
     /// What runs.
     fn facts(&self) -> &BackendFacts;
 
+    /// How many GPUs it computes on: the first ones of those that this process may use.
+    fn gpus(&self) -> usize {
+        0
+    }
+
     /// The tokenizer that belongs to the model.
     fn tokenizer(&self) -> &Tokenizer;
 

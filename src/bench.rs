@@ -46,7 +46,8 @@ pub enum Error {
     Counts(String),
 }
 
-/// Runs the warm-up and then the measured region. `recorder` must be among the observers of `events`; what it
+/// Runs the warm-up and then the measured region; `energy_joules` is what its devices have taken so far, where they say.
+/// `recorder` must be among the observers of `events`; what it
 /// has seen so far is a partial measurement when this fails, and `completions` what was complete until then; after
 /// a run to the end they are there in the order of the requests.
 ///
@@ -59,6 +60,7 @@ pub fn run(
     recorder: &Recorder,
     cancel: &CancellationToken,
     completions: &Mutex<Vec<Completion>>,
+    energy_joules: &dyn Fn() -> Option<f64>,
 ) -> Result<Measurement, Error> {
     let Prompts { warm_up, measured } = prompts;
     events.emit(Fact::PhaseStarted(Phase::WarmUp));
@@ -69,11 +71,14 @@ pub fn run(
     // Half a list is as good as a list: whoever panicked has pushed whole completions.
     let lock = || completions.lock().unwrap_or_else(PoisonError::into_inner);
     lock().reserve(measured.len());
+    let energy_before = energy_joules();
     events.emit(Fact::PhaseStarted(Phase::Measure));
     backend.run(measured, events, cancel, &mut |completion| lock().push(completion))?;
+    let energy_after = energy_joules();
     let mut completions = lock();
     completions.sort_by_key(|completion| completion.id);
-    let measurement = recorder.measurement();
+    let mut measurement = recorder.measurement();
+    measurement.energy_joules = energy_before.zip(energy_after).map(|(before, after)| after - before);
     if let Err(deviation) = measurement.verify(&expected, &completions) {
         completions.clear();
         return Err(Error::Counts(deviation));

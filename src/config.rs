@@ -62,6 +62,8 @@ pub enum Command {
     Run(Box<JobConfig>),
     /// Show the job and what is wrong with it.
     Check(Check),
+    /// Compare the model's numbers where the job would run with those of the CPU in single precision.
+    Verify(Box<JobConfig>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
     /// Print a completion script.
@@ -111,6 +113,7 @@ pub fn parse(
     let (texts, finish): (Texts, Box<Finish>) = match asked {
         Asked::Run(texts) => (texts, Box::new(run)),
         Asked::Check(texts) => (texts, Box::new(|resolver, raw| Ok(check(resolver, raw)))),
+        Asked::Verify(texts) => (texts, Box::new(verify)),
         Asked::Publish { dir, texts } => {
             (texts, Box::new(move |resolver, raw| publish(PathBuf::from(&dir), resolver, raw)))
         }
@@ -154,6 +157,11 @@ fn gather(
 fn run(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
     let resolved = resolve::job(resolver, raw);
     resolved.job.map(|job| Command::Run(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
+}
+
+fn verify(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    let resolved = resolve::job(resolver, raw);
+    resolved.job.map(|job| Command::Verify(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
 }
 
 fn check(resolver: Resolver, raw: &Raw) -> Command {

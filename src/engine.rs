@@ -58,7 +58,7 @@ use step::{Step, StepExtent};
 use workspace::{MostRows, Workspace};
 
 #[cfg(feature = "cuda")]
-pub use cuda::visible_gpus;
+pub use cuda::{gpu_identifiers, visible_gpus};
 pub use error::Error;
 pub use facts::{Cost, EngineFacts};
 pub use placement::Placement;
@@ -125,8 +125,8 @@ impl Engine {
             ShardShape::new(&model.config, Shard { rank, world_size })
                 .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })
         };
-        // The first rank has most, the last one least of all.
-        let (part, _) = (part(0)?, part(world_size - 1)?);
+        // The last rank has least, perhaps nothing; the first one has most.
+        let (_, part) = (part(world_size - 1)?, part(0)?);
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         let open = placement.open(world_size, threads, dtype)?;
         let shape = decoder::attention_shape(&model.config, &part);

@@ -12,6 +12,7 @@ mod supervisor;
 mod terminal;
 mod tracking;
 mod upload;
+mod verify;
 mod work;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
     let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
         Ok(Command::Run(job)) => run::run(*job),
         Ok(Command::Check(check)) => check::check(&check),
+        Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
         Ok(Command::Completions(shell)) => terminal::print(&config::completions(shell)),
         Err(Stop::Help(text)) => terminal::print(&text),

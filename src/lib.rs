@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod config;
 pub mod engine;
 pub mod event;
+pub mod gpus;
 pub mod job;
 pub mod kernels;
 pub mod mlflow;

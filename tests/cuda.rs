@@ -2,9 +2,13 @@
 //! a stand-in for NVIDIA's libraries (`scripts/test-cuda`).
 
 #[cfg(feature = "cuda")]
+mod acceptance;
+#[cfg(feature = "cuda")]
 mod engine;
 #[cfg(feature = "cuda")]
 mod failures;
+#[cfg(feature = "cuda")]
+mod trace;
 
 use std::process::Command;
 

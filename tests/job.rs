@@ -5,6 +5,7 @@ mod prompts;
 mod results;
 mod signals;
 mod supervisor;
+mod verify;
 mod whole;
 
 use std::path::{Path, PathBuf};

@@ -13,8 +13,9 @@ use proc_macro2::{TokenStream, TokenTree};
 use imports::{Import, Target, imports};
 
 /// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("cgroup", &[]),
+    ("gpus", &[]),
     ("config", &[]),
     ("event", &[]),
     ("kernels", &[]),
@@ -26,7 +27,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("bench", &["backend", "config", "event"]),
     ("report", &["backend", "bench", "config", "event"]),
     ("mlflow", &["config"]),
-    ("telemetry", &["cgroup", "config", "event"]),
+    ("telemetry", &["cgroup", "config", "event", "gpus"]),
     (
         "job",
         &[
@@ -37,6 +38,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "config",
             "engine",
             "event",
+            "gpus",
             "kernels",
             "mlflow",
             "model",

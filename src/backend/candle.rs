@@ -55,6 +55,13 @@ impl Backend for CandleBackend {
         &self.facts
     }
 
+    fn gpus(&self) -> usize {
+        match self.engine.facts() {
+            facts if facts.device == Placement::Gpus.name() => facts.tensor_parallel_size,
+            _ => 0,
+        }
+    }
+
     fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

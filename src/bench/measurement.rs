@@ -23,6 +23,8 @@ pub struct Measurement {
     pub steps: u64,
     /// What they needed, beside the machine's limits.
     pub roofline: Roofline,
+    /// What the GPUs took meanwhile; `None` where there are none, or they do not say.
+    pub energy_joules: Option<f64>,
     /// What cached beginnings saved; `None` where none were looked for.
     pub prefix_cache: Option<PrefixCacheHits>,
     /// Each request, in order. Written to a file of its own, not into the summary.

@@ -144,6 +144,7 @@ impl Region {
             latencies: Latencies::of(&requests, self.inter_token_seconds.clone()),
             preemptions: self.preemptions,
             steps: self.steps,
+            energy_joules: None,
             roofline: self.roofline,
             prefix_cache: self.prefix_cache,
             requests,

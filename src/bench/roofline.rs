@@ -63,6 +63,9 @@ impl Roofline {
                 ("roofline_seconds", self.limit_seconds),
                 ("roofline_fraction", self.limit_seconds / elapsed_seconds),
                 ("roofline_compute_bound_share", self.compute_bound_seconds / self.limit_seconds),
+                // Model FLOPs and model bandwidth utilisation.
+                ("mfu", self.flops / elapsed_seconds / limits.flops_per_second),
+                ("mbu", self.bytes / elapsed_seconds / limits.bytes_per_second),
             ]);
         }
         named
@@ -84,6 +87,7 @@ mod tests {
         let named = roofline.named(10.0);
         let figure = |name: &str| named.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         assert_eq!((figure("roofline_fraction"), figure("roofline_compute_bound_share")), (Some(0.5), Some(0.6)));
+        assert_eq!((figure("mfu"), figure("mbu")), (Some(0.35), Some(0.3)));
         assert_eq!((figure("flops_per_second"), figure("memory_bytes_per_second")), (Some(35.0), Some(3.0)));
     }
 

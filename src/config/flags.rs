@@ -32,6 +32,8 @@ enum Subcommand {
     Run(Box<Texts>),
     /// Prints the resolved configuration and everything that would fail, without side effects
     Check(Box<Texts>),
+    /// Compares a model's logits where the job would run with those of the CPU in single precision; the model is on this disk
+    Verify(Box<Texts>),
     /// Sends results that could not be delivered when they were measured
     Publish(PublishArguments),
     /// Prints a completion script for a shell
@@ -64,7 +66,12 @@ struct PublishArguments {
 pub(super) enum Asked {
     Run(Texts),
     Check(Texts),
-    Publish { dir: String, texts: Texts },
+    /// Compare numbers.
+    Verify(Texts),
+    Publish {
+        dir: String,
+        texts: Texts,
+    },
     Completions(Shell),
     Help(String),
 }
@@ -109,6 +116,7 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         Ok(CommandLine { command: None, texts }) => Some(Asked::Run(texts)),
         Ok(CommandLine { command: Some(Subcommand::Run(texts)), .. }) => Some(Asked::Run(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Check(texts)), .. }) => Some(Asked::Check(*texts)),
+        Ok(CommandLine { command: Some(Subcommand::Verify(texts)), .. }) => Some(Asked::Verify(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Completions { shell }), .. }) => Some(Asked::Completions(shell)),
         Ok(CommandLine { command: Some(Subcommand::Publish(publish)), .. }) => {
             let PublishArguments { dir, mlflow_uri, output_par, output_prefix, blueprint } = publish;

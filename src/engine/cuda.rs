@@ -13,6 +13,7 @@ mod step;
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasSetWorkspace_v2;
+use candle_core::cuda_backend::cudarc::driver::result::device;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError};
 use candle_core::cuda_backend::cudarc::nccl::sys::cudaStream_t;
@@ -89,6 +90,15 @@ pub fn visible_gpus() -> std::result::Result<usize, String> {
 /// What cuBLAS computes in: with less it chooses slower products, and without any it would allocate while a step is recorded
 /// (cuBLAS documentation, "cublasSetWorkspace": 32 MiB on Hopper, 4 MiB elsewhere).
 const CUBLAS_WORKSPACE_BYTES: usize = 32 << 20;
+
+/// What the driver identifies the GPUs by that this process may use, in their order; none where there are none.
+pub fn gpu_identifiers() -> Vec<[u8; 16]> {
+    let identifier = |ordinal| {
+        let uuid = device::get(ordinal as i32).and_then(device::get_uuid).ok()?;
+        Some(uuid.bytes.map(|byte| byte as u8))
+    };
+    (0..visible_gpus().unwrap_or(0)).filter_map(identifier).collect()
+}
 
 /// A GPU with everything loaded that a forward pass launches.
 pub struct Gpu {

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Exit;
 use super::exit::Failure;
 use crate::config::{Credentials, JobConfig, Secret};
+use crate::gpus::Gpus;
 
 /// What the last panic said and where.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
@@ -51,6 +52,25 @@ pub fn secrets(job: &JobConfig) -> Vec<Secret> {
         Some(Credentials::Anonymous) | None => {}
     }
     secrets
+}
+
+/// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.
+#[cfg(feature = "cuda")]
+pub fn gpus() -> Gpus {
+    let identifiers = crate::engine::gpu_identifiers();
+    if identifiers.is_empty() {
+        return Gpus::default();
+    }
+    Gpus::watch(&identifiers).unwrap_or_else(|reason| {
+        tracing::warn!(%reason, "GPUs are not watched: no GPU metrics, and no energy in the result");
+        Gpus::default()
+    })
+}
+
+/// None: this build uses no GPUs.
+#[cfg(not(feature = "cuda"))]
+pub fn gpus() -> Gpus {
+    Gpus::default()
 }
 
 /// Host, processor, memory and pod, for `result.json`.

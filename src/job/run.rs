@@ -19,6 +19,7 @@ use super::{Exit, environment, exit, terminal};
 use crate::bench::Recorder;
 use crate::config::{Dataset, JobConfig};
 use crate::event::{Events, Fact, Phase};
+use crate::gpus::Gpus;
 use crate::report::ResultsDirectory;
 use crate::telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
 
@@ -44,6 +45,8 @@ pub struct Context {
     pub directory: ResultsDirectory,
     /// MLflow, where there is one.
     pub tracking: Tracking,
+    /// Those that this process may use, as far as they can be watched.
+    pub gpus: Arc<Gpus>,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -98,7 +101,8 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
     let tracking = Tracking::start(&job, &directory, started);
-    let context = Context { job, events, signals, recorder, phases, directory, tracking, started };
+    let gpus = Arc::new(environment::gpus());
+    let context = Context { job, events, signals, recorder, phases, directory, tracking, gpus, started };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
@@ -109,7 +113,8 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     };
     tracing::info!(address = %server.address(), "metrics are served");
     let live = context.tracking.live();
-    let sampler = Sampler::start(SAMPLE_INTERVAL, context.directory.path().to_owned(), registry.clone(), {
+    let (results, gpus) = (context.directory.path().to_owned(), context.gpus.clone());
+    let sampler = Sampler::start(SAMPLE_INTERVAL, results, gpus, registry.clone(), {
         let live = live.clone();
         move |name, value| live.system_metric(name, value)
     });

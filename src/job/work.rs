@@ -104,8 +104,12 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let cancel = context.signals.cancel().clone();
     let completions = Arc::new(Mutex::new(Vec::new()));
     let outcome = blocking(&context.signals, STEP_PATIENCE, {
-        let completions = completions.clone();
-        move || bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel, &completions)
+        let (completions, gpus) = (completions.clone(), context.gpus.clone());
+        move || {
+            let used = backend.gpus();
+            let energy_joules = || gpus.energy_joules(used);
+            bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel, &completions, &energy_joules)
+        }
     })
     .await;
     work.completions = std::mem::take(&mut completions.lock().unwrap_or_else(PoisonError::into_inner));

@@ -43,6 +43,15 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
             figures.push(("prefix_cache_hit_rate".to_owned(), hits.hit_tokens as f64 / hits.prompt_tokens as f64));
         }
     }
+    if let Some(joules) = measurement.energy_joules {
+        figures.push(("energy_joules".to_owned(), joules));
+        if output > 0.0 {
+            figures.push(("energy_joules_per_output_token".to_owned(), joules / output));
+        }
+        if elapsed > 0.0 {
+            figures.push(("mean_power_watts".to_owned(), joules / elapsed));
+        }
+    }
     for phase in phases {
         figures.push((format!("phase_{}_seconds", phase.phase.name()), phase.seconds));
     }

@@ -11,6 +11,7 @@ use procfs::process::{LimitValue, Process};
 use procfs::{Current, CurrentSI, KernelStats, Meminfo};
 
 use crate::cgroup::Cgroup;
+use crate::gpus::{GpuSample, Gpus};
 
 pub use system_metrics::system_metrics;
 
@@ -61,12 +62,14 @@ pub struct Sample {
     pub filesystem_available_bytes: Option<f64>,
     /// This process's cgroup.
     pub cgroup: Cgroup,
+    /// The GPUs that this process uses.
+    pub gpus: Vec<GpuSample>,
 }
 
 impl Sample {
     /// Reads everything now; `results` is any path on the file system that takes the results.
-    pub fn read(results: &Path) -> Self {
-        let mut sample = Self { cgroup: Cgroup::read(Path::new("/")), ..Self::default() };
+    pub fn read(results: &Path, gpus: &Gpus) -> Self {
+        let mut sample = Self { cgroup: Cgroup::read(Path::new("/")), gpus: gpus.read(), ..Self::default() };
         sample.read_process();
         sample.read_processors_and_memory();
         sample.read_network();
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn this_process_can_be_read() {
-        let sample = Sample::read(Path::new("/"));
+        let sample = Sample::read(Path::new("/"), &Gpus::default());
         assert!(sample.process_resident_bytes.unwrap() > 1e5);
         assert!(sample.process_threads.unwrap() >= 1.0);
         assert!(sample.process_open_files.unwrap() >= 3.0);
@@ -161,11 +164,11 @@ mod tests {
 
     #[test]
     fn used_cpu_time_shows() {
-        let before = Sample::read(Path::new("/")).process_cpu_seconds.unwrap();
+        let before = Sample::read(Path::new("/"), &Gpus::default()).process_cpu_seconds.unwrap();
         // One tick of the clock is 10 ms of work; this is seconds of it.
         for round in 0..10_000u64 {
             std::hint::black_box((0..1_000_000u64).fold(round, |sum, i| std::hint::black_box(sum ^ i)));
-            if Sample::read(Path::new("/")).process_cpu_seconds.unwrap() > before {
+            if Sample::read(Path::new("/"), &Gpus::default()).process_cpu_seconds.unwrap() > before {
                 return;
             }
         }
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_none() {
-        let sample = Sample::read(Path::new("/no/such/path"));
+        let sample = Sample::read(Path::new("/no/such/path"), &Gpus::default());
         assert_eq!(sample.filesystem_bytes, None);
         assert!(sample.process_cpu_seconds.is_some());
     }

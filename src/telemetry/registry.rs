@@ -4,6 +4,7 @@
 //! uncontended lock and a few atomic additions, and allocates nothing. Names are our own
 //! (`flashjob_*`, `docs/METRICS.md`): vLLM's hold a `:`, which is reserved for recording rules.
 
+mod gpus;
 mod in_flight;
 mod machine;
 mod phases;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
+use self::gpus::GpuFamilies;
 use self::in_flight::{InFlight, Requests};
 use self::machine::Machine;
 use self::phases::Phases;
@@ -41,6 +43,7 @@ pub struct Registry {
     limit_flops: IntGauge,
     limit_bytes: IntGauge,
     machine: Machine,
+    gpus: GpuFamilies,
 }
 
 /// What has been counted of one region.
@@ -133,6 +136,7 @@ impl Registry {
                 "Bytes between memory and processors, as measured before the run.",
             ),
             machine: Machine::register(&registrar),
+            gpus: GpuFamilies::register(&registrar),
             families,
         }
     }
@@ -168,6 +172,7 @@ impl Registry {
 
     /// Shows `sample` in place of the previous one.
     pub fn set_sample(&self, sample: Sample) {
+        self.gpus.set(sample.gpus.clone());
         self.machine.set(sample);
     }
 

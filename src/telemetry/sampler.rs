@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Registry;
 use super::host::{Sample, system_metrics};
 use super::ticker::Ticker;
+use crate::gpus::Gpus;
 
 /// Samples until it is dropped.
 pub struct Sampler {
@@ -23,19 +24,20 @@ impl Sampler {
     pub fn start(
         interval: Duration,
         results: PathBuf,
+        gpus: Arc<Gpus>,
         registry: Arc<Registry>,
-        mut report: impl FnMut(&'static str, f64) + Send + 'static,
+        mut report: impl FnMut(&str, f64) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let first = Sample::read(&results);
+        let first = Sample::read(&results, &gpus);
         registry.set_sample(first.clone());
         let mut before = (Instant::now(), first.clone());
         let ticker = Ticker::start("host-sampler", interval, move || {
-            let now = (Instant::now(), Sample::read(&results));
+            let now = (Instant::now(), Sample::read(&results, &gpus));
             let elapsed = now.0.duration_since(before.0).as_secs_f64();
             // The first tick comes at once; a share of almost no time is noise.
             if elapsed >= interval.as_secs_f64() / 2.0 {
                 for (name, value) in system_metrics(&first, &before.1, &now.1, elapsed) {
-                    report(name, value);
+                    report(&name, value);
                 }
                 registry.set_sample(now.1.clone());
                 before = now;
@@ -57,11 +59,11 @@ mod tests {
         assert!(!registry.render().contains("process_resident_memory_bytes"));
         let (reports, inbox) = channel();
         let interval = Duration::from_millis(50);
-        let report = move |name, value| reports.send((name, value)).unwrap();
-        let sampler = Sampler::start(interval, "/".into(), registry.clone(), report).unwrap();
+        let report = move |name: &str, value| reports.send((name.to_owned(), value)).unwrap();
+        let sampler = Sampler::start(interval, "/".into(), Arc::default(), registry.clone(), report).unwrap();
         assert!(registry.render().contains("process_resident_memory_bytes"));
         let mut names = Vec::new();
-        while !names.contains(&"system/process_cpu_utilization_percentage") {
+        while !names.iter().any(|name| name == "system/process_cpu_utilization_percentage") {
             let (name, value) = inbox.recv_timeout(Duration::from_secs(20)).unwrap();
             assert!(name.starts_with("system/") && f64::is_finite(value) && value >= 0.0, "{name}: {value}");
             names.push(name);

@@ -1,5 +1,7 @@
 //! Jobs on a stand-in GPU that goes wrong: each ends within seconds, with the right code and a sentence.
 
+use std::io::{Read, Write};
+
 use tempfile::TempDir;
 
 use crate::job::{job, result};
@@ -24,6 +26,73 @@ fn a_job_runs_and_says_where() {
     let engine = &result["backend"]["engine"];
     assert_eq!((&engine["device"], &engine["dtype"]), (&"cuda".into(), &"bfloat16".into()));
     assert!(engine["kernels"].as_str().unwrap().contains("compute capability 8.0"), "{engine}");
+}
+
+/// What a job on two GPUs shows to Prometheus when it is done.
+fn scraped() -> String {
+    let results = TempDir::new().unwrap();
+    let mut running = gpu_job(&results)
+        .env("STAND_IN_DEVICES", "2")
+        .args(["--tensor-parallel-size=2", "--metrics-linger-seconds=60"])
+        .start();
+    running.wait_for_stderr(r#""phase":"linger""#);
+    let stderr = running.stderr_so_far();
+    let (_, after) = stderr.split_once(r#""address":"0.0.0.0:"#).expect("the log says where metrics are served");
+    let port: u16 = after.split_once('"').unwrap().0.parse().unwrap();
+    let mut connection = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    running.wait().expect_code(0);
+    text
+}
+
+/// The stand-in takes a joule each time that it is asked: at least once before the measured region and once after it.
+#[test]
+fn the_result_and_prometheus_say_what_gpus_took() {
+    let results = TempDir::new().unwrap();
+    gpu_job(&results).env("STAND_IN_DEVICES", "2").args(["--tensor-parallel-size=2"]).run().expect_code(0);
+    let metrics = &result(&results)["metrics"];
+    let figure = |name: &str| metrics[name].as_f64().unwrap_or_else(|| panic!("no {name}: {metrics}"));
+    assert!(figure("energy_joules") >= 2.0);
+    // Two requests of four tokens.
+    assert_eq!(figure("energy_joules_per_output_token"), figure("energy_joules") / 8.0);
+    assert!(figure("mean_power_watts") > 0.0);
+    let prometheus = scraped();
+    for line in [
+        r#"flashjob_gpu_utilization_ratio{gpu="1",name="Stand-in",uuid="GPU-00000000-0000-0000-0000-000000000002"} 0.75"#,
+        r#"flashjob_gpu_power_watts{gpu="0",name="Stand-in",uuid="GPU-00000000-0000-0000-0000-000000000001"} 100"#,
+        r#"flashjob_gpu_sm_clock_hertz{gpu="0",name="Stand-in",uuid="GPU-00000000-0000-0000-0000-000000000001"} 1400000000"#,
+    ] {
+        assert!(prometheus.contains(line), "no {line}: {prometheus}");
+    }
+    for (reason, value) in [("software_power_cap", 1), ("software_thermal_slowdown", 1), ("sync_boost", 0)] {
+        let found = prometheus.lines().any(|line| {
+            line.starts_with("flashjob_gpu_throttled") && line.contains(reason) && line.ends_with(&format!(" {value}"))
+        });
+        assert!(found, "{reason} is not {value}: {prometheus}");
+    }
+}
+
+#[test]
+fn without_nvml_a_job_says_so_and_goes_on() {
+    let results = TempDir::new().unwrap();
+    // NVML_ERROR_DRIVER_NOT_LOADED.
+    let finished = gpu_job(&results).env("STAND_IN_FAIL", "nvmlInit_v2:1:9").run().expect_code(0);
+    assert!(finished.stderr.contains("GPUs are not watched"), "{}", finished.stderr);
+    let result = result(&results);
+    assert_eq!(result["measurement"]["energy_joules"], serde_json::Value::Null);
+    assert!(result["metrics"].get("energy_joules").is_none(), "{}", result["metrics"]);
+}
+
+#[test]
+fn limits_are_measured_on_the_gpus_that_are_used() {
+    let results = TempDir::new().unwrap();
+    gpu_job(&results).args(["--measure-limits=true"]).run().expect_code(0);
+    let metrics = &result(&results)["metrics"];
+    for name in ["limit_flops_per_second", "limit_memory_bytes_per_second", "mfu", "mbu", "roofline_fraction"] {
+        assert!(metrics[name].as_f64().is_some_and(|value| value > 0.0), "{name}: {metrics}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use flashjob::cgroup::Cgroup;
+use flashjob::gpus::GpuSample;
 use flashjob::telemetry::Registry;
 use flashjob::telemetry::host::Sample;
 
@@ -34,6 +35,21 @@ fn full_sample() -> Sample {
         filesystem_used_bytes: some,
         filesystem_available_bytes: some,
         cgroup: Cgroup { memory_limit_bytes: some, memory_used_bytes: some, cpu_limit: some, throttled_seconds: some },
+        gpus: vec![GpuSample {
+            index: 0,
+            uuid: "UUID".to_owned(),
+            name: "NAME".to_owned(),
+            utilization: some,
+            memory_used_bytes: some,
+            memory_bytes: some,
+            power_watts: some,
+            power_limit_watts: some,
+            temperature_celsius: some,
+            sm_clock_hertz: some,
+            memory_clock_hertz: some,
+            energy_joules: some,
+            throttled_by: Some(Vec::new()),
+        }],
     }
 }
 

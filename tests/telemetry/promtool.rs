@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flashjob::event::{Fact, Phase, RequestId};
+use flashjob::gpus::Gpus;
 use flashjob::telemetry::host::Sample;
 
 use super::job_story::Story;
@@ -25,7 +26,7 @@ fn metrics_are_clean_at_every_stage() {
         assert_eq!(complaints(&promtool, &text), "", "{stage}:\n{text}");
     };
     check("nothing happened");
-    story.registry.set_sample(Sample::read(Path::new("/")));
+    story.registry.set_sample(Sample::read(Path::new("/"), &Gpus::default()));
     story.load();
     check("loaded");
     story.phase(Phase::WarmUp);

@@ -2,12 +2,20 @@
 //!
 //! Names and units: `mlflow/system_metrics/metrics/*_monitor.py` of MLflow 3.17 (megabytes are 10^6 bytes).
 
+use std::borrow::Cow;
+
 use super::Sample;
+use crate::gpus::GpuSample;
 
 const MEGABYTE: f64 = 1e6;
 
 /// Names and values of `now`; what needs a difference comes from `before`, network traffic from `first`.
-pub fn system_metrics(first: &Sample, before: &Sample, now: &Sample, seconds_between: f64) -> Vec<(&'static str, f64)> {
+pub fn system_metrics(
+    first: &Sample,
+    before: &Sample,
+    now: &Sample,
+    seconds_between: f64,
+) -> Vec<(Cow<'static, str>, f64)> {
     let difference = |of: fn(&Sample) -> Option<f64>, from: &Sample| Some((of(now)? - of(from)?).max(0.0));
     let busy = difference(|sample| sample.host_cpu_busy_seconds, before);
     let idle = difference(|sample| sample.host_cpu_idle_seconds, before);
@@ -31,7 +39,23 @@ pub fn system_metrics(first: &Sample, before: &Sample, now: &Sample, seconds_bet
         ("system/process_memory_usage_megabytes", megabytes(now.process_resident_bytes)),
         ("system/container_memory_usage_percentage", percentage(cgroup.memory_used_bytes, cgroup.memory_limit_bytes)),
     ];
-    metrics.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    let of_gpus = now.gpus.iter().flat_map(gpu_metrics);
+    metrics.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).chain(of_gpus).collect()
+}
+
+fn gpu_metrics(gpu: &GpuSample) -> impl Iterator<Item = (Cow<'static, str>, f64)> + use<> {
+    let metrics = [
+        ("memory_usage_megabytes", megabytes(gpu.memory_used_bytes)),
+        ("memory_usage_percentage", percentage(gpu.memory_used_bytes, gpu.memory_bytes)),
+        ("utilization_percentage", percentage(gpu.utilization, Some(1.0))),
+        ("power_usage_watts", gpu.power_watts),
+        ("power_usage_percentage", percentage(gpu.power_watts, gpu.power_limit_watts)),
+        // Ours.
+        ("temperature_celsius", gpu.temperature_celsius),
+        ("energy_joules", gpu.energy_joules),
+    ];
+    let index = gpu.index;
+    metrics.into_iter().filter_map(move |(name, value)| Some((format!("system/gpu_{index}_{name}").into(), value?)))
 }
 
 fn megabytes(bytes: Option<f64>) -> Option<f64> {
@@ -46,7 +70,7 @@ fn percentage(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn value(metrics: &[(&str, f64)], name: &str) -> Option<f64> {
+    fn value(metrics: &[(Cow<'_, str>, f64)], name: &str) -> Option<f64> {
         metrics.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
@@ -76,6 +100,31 @@ mod tests {
         assert_eq!(value(&metrics, "system/system_memory_usage_megabytes"), Some(2.0));
         assert_eq!(value(&metrics, "system/system_memory_usage_percentage"), Some(25.0));
         assert_eq!(value(&metrics, "system/disk_usage_percentage"), None);
+    }
+
+    #[test]
+    fn gpus_are_named_as_mlflow_names_them() {
+        let gpu = GpuSample {
+            index: 3,
+            utilization: Some(0.5),
+            memory_used_bytes: Some(2e6),
+            memory_bytes: Some(8e6),
+            power_watts: Some(100.0),
+            power_limit_watts: Some(400.0),
+            ..GpuSample::default()
+        };
+        let sample = Sample { gpus: vec![gpu], ..Sample::default() };
+        let metrics = system_metrics(&Sample::default(), &Sample::default(), &sample, 1.0);
+        for (name, expected) in [
+            ("system/gpu_3_memory_usage_megabytes", 2.0),
+            ("system/gpu_3_memory_usage_percentage", 25.0),
+            ("system/gpu_3_utilization_percentage", 50.0),
+            ("system/gpu_3_power_usage_watts", 100.0),
+            ("system/gpu_3_power_usage_percentage", 25.0),
+        ] {
+            assert_eq!(value(&metrics, name), Some(expected), "{name}");
+        }
+        assert_eq!(metrics.len(), 5, "what a GPU does not say is not shown: {metrics:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::registrar::Registrar;
 use crate::telemetry::host::Sample;
@@ -88,24 +88,41 @@ impl Collector for Machine {
 
 impl Family {
     fn show(&self, value: f64) -> MetricFamily {
-        let mut metric = Metric::default();
-        match self.kind {
-            MetricType::COUNTER => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            _ => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        }
-        let mut shown = MetricFamily::default();
-        shown.set_name(self.name.to_owned());
-        shown.set_help(self.help.to_owned());
-        shown.set_field_type(self.kind);
-        shown.set_metric(vec![metric]);
-        shown
+        labelled(self.name, self.help, self.kind, vec![measured(self.kind, value, Vec::new())])
     }
+}
+
+/// One series: a counter's value, or a gauge's, with these labels.
+pub(super) fn measured(kind: MetricType, value: f64, labels: Vec<(&str, String)>) -> Metric {
+    let mut metric = Metric::default();
+    match kind {
+        MetricType::COUNTER => {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        }
+        _ => {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+    }
+    let label = |(name, value): (&str, String)| {
+        let mut label = LabelPair::default();
+        label.set_name(name.to_owned());
+        label.set_value(value);
+        label
+    };
+    metric.set_label(labels.into_iter().map(label).collect());
+    metric
+}
+
+/// Several series under one name.
+pub(super) fn labelled(name: &str, help: &str, kind: MetricType, series: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(series);
+    family
 }

@@ -1,0 +1,133 @@
+//! `flashjob verify`: a model's logits where the job would run, beside those of the CPU in single precision.
+//!
+//! For a machine that nothing has run on yet: what is wrong with a driver, a kernel or a sum over ranks shows here, in a minute and
+//! with a number, instead of in texts. The prompts are random and seeded; nothing is mounted.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, exit, terminal};
+use crate::backend;
+use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath};
+use crate::engine::{Engine, Placement};
+use crate::event::Events;
+use crate::model::Model;
+
+/// Prompts that are compared, of the job's `input-len` each.
+const PROMPTS: usize = 4;
+
+/// Errors in units of the format's rounding, as shares of the logits' range, that golden models stay below in all families
+/// (`tests/cuda/engine.rs`).
+const LARGEST_ERROR_UNITS: f64 = 16.0;
+
+/// Logits by position, each over the vocabulary.
+type Logits = Vec<Vec<f32>>;
+
+/// Prints one line of JSON. Exit 5 where the numbers differ by more than rounding.
+pub fn verify(job: &JobConfig) -> Exit {
+    match compare(job) {
+        Ok((line, agrees)) => {
+            terminal::print(&format!("{line}\n"));
+            if agrees { Exit::Done } else { Exit::Inference }
+        }
+        Err((exit, reason)) => exit::before_log(exit, &reason),
+    }
+}
+
+fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
+    let placement = backend::check(job).map_err(|reason| (Exit::Configuration, reason))?;
+    let (model, tokenizer) = (on_disk(job, &job.model)?, on_disk(job, &job.tokenizer)?);
+    let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
+    let length = job.workload.input_len.get().min(model.config.max_position);
+    let mut random = ChaCha12Rng::seed_from_u64(job.workload.seed);
+    let vocabulary = model.config.vocab_size as u32;
+    let mut prompt = || (0..length).map(|_| random.random_range(0..vocabulary)).collect::<Vec<u32>>();
+    let prompts: Vec<Vec<u32>> = (0..PROMPTS).map(|_| prompt()).collect();
+
+    let reference = EngineConfig {
+        tensor_parallel_size: NonZeroUsize::new(1),
+        dtype: DtypeChoice::Float32,
+        max_model_len: NonZeroUsize::new(length),
+        measure_limits: false,
+        ..job.engine.clone()
+    };
+    let asked = EngineConfig { max_model_len: NonZeroUsize::new(length), measure_limits: false, ..job.engine.clone() };
+    let (expected, _) = logits(Placement::Cpu, &model, &reference, &prompts)?;
+    let (computed, facts) = logits(placement, &model, &asked, &prompts)?;
+
+    let rows = || expected.iter().zip(&computed);
+    let error = rows().map(|(expected, computed)| relative_error(expected, computed)).fold(0.0, f64::max);
+    let same_choice = rows().filter(|(expected, computed)| argmax(expected) == argmax(computed)).count();
+    // A share of the range of single precision's logits, in units of the rounding of what computed them.
+    let error_units = error / rounding(facts.dtype);
+    let agrees = error_units <= LARGEST_ERROR_UNITS;
+    let line = json!({
+        "agrees": agrees,
+        "largest_error": error,
+        "largest_error_units": error_units,
+        "same_choice_share": same_choice as f64 / expected.len() as f64,
+        "positions": expected.len(),
+        "device": facts.device,
+        "dtype": facts.dtype,
+        "kernels": facts.kernels,
+        "tensor_parallel_size": facts.tensor_parallel_size,
+        "architecture": model.architecture,
+    });
+    Ok((line.to_string(), agrees))
+}
+
+fn on_disk(job: &JobConfig, named: &ModelPath) -> Result<PathBuf, (Exit, String)> {
+    let candidates = named.candidates(&job.inputs);
+    let found = candidates.iter().find(|candidate| candidate.exists()).cloned();
+    found.ok_or_else(|| {
+        let tried: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
+        (
+            Exit::Model,
+            format!("there is no {}: verify mounts nothing, so name what is on this disk", tried.join(" or ")),
+        )
+    })
+}
+
+/// Logits at every position of every prompt, and what computed them.
+fn logits(
+    placement: Placement,
+    model: &Model,
+    config: &EngineConfig,
+    prompts: &[Vec<u32>],
+) -> Result<(Logits, crate::engine::EngineFacts), (Exit, String)> {
+    let cancel = CancellationToken::new();
+    let mut engine = Engine::load_on(placement, model, config, &Events::default(), &cancel)
+        .map_err(|error| (Exit::Model, error.to_string()))?;
+    let mut rows = Vec::new();
+    for prompt in prompts {
+        rows.extend(engine.logits(prompt, &cancel).map_err(|error| (Exit::Inference, error.to_string()))?);
+    }
+    Ok((rows, engine.facts().clone()))
+}
+
+fn rounding(dtype: &str) -> f64 {
+    match dtype {
+        "bfloat16" => (-8f64).exp2(),
+        "float16" => (-11f64).exp2(),
+        // Sums of thousands of products in another order.
+        _ => 1e-5,
+    }
+}
+
+/// The largest difference as a share of the reference's range; infinite where a number is none.
+fn relative_error(expected: &[f32], computed: &[f32]) -> f64 {
+    let extreme = |fold: fn(f32, f32) -> f32, start| expected.iter().copied().fold(start, fold);
+    let range = f64::from(extreme(f32::max, f32::MIN)) - f64::from(extreme(f32::min, f32::MAX));
+    let differences = expected.iter().zip(computed).map(|(a, b)| f64::from((a - b).abs()) / range);
+    differences
+        .fold(0.0, |largest, difference| if difference.is_nan() { f64::INFINITY } else { largest.max(difference) })
+}
+
+fn argmax(row: &[f32]) -> Option<usize> {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]))
+}

@@ -1,0 +1,69 @@
+// NVML (libnvidia-ml.so.1): GPUs that draw 100 W, and take a joule each time that they are asked.
+
+#include "driver.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+
+namespace {
+
+constexpr int SUCCESS = 0, NOT_FOUND = 6;
+std::atomic<unsigned long long> millijoules{5000};
+
+int write(unsigned *to, unsigned value) {
+    *to = value;
+    return SUCCESS;
+}
+
+}  // namespace
+
+API int nvmlInit_v2() {
+    FAIL_IF_ASKED;
+    return SUCCESS;
+}
+API int nvmlShutdown() { return SUCCESS; }
+API const char *nvmlErrorString(int) { return "an error of the stand-in NVML"; }
+
+API int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    // cuDeviceGetUuid's, written as NVML writes them.
+    const char *const zeros = "GPU-00000000-0000-0000-0000-0000000000";
+    const size_t length = strlen(zeros);
+    if (strncmp(uuid, zeros, length) != 0) return NOT_FOUND;
+    const int device_number = (int)strtol(uuid + length, nullptr, 16);
+    if (device_number < 1 || device_number > stand_in::devices()) return NOT_FOUND;
+    *device = (void *)(intptr_t)device_number;
+    return SUCCESS;
+}
+API int nvmlDeviceGetName(void *, char *name, unsigned length) {
+    snprintf(name, length, "Stand-in");
+    return SUCCESS;
+}
+API int nvmlDeviceGetUtilizationRates(void *, unsigned *gpu_and_memory) {
+    write(gpu_and_memory + 1, 40);
+    return write(gpu_and_memory, 75);
+}
+API int nvmlDeviceGetMemoryInfo_v2(void *, void *opaque) {
+    struct Memory {
+        unsigned version;
+        unsigned long long total, reserved, free, used;
+    } *memory = (Memory *)opaque;
+    *memory = {memory->version, 1000000000, 100000000, 600000000, 300000000};
+    return SUCCESS;
+}
+API int nvmlDeviceGetPowerUsage(void *, unsigned *milliwatts) { return write(milliwatts, 100000); }
+API int nvmlDeviceGetEnforcedPowerLimit(void *, unsigned *milliwatts) { return write(milliwatts, 400000); }
+API int nvmlDeviceGetTemperature(void *, int, unsigned *celsius) { return write(celsius, 55); }
+API int nvmlDeviceGetClockInfo(void *, int clock, unsigned *megahertz) { return write(megahertz, clock == 2 ? 1600 : 1400); }
+API int nvmlDeviceGetCurrentClocksThrottleReasons(void *, unsigned long long *reasons) {
+    // A power cap, and a slowdown for heat.
+    *reasons = 0x4 | 0x20;
+    return SUCCESS;
+}
+API int nvmlDeviceGetTotalEnergyConsumption(void *, unsigned long long *energy) {
+    FAIL_IF_ASKED;
+    *energy = millijoules += 1000;
+    return SUCCESS;
+}
