@@ -37,7 +37,7 @@ fn job_that_measures_limits(results: &TempDir) -> Process {
 }
 
 /// The same on the tiny model.
-pub(crate) fn job(results: &TempDir) -> Process {
+fn job(results: &TempDir) -> Process {
     job_without_model(results).args(["--model".into(), tiny_model()])
 }
 

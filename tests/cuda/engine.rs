@@ -171,22 +171,6 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     }
 }
 
-/// The cache gets what is left once everything has been used once.
-#[test]
-fn the_cache_is_sized_by_what_computing_was_seen_to_take() {
-    let share = |memory_utilization| {
-        let config =
-            EngineConfig { memory_utilization, max_num_seqs: NonZeroUsize::new(48), ..on_gpu(DtypeChoice::Float16) };
-        load("llama-gqa", &config).facts().kv_cache_bytes
-    };
-    let (half, less) = (share(0.036), share(0.035));
-    // A thousandth of the stand-in's gibibyte, but for a block.
-    let (difference, expected) = (half - less, (1u64 << 30) / 1000);
-    assert!(difference.abs_diff(expected) < 1 << 15, "{half} {less}: {difference} instead of {expected}");
-    // The workspace of cuBLAS and everything else is not the cache's.
-    assert!(half + (32 << 20) < (1 << 30) * 36 / 1000, "{half}");
-}
-
 #[test]
 fn random_choices_are_made_from_the_same_logits() {
     let mut engine = load("llama-gqa", &on_gpu(DtypeChoice::Bfloat16));

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 
 use tempfile::TempDir;
 
-use crate::job::{job, result};
+use crate::job::result;
+use crate::model::golden::directory;
 use crate::support::process::Process;
 
 fn gpu_job(results: &TempDir) -> Process {
@@ -12,10 +13,25 @@ fn gpu_job(results: &TempDir) -> Process {
 }
 
 fn job_on(device: &str, results: &TempDir) -> Process {
+    unhurried(device, results).args(["--metrics-linger-seconds=0", "--measure-limits=false"])
+}
+
+/// It measures limits, and lingers as long as a job does.
+fn unhurried(device: &str, results: &TempDir) -> Process {
+    of_any_length(device, results).args(["--max-model-len=64", "--max-num-seqs=8"])
+}
+
+/// On the tiny model and one device, with little to do.
+fn of_any_length(device: &str, results: &TempDir) -> Process {
     let driver = std::env::var("LD_LIBRARY_PATH").expect("scripts/test-cuda sets LD_LIBRARY_PATH");
-    let small = ["--dtype=bfloat16", "--max-model-len=64", "--num-prompts=2", "--input-len=8", "--output-len=4"];
-    let small = small.iter().chain(&["--max-num-batched-tokens=64", "--max-num-seqs=8"]);
-    job(results).args(small).env("DEVICE", device).env("LD_LIBRARY_PATH", &driver).env("STAND_IN_DEVICES", "1")
+    Process::flashjob()
+        .args(["--metrics-port=0", "--results-dir"])
+        .args([results.path().join("out")])
+        .args(["--model".into(), directory("llama-gqa")])
+        .args(["--dtype=bfloat16", "--num-prompts=2", "--input-len=8", "--output-len=4", "--max-num-batched-tokens=64"])
+        .env("DEVICE", device)
+        .env("LD_LIBRARY_PATH", &driver)
+        .env("STAND_IN_DEVICES", "1")
 }
 
 #[test]
@@ -31,7 +47,7 @@ fn a_job_runs_and_says_where() {
 /// What a job on two GPUs shows to Prometheus when it is done.
 fn scraped() -> String {
     let results = TempDir::new().unwrap();
-    let mut running = gpu_job(&results)
+    let mut running = unhurried("cuda", &results)
         .env("STAND_IN_DEVICES", "2")
         .args(["--tensor-parallel-size=2", "--metrics-linger-seconds=60"])
         .start();
@@ -39,12 +55,22 @@ fn scraped() -> String {
     let stderr = running.stderr_so_far();
     let (_, after) = stderr.split_once(r#""address":"0.0.0.0:"#).expect("the log says where metrics are served");
     let port: u16 = after.split_once('"').unwrap().0.parse().unwrap();
-    let mut connection = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    // A scrape that begins before the final values stand does not end the linger: the last one that is answered counts.
     let mut text = String::new();
-    connection.read_to_string(&mut text).unwrap();
+    while let Ok(answer) = scrape(port) {
+        text = answer;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     running.wait().expect_code(0);
     text
+}
+
+fn scrape(port: u16) -> std::io::Result<String> {
+    let mut connection = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    connection.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The stand-in takes a joule each time that it is asked: at least once before the measured region and once after it.
@@ -88,7 +114,7 @@ fn without_nvml_a_job_says_so_and_goes_on() {
 #[test]
 fn limits_are_measured_on_the_gpus_that_are_used() {
     let results = TempDir::new().unwrap();
-    gpu_job(&results).args(["--measure-limits=true"]).run().expect_code(0);
+    unhurried("cuda", &results).args(["--metrics-linger-seconds=0"]).run().expect_code(0);
     let metrics = &result(&results)["metrics"];
     for name in ["limit_flops_per_second", "limit_memory_bytes_per_second", "mfu", "mbu", "roofline_fraction"] {
         assert!(metrics[name].as_f64().is_some_and(|value| value > 0.0), "{name}: {metrics}");
@@ -117,12 +143,13 @@ fn what_goes_wrong_ends_with_its_code_and_says_what() {
         ("STAND_IN_FAIL", "cuGraphLaunch:2", 5, &["replay a step", "enforce-eager"]),
         ("STAND_IN_DEVICES", "0", 2, &["no CUDA driver", "device=cpu"]),
         ("LD_LIBRARY_PATH", "/nonexistent", 2, &["no CUDA driver"]),
-        ("STAND_IN_FAIL", "cuInit:1:803", 2, &["CUDA driver"]),
+        ("STAND_IN_FAIL", "cuInit:0:803", 2, &["CUDA driver"]),
         // Too little for the model, and too little all of a sudden.
         ("STAND_IN_MEMORY", "33754432", 4, &["needs", "max-model-len"]),
         ("STAND_IN_FAIL", "cuMemAllocAsync:3:2", 4, &["OUT_OF_MEMORY"]),
         ("STAND_IN_FAIL", "cuMemcpyHtoDAsync_v2:5", 4, &["place weights"]),
-        ("STAND_IN_FAIL", "gated_bf16:9", 5, &["compute a step"]),
+        ("STAND_IN_FAIL", "gated_bf16:7", 5, &["compute a step"]),
+        ("STAND_IN_FAIL", "gated_bf16:9", 5, &["replay a step"]),
         ("STAND_IN_FAIL", "cublasGemmEx:29:13", 5, &["compute a step"]),
         ("STAND_IN_FAIL", "cuMemcpyDtoHAsync_v2:2", 5, &["read logits"]),
     ] {
@@ -210,4 +237,25 @@ fn a_cache_that_is_refused_is_asked_for_in_a_smaller_size() {
     let failure = format!("cuMemAllocAsync:{of_cache}:2");
     gpu_job(&again).env("STAND_IN_FAIL", &failure).run().expect_code(0);
     assert_eq!(blocks(&again), planned - planned.div_ceil(16), "{failure}: {allocations:?}");
+}
+
+/// The cache gets what is left once everything has been used once: of a process of its own, as the stand-in's memory is.
+#[test]
+fn the_cache_is_sized_by_what_computing_was_seen_to_take() {
+    let engine = |share: &str| {
+        let results = TempDir::new().unwrap();
+        of_any_length("cuda", &results)
+            .args(["--metrics-linger-seconds=0", "--measure-limits=false", "--max-model-len=512", "--max-num-seqs=64"])
+            .args(["--gpu-memory-utilization", share])
+            .run()
+            .expect_code(0);
+        result(&results)["backend"]["engine"].clone()
+    };
+    let (more, less) = (engine("0.006"), engine("0.005"));
+    let cache = |engine: &serde_json::Value| engine["kv_cache_bytes"].as_u64().unwrap();
+    // What the stand-in has, but for the memory that cuBLAS computes in; and rounded down to blocks.
+    let free_bytes = (1u64 << 30) - (32 << 20);
+    let difference = cache(&more) - cache(&less);
+    assert!(difference.abs_diff(free_bytes / 1000) < 1 << 15, "{difference} of {free_bytes}: {more}");
+    assert!(cache(&more) + more["cost"]["weight_bytes"].as_u64().unwrap() < free_bytes * 6 / 1000, "{more}");
 }

@@ -7,7 +7,7 @@
 //   STAND_IN_MEMORY=BYTES        of each device (default 1 GiB)
 //   STAND_IN_DEVICES=COUNT       (default 1; 0 is a driver without devices)
 //   STAND_IN_NAMES=A,B,…         of the devices (default: each is a "Stand-in")
-//   STAND_IN_FAIL=CALL:N[:CODE]  the N-th call of CALL, or launch of kernel CALL, returns CODE (default 700)
+//   STAND_IN_FAIL=CALL:N[:CODE]  the N-th call of CALL, or launch of kernel CALL, returns CODE (default 700); every call where N is 0
 //   STAND_IN_SHAPES=1            nothing is computed or copied, and memory is not there: only calls are looked at
 #pragma once
 
