@@ -32,7 +32,7 @@ enum Subcommand {
     Run(Box<Texts>),
     /// Prints the resolved configuration and everything that would fail, without side effects
     Check(Box<Texts>),
-    /// Compares a model's logits where the job would run with those of the CPU in single precision; the model is on this disk
+    /// Compares a model's logits where the job would run with the CPU's in single precision; mounts nothing
     Verify(Box<Texts>),
     /// Sends results that could not be delivered when they were measured
     Publish(PublishArguments),
@@ -94,6 +94,7 @@ pub(super) fn command() -> clap::Command {
         .mut_args(describe)
         .mut_subcommand("run", |command| command.mut_args(describe))
         .mut_subcommand("check", |command| command.mut_args(describe))
+        .mut_subcommand("verify", |command| command.mut_args(describe))
         // clap moves a command that it mutates to the end: keep the order in which they are declared.
         .mut_subcommand("publish", |command| command)
         .mut_subcommand("completions", |command| command)

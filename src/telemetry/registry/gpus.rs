@@ -85,7 +85,8 @@ impl Collector for GpuFamilies {
             samples.iter().filter_map(|gpu| Some((gpu, gpu.throttled_by.as_ref()?))).flat_map(|(gpu, given)| {
                 THROTTLE_REASONS.iter().map(move |reason| {
                     let mut labels = whose(gpu);
-                    labels.push(("reason", (*reason).to_owned()));
+                    // Names in order, as Prometheus writes them.
+                    labels.insert(2, ("reason", (*reason).to_owned()));
                     measured(MetricType::GAUGE, f64::from(u8::from(given.contains(reason))), labels)
                 })
             });
