@@ -170,6 +170,6 @@ fn a_decode_step_of_llama_3_1_8b_makes_the_calls_that_are_written_down() {
     if std::env::var_os("BLESS").is_some() {
         fs::write(&path, &text).unwrap();
     }
-    println!("{text}");
-    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "see whether that is meant, then BLESS=1");
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == text, "see whether that is meant, then BLESS=1:\n{text}\ninstead of\n{written}");
 }
