@@ -3,7 +3,8 @@
 //! Readers are not told apart by their handles: under mmap the kernel reads for all of them, from many threads
 //! and out of order. A stream is a place in the file that reads keep moving forward. It is trusted with a few
 //! times as many bytes as it has proven, so that a random read costs one block and a sequential reader has
-//! the whole window in flight after a few mebibytes, well before the first block is complete.
+//! the whole window in flight after a few mebibytes, well before the first block is complete. A read that jumps
+//! elsewhere halves the trust in the stream that moved last: it is likely the same reader, and it has left.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -88,6 +89,9 @@ impl Streams {
                 stream.asked = stream.asked.max(stream.next / shape.block_bytes);
             }
             None => {
+                if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read) {
+                    left.proven = left.proven.min(shape.window_blocks * shape.block_bytes / TRUST) / 2;
+                }
                 if self.streams.len() == MOST_STREAMS
                     && let Some(oldest) = (0..MOST_STREAMS).min_by_key(|&place| self.streams[place].last_read)
                 {
@@ -188,6 +192,26 @@ mod tests {
             streams.read(&(500 * KIB..504 * KIB), 0, &SHAPE, now);
         }
         assert!(asked(&mut streams, now).is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_jumps_away_shrinks_what_it_left() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        for chunk in 0..16 {
+            streams.read(&(chunk * 4 * KIB..(chunk + 1) * 4 * KIB), 0, &SHAPE, now);
+        }
+        let ahead =
+            |streams: &Streams| (0..125).filter(|&block| streams.distance(block, &SHAPE, now).is_some()).count();
+        assert_eq!(ahead(&streams), 16);
+        // Each jump comes right after a step of the sequence.
+        let mut widths = Vec::new();
+        for jump in 0..4 {
+            let later = now + Duration::from_millis(jump + 1);
+            streams.read(&((900 - 100 * jump) * KIB..(901 - 100 * jump) * KIB), 0, &SHAPE, later);
+            widths.push(ahead(&streams));
+            streams.read(&(64 * KIB..64 * KIB), 0, &SHAPE, later);
+        }
+        assert_eq!(widths, [8, 4, 2, 1]);
     }
 
     #[test]
