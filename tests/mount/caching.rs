@@ -33,10 +33,20 @@ fn read_all(directory: &Path, limit: Option<u64>, objects: &[Object], source: &A
         let mut bytes = vec![0; object.size_bytes as usize];
         file.read_exact_at(&mut bytes, 0).map(|()| bytes)
     };
+    let left = partials_in(directory);
     let read = objects.iter().map(|object| read(object).unwrap()).collect();
-    // Ends only when blocks that are being written have their names.
+    // A reader has its bytes a moment before their block has its name.
+    while partials_in(directory) > left {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     runtime.shutdown_timeout(Duration::from_secs(20));
     read
+}
+
+/// How many blocks are being written, or were when their process was killed.
+fn partials_in(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory.join("flashjob-blocks")).unwrap().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "partial")).count()
 }
 
 fn blocks_in(directory: &Path) -> Vec<PathBuf> {
@@ -141,7 +151,9 @@ pub(super) fn a_damaged_block_is_fetched_again_and_never_served() {
         ("empty", |path, _| fs::write(path, "").unwrap()),
         ("zeros", |path, _| fs::write(path, vec![0; fs::metadata(path).unwrap().len() as usize]).unwrap()),
         // A whole block, of somewhere else.
-        ("another", |path, all| drop(fs::copy(all.iter().find(|other| *other != path).unwrap(), path).unwrap())),
+        ("another", |path, all| {
+            fs::copy(all.iter().find(|other| *other != path).unwrap(), path).unwrap();
+        }),
         ("a directory", |path, _| {
             fs::remove_file(path).unwrap();
             fs::create_dir(path).unwrap();
@@ -213,7 +225,9 @@ fn several_processes_share_a_directory_and_its_limit() {
             .collect();
         scope.spawn(|| {
             while watched.load(std::sync::atomic::Ordering::Relaxed) {
-                if directory.path().join("flashjob-blocks").exists() {
+                // As those who count do: with the lock, no file is between two names.
+                if let Ok(ledger) = fs::File::open(directory.path().join("flashjob-blocks/used-bytes")) {
+                    rustix::fs::flock(&ledger, rustix::fs::FlockOperation::LockExclusive).unwrap();
                     let used = used_bytes(directory.path());
                     assert!(used <= limit, "{used} of {limit}");
                 }

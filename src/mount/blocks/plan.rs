@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
+use super::streams::READY_ENOUGH;
 use crate::mount::tree::Inode;
 
 /// Blocks in the order in which they will be read, each once.
@@ -46,17 +47,20 @@ impl Plan {
         true
     }
 
-    /// The next block to ask for and how far ahead it is. `present` tells which need not be asked for.
+    /// The next block to ask for and how far ahead it is. `complete` tells of blocks that need not be asked for whether
+    /// all of their bytes are there.
     pub(super) fn wanted(
         &mut self,
         window: u64,
-        present: impl Fn((Inode, u64)) -> bool,
+        complete: impl Fn((Inode, u64)) -> Option<bool>,
     ) -> Option<((Inode, u64), u64)> {
         let end = self.ahead.len().min(usize::try_from(window).unwrap_or(usize::MAX));
-        while self.asked < end && present(self.ahead[self.asked]) {
+        while self.asked < end && complete(self.ahead[self.asked]).is_some() {
             self.asked += 1;
         }
-        (self.asked < end && !self.stalled).then(|| (self.ahead[self.asked], self.asked as u64))
+        let ready = || self.ahead.iter().take(self.asked).filter(|&&block| complete(block) == Some(true)).count();
+        let wanted = self.asked < end && !self.stalled && ready() < READY_ENOUGH;
+        wanted.then(|| (self.ahead[self.asked], self.asked as u64))
     }
 
     /// How far ahead of the readers `block` is, where it is within the window.
@@ -98,7 +102,9 @@ mod tests {
 
     fn asked(plan: &mut Plan, window: u64) -> Vec<u64> {
         let mut asked = Vec::new();
-        while let Some(((_, block), distance)) = plan.wanted(window, |(_, block)| asked.contains(&block)) {
+        while let Some(((_, block), distance)) =
+            plan.wanted(window, |(_, block)| asked.contains(&block).then_some(false))
+        {
             assert!(distance < window);
             asked.push(block);
         }
@@ -118,7 +124,7 @@ mod tests {
         assert_eq!(plan.distance((FILE, 1), 4), Some(3));
         assert_eq!((plan.distance((FILE, 7), 4), plan.distance((FILE, 3), 4)), (None, None));
         // What was asked for, and pushed out before its reader came, is for the reader to ask for.
-        assert_eq!(plan.wanted(4, |_| false), Some(((FILE, 1), 3)));
+        assert_eq!(plan.wanted(4, |_| None), Some(((FILE, 1), 3)));
         assert!(!plan.reached((FILE, 50), 4) && !plan.reached((FILE, 7), 4));
     }
 
@@ -128,12 +134,12 @@ mod tests {
         plan.extend(FILE, 0..3);
         plan.extend(Inode::from_number(9), 5..6);
         plan.stall();
-        assert_eq!(plan.wanted(8, |_| false), None);
+        assert_eq!(plan.wanted(8, |_| None), None);
         assert!(plan.reached((FILE, 1), 8));
-        assert_eq!(plan.wanted(8, |_| false), Some(((FILE, 1), 0)));
+        assert_eq!(plan.wanted(8, |_| None), Some(((FILE, 1), 0)));
         plan.forget(FILE);
-        assert_eq!(plan.wanted(8, |_| false), Some(((Inode::from_number(9), 5), 0)));
+        assert_eq!(plan.wanted(8, |_| None), Some(((Inode::from_number(9), 5), 0)));
         plan.clear();
-        assert_eq!(plan.wanted(8, |_| false), None);
+        assert_eq!(plan.wanted(8, |_| None), None);
     }
 }

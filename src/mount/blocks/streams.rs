@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// Bytes read ahead for each byte read in sequence.
 const TRUST: u64 = 4;
 
+/// Complete blocks that may wait for a reader. More would only say that the network is faster than the reader, and take
+/// memory whose first touch costs more than the copy into it.
+pub(super) const READY_ENOUGH: usize = 12;
+
 /// Streams remembered for one file: more than a loader's threads, few enough to search.
 const MOST_STREAMS: usize = 32;
 
@@ -112,18 +116,24 @@ impl Streams {
     }
 
     /// The block to ask for next and how many blocks ahead of its reader it is; the nearest of all streams.
-    /// `present` tells which blocks need not be asked for.
-    pub(crate) fn wanted(&mut self, shape: &Shape, present: impl Fn(u64) -> bool, now: Instant) -> Option<(u64, u64)> {
+    /// `complete` tells of blocks that need not be asked for whether all of their bytes are there.
+    pub(crate) fn wanted(
+        &mut self,
+        shape: &Shape,
+        complete: impl Fn(u64) -> Option<bool>,
+        now: Instant,
+    ) -> Option<(u64, u64)> {
         let mut nearest = None;
         for stream in self.streams.iter_mut().filter(|stream| !stream.stalled) {
             if now.duration_since(stream.last_read) > IDLE {
                 continue;
             }
             let window = stream.window(shape);
-            while stream.asked < window.end && (stream.asked < window.start || present(stream.asked)) {
+            while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            if stream.asked < window.end {
+            let ready = || (window.start..stream.asked).filter(|&block| complete(block) == Some(true)).count();
+            if stream.asked < window.end && ready() < READY_ENOUGH {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
                     nearest = Some(candidate);
@@ -160,7 +170,7 @@ mod tests {
     /// Everything that is asked for if it can all be had.
     fn asked(streams: &mut Streams, now: Instant) -> Vec<u64> {
         let mut asked = Vec::new();
-        while let Some((block, _)) = streams.wanted(&SHAPE, |block| asked.contains(&block), now) {
+        while let Some((block, _)) = streams.wanted(&SHAPE, |block| asked.contains(&block).then_some(false), now) {
             asked.push(block);
         }
         asked
@@ -181,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn enough_that_is_ready_is_enough() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        streams.read(&(0..64 * KIB), 0, &SHAPE, now);
+        let wanted = |streams: &mut Streams, complete: u64, there: u64| {
+            streams.wanted(&SHAPE, |block| (block < there).then_some(block < complete), now).map(|(block, _)| block)
+        };
+        // The reader is in block 8. What is on its way does not count, nor what lies behind.
+        assert_eq!(wanted(&mut streams, 8, 22), Some(22));
+        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64 - 1, 22), Some(22));
+        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64, 22), None);
+    }
+
+    #[test]
     fn a_random_read_wants_its_own_block_only() {
         let (mut streams, now) = (Streams::default(), Instant::now());
         for place in [500, 100, 900, 300] {
@@ -196,20 +219,22 @@ mod tests {
 
     #[test]
     fn a_reader_that_jumps_away_shrinks_what_it_left() {
-        let (mut streams, now) = (Streams::default(), Instant::now());
+        let (mut streams, start) = (Streams::default(), Instant::now());
         for chunk in 0..16 {
-            streams.read(&(chunk * 4 * KIB..(chunk + 1) * 4 * KIB), 0, &SHAPE, now);
+            streams.read(&(chunk * 4 * KIB..(chunk + 1) * 4 * KIB), 0, &SHAPE, start);
         }
+        // Of the sequence alone: jumps go further.
         let ahead =
-            |streams: &Streams| (0..125).filter(|&block| streams.distance(block, &SHAPE, now).is_some()).count();
+            |streams: &Streams| (0..60).filter(|&block| streams.distance(block, &SHAPE, start).is_some()).count();
         assert_eq!(ahead(&streams), 16);
-        // Each jump comes right after a step of the sequence.
         let mut widths = Vec::new();
         for jump in 0..4 {
-            let later = now + Duration::from_millis(jump + 1);
-            streams.read(&((900 - 100 * jump) * KIB..(901 - 100 * jump) * KIB), 0, &SHAPE, later);
+            // Each jump comes right after a step of the sequence.
+            let step = start + Duration::from_millis(2 * jump + 1);
+            streams.read(&(64 * KIB..64 * KIB), 0, &SHAPE, step);
+            let place = (900 - 100 * jump) * KIB;
+            streams.read(&(place..place + KIB), 0, &SHAPE, step + Duration::from_millis(1));
             widths.push(ahead(&streams));
-            streams.read(&(64 * KIB..64 * KIB), 0, &SHAPE, later);
         }
         assert_eq!(widths, [8, 4, 2, 1]);
     }
@@ -243,7 +268,7 @@ mod tests {
         assert!(streams.distance(3, &SHAPE, now).is_some());
         let later = now + IDLE + Duration::from_secs(1);
         assert!(streams.distance(3, &SHAPE, later).is_none());
-        assert!(streams.wanted(&SHAPE, |_| false, later).is_none());
+        assert!(streams.wanted(&SHAPE, |_| None, later).is_none());
     }
 
     #[test]
@@ -251,8 +276,8 @@ mod tests {
         let (mut streams, now) = (Streams::default(), Instant::now());
         streams.read(&(0..8 * KIB), 0, &SHAPE, now);
         streams.stall();
-        assert!(streams.wanted(&SHAPE, |_| false, now).is_none());
+        assert!(streams.wanted(&SHAPE, |_| None, now).is_none());
         streams.read(&(8 * KIB..9 * KIB), 0, &SHAPE, now);
-        assert!(streams.wanted(&SHAPE, |_| false, now).is_some());
+        assert!(streams.wanted(&SHAPE, |_| None, now).is_some());
     }
 }

@@ -19,7 +19,7 @@ use crate::bucket::Object;
 use crate::mount::tree::Inode;
 
 /// Blocks that are kept although their readers have had all of them: somebody may be a little behind.
-const KEPT_CONSUMED: usize = 8;
+const KEPT_CONSUMED: usize = 4;
 
 /// All files that are open or have blocks.
 pub(super) struct Table {
@@ -174,12 +174,14 @@ impl Table {
         }
         let now = Instant::now();
         let Self { files, plan, limits, .. } = &mut *self;
-        let present = |(inode, index): (Inode, u64)| files.get(&inode).is_some_and(|f| f.blocks.contains_key(&index));
-        let planned = plan.wanted(limits.window_blocks as u64, present);
+        let complete =
+            |(inode, index): (Inode, u64)| files.get(&inode)?.blocks.get(&index).map(|block| block.is_complete());
+        let planned = plan.wanted(limits.window_blocks as u64, complete);
         let mut nearest = planned.map(|((inode, index), distance)| (inode, index, distance));
         for &inode in &self.open {
             let Some(File { streams, blocks, shape, .. }) = self.files.get_mut(&inode) else { continue };
-            if let Some((index, distance)) = streams.wanted(shape, |index| blocks.contains_key(&index), now)
+            if let Some((index, distance)) =
+                streams.wanted(shape, |index| blocks.get(&index).map(|block| block.is_complete()), now)
                 && nearest.is_none_or(|(_, _, least)| distance < least)
             {
                 nearest = Some((inode, index, distance));
@@ -218,7 +220,7 @@ impl Table {
 
     /// Gives up the whole block that readers have had for longest, where more than a few are kept.
     fn recycle(&mut self) {
-        let (mut idle, mut oldest) = (0, None);
+        let (mut idle, mut oldest) = (0, None::<(u64, Inode, u64)>);
         for (&inode, file) in &self.files {
             for (&index, block) in &file.blocks {
                 let whole = block.len == self.limits.block_bytes && block.filled() == block.len;
@@ -235,6 +237,7 @@ impl Table {
             && let Some(file) = self.files.get_mut(&inode)
         {
             file.blocks.remove(&index);
+            self.forget_if_unused(inode);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One block in one file: its bytes, then what they are, then a checksum over both.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -116,8 +116,11 @@ impl Pending {
         let trailer = self.key.trailer(std::mem::take(&mut self.hasher));
         self.file.write_all(&trailer)?;
         let path = self.partial.with_file_name(self.key.file_name());
-        fs::rename(&self.partial, path)?;
-        self.reserved = None;
+        if let Some(reserved) = &self.reserved
+            && reserved.rename(&self.partial, &path)?
+        {
+            self.reserved = None;
+        }
         Ok(())
     }
 }

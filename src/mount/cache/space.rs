@@ -137,6 +137,15 @@ impl Space {
 }
 
 impl Reserved {
+    /// Gives the file its name. False where that would have to wait: whoever counts must not meet it between two names.
+    pub(super) fn rename(&self, partial: &Path, path: &Path) -> io::Result<bool> {
+        let lock = self.space.0.limit_bytes.map(|_| self.space.lock()).transpose()?;
+        match lock {
+            Some(None) => Ok(false),
+            _ => fs::rename(partial, path).map(|()| true),
+        }
+    }
+
     /// Removes the file that it was taken for, and the room is free again.
     pub(super) fn give_back(self, path: &Path) {
         // Without the lock the sum stays too large: it is worked out anew when it matters.
