@@ -306,9 +306,11 @@ def listing(args, scratch: Path) -> None:
         parts = urllib.parse.urlsplit(server.url)
         connection, next_start = http.client.HTTPConnection(parts.netloc), ""
         while next_start is not None:
-            query = urllib.parse.urlencode({"fields": "name,size,etag,timeModified,md5", "limit": 1000, "start": next_start})
-            connection.request("GET", f"{parts.path}?{query}")
-            body = connection.getresponse().read()
+            query = {"fields": "name,size,etag,timeModified,md5", "limit": 1000} | ({"start": next_start} if next_start else {})
+            connection.request("GET", f"{parts.path}?{urllib.parse.urlencode(query)}")
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == 200, body
             found = body.rfind(b'"nextStartWith":"')
             next_start = json.loads(body[found + 16 : body.find(b'"', found + 17) + 1]) if found >= 0 else None
         alone = time.monotonic() - start
