@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{BackendKind, JobConfig, Sampling};
 use crate::event::{Events, FinishReason, RequestId};
-use crate::model::{ChatTemplate, Tokenizer};
+use crate::model::{ChatTemplate, Files, Tokenizer};
 
 pub use presence::check;
 
@@ -110,21 +110,21 @@ pub enum Error {
     Cancelled,
 }
 
-/// Loads what `config` asks for from `model` and `tokenizer`.
+/// Loads what `config` asks for from `model` and `tokenizer`; weights are opened through `files`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] before anything is read, [`Error::Model`] for files, [`Error::Cancelled`].
 pub fn open(
     config: &JobConfig,
-    model: &Path,
-    tokenizer: &Path,
+    files: &dyn Files,
+    [model, tokenizer]: [&Path; 2],
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Backend>, Error> {
     let placement = check(config).map_err(Error::Unavailable)?;
     match config.backend {
         BackendKind::Candle => {
-            Ok(Box::new(candle::CandleBackend::open(placement, config, model, tokenizer, events, cancel)?))
+            Ok(Box::new(candle::CandleBackend::open(placement, config, files, [model, tokenizer], events, cancel)?))
         }
         // `check` has refused these: no image has them yet.
         BackendKind::Vllm | BackendKind::Sglang => Err(Error::Unavailable("this backend cannot be driven".to_owned())),

@@ -8,6 +8,8 @@
 mod answer;
 mod content_range;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listing;
 mod multipart;
 mod object;

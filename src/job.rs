@@ -3,6 +3,7 @@
 mod check;
 mod environment;
 mod exit;
+mod files;
 mod finish;
 mod phases;
 mod publish;
@@ -20,7 +21,8 @@ use std::process::ExitCode;
 
 pub use exit::Exit;
 
-use crate::config::{self, Command, Stop};
+use crate::config::{self, Command, MountMode, Stop};
+use crate::mount;
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
@@ -29,7 +31,16 @@ pub fn main() -> ExitCode {
     }
     let read_file = |path: &Path| std::fs::read(path);
     let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
-        Ok(Command::Run(job)) => run::run(*job),
+        Ok(Command::Run(job)) => {
+            // Before there is a second thread.
+            if job.inputs.iter().any(|input| input.par.is_some())
+                && job.mount.mode != MountMode::Copy
+                && job.mount.descriptor.is_none()
+            {
+                mount::enter_if_needed();
+            }
+            run::run(*job)
+        }
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),

@@ -10,6 +10,8 @@ mod decoder_config;
 mod dtype;
 mod error;
 pub mod families;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gguf;
 mod hugging_face;
 mod layout;
@@ -28,7 +30,7 @@ pub use decoder_config::{Activation, DecoderConfig, RopeConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::Error;
 pub use open::Model;
-pub use read_at::ReadAt;
+pub use read_at::{Files, ReadAt, SystemFiles};
 pub use shard::{Shard, ShardShape};
 pub use tensor_name::{LayerTensor, TensorName};
 pub use tokenizer::Tokenizer;

@@ -2,12 +2,15 @@
 //!
 //! Read-only and listed once. From the outside in: [`mount`] decides how; `attached` holds a place in the
 //! kernel's mount table; `fuse` translates the kernel's calls to [`filesystem`], which has names from [`tree`]
-//! and bytes from [`blocks`]; those come through the narrow door [`source`], behind which is the bucket.
+//! and bytes from [`blocks`]; those come through the narrow door [`source`], behind which is the bucket, and where
+//! there is a disk for it a [`cache`] in between.
 //! `docs/SEMANTICS.md` says what programs see. This room knows nothing of models or of where results go.
 
 mod attached;
 pub mod blocks;
+pub mod cache;
 mod copy;
+mod descriptor;
 mod direct;
 mod error;
 pub mod filesystem;
@@ -16,6 +19,7 @@ mod location;
 mod memory;
 mod mounted;
 pub mod names;
+mod namespace;
 pub mod selection;
 pub mod source;
 mod stale;
@@ -32,6 +36,7 @@ use crate::event::Events;
 
 use self::attached::Attached;
 use self::blocks::{BlockMap, Limits};
+use self::cache::DiskCache;
 use self::filesystem::FileSystem;
 use self::fuse::Adapter;
 use self::location::MadeDirectories;
@@ -40,10 +45,11 @@ use self::selection::Selection;
 use self::source::BlockSource;
 use self::tree::Tree;
 
-pub use self::direct::DirectFile;
+pub use self::direct::{DirectFile, DirectFiles};
 pub use self::error::Error;
 pub use self::location::preflight;
 pub use self::mounted::{Method, Mounted};
+pub use self::namespace::enter_if_needed;
 pub use self::source::{Fault, FaultKind};
 pub use self::stale::clear_stale;
 
@@ -57,10 +63,13 @@ pub async fn mount(
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Mounted, Error> {
-    clear_stale(&input.location);
-    let faults = preflight(input);
-    if !faults.is_empty() {
-        return Err(Error::Location(faults));
+    // A mount that was passed in answers nobody yet, also not whoever looks whether it is alive.
+    if config.descriptor.is_none() || input.par.is_none() {
+        clear_stale(&input.location);
+        let faults = preflight(input);
+        if !faults.is_empty() {
+            return Err(Error::Location(faults));
+        }
     }
     let Some(par) = &input.par else {
         let reason = "no PAR is given: the files are those that the platform has put there".to_owned();
@@ -68,7 +77,9 @@ pub async fn mount(
         return Ok(Mounted::new(&input.location, Method::Existing, reason));
     };
     let workers = Workers::start()?;
-    let retry = RetryPolicy { deadline: config.storage_timeout, ..RetryPolicy::default() };
+    // A connection that brings nothing is given up early enough for others to be tried.
+    let progress_timeout = RetryPolicy::default().progress_timeout.min(config.storage_timeout / 4);
+    let retry = RetryPolicy { deadline: config.storage_timeout, progress_timeout, ..RetryPolicy::default() };
     let bucket = Bucket::open(par.clone(), retry, events.clone())?;
     let selection = Selection::new(&input.include, &input.exclude);
     let start = Instant::now();
@@ -145,6 +156,34 @@ fn index(par: &Par, objects: &[Object]) -> Result<Tree, Error> {
     }
 }
 
+/// Which rung of the ladder a FUSE mount stands on, and why there.
+fn rung(config: &MountConfig) -> (Method, String) {
+    match config.descriptor {
+        Some(number) => (Method::FuseDescriptor, format!("descriptor {number} was passed in, mounted already")),
+        None if namespace::is_own() => {
+            let why = "FUSE is allowed in a user and mount namespace of this process's own, whose children see it too";
+            (Method::FuseNamespace, why.to_owned())
+        }
+        None => (Method::Fuse, "FUSE is allowed".to_owned()),
+    }
+}
+
+/// The disk cache in front of `source`, where one is asked for and can be had.
+fn cached(input: &InputStorage, config: &MountConfig, source: &Arc<dyn BlockSource>) -> Arc<dyn BlockSource> {
+    let Some(directory) = &config.cache_directory else { return Arc::clone(source) };
+    match DiskCache::open(directory, input.volume_bytes, Arc::clone(source)) {
+        Ok(cache) => {
+            tracing::info!(directory = %directory.display(), limit_bytes = input.volume_bytes, "blocks are kept on disk");
+            Arc::new(cache)
+        }
+        Err(error) => {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "cache-dir cannot be used: nothing is kept on disk");
+            Arc::clone(source)
+        }
+    }
+}
+
 /// Makes the files of `tree` visible, one way or the other.
 async fn present(
     input: &InputStorage,
@@ -155,31 +194,40 @@ async fn present(
     cancel: &CancellationToken,
 ) -> Result<Mounted, Error> {
     let location = &input.location;
-    let mut made = MadeDirectories::make(location)?;
+    let mut made = match config.descriptor {
+        Some(_) => MadeDirectories::default(),
+        None => MadeDirectories::make(location)?,
+    };
     let tree = Arc::new(tree);
-    let reason = if config.mode == MountMode::Copy {
+    let reason = if config.mode == MountMode::Copy && config.descriptor.is_none() {
         "mount-mode=copy asks for it".to_owned()
     } else {
+        let source = cached(input, config, &source);
         let budget_bytes = config.memory_bytes.unwrap_or_else(memory::default_budget_bytes);
         let limits = Limits::within(budget_bytes);
-        let blocks = BlockMap::new(Arc::clone(&source), limits, workers.handle());
+        let blocks = BlockMap::new(source, limits, workers.handle());
         let files = FileSystem::new(Arc::clone(&tree), blocks);
-        match Attached::new(location, Adapter::new(files.clone(), workers.handle())) {
+        match Attached::new(location, Adapter::new(files.clone(), workers.handle()), config.descriptor) {
             Ok(attached) => {
-                let reason = "FUSE is allowed: files are read from the bucket as they are needed".to_owned();
+                let (method, why) = rung(config);
+                let reason = format!("{why}: files are read from the bucket as they are needed");
                 tracing::info!(
                     location = %location.display(),
                     memory_bytes = limits.memory_bytes,
                     block_bytes = limits.block_bytes,
                     "mounted: {reason}"
                 );
-                let mounted = Mounted::new(location, Method::Fuse, reason);
+                let mounted = Mounted::new(location, method, reason);
                 return Ok(mounted.served(Served { attached, files, workers }, made));
             }
-            Err(reason) if config.mode == MountMode::Fuse => {
+            // There is no copying to where something is mounted.
+            Err(reason) if config.mode == MountMode::Fuse || config.descriptor.is_some() => {
                 return Err(Error::FuseRefused { location: location.clone(), reason });
             }
-            Err(reason) => format!("FUSE is refused: {reason}"),
+            Err(reason) => {
+                let own = namespace::refusal().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+                format!("FUSE is refused: {reason}{own}")
+            }
         }
     };
     tracing::warn!(location = %location.display(), bytes = tree.file_bytes(), "copying all files: {reason}");

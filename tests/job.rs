@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::support::process::Process;
 
 /// A tiny model directory that is whole: weights, configuration, tokenizer.
-fn tiny_model() -> PathBuf {
+pub(crate) fn tiny_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-gqa")
 }
 
@@ -25,7 +25,7 @@ const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=200
 
 /// A job that keeps to itself: its results in `results`, its metrics on a free port. It does not measure its machine, which
 /// takes a second.
-fn job_without_model(results: &TempDir) -> Process {
+pub(crate) fn job_without_model(results: &TempDir) -> Process {
     job_that_measures_limits(results).args(["--measure-limits=false"])
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod container;
 mod cuda;
 mod engine;
+mod fuzzing;
 mod job;
 mod kernels;
 mod kubernetes;

@@ -2,12 +2,14 @@
 
 mod blocks;
 mod bucket;
+mod caching;
 mod copying;
 mod ending;
+mod faults;
 mod kernel;
+mod ladder;
 mod reference;
 mod scripted_source;
-mod speed;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +28,13 @@ fn input(location: &Path) -> InputStorage {
 }
 
 fn config(mode: MountMode) -> MountConfig {
-    MountConfig { mode, memory_bytes: Some(64 << 20), storage_timeout: Duration::from_secs(5) }
+    MountConfig {
+        mode,
+        memory_bytes: Some(64 << 20),
+        cache_directory: None,
+        descriptor: None,
+        storage_timeout: Duration::from_secs(5),
+    }
 }
 
 /// Runs a future on this thread.

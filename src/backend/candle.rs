@@ -8,7 +8,7 @@ use super::{Backend, BackendFacts, Completion, Error, Request};
 use crate::config::JobConfig;
 use crate::engine::{self, Engine, Placement};
 use crate::event::{Events, Fact};
-use crate::model::{ChatTemplate, Model, Tokenizer};
+use crate::model::{ChatTemplate, Files, Model, Tokenizer};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
@@ -24,12 +24,12 @@ impl CandleBackend {
     pub fn open(
         placement: Placement,
         config: &JobConfig,
-        model: &Path,
-        tokenizer: &Path,
+        files: &dyn Files,
+        [model, tokenizer]: [&Path; 2],
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let model = Model::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let model = Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
         let engine = Engine::load_on(placement, &model, &config.engine, events, cancel).map_err(from_loading)?;
         let engine_facts = engine.facts();
         let facts = BackendFacts {

@@ -104,7 +104,7 @@ async fn page(
 }
 
 /// The objects of a page and where the next one starts, or what is wrong with the page.
-fn read_page(
+pub(super) fn read_page(
     body: &[u8],
     prefix: &str,
     start: Option<&str>,

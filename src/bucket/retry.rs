@@ -98,6 +98,8 @@ struct Schedule {
     tries: u32,
     /// Failures since the start or the last progress.
     in_a_row: u32,
+    /// Those of them, the last ones, that made no sense.
+    nonsense: u32,
     /// The start or the last progress.
     since: Instant,
     progressed: bool,
@@ -105,11 +107,12 @@ struct Schedule {
 
 impl Schedule {
     fn new(now: Instant) -> Self {
-        Self { tries: 0, in_a_row: 0, since: now, progressed: false }
+        Self { tries: 0, in_a_row: 0, nonsense: 0, since: now, progressed: false }
     }
 
     fn progressed(&mut self, now: Instant) {
         self.in_a_row = 0;
+        self.nonsense = 0;
         self.since = now;
         self.progressed = true;
     }
@@ -121,8 +124,14 @@ impl Schedule {
         let resume = std::mem::take(&mut self.progressed) && failure.retry_after.is_none();
         match failure.again {
             Again::Never => return None,
-            Again::AFewTimes(_) if self.in_a_row >= PROTOCOL_TRIES => return None,
-            Again::AFewTimes(_) | Again::UntilDeadline(_) => {}
+            Again::AFewTimes(_) => {
+                self.nonsense += 1;
+                if self.nonsense >= PROTOCOL_TRIES {
+                    return None;
+                }
+            }
+            // What is throttled makes sense: one spoiled answer after it is one, not the last of many.
+            Again::UntilDeadline(_) => self.nonsense = 0,
         }
         let longest = if resume {
             Duration::ZERO
@@ -191,6 +200,12 @@ mod tests {
         let mut schedule = Schedule::new(now);
         let given_up = (1..).find(|_| schedule.pause(&policy, &Failure::protocol("?"), now, 0.0).is_none());
         assert_eq!(given_up, Some(PROTOCOL_TRIES));
+        // Not because others failed for other reasons before.
+        let mut schedule = Schedule::new(now);
+        for _ in 0..PROTOCOL_TRIES {
+            assert!(schedule.pause(&policy, &throttled(None), now, 0.0).is_some());
+        }
+        assert!(schedule.pause(&policy, &Failure::protocol("?"), now, 0.0).is_some());
         assert_eq!(
             Schedule::new(now).pause(&policy, &Failure::new(ErrorKind::NotFound, String::new()), now, 0.0),
             None

@@ -235,6 +235,13 @@ keys! {
         /// Memory for blocks of mounted files, in MB
         #[arg(value_name = "MB", help_heading = STORAGE)]
         mount_memory_mb = Decided("a share of the memory limit");
+        /// Number of a descriptor of /dev/fuse that this process is started with, mounted at mount-location already
+        #[arg(value_name = "NUMBER", help_heading = STORAGE)]
+        mount_descriptor = Decided("none: the mount is made here");
+        /// Directory in which blocks of mounted files are kept between runs, at most volume-size-in-gbs of them; any
+        /// number of jobs may share it
+        #[arg(value_name = "DIR", help_heading = STORAGE)]
+        cache_dir = Decided("none: nothing is kept");
         /// How long an unreachable bucket is tried again, in seconds or with a unit (5m)
         #[arg(value_name = "DURATION", help_heading = STORAGE)]
         storage_timeout = Text("300");

@@ -122,6 +122,9 @@ fn results_dir(resolver: &mut Resolver, raw: &Raw, output: Option<&Output>) -> O
     }
 }
 
+/// Numbers of descriptors are below this (`fs.nr_open`).
+const MOST_DESCRIPTORS: u64 = 1 << 20;
+
 fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
     let mode = resolver.choose(&raw.mount_mode);
     let memory = resolver.read_open(
@@ -129,8 +132,20 @@ fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
         |text| Ok(parsing::whole(text, 1, parsing::LARGEST_COUNT)? * BYTES_PER_MB),
         |bytes| (bytes / BYTES_PER_MB).to_string(),
     );
+    let cache = resolver.read_open(&raw.cache_dir, parsing::path, |path| path.display().to_string());
+    let descriptor = resolver.read_open(
+        &raw.mount_descriptor,
+        |text| Ok(parsing::whole(text, 3, MOST_DESCRIPTORS)? as i32),
+        i32::to_string,
+    );
     let storage_timeout = resolver.read(&raw.storage_timeout, parsing::duration, seconds);
-    Some(MountConfig { mode: mode?, memory_bytes: memory?, storage_timeout: storage_timeout? })
+    Some(MountConfig {
+        mode: mode?,
+        memory_bytes: memory?,
+        cache_directory: cache?,
+        descriptor: descriptor?,
+        storage_timeout: storage_timeout?,
+    })
 }
 
 fn sampling(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {

@@ -36,6 +36,10 @@ pub struct MountConfig {
     pub mode: MountMode,
     /// Budget of the block map; `None`: a share of the memory limit.
     pub memory_bytes: Option<u64>,
+    /// Where blocks of mounted files are kept between runs; `None`: nowhere.
+    pub cache_directory: Option<PathBuf>,
+    /// A descriptor of `/dev/fuse` that is mounted at the input's location already; `None`: we mount.
+    pub descriptor: Option<i32>,
     /// How long an unreachable bucket is retried before a read fails. Default 5 minutes.
     pub storage_timeout: Duration,
 }

@@ -121,6 +121,7 @@ impl<'a> Reading<'a> {
     fn new(model: &'a Model, wanted: Wanted, processor: &'a Processor) -> Result<Self, Error> {
         let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
         for tensor in model.weights.tensors() {
+            model.weights.will_read(tensor, wanted.shard)?;
             if model.config.shape(tensor).len() == 1 {
                 tasks.push(Task::Vector(tensor));
                 continue;

@@ -17,7 +17,10 @@ pub fn check(check: &Check) -> Exit {
     if let Some(job) = &check.job {
         problems.extend(backend::check(job).err());
         for input in &job.inputs {
-            problems.extend(mount::preflight(input));
+            // A mount that is passed in answers nobody before the job serves it.
+            if job.mount.descriptor.is_none() || input.par.is_none() {
+                problems.extend(mount::preflight(input));
+            }
         }
         if let Err(error) = std::net::TcpListener::bind(job.telemetry.metrics_address) {
             problems.push(format!("metrics cannot be served at {}: {error}", job.telemetry.metrics_address));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Exit;
 use super::exit::Failure;
+use super::files::MountedFiles;
 use super::run::{Context, blocking};
 use crate::backend::{self, Backend, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
@@ -55,6 +56,11 @@ impl Work {
         })
     }
 
+    /// The files of all mounts, read from their block maps.
+    fn files(&self) -> MountedFiles {
+        MountedFiles::new(self.mounts.iter().filter_map(Mounted::direct).collect())
+    }
+
     /// What readers of a mount ran into first, if anything: the cause behind a model that cannot be read.
     fn storage_failure(&self) -> Option<Failure> {
         self.mounts.iter().find_map(|mounted| mounted.health()).map(|cause| Failure::new(Exit::Storage, cause))
@@ -79,7 +85,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let tokenizer = locate(context, &context.job.tokenizer, "tokenizer")?;
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
-    let loaded = load(context, model, tokenizer).await;
+    let loaded = load(context, work.files(), model, tokenizer).await;
     let backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(context, backend.facts());
     work.backend = Some(backend.facts().clone());
@@ -118,10 +124,14 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 }
 
 async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    let mut config = context.job.mount.clone();
     for input in &context.job.inputs {
-        let mounted = mount::mount(input, &context.job.mount, &context.events, context.signals.cancel())
-            .await
-            .map_err(|error| Failure::new(Exit::Storage, error))?;
+        let outcome = mount::mount(input, &config, &context.events, context.signals.cancel()).await;
+        let mounted = outcome.map_err(|error| Failure::new(Exit::Storage, error))?;
+        if input.par.is_some() {
+            // It was for one mount.
+            config.descriptor = None;
+        }
         let facts = InputFacts {
             location: mounted.location.display().to_string(),
             method: mounted.method.name().to_owned(),
@@ -141,11 +151,15 @@ async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure>
     Ok(())
 }
 
-async fn load(context: &Context, model: PathBuf, tokenizer: PathBuf) -> Result<Box<dyn Backend>, Failure> {
+async fn load(
+    context: &Context,
+    files: MountedFiles,
+    model: PathBuf,
+    tokenizer: PathBuf,
+) -> Result<Box<dyn Backend>, Failure> {
     let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
-    blocking(&context.signals, STEP_PATIENCE, move || backend::open(&job, &model, &tokenizer, &events, &cancel))
-        .await?
-        .map_err(from_backend)
+    let open = move || backend::open(&job, &files, [&model, &tokenizer], &events, &cancel);
+    blocking(&context.signals, STEP_PATIENCE, open).await?.map_err(from_backend)
 }
 
 fn report_skipped(work: &Work, dataset: &Path) {

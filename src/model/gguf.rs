@@ -12,7 +12,6 @@ mod tensors;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,10 +19,15 @@ use super::config_json::LARGEST_SIZE;
 use super::families::{self, Description};
 use super::layout::Layout;
 use super::stored::{Encoding, WeightFile};
-use super::{DecoderConfig, Dtype, Error, Tokenizer, Weights};
+use super::{DecoderConfig, Dtype, Error, Files, Tokenizer, Weights};
 use header::TensorInfo;
 pub(super) use metadata::Metadata;
 use tensors::{ROPE_FACTORS, ROPE_FACTORS_SHORT_LONG};
+
+/// Reads a header and forgets it.
+pub(super) fn fuzz_header(file: &dyn super::ReadAt) {
+    let _ = header::read(file);
+}
 
 /// An open file whose header holds together.
 pub(super) struct Gguf {
@@ -34,19 +38,15 @@ pub(super) struct Gguf {
 
 impl Gguf {
     /// Reads and checks the header of the file at `path`.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::read(path, "the model", source))?;
-        let header = header::read(&file).map_err(|reason| Error::malformed(path, reason))?;
+    pub fn open(path: &Path, files: &dyn Files) -> Result<Self, Error> {
+        let bytes = files.open(path).map_err(|source| Error::read(path, "the model", source))?;
+        let header = header::read(&*bytes).map_err(|reason| Error::malformed(path, reason))?;
         let metadata = Metadata::new(path, header.metadata);
         let parts = metadata.size("split.count")?.unwrap_or(1);
         if parts > 1 {
             return Err(metadata.unsupported("split.count", "a single file is (llama-gguf-split --merge makes one)"));
         }
-        Ok(Self {
-            metadata,
-            file: Arc::new(WeightFile { path: path.into(), bytes: Arc::new(file) }),
-            tensors: header.tensors,
-        })
+        Ok(Self { metadata, file: Arc::new(WeightFile { path: path.into(), bytes }), tensors: header.tensors })
     }
 
     /// What the metadata describe.

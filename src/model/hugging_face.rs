@@ -1,7 +1,6 @@
 //! A directory in Hugging Face layout: its weight files, and the names that tensors have in them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use serde::Deserialize;
 use super::layout::Layout;
 use super::safetensors::{Entry, read_header};
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
-use super::{DecoderConfig, Dtype, Error, LayerTensor, TensorName, Weights};
+use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -24,8 +23,13 @@ pub(super) fn has_weights(directory: &Path) -> bool {
 }
 
 /// Finds a place for every tensor of `config` in the files of `directory`, and a use for every tensor in them.
-pub(super) fn open_weights(directory: &Path, config: &DecoderConfig, layout: Layout) -> Result<Weights, Error> {
-    let found = tensors(directory)?;
+pub(super) fn open_weights(
+    directory: &Path,
+    config: &DecoderConfig,
+    layout: Layout,
+    files: &dyn Files,
+) -> Result<Weights, Error> {
+    let found = tensors(directory, files)?;
     let name = |tensor| name(tensor, config, layout);
     let mut expected: BTreeSet<String> = config.tensors().map(name).collect();
     // A tied head may be stored as well; transformers takes the embedding then, too.
@@ -106,9 +110,9 @@ fn stored(
 }
 
 /// Every tensor of every file. `model.safetensors` goes before an index, as in transformers.
-fn tensors(directory: &Path) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)>, Error> {
+fn tensors(directory: &Path, opener: &dyn Files) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)>, Error> {
     if directory.join(SINGLE).exists() {
-        let (file, header) = open_file(&directory.join(SINGLE))?;
+        let (file, header) = open_file(&directory.join(SINGLE), opener)?;
         return Ok(header.into_iter().map(|(name, entry)| (name, (file.clone(), entry))).collect());
     }
     if !directory.join(INDEX).exists() {
@@ -128,7 +132,7 @@ fn tensors(directory: &Path) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)
     }
     let mut files = BTreeMap::new();
     for name in names {
-        files.insert(name, open_file(&directory.join(name))?);
+        files.insert(name, open_file(&directory.join(name), opener)?);
     }
     let mut found = BTreeMap::new();
     let mut problems = Vec::new();
@@ -142,10 +146,10 @@ fn tensors(directory: &Path) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)
     if problems.is_empty() { Ok(found) } else { Err(Error::Tensors { path: directory.into(), problems }) }
 }
 
-fn open_file(path: &Path) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
-    let file = File::open(path).map_err(|source| Error::read(path, "the weights", source))?;
-    let header = read_header(&file).map_err(|reason| Error::malformed(path, reason))?;
-    Ok((Arc::new(WeightFile { path: path.into(), bytes: Arc::new(file) }), header))
+fn open_file(path: &Path, opener: &dyn Files) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
+    let bytes = opener.open(path).map_err(|source| Error::read(path, "the weights", source))?;
+    let header = read_header(&*bytes).map_err(|reason| Error::malformed(path, reason))?;
+    Ok((Arc::new(WeightFile { path: path.into(), bytes }), header))
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use super::config_json::ConfigJson;
 use super::families::{self, Description};
 use super::gguf::Gguf;
 use super::special_tokens::SpecialTokens;
-use super::{ChatTemplate, DecoderConfig, Dtype, Error, Tokenizer, Weights, hugging_face};
+use super::{ChatTemplate, DecoderConfig, Dtype, Error, Files, SystemFiles, Tokenizer, Weights, hugging_face};
 
 /// A model, its headers read and checked.
 #[derive(Debug)]
@@ -37,13 +37,21 @@ impl Model {
     /// # Errors
     /// Every kind of [`Error`] but [`Error::NotFinite`] and [`Error::Shard`].
     pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, Error> {
+        Self::open_through(&SystemFiles, model, tokenizer)
+    }
+
+    /// The same; the files that hold weights are opened through `files`, all others by their paths.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_through(files: &dyn Files, model: &Path, tokenizer: &Path) -> Result<Self, Error> {
         match find_model(model)? {
-            Source::HuggingFace(directory) => Self::open_hugging_face(&directory, tokenizer),
-            Source::Gguf(file) => Self::open_gguf(&file, tokenizer),
+            Source::HuggingFace(directory) => Self::open_hugging_face(files, &directory, tokenizer),
+            Source::Gguf(file) => Self::open_gguf(files, &file, tokenizer),
         }
     }
 
-    fn open_hugging_face(directory: &Path, tokenizer: &Path) -> Result<Self, Error> {
+    fn open_hugging_face(files: &dyn Files, directory: &Path, tokenizer: &Path) -> Result<Self, Error> {
         let json = ConfigJson::read(&directory.join("config.json"))?.ok_or_else(|| {
             Error::incomplete(
                 directory,
@@ -52,13 +60,13 @@ impl Model {
         })?;
         let Description { config, architecture, layout } = families::from_config_json(&json)?;
         let tokenizer = Tokenizer::open(tokenizer)?;
-        let weights = hugging_face::open_weights(directory, &config, layout)?;
+        let weights = hugging_face::open_weights(directory, &config, layout, files)?;
         let special_tokens = SpecialTokens::of_hugging_face(directory, &json)?;
         Self::new(config, architecture, tokenizer, weights, special_tokens)
     }
 
-    fn open_gguf(file: &Path, tokenizer: &Path) -> Result<Self, Error> {
-        let gguf = Gguf::open(file)?;
+    fn open_gguf(files: &dyn Files, file: &Path, tokenizer: &Path) -> Result<Self, Error> {
+        let gguf = Gguf::open(file, files)?;
         let Description { config, architecture, layout } = gguf.description()?;
         let tokenizer = open_tokenizer(tokenizer, Some((file, &gguf)))?;
         let weights = gguf.weights(&config, layout)?;
@@ -169,7 +177,7 @@ impl Tokenizer {
 fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<Tokenizer, Error> {
     let open_gguf = |file: &Path| match model {
         Some((open, gguf)) if open == file => gguf.tokenizer(),
-        _ => Gguf::open(file)?.tokenizer(),
+        _ => Gguf::open(file, &SystemFiles)?.tokenizer(),
     };
     if !path.is_dir() {
         return if is_gguf(path) { open_gguf(path) } else { Tokenizer::from_tokenizer_json(path) };

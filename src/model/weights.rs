@@ -161,6 +161,17 @@ impl Weights {
         Ok((0..rows).step_by(each).map(move |first| first..(first + each).min(rows)))
     }
 
+    /// Tells the place where `tensor` lies that what `shard` holds of it will be read, after all that was told before.
+    ///
+    /// # Errors
+    /// [`Error::Shard`].
+    pub fn will_read(&self, tensor: TensorName, shard: Shard) -> Result<(), Error> {
+        let (stored, rows) = (self.stored(tensor)?, Window::new(&self.config, tensor, shard)?.rows);
+        let at = |row: usize| stored.offset + row as u64 * stored.row_bytes() as u64;
+        stored.file.bytes.will_read(at(rows.start)..at(rows.end));
+        Ok(())
+    }
+
     /// Overwrites `buffer` with `rows` of what `shard` holds of `tensor`, and returns the bytes that this took from the
     /// files. Any number of threads may read at a time.
     ///

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,25 +29,33 @@ const LONGEST_JOIN: Duration = Duration::from_secs(2);
 /// A mount and the threads that answer for it. Comes down when dropped, also while a panic unwinds.
 pub(super) struct Attached {
     location: PathBuf,
+    /// Whether the mount is ours to take away: one that was passed in is not.
+    is_ours: bool,
     /// The kernel's number for this file system, to tell it from whatever else may be mounted there later.
     device: String,
     session: Option<BackgroundSession>,
 }
 
 impl Attached {
-    /// Mounts `adapter` at `location`.
+    /// Mounts `adapter` at `location`, or serves it through `passed`, a descriptor that is mounted there already.
     ///
     /// # Errors
     /// What the system refused, in a phrase.
-    pub(super) fn new(location: &Path, adapter: Adapter) -> Result<Self, String> {
+    pub(super) fn new(location: &Path, adapter: Adapter, passed: Option<RawFd>) -> Result<Self, String> {
         let location = resolved(location);
-        let descriptor = mount_fuse(&location)?;
+        let is_ours = passed.is_none();
+        let descriptor = match passed {
+            Some(number) => super::descriptor::take(number)?,
+            None => mount_fuse(&location)?,
+        };
         let Some(device) = mount_at(&location).map(|mount| mount.device) else {
-            let _ = unmount(&location, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-            return Err("the mount does not appear in /proc/self/mountinfo".to_owned());
+            if is_ours {
+                let _ = unmount(&location, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            }
+            return Err(format!("nothing is mounted at `{}` in /proc/self/mountinfo", location.display()));
         };
         // From here on, dropping this unmounts.
-        let mut attached = Self { location, device, session: None };
+        let mut attached = Self { location, is_ours, device, session: None };
         let mut config = fuser::Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads());
@@ -69,6 +77,11 @@ impl Attached {
 
     /// Takes the mount away, whoever uses it. Once it is gone, does nothing.
     pub(super) fn detach(&mut self) -> Result<(), Error> {
+        if !self.is_ours {
+            // Its threads end when its owner unmounts it, or with this process.
+            self.session = None;
+            return Ok(());
+        }
         self.unmount()?;
         let Some(session) = self.session.take() else { return Ok(()) };
         let start = Instant::now();

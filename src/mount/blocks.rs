@@ -2,7 +2,7 @@
 //!
 //! A file is a row of blocks of 8 MiB. Whoever reads a place gets the block there, present, on its way or
 //! asked for now, and waits only for the bytes it needs of it. Reads in sequence have further blocks fetched
-//! ahead ([`streams`]); one supply of memory ([`buffer`]) bounds all files together, and what no reader is
+//! ahead ([`streams`]), or whatever a reader has said it will read ([`plan`]); one supply of memory ([`buffer`]) bounds all files together, and what no reader is
 //! heading for makes room for what one is. A failed fetch leaves nothing behind.
 //!
 //! It knows files by inode and bytes by [`BlockSource`], and nothing of kernels or of networks.
@@ -10,6 +10,8 @@
 mod block;
 mod buffer;
 mod fetch;
+mod pace;
+mod plan;
 mod read;
 mod streams;
 mod table;
@@ -119,6 +121,13 @@ impl BlockMap {
     /// to go on reading; `range.end` where that is not known.
     pub fn read(&self, inode: Inode, range: Range<u64>, promised: u64) -> Read {
         read::begin(&self.shared, inode, range, promised)
+    }
+
+    /// Says that `range` of an open file will be read after all that was said before: it is fetched in that order,
+    /// as far ahead as memory allows.
+    pub fn will_read(&self, inode: Inode, range: Range<u64>) {
+        self.shared.lock().will_read(inode, range);
+        self.shared.start_fetches();
     }
 
     /// The first fault that any reader got.

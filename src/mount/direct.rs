@@ -4,10 +4,32 @@
 //! bytes in the page cache.
 
 use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::blocks::{BlockMap, Read};
+use super::filesystem::FileSystem;
 use super::source::Fault;
 use super::tree::Inode;
+
+/// The files of a mount, to be opened without the kernel. Cheap to clone; after the mount's end every read fails.
+#[derive(Clone)]
+pub struct DirectFiles {
+    location: PathBuf,
+    files: FileSystem,
+}
+
+impl DirectFiles {
+    pub(super) fn new(location: PathBuf, files: FileSystem) -> Self {
+        Self { location, files }
+    }
+
+    /// The file at `path` (absolute, or relative to the location). `None` where this mount has no such file.
+    pub fn open(&self, path: &Path) -> Option<DirectFile> {
+        let relative = if path.is_absolute() { path.strip_prefix(&self.location).ok()? } else { path };
+        self.files.open_direct(relative).ok()
+    }
+}
 
 /// An open file. Any number of threads may read it at once; they must be threads that may block.
 pub struct DirectFile {
@@ -25,6 +47,11 @@ impl DirectFile {
     /// Length of the file.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// Says that `range` will be read, after all that was said so of any file of the mount.
+    pub fn will_read(&self, range: Range<u64>) {
+        self.blocks.will_read(self.inode, range);
     }
 
     /// Fills `buffer` with the bytes from `offset` on. All of them are on their way as soon as this begins, as

@@ -6,7 +6,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::attached::Attached;
-use super::direct::DirectFile;
+use super::direct::DirectFiles;
 use super::error::Error;
 use super::filesystem::FileSystem;
 use super::location::MadeDirectories;
@@ -14,10 +14,14 @@ use super::source::Fault;
 
 /// How an input became files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Read from the bucket as they are needed.
     Fuse,
+    /// The same, seen by this process and its children alone.
+    FuseNamespace,
+    /// The same, through a descriptor that was mounted by somebody else.
+    FuseDescriptor,
     /// Downloaded before anything else.
     Copy,
     /// They were there already.
@@ -29,6 +33,8 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Method::Fuse => "fuse",
+            Method::FuseNamespace => "fuse-namespace",
+            Method::FuseDescriptor => "fuse-descriptor",
             Method::Copy => "copy",
             Method::Existing => "existing",
         }
@@ -88,11 +94,9 @@ impl Mounted {
         self.served.as_ref()?.files.blocks().health()
     }
 
-    /// The file at `path` (absolute, or relative to the location), to be read without the kernel. `None` where
-    /// the files are ordinary ones, or there is no such file: open it by its path then.
-    pub fn open_direct(&self, path: &Path) -> Option<DirectFile> {
-        let relative = if path.is_absolute() { path.strip_prefix(&self.location).ok()? } else { path };
-        self.served.as_ref()?.files.open_direct(relative).ok()
+    /// Its files, to be read without the kernel. `None` where they are ordinary ones: open those by their paths.
+    pub fn direct(&self) -> Option<DirectFiles> {
+        Some(DirectFiles::new(self.location.clone(), self.served.as_ref()?.files.clone()))
     }
 
     /// Memory that its blocks take now, and the most that they ever took, in bytes.

@@ -24,11 +24,20 @@ pub trait BlockSource: Send + Sync + 'static {
     /// Hands `range` of exactly the listed version of `object` to `sink`, or fails. It has retried what is
     /// worth retrying; nobody behind it tries again.
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>, sink: &'a mut Sink<'a>) -> Reading<'a>;
+
+    /// How often it has been asked to slow down so far.
+    fn throttled(&self) -> u64 {
+        0
+    }
 }
 
 impl BlockSource for Bucket {
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>, sink: &'a mut Sink<'a>) -> Reading<'a> {
         Box::pin(async move { self.get_into(object, range, sink).await.map_err(Fault::from) })
+    }
+
+    fn throttled(&self) -> u64 {
+        Bucket::throttled(self)
     }
 }
 

@@ -150,6 +150,96 @@ fn a_promise_is_fetched_at_once() {
     assert!(reader.join().unwrap().unwrap() == bytes[start..start + len]);
 }
 
+/// Blocks that were asked for, in that order.
+fn asked(bench: &Bench) -> Vec<u64> {
+    bench.source.reads().into_iter().map(|(_, range)| range.start / (8 * KIB) as u64).collect()
+}
+
+#[test]
+fn a_plan_is_fetched_in_its_order_each_block_once() {
+    let bytes = content(1, 96 * KIB);
+    // One after the other: the order of fetches is the order of asking.
+    // There is memory for all: what two tensors share, far apart, may otherwise have to go in between.
+    let limits = Limits { fetches: 1, memory_bytes: 128 * KIB, ..LIMITS };
+    let bench = Bench::new(limits, &[("a", bytes.clone())]);
+    bench.source.behave(|_, _| Behaviour::WaitAfter(0));
+    let file = bench.files.open_direct("a".as_ref()).unwrap();
+    // Tensors in the loader's order, which share blocks 2 and 5 of the file.
+    let tensors = [(44 * KIB, 60 * KIB), (0, 20 * KIB), (20 * KIB, 44 * KIB), (60 * KIB, 96 * KIB)];
+    for (start, end) in tensors {
+        file.will_read(start as u64..end as u64);
+    }
+    bench.source.gate.add_permits(100);
+    for (start, end) in tensors {
+        let mut buffer = vec![0; end - start];
+        file.read_exact_at(&mut buffer, start as u64).unwrap();
+        assert!(buffer == bytes[start..end], "{start}..{end}");
+    }
+    assert_eq!(asked(&bench), [5, 6, 7, 0, 1, 2, 3, 4, 8, 9, 10, 11]);
+}
+
+#[test]
+fn a_plan_larger_than_the_memory_is_followed_all_the_same() {
+    let bytes = content(1, 400 * KIB);
+    let limits = Limits { memory_bytes: 3 * 8 * KIB, ..LIMITS };
+    let bench = Bench::new(limits, &[("a", bytes.clone())]);
+    let file = bench.files.open_direct("a".as_ref()).unwrap();
+    // Backwards, in pieces that do not match the blocks, by several threads as a loader has.
+    let starts: Vec<usize> = (0..400 * KIB).step_by(10 * KIB).rev().collect();
+    starts.iter().for_each(|&start| file.will_read(start as u64..(start + 10 * KIB) as u64));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut buffer = vec![0; 10 * KIB];
+                while let Some(&start) = starts.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
+                    file.read_exact_at(&mut buffer, start as u64).unwrap();
+                    assert!(buffer == bytes[start..start + 10 * KIB], "{start}");
+                }
+            });
+        }
+    });
+    let (_, peak) = bench.files.blocks().memory_bytes();
+    assert!(peak <= limits.memory_bytes, "{peak}");
+}
+
+#[test]
+fn a_plan_ends_with_its_reader() {
+    let bench = Bench::new(LIMITS, &[("a", content(1, 800 * KIB)), ("b", content(2, 800 * KIB))]);
+    bench.source.behave(|_, _| Behaviour::WaitAfter(0));
+    let file = bench.files.open_direct("a".as_ref()).unwrap();
+    file.will_read(0..800 * KIB as u64);
+    while bench.source.reads().len() < LIMITS.fetches {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(file);
+    bench.source.gate.add_permits(100);
+    let inode = bench.open("b");
+    bench.read(inode, 300 * KIB, 10).unwrap();
+    let (of_a, _): (Vec<_>, Vec<_>) = bench.source.reads().into_iter().partition(|(name, _)| name == "a");
+    assert_eq!(of_a.len(), LIMITS.fetches, "nothing more of a file that nobody has open");
+}
+
+#[test]
+fn who_is_asked_to_slow_down_fetches_less_ahead() {
+    for (throttled, expected) in [(0, 4), (1, 2)] {
+        let bench = Bench::new(LIMITS, &[("a", content(1, 800 * KIB))]);
+        bench.source.throttled.store(throttled, std::sync::atomic::Ordering::SeqCst);
+        bench.source.behave(|_, _| Behaviour::WaitAfter(0));
+        let file = bench.files.open_direct("a".as_ref()).unwrap();
+        file.will_read(0..800 * KIB as u64);
+        while bench.source.reads().len() < expected {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(bench.source.reads().len(), expected, "asked to slow down {throttled} times");
+        bench.source.gate.add_permits(1000);
+        let mut buffer = vec![0; 800 * KIB];
+        file.read_exact_at(&mut buffer, 0).unwrap();
+        assert!(buffer == content(1, 800 * KIB));
+    }
+}
+
 #[test]
 fn many_readers_stay_within_the_memory() {
     let files: Vec<(String, Vec<u8>)> =

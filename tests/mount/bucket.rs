@@ -1,45 +1,32 @@
 //! Mounts of the development bucket server, as a job makes them.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use flashjob::config::{InputStorage, MountConfig, MountMode, Par};
 use flashjob::event::Events;
-use flashjob::mount::{Error, FaultKind, Method, Mounted, mount};
+use flashjob::mount::{Error, Method, Mounted, mount};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::scripted_source::content;
 use super::{config, input, wait};
 use crate::support::bucket_server::BucketServer;
-use crate::support::process::skip;
 
-fn mount_as(input: &InputStorage, mode: MountMode, timeout: Duration) -> Result<Mounted, Error> {
+pub(super) fn mount_as(input: &InputStorage, mode: MountMode, timeout: Duration) -> Result<Mounted, Error> {
     let config = MountConfig { storage_timeout: timeout, ..config(mode) };
     wait(mount(input, &config, &Events::default(), &CancellationToken::new()))
 }
 
-fn input_of(url: &str, location: &Path, include: &[&str], exclude: &[&str]) -> InputStorage {
+pub(super) fn input_of(url: &str, location: &Path, include: &[&str], exclude: &[&str]) -> InputStorage {
     let own = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect();
     let par = Some(Par::parse(url).unwrap());
     InputStorage { par, include: own(include), exclude: own(exclude), ..input(location) }
 }
 
-/// Through FUSE where this machine has it.
-fn mount_fuse(url: &str, location: &Path, timeout: Duration) -> Option<Mounted> {
-    match mount_as(&input_of(url, location, &[], &[]), MountMode::Fuse, timeout) {
-        Err(error @ Error::FuseRefused { .. }) => {
-            skip(&error.to_string());
-            None
-        }
-        result => Some(result.unwrap()),
-    }
-}
-
 /// A folder with `files`, served.
-fn serve(files: &[(&str, &[u8])]) -> (tempfile::TempDir, BucketServer) {
+pub(super) fn serve(files: &[(&str, &[u8])]) -> (tempfile::TempDir, BucketServer) {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
         let path = folder.path().join(name);
@@ -149,55 +136,4 @@ fn a_copy_is_checked_against_the_md5_that_the_service_lists() {
     server.forget_requests();
     mount_as(&input, MountMode::Copy, Duration::from_secs(5)).unwrap();
     assert_eq!(server.count("get"), 0);
-}
-
-#[test]
-fn what_passes_is_not_seen_by_readers() {
-    let bytes = content(1, 20_000_000);
-    let (_folder, server) = serve(&[("a", &bytes)]);
-    for fault in [
-        json!({"kind": "status", "status": 429, "count": 2, "operation": "get"}),
-        json!({"kind": "status", "status": 503, "retry_after": "1", "count": 1, "operation": "get"}),
-        json!({"kind": "reset", "after_bytes": 100_000, "count": 3, "operation": "get"}),
-        json!({"kind": "short_body", "after_bytes": 100_000, "count": 3, "operation": "get"}),
-        json!({"kind": "wrong_content_range", "count": 1, "operation": "get"}),
-        json!({"kind": "half_listing", "count": 1}),
-    ] {
-        let root = tempfile::tempdir().unwrap();
-        server.fault(fault.clone());
-        let Some(mounted) = mount_fuse(server.url(), root.path(), Duration::from_secs(20)) else { return };
-        assert!(fs::read(root.path().join("a")).unwrap() == bytes, "{fault}");
-        assert_eq!(mounted.health(), None);
-        mounted.unmount().unwrap();
-        server.no_faults();
-    }
-}
-
-#[test]
-fn what_does_not_pass_is_an_errno() {
-    let bytes = content(1, 20_000_000);
-    type Break = fn(&Path, &mut Option<BucketServer>, &str);
-    let cases: [(&str, Break, FaultKind, i32); 4] = [
-        (
-            "replaced",
-            |folder, _, _| fs::write(folder.join("a"), content(2, 20_000_000)).unwrap(),
-            FaultKind::Changed,
-            libc::ESTALE,
-        ),
-        ("deleted", |folder, _, _| fs::remove_file(folder.join("a")).unwrap(), FaultKind::Missing, libc::ESTALE),
-        ("revoked", |_, server, url| server.as_ref().unwrap().revoke(url), FaultKind::Denied, libc::EACCES),
-        ("unreachable", |_, server, _| *server = None, FaultKind::Unreachable, libc::EIO),
-    ];
-    for (name, happen, kind, errno) in cases {
-        let (folder, server) = serve(&[("a", &bytes)]);
-        let url = server.par(json!({"access": "AnyObjectRead", "listing": true}));
-        let root = tempfile::tempdir().unwrap();
-        let Some(mounted) = mount_fuse(&url, root.path(), Duration::from_secs(2)) else { return };
-        let mut server = Some(server);
-        happen(folder.path(), &mut server, &url);
-        let error = File::open(root.path().join("a")).unwrap().read(&mut [0; 100]).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(errno), "{name}: {:?}", mounted.health());
-        assert_eq!(mounted.health().map(|fault| fault.kind()), Some(kind), "{name}");
-        mounted.unmount().unwrap();
-    }
 }

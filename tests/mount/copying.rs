@@ -170,7 +170,7 @@ fn without_a_par_a_directory_is_used_as_it_is() {
     let existing = |location: &Path| wait(mount(&input(location), &config(MountMode::Auto), &events, &never));
     let used = existing(root.path()).unwrap();
     assert_eq!(used.method, Method::Existing);
-    assert!(used.open_direct("model".as_ref()).is_none() && used.health().is_none());
+    assert!(used.direct().is_none() && used.health().is_none());
     used.unmount().unwrap();
     assert!(root.path().join("model").exists());
     let error = existing(&root.path().join("missing")).err().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +37,8 @@ pub struct ScriptedSource {
     pub latency: Duration,
     /// What `WaitAfter` waits for.
     pub gate: Semaphore,
+    /// How often it says that it was asked to slow down.
+    pub throttled: AtomicU64,
     /// Every read so far.
     reads: Mutex<Vec<(String, Range<u64>)>>,
     under_way: AtomicUsize,
@@ -63,6 +65,7 @@ impl ScriptedSource {
             piece_bytes: 64 << 10,
             latency: Duration::ZERO,
             gate: Semaphore::new(0),
+            throttled: AtomicU64::new(0),
             reads: Mutex::default(),
             under_way: AtomicUsize::new(0),
             most_under_way: AtomicUsize::new(0),
@@ -95,6 +98,10 @@ pub fn object(name: &str, size_bytes: u64) -> Object {
 }
 
 impl BlockSource for ScriptedSource {
+    fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::SeqCst)
+    }
+
     fn read<'a>(
         &'a self,
         object: &'a Object,

@@ -50,6 +50,15 @@ impl Process {
         self
     }
 
+    /// The same, run by another program: `setpriv OPTIONS PROGRAM ARGUMENTS`.
+    pub fn through<S: AsRef<OsStr>>(self, words: impl IntoIterator<Item = S>) -> Self {
+        let mut words = words.into_iter();
+        let mut process = Self::new(words.next().expect("a program"));
+        process.command.args(words).arg(self.command.get_program()).args(self.command.get_args());
+        process.command.envs(self.command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        Self { input: self.input, timeout: self.timeout, ..process }
+    }
+
     pub fn directory(mut self, path: impl AsRef<Path>) -> Self {
         self.command.current_dir(path);
         self

@@ -18,6 +18,8 @@ pub enum Kind {
     Latency { seconds: f64 },
     /// Bodies come slowly, each on its connection.
     Bandwidth { bytes_per_second: f64 },
+    /// All bodies together come slowly: one wire for all connections.
+    SharedBandwidth { bytes_per_second: f64 },
     /// The request is refused.
     Status { status: u16, code: Option<String>, message: Option<String>, retry_after: Option<String> },
     /// The connection is reset once this much of the body was sent.

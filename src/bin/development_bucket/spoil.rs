@@ -1,5 +1,6 @@
 //! Faults of answers: heads that lie, bodies that are slow, stop, or break off.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -30,6 +31,9 @@ pub fn spoil(mut response: Response<Body>, kinds: &[Kind], line: &Line) -> Respo
         response = match *kind {
             Kind::Bandwidth { bytes_per_second } if bytes_per_second > 0.0 => {
                 response.map(|body| paced(body, bytes_per_second))
+            }
+            Kind::SharedBandwidth { bytes_per_second } if bytes_per_second > 0.0 => {
+                response.map(|body| on_one_wire(body, bytes_per_second))
             }
             Kind::Reset { after_bytes } => cut(response, after_bytes, End::Reset, line),
             Kind::ShortBody { after_bytes } => cut(response, after_bytes, End::Close, line),
@@ -93,5 +97,24 @@ fn paced(body: Body, bytes_per_second: f64) -> Body {
         let due = due + Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
         tokio::time::sleep_until(due).await;
         Some((piece, (pieces, due)))
+    }))
+}
+
+/// When the wire that all connections share is free again.
+static WIRE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Sends each piece when those of all other bodies before it are through.
+fn on_one_wire(body: Body, bytes_per_second: f64) -> Body {
+    Body::from_stream(body.into_data_stream().then(move |piece| async move {
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        let takes = Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
+        let due = {
+            let mut free = WIRE.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let due = free.map_or(now, |free| free.max(now)) + takes;
+            *free.insert(due)
+        };
+        tokio::time::sleep_until(due).await;
+        piece
     }))
 }

@@ -47,6 +47,11 @@ impl Block {
         self.buffer.get().map_or(0, |buffer| buffer.filled())
     }
 
+    /// Whether all of its bytes are there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.filled() == self.len
+    }
+
     /// The bytes that are there.
     pub(super) fn bytes(&self) -> &[u8] {
         self.buffer.get().map_or(&[], |buffer| buffer.bytes())

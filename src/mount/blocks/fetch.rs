@@ -22,6 +22,7 @@ impl Shared {
 
     fn next_fetch(&self) -> Option<Fetch> {
         let mut table = self.lock();
+        table.throttled(self.source.throttled());
         // Said before looking: whoever lets go of a block either lets go before the look, or reads this after.
         self.starved.store(table.is_starved(), Ordering::SeqCst);
         fence(Ordering::SeqCst);

@@ -3,13 +3,18 @@
 //! Readers are not told apart by their handles: under mmap the kernel reads for all of them, from many threads
 //! and out of order. A stream is a place in the file that reads keep moving forward. It is trusted with a few
 //! times as many bytes as it has proven, so that a random read costs one block and a sequential reader has
-//! the whole window in flight after a few mebibytes, well before the first block is complete.
+//! the whole window in flight after a few mebibytes, well before the first block is complete. A read that jumps
+//! elsewhere halves the trust in the stream that moved last: it is likely the same reader, and it has left.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Bytes read ahead for each byte read in sequence.
 const TRUST: u64 = 4;
+
+/// Complete blocks that may wait for a reader. More would only say that the network is faster than the reader, and take
+/// memory whose first touch costs more than the copy into it.
+pub(super) const READY_ENOUGH: usize = 12;
 
 /// Streams remembered for one file: more than a loader's threads, few enough to search.
 const MOST_STREAMS: usize = 32;
@@ -88,6 +93,9 @@ impl Streams {
                 stream.asked = stream.asked.max(stream.next / shape.block_bytes);
             }
             None => {
+                if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read) {
+                    left.proven = left.proven.min(shape.window_blocks * shape.block_bytes / TRUST) / 2;
+                }
                 if self.streams.len() == MOST_STREAMS
                     && let Some(oldest) = (0..MOST_STREAMS).min_by_key(|&place| self.streams[place].last_read)
                 {
@@ -108,18 +116,24 @@ impl Streams {
     }
 
     /// The block to ask for next and how many blocks ahead of its reader it is; the nearest of all streams.
-    /// `present` tells which blocks need not be asked for.
-    pub(crate) fn wanted(&mut self, shape: &Shape, present: impl Fn(u64) -> bool, now: Instant) -> Option<(u64, u64)> {
+    /// `complete` tells of blocks that need not be asked for whether all of their bytes are there.
+    pub(crate) fn wanted(
+        &mut self,
+        shape: &Shape,
+        complete: impl Fn(u64) -> Option<bool>,
+        now: Instant,
+    ) -> Option<(u64, u64)> {
         let mut nearest = None;
         for stream in self.streams.iter_mut().filter(|stream| !stream.stalled) {
             if now.duration_since(stream.last_read) > IDLE {
                 continue;
             }
             let window = stream.window(shape);
-            while stream.asked < window.end && (stream.asked < window.start || present(stream.asked)) {
+            while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            if stream.asked < window.end {
+            let ready = || (window.start..stream.asked).filter(|&block| complete(block) == Some(true)).count();
+            if stream.asked < window.end && ready() < READY_ENOUGH {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
                     nearest = Some(candidate);
@@ -156,7 +170,7 @@ mod tests {
     /// Everything that is asked for if it can all be had.
     fn asked(streams: &mut Streams, now: Instant) -> Vec<u64> {
         let mut asked = Vec::new();
-        while let Some((block, _)) = streams.wanted(&SHAPE, |block| asked.contains(&block), now) {
+        while let Some((block, _)) = streams.wanted(&SHAPE, |block| asked.contains(&block).then_some(false), now) {
             asked.push(block);
         }
         asked
@@ -177,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn enough_that_is_ready_is_enough() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        streams.read(&(0..64 * KIB), 0, &SHAPE, now);
+        let wanted = |streams: &mut Streams, complete: u64, there: u64| {
+            streams.wanted(&SHAPE, |block| (block < there).then_some(block < complete), now).map(|(block, _)| block)
+        };
+        // The reader is in block 8. What is on its way does not count, nor what lies behind.
+        assert_eq!(wanted(&mut streams, 8, 22), Some(22));
+        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64 - 1, 22), Some(22));
+        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64, 22), None);
+    }
+
+    #[test]
     fn a_random_read_wants_its_own_block_only() {
         let (mut streams, now) = (Streams::default(), Instant::now());
         for place in [500, 100, 900, 300] {
@@ -188,6 +215,28 @@ mod tests {
             streams.read(&(500 * KIB..504 * KIB), 0, &SHAPE, now);
         }
         assert!(asked(&mut streams, now).is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_jumps_away_shrinks_what_it_left() {
+        let (mut streams, start) = (Streams::default(), Instant::now());
+        for chunk in 0..16 {
+            streams.read(&(chunk * 4 * KIB..(chunk + 1) * 4 * KIB), 0, &SHAPE, start);
+        }
+        // Of the sequence alone: jumps go further.
+        let ahead =
+            |streams: &Streams| (0..60).filter(|&block| streams.distance(block, &SHAPE, start).is_some()).count();
+        assert_eq!(ahead(&streams), 16);
+        let mut widths = Vec::new();
+        for jump in 0..4 {
+            // Each jump comes right after a step of the sequence.
+            let step = start + Duration::from_millis(2 * jump + 1);
+            streams.read(&(64 * KIB..64 * KIB), 0, &SHAPE, step);
+            let place = (900 - 100 * jump) * KIB;
+            streams.read(&(place..place + KIB), 0, &SHAPE, step + Duration::from_millis(1));
+            widths.push(ahead(&streams));
+        }
+        assert_eq!(widths, [8, 4, 2, 1]);
     }
 
     #[test]
@@ -219,7 +268,7 @@ mod tests {
         assert!(streams.distance(3, &SHAPE, now).is_some());
         let later = now + IDLE + Duration::from_secs(1);
         assert!(streams.distance(3, &SHAPE, later).is_none());
-        assert!(streams.wanted(&SHAPE, |_| false, later).is_none());
+        assert!(streams.wanted(&SHAPE, |_| None, later).is_none());
     }
 
     #[test]
@@ -227,8 +276,8 @@ mod tests {
         let (mut streams, now) = (Streams::default(), Instant::now());
         streams.read(&(0..8 * KIB), 0, &SHAPE, now);
         streams.stall();
-        assert!(streams.wanted(&SHAPE, |_| false, now).is_none());
+        assert!(streams.wanted(&SHAPE, |_| None, now).is_none());
         streams.read(&(8 * KIB..9 * KIB), 0, &SHAPE, now);
-        assert!(streams.wanted(&SHAPE, |_| false, now).is_some());
+        assert!(streams.wanted(&SHAPE, |_| None, now).is_some());
     }
 }

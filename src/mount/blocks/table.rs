@@ -12,9 +12,14 @@ use std::time::Instant;
 use super::Limits;
 use super::block::Block;
 use super::buffer::{Memory, Writer};
+use super::pace::Pace;
+use super::plan::Plan;
 use super::streams::{Shape, Streams};
 use crate::bucket::Object;
 use crate::mount::tree::Inode;
+
+/// Blocks that are kept although their readers have had all of them: somebody may be a little behind.
+const KEPT_CONSUMED: usize = 4;
 
 /// All files that are open or have blocks.
 pub(super) struct Table {
@@ -24,8 +29,11 @@ pub(super) struct Table {
     open: BTreeSet<Inode>,
     /// Blocks that readers wait for and that have no memory yet, in the order of asking.
     demanded: VecDeque<(Inode, u64)>,
+    /// What readers have said they will read.
+    plan: Plan,
     /// Fetches on their way.
     fetching: usize,
+    pace: Pace,
     /// Counts reads.
     clock: u64,
     shut: bool,
@@ -60,7 +68,8 @@ enum Need {
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
         let (files, open, demanded) = (HashMap::new(), BTreeSet::new(), VecDeque::new());
-        Self { limits, files, open, demanded, fetching: 0, clock: 0, shut: false }
+        let (plan, pace) = (Plan::default(), Pace::new(limits.fetches));
+        Self { limits, files, open, demanded, plan, fetching: 0, pace, clock: 0, shut: false }
     }
 
     pub(super) fn open(&mut self, inode: Inode, object: Object) {
@@ -80,6 +89,7 @@ impl Table {
         file.opens = file.opens.saturating_sub(1);
         if file.opens == 0 {
             self.open.remove(&inode);
+            self.plan.forget(inode);
             file.streams.clear();
             // Readers have had it, and the kernel keeps it: what stays is what they will come back for.
             file.blocks.retain(|_, block| !block.is_consumed() || block.filled() < block.len);
@@ -96,6 +106,7 @@ impl Table {
     pub(super) fn shut(&mut self) {
         self.shut = true;
         self.demanded.clear();
+        self.plan.clear();
         self.files.values_mut().for_each(|file| file.streams.clear());
     }
 
@@ -108,9 +119,24 @@ impl Table {
     /// for it if need be.
     pub(super) fn read(&mut self, inode: Inode, range: &Range<u64>, promised: u64) -> Option<Arc<Block>> {
         let file = self.files.get_mut(&inode)?;
-        file.streams.read(range, promised, &file.shape, Instant::now());
         let index = range.start / file.shape.block_bytes;
+        // Who has a plan needs no guesses.
+        if !self.plan.reached((inode, index), self.limits.window_blocks as u64) {
+            file.streams.read(range, promised, &file.shape, Instant::now());
+        }
         self.demand(inode, index)
+    }
+
+    /// Puts `range` of an open file at the end of the plan.
+    pub(super) fn will_read(&mut self, inode: Inode, range: Range<u64>) {
+        let Some(shape) = self.shape(inode) else { return };
+        let end = range.end.min(shape.size_bytes).div_ceil(shape.block_bytes);
+        self.plan.extend(inode, range.start / shape.block_bytes..end);
+    }
+
+    /// Notes how often the source has been asked to slow down.
+    pub(super) fn throttled(&mut self, times: u64) {
+        self.pace.observe(times, Instant::now());
     }
 
     /// The block at `index` of an open file, asked for if need be. `None` after the end.
@@ -136,21 +162,26 @@ impl Table {
             return None;
         }
         if let Some(&(inode, index)) = self.demanded.front() {
-            if self.fetching >= 2 * self.limits.fetches {
+            if self.fetching >= 2 * self.pace.fetches() {
                 return None;
             }
             let fetch = self.prepare(inode, index, Need::Demanded, memory)?;
             self.demanded.pop_front();
             return Some(fetch);
         }
-        if self.fetching >= self.limits.fetches {
+        if self.fetching >= self.pace.fetches() {
             return None;
         }
         let now = Instant::now();
-        let mut nearest: Option<(Inode, u64, u64)> = None;
+        let Self { files, plan, limits, .. } = &mut *self;
+        let complete =
+            |(inode, index): (Inode, u64)| files.get(&inode)?.blocks.get(&index).map(|block| block.is_complete());
+        let planned = plan.wanted(limits.window_blocks as u64, complete);
+        let mut nearest = planned.map(|((inode, index), distance)| (inode, index, distance));
         for &inode in &self.open {
             let Some(File { streams, blocks, shape, .. }) = self.files.get_mut(&inode) else { continue };
-            if let Some((index, distance)) = streams.wanted(shape, |index| blocks.contains_key(&index), now)
+            if let Some((index, distance)) =
+                streams.wanted(shape, |index| blocks.get(&index).map(|block| block.is_complete()), now)
                 && nearest.is_none_or(|(_, _, least)| distance < least)
             {
                 nearest = Some((inode, index, distance));
@@ -170,6 +201,10 @@ impl Table {
         let file = self.files.get(&inode)?;
         let range = file.shape.bytes_of(index);
         let len = (range.end - range.start) as usize;
+        // What readers have had is used again before more memory is taken: pages that are mapped cost nothing.
+        if len == self.limits.block_bytes && !memory.has_free() {
+            self.recycle();
+        }
         let (writer, buffer) = loop {
             match memory.take(len) {
                 Some(taken) => break taken,
@@ -183,6 +218,29 @@ impl Table {
         Some(Fetch { inode, object: Arc::clone(&file.object), block, range, writer })
     }
 
+    /// Gives up the whole block that readers have had for longest, where more than a few are kept.
+    fn recycle(&mut self) {
+        let (mut idle, mut oldest) = (0, None::<(u64, Inode, u64)>);
+        for (&inode, file) in &self.files {
+            for (&index, block) in &file.blocks {
+                let whole = block.len == self.limits.block_bytes && block.filled() == block.len;
+                if whole && block.is_consumed() && Arc::strong_count(block) == 1 {
+                    idle += 1;
+                    let last_read = block.last_read.load(Ordering::Relaxed);
+                    if oldest.is_none_or(|(least, ..)| last_read < least) {
+                        oldest = Some((last_read, inode, index));
+                    }
+                }
+            }
+        }
+        if let Some((_, inode, index)) = oldest.filter(|_| idle > KEPT_CONSUMED)
+            && let Some(file) = self.files.get_mut(&inode)
+        {
+            file.blocks.remove(&index);
+            self.forget_if_unused(inode);
+        }
+    }
+
     /// Gives up the least useful block that nobody uses at this moment.
     fn make_room(&mut self, need: Need) -> Option<()> {
         let now = Instant::now();
@@ -193,7 +251,12 @@ impl Table {
                 if Arc::strong_count(block) > 1 || block.filled() < block.len {
                     continue;
                 }
-                let ahead = file.streams.distance(index, &file.shape, now).filter(|_| !block.is_consumed());
+                let planned = || self.plan.distance((inode, index), self.limits.window_blocks as u64);
+                let ahead = if block.is_consumed() {
+                    None
+                } else {
+                    planned().or_else(|| file.streams.distance(index, &file.shape, now))
+                };
                 let last_read = block.last_read.load(Ordering::Relaxed);
                 let usefulness = match ahead {
                     Some(distance) => Usefulness::Ahead(Reverse(distance)),
@@ -222,8 +285,10 @@ impl Table {
     pub(super) fn finished(&mut self, inode: Inode, block: &Arc<Block>, failed: bool) {
         self.fetching -= 1;
         if !failed {
+            self.pace.succeeded();
             return;
         }
+        self.plan.stall();
         if let Some(file) = self.files.get_mut(&inode) {
             file.streams.stall();
             if file.blocks.get(&block.index).is_some_and(|present| Arc::ptr_eq(present, block)) {

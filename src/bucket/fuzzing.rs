@@ -1,0 +1,22 @@
+//! What fuzzers drive of this room: its readers of foreign text, with what must hold of whatever they accept.
+
+use super::content_range::ContentRange;
+use super::listing::read_page;
+
+/// A `Content-Range`.
+pub fn content_range(text: &str) {
+    if let Some(ContentRange { bytes, total }) = ContentRange::parse(text) {
+        assert!(bytes.start < bytes.end && total.is_none_or(|total| bytes.end <= total), "{text:?}");
+        let total = total.map_or("*".to_owned(), |total| total.to_string());
+        let written = format!("bytes {}-{}/{total}", bytes.start, bytes.end - 1);
+        assert!(ContentRange::parse(&written).is_some(), "{written}");
+    }
+}
+
+/// One page of a listing.
+pub fn listing(body: &[u8]) {
+    let Ok((objects, next)) = read_page(body, "", None, None) else { return };
+    let names: Vec<&[u8]> = objects.iter().map(|object| object.name.as_bytes()).collect();
+    assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    assert!(next.is_none_or(|next| names.last().is_none_or(|last| *last < next.as_bytes())), "a listing goes on");
+}

@@ -1,0 +1,76 @@
+//! A user and mount namespace of this process's own: FUSE where mounting takes rights that the process was not given.
+//!
+//! In it the process has every right over mounts that nobody else sees. It must be entered before there is a second
+//! thread, which is why the job asks for it first of all. What it costs: rights over other users' files are lost, so
+//! a process that has such rights is left where it is.
+
+use std::fs;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
+
+/// What came of [`enter_if_needed`].
+static OUTCOME: OnceLock<Outcome> = OnceLock::new();
+
+#[derive(Debug)]
+enum Outcome {
+    NotNeeded,
+    Entered,
+    Refused(String),
+}
+
+/// Enters namespaces of this process's own where it may not mount but may use `/dev/fuse`. Call it while there is one
+/// thread.
+pub fn enter_if_needed() {
+    OUTCOME.get_or_init(|| match is_needed() {
+        false => Outcome::NotNeeded,
+        true => match enter() {
+            Ok(()) => Outcome::Entered,
+            Err(reason) => Outcome::Refused(reason),
+        },
+    });
+}
+
+/// Whether this process is in namespaces of its own.
+pub(super) fn is_own() -> bool {
+    matches!(OUTCOME.get(), Some(Outcome::Entered))
+}
+
+/// Why it is not, where that was tried.
+pub(super) fn refusal() -> Option<&'static str> {
+    match OUTCOME.get() {
+        Some(Outcome::Refused(reason)) => Some(reason),
+        _ => None,
+    }
+}
+
+fn is_needed() -> bool {
+    let Ok(held) = capabilities(None) else { return false };
+    let keeps_rights = held.effective.intersects(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE);
+    !keeps_rights && rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).is_ok()
+}
+
+fn enter() -> Result<(), String> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWNS;
+    // SAFETY: neither flag parts descriptors, memory or signal handlers from those of other threads, which is what the
+    // function warns of; with a second thread NEWUSER is refused with EINVAL and changes nothing.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|errno| {
+        let hint = match errno {
+            Errno::INVAL => "there are threads already",
+            Errno::NOSPC => "the system allows no more user namespaces",
+            _ => "the container's seccomp profile or the system's settings deny it",
+        };
+        format!("a user namespace is refused ({}): {hint}", std::io::Error::from(errno))
+    })?;
+    let write = |file: &str, text: &str| {
+        fs::write(format!("/proc/self/{file}"), text)
+            .map_err(|error| format!("/proc/self/{file} cannot be written: {error}"))
+    };
+    write("setgroups", "deny")?;
+    write("uid_map", &format!("{user} {user} 1"))?;
+    write("gid_map", &format!("{group} {group} 1"))
+}
