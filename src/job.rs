@@ -1,11 +1,14 @@
 //! The phases in order, signals, and the exit code: the one room that knows all others.
 
+mod blueprint;
 mod check;
 mod environment;
 mod exit;
 mod finish;
+mod left_behind;
 mod phases;
 mod publish;
+mod replicas;
 mod run;
 mod signals;
 mod supervisor;
@@ -31,6 +34,8 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(job)) => run::run(*job),
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
+        Ok(Command::Render(asked)) => blueprint::render(&asked),
+        Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
         Ok(Command::Completions(shell)) => terminal::print(&config::completions(shell)),
         Err(Stop::Help(text)) => terminal::print(&text),
         Err(Stop::Invalid(errors)) => exit::invalid(&errors),

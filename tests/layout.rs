@@ -13,9 +13,10 @@ use proc_macro2::{TokenStream, TokenTree};
 use imports::{Import, Target, imports};
 
 /// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("cgroup", &[]),
     ("config", &[]),
+    ("deploy", &["config"]),
     ("event", &[]),
     ("kernels", &[]),
     ("bucket", &["config", "event"]),
@@ -35,6 +36,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "bucket",
             "cgroup",
             "config",
+            "deploy",
             "engine",
             "event",
             "kernels",

@@ -8,6 +8,7 @@ mod bucket;
 mod config;
 mod container;
 mod cuda;
+mod deploy;
 mod engine;
 mod job;
 mod kernels;

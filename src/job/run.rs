@@ -4,6 +4,7 @@
 //! disk, mounts come down, MLflow is told, and the exit code says which it was.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +45,8 @@ pub struct Context {
     pub directory: ResultsDirectory,
     /// MLflow, where there is one.
     pub tracking: Tracking,
+    /// Where the files of the run before this one are, if there are any.
+    pub earlier: PathBuf,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -98,7 +101,8 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
     let tracking = Tracking::start(&job, &directory, started);
-    let context = Context { job, events, signals, recorder, phases, directory, tracking, started };
+    let earlier = directory.earlier(&earlier);
+    let context = Context { job, events, signals, recorder, phases, directory, tracking, earlier, started };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
@@ -149,7 +153,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
 
 /// What the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {
-    let requests = job.workload.num_prompts.map_or(0, |number| number.get() as u64);
+    let requests = job.workload.num_prompts.map_or(0, |number| job.workload.share.of(number.get()).len() as u64);
     // Lines and replies of a dataset have lengths of their own.
     let output_len = if job.workload.dataset == Dataset::Random { job.workload.output_len.get() } else { 0 };
     Expected { requests, output_tokens: requests * output_len as u64 }

@@ -412,7 +412,11 @@ fn wrong_values_get_one_sentence_each() {
         (&["--input-len", "--output-len", "3"], &[], "--input-len needs a value, but is followed by `--output-len`"),
         (&["--input-len"], &[], "--input-len needs a value"),
         (&["check"], &[], "put check before the flags: flashjob check --model …"),
-        (&["frob"], &[], "`frob` is neither a flag nor a command; the commands are run, check, publish, completions"),
+        (
+            &["frob"],
+            &[],
+            "`frob` is neither a flag nor a command; the commands are run, check, publish, render, validate, completions",
+        ),
         (&["--blueprint=absent.json"], &[], "the blueprint `absent.json` cannot be read: entity not found"),
     ];
     assert!(table.len() >= 40);
@@ -432,7 +436,10 @@ fn wrong_commands_get_one_sentence_each() {
             "model is `https://host/p/<redacted>/n/ns/b/x/o/` (flag --model), but it must be a path, not a URL",
         ),
         (&["runn"], "`runn` is neither a flag nor a command; did you mean run?"),
-        (&["run", "x"], "`x` is neither a flag nor a command; the commands are run, check, publish, completions"),
+        (
+            &["run", "x"],
+            "`x` is neither a flag nor a command; the commands are run, check, publish, render, validate, completions",
+        ),
         (&["publish"], "<DIR> is missing; see --help"),
         (&["publish", "results", "--model=m"], "--model does not belong to this command; see --help"),
         (&["completions"], "<SHELL> is missing; see --help"),
