@@ -1,16 +1,46 @@
-# The CPU image: one static binary and nothing else. `scripts/image` builds the binary and then this.
-FROM scratch
+# The images, by target. `scripts/image TARGET` builds the binary and then this; nothing is compiled here, so that the image
+# holds the very binary that was tested.
+ARG CUDA_BASE=debian:bookworm-slim
+
+# One static binary and nothing else.
+FROM scratch AS cpu
 ARG VERSION=unknown
 ARG REVISION=unknown
+# When its source was committed, so that the same source gives the same labels.
+ARG CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title="flashjob" \
       org.opencontainers.image.description="Offline LLM inference as a job" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 COPY flashjob /flashjob
 # Mount a volume here to keep results; the root file system may be read-only.
 ENV results_dir=/results
 # FUSE needs root (`--user 0`), /dev/fuse and SYS_ADMIN; without them inputs are copied.
+USER 65532:65532
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/flashjob"]
+
+# For NVIDIA's GPUs: linked dynamically, beside the libraries of CUDA that it opens. The driver is the host's, put in by the
+# container toolkit. Any base with glibc 2.36 and libstdc++ will do.
+FROM ${CUDA_BASE} AS cuda
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="flashjob" \
+      org.opencontainers.image.description="Offline LLM inference as a job, on NVIDIA GPUs" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+COPY lib/ /usr/local/lib/flashjob/
+COPY flashjob /flashjob
+ENV LD_LIBRARY_PATH=/usr/local/lib/flashjob \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    results_dir=/results
 USER 65532:65532
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -14,7 +14,9 @@ mod question;
 mod random_prompts;
 mod recorder;
 mod roofline;
+mod share;
 mod sharegpt;
+mod token_clock;
 mod workload;
 
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +29,7 @@ pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 pub use question::{AnswerForm, Endpoint};
 pub use recorder::Recorder;
 pub use roofline::{MachineLimits, Roofline};
+pub use token_clock::TokenClock;
 pub use workload::{Prompts, prepare};
 
 use crate::backend::{self, Backend, Completion, Request};

@@ -23,6 +23,7 @@ mod parsing;
 mod prompts;
 mod redaction;
 mod reference;
+mod replica;
 mod resolve;
 mod resolver;
 mod secret;
@@ -45,11 +46,15 @@ pub use manual::manual;
 pub use origin::Origin;
 pub use par::{Par, ParError, ParTarget};
 pub use redaction::redact;
+pub use reference::{expand as expand_references, unresolved as unresolved_reference};
+pub use replica::{Replica, Share};
 pub use secret::Secret;
 pub use setting::Setting;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
 pub use watching::{Credentials, LogFormat, TelemetryConfig, Tracking};
 pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, ReplyLength, Sampling, Workload};
+
+pub use flags::RenderFormat;
 
 use flags::Asked;
 use keys::{Raw, Texts};
@@ -66,6 +71,13 @@ pub enum Command {
     Verify(Box<JobConfig>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
+    /// Turn a blueprint into a manifest.
+    Render(Render),
+    /// Judge a blueprint.
+    Validate {
+        /// The file.
+        blueprint: PathBuf,
+    },
     /// Print a completion script.
     Completions(Shell),
 }
@@ -79,6 +91,15 @@ pub struct Check {
     pub settings: Vec<Setting>,
     /// Everything that is wrong.
     pub errors: Vec<ConfigError>,
+}
+
+/// What `flashjob render` was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Render {
+    /// The blueprint's file.
+    pub blueprint: PathBuf,
+    /// Where the manifest is to run.
+    pub format: RenderFormat,
 }
 
 /// What `flashjob publish` was told.
@@ -107,6 +128,8 @@ pub fn parse(
     let asked = match flags::read(words, &mut errors) {
         Some(Asked::Help(text)) => return Err(Stop::Help(text)),
         Some(Asked::Completions(shell)) if errors.is_empty() => return Ok(Command::Completions(shell)),
+        Some(Asked::Render(render)) if errors.is_empty() => return Ok(Command::Render(render)),
+        Some(Asked::Validate { blueprint }) if errors.is_empty() => return Ok(Command::Validate { blueprint }),
         Some(asked) => asked,
         None => return Err(Stop::Invalid(errors)),
     };
@@ -117,7 +140,9 @@ pub fn parse(
         Asked::Publish { dir, texts } => {
             (texts, Box::new(move |resolver, raw| publish(PathBuf::from(&dir), resolver, raw)))
         }
-        Asked::Help(_) | Asked::Completions(_) => return Err(Stop::Invalid(errors)),
+        Asked::Help(_) | Asked::Completions(_) | Asked::Render(_) | Asked::Validate { .. } => {
+            return Err(Stop::Invalid(errors));
+        }
     };
     let (resolver, raw) = gather(texts, variables, read_file, errors);
     finish(resolver, &raw)

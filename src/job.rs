@@ -1,12 +1,15 @@
 //! The phases in order, signals, and the exit code: the one room that knows all others.
 
+mod blueprint;
 mod check;
 mod environment;
 mod exit;
 mod files;
 mod finish;
+mod left_behind;
 mod phases;
 mod publish;
+mod replicas;
 mod run;
 mod signals;
 mod supervisor;
@@ -44,6 +47,8 @@ pub fn main() -> ExitCode {
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
+        Ok(Command::Render(asked)) => blueprint::render(&asked),
+        Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
         Ok(Command::Completions(shell)) => terminal::print(&config::completions(shell)),
         Err(Stop::Help(text)) => terminal::print(&text),
         Err(Stop::Invalid(errors)) => exit::invalid(&errors),

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod bucket;
 pub mod cgroup;
 pub mod config;
+pub mod deploy;
 pub mod engine;
 pub mod event;
 pub mod gpus;

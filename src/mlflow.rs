@@ -7,6 +7,7 @@
 mod batch;
 mod client;
 mod error;
+mod group;
 mod names;
 mod publish;
 mod queue;
@@ -21,11 +22,33 @@ use std::time::Duration;
 
 pub use client::Client;
 pub use error::{Error, Failure};
+pub use group::{Aggregation, Figures, FinishedReplica, Membership, Settled};
 pub use publish::{Access, Outcome, Published, publish};
 pub use run::{Delivery, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
 pub use tracker::Tracker;
 
 use crate::config::Tracking;
+
+/// Brings the job that `member` belongs to up to date, within `limit`: one parent above all its runs, ended when all have
+/// ended, with the figures of all once every replica has finished.
+///
+/// # Errors
+/// What stands in the way; doing it again later is safe.
+pub async fn settle(
+    tracking: &Tracking,
+    member: &Membership,
+    aggregation: &Aggregation<'_>,
+    limit: Duration,
+) -> Result<Settled, Error> {
+    let client = Client::open(tracking)?;
+    let deadline = tokio::time::Instant::now() + limit;
+    let now_ms = record::milliseconds(std::time::SystemTime::now());
+    retry::until(deadline, client.server(), async || {
+        let experiment = client.experiment(&tracking.experiment).await?.experiment_id;
+        group::settle(&client, &experiment, member, now_ms, aggregation).await
+    })
+    .await
+}
 
 /// Asks the server, within `limit` and without changing anything there, whether a run could be recorded.
 ///

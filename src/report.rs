@@ -5,6 +5,7 @@
 mod directory;
 mod figures;
 mod outputs;
+mod replicas;
 mod result;
 mod summary;
 mod termination;
@@ -12,6 +13,7 @@ mod termination;
 pub use directory::ResultsDirectory;
 pub use figures::figures;
 pub use outputs::{Answerer, outputs};
+pub use replicas::{ReplicaResult, replica_figures};
 pub use result::{InputFacts, JobResult, PhaseSeconds, Status};
 pub use summary::summary;
 pub use termination::termination_message;

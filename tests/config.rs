@@ -7,6 +7,7 @@ mod documentation;
 mod precedence;
 mod properties;
 mod refusals;
+mod replica;
 mod secrets;
 
 use std::ffi::OsString;

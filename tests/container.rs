@@ -140,7 +140,7 @@ fn the_image_is_small_and_says_what_it_is() {
     assert!(size <= 40_000_000, "{size} bytes");
     assert_eq!(image["Config"]["Entrypoint"], serde_json::json!(["/flashjob"]));
     assert_eq!(image["Config"]["User"], "65532:65532");
-    for label in ["title", "version", "revision", "licenses"] {
+    for label in ["title", "version", "revision", "licenses", "created"] {
         let value = image["Config"]["Labels"][format!("org.opencontainers.image.{label}")].as_str().unwrap();
         assert!(!value.is_empty() && value != "unknown", "{label}: {value}");
     }
@@ -178,14 +178,62 @@ fn a_user_without_any_privilege_copies() {
     assert!(input["reason"].as_str().unwrap().contains("/dev/fuse"), "{input}");
 }
 
+/// Who runs, what is allowed, and how inputs come: what comes of each.
+#[test]
+fn every_user_and_way_to_mount_ends_as_it_should() {
+    let Some(docker) = docker() else { return };
+    let fuse = ["--device=/dev/fuse", "--cap-add=SYS_ADMIN"];
+    for (user, allowed, mode, code, method) in [
+        ("0", true, "fuse", 0, "fuse"),
+        ("0", true, "auto", 0, "fuse"),
+        ("0", true, "copy", 0, "copy"),
+        ("0", false, "auto", 0, "copy"),
+        ("0", false, "fuse", 3, ""),
+        // Capabilities that are added are root's.
+        ("65532", true, "fuse", 3, ""),
+        ("65532", true, "auto", 0, "copy"),
+        ("65532", false, "copy", 0, "copy"),
+    ] {
+        for read_only in [true, false] {
+            let (_folder, server, results) = bucket_and_results();
+            let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
+            let (user, mode) = (format!("--user={user}"), format!("--mount-mode={mode}"));
+            let mut arguments = run(&volume, &url);
+            arguments.extend([
+                &*user,
+                "--cap-drop=ALL",
+                "--security-opt=no-new-privileges",
+                "--tmpfs=/models:mode=1777",
+            ]);
+            arguments.extend(allowed.then_some(fuse).into_iter().flatten());
+            arguments.extend(read_only.then_some("--read-only"));
+            arguments.extend([docker.image, &mode, "--metrics-linger-seconds=0", "--measure-limits=false"]);
+            arguments.extend(SHORT);
+            let output = docker.output(&arguments);
+            let case = format!("{user} {mode} allowed: {allowed}, read-only: {read_only}");
+            assert_eq!(output.status.code(), Some(code), "{case}: {}", String::from_utf8_lossy(&output.stderr));
+            let found = &result(&results)["inputs"][0]["method"];
+            assert_eq!(found.as_str().unwrap_or_default(), method, "{case}");
+        }
+    }
+}
+
 #[test]
 fn docker_stop_ends_with_143_and_keeps_what_was_measured() {
+    for (user, way) in [("--user=65532", &[][..]), ("--user=0", &["--device=/dev/fuse", "--cap-add=SYS_ADMIN"])] {
+        docker_stop_ends_with_143(user, way);
+    }
+}
+
+fn docker_stop_ends_with_143(user: &str, way: &[&str]) {
     let Some(docker) = docker() else { return };
     let (_folder, server, results) = bucket_and_results();
     let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
-    let name = format!("flashjob-test-{}", std::process::id());
+    let name = format!("flashjob-test-{:08x}", rand::random::<u32>());
     let mut arguments = run(&volume, &url);
     arguments.retain(|argument| *argument != "--rm");
+    arguments.push(user);
+    arguments.extend(way);
     arguments.extend(["--detach", "--name", &name, "--tmpfs=/models:mode=1777", docker.image, "--model=tiny"]);
     arguments.extend(["--input-len=8", "--output-len=480", "--num-prompts=20000"]);
     assert!(docker.output(&arguments).status.success());
@@ -201,8 +249,10 @@ fn docker_stop_ends_with_143_and_keeps_what_was_measured() {
     assert!(docker.output(&["stop", "--time=30", &name]).status.success());
     let code = docker.output(&["inspect", "--format={{.State.ExitCode}}", &name]);
     docker.output(&["rm", "--force", &name]);
-    assert_eq!(String::from_utf8_lossy(&code.stdout).trim(), "143");
-    assert_eq!(result(&results)["status"], "killed");
+    assert_eq!(String::from_utf8_lossy(&code.stdout).trim(), "143", "{user}");
+    let result = result(&results);
+    assert_eq!(result["status"], "killed", "{user}");
+    assert_eq!(result["inputs"][0]["method"], if way.is_empty() { "copy" } else { "fuse" }, "{user}");
 }
 
 #[test]
@@ -255,5 +305,5 @@ fn the_compose_file_is_valid() {
     let said = String::from_utf8_lossy(&config.stderr).into_owned();
     let mut services: Vec<String> = String::from_utf8_lossy(&config.stdout).lines().map(str::to_owned).collect();
     services.sort();
-    assert_eq!(services, ["bucket", "job", "mlflow", "prometheus"], "{said}");
+    assert_eq!(services, ["bucket", "grafana", "job", "job-cuda", "mlflow", "prometheus"], "{said}");
 }

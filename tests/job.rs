@@ -2,6 +2,7 @@
 
 mod endings;
 mod prompts;
+mod replicas;
 mod results;
 mod signals;
 mod supervisor;
@@ -21,7 +22,7 @@ pub(crate) fn tiny_model() -> PathBuf {
 }
 
 /// Longer than any test waits for: a signal always arrives first.
-const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
+pub(crate) const LONG: [&str; 3] = ["--input-len=8", "--output-len=480", "--num-prompts=20000"];
 
 /// A job that keeps to itself: its results in `results`, its metrics on a free port. It does not measure its machine, which
 /// takes a second.
@@ -30,8 +31,12 @@ pub(crate) fn job_without_model(results: &TempDir) -> Process {
 }
 
 fn job_that_measures_limits(results: &TempDir) -> Process {
+    serving_at(results, 0)
+}
+
+fn serving_at(results: &TempDir, port: u16) -> Process {
     Process::flashjob()
-        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--results-dir"])
+        .args([&format!("--metrics-port={port}"), "--metrics-linger-seconds=0", "--results-dir"])
         .args([results.path().join("out")])
         .env("DEVICE", "cpu")
 }
@@ -39,6 +44,11 @@ fn job_that_measures_limits(results: &TempDir) -> Process {
 /// The same on the tiny model.
 fn job(results: &TempDir) -> Process {
     job_without_model(results).args(["--model".into(), tiny_model()])
+}
+
+/// The same with its metrics at `port`.
+pub(crate) fn job_at(results: &TempDir, port: u16) -> Process {
+    serving_at(results, port).args(["--measure-limits=false"]).args(["--model".into(), tiny_model()])
 }
 
 /// `result.json` of a job that [`job`] made.

@@ -1,48 +1,50 @@
 //! Manifests against Kubernetes' own schemas, and against the rules that the schemas miss.
 
+mod dashboard;
+mod overlays;
+mod play;
+pub mod semantics;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
+use crate::deploy::yaml;
 use crate::support::process::skip;
 
-fn manifests() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s");
-    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect()
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s")
 }
 
-#[test]
-fn manifests_are_valid() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/venv");
-    let environment = Command::new(script).arg("kubernetes").output().unwrap();
-    if !environment.status.success() {
-        return skip(&format!("no kubernetes-validate: {}", String::from_utf8_lossy(&environment.stderr)));
+/// The kubectl that renders overlays; `None` where it cannot be had (and the test says so).
+fn kubectl() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kubectl");
+    let found = Command::new(script).output().unwrap();
+    if !found.status.success() {
+        skip(&format!("scripts/kubectl: {}", String::from_utf8_lossy(&found.stderr)));
+        return None;
     }
-    let program = format!("{}/bin/kubernetes-validate", String::from_utf8_lossy(&environment.stdout).trim());
-    let manifests = manifests();
-    assert!(!manifests.is_empty());
-    let output = Command::new(&program).arg("--strict").args(&manifests).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-
-    // The checker itself finds what is wrong.
-    let wrong = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    let text = std::fs::read_to_string(&manifests[0]).unwrap();
-    assert!(text.contains("backoffLimit: 3"), "{text}");
-    std::fs::write(wrong.path(), text.replace("backoffLimit: 3", "backoffLimits: 3")).unwrap();
-    assert!(!Command::new(&program).arg("--strict").arg(wrong.path()).status().unwrap().success());
+    Some(PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()))
 }
 
-#[test]
-fn exit_codes_in_the_failure_policy_are_ours_and_each_has_one_meaning() {
-    for path in manifests() {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let mut codes: Vec<u8> = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("values: [")?.strip_suffix(']'))
-            .flat_map(|list| list.split(", ").map(|code| code.parse::<u8>().unwrap()))
-            .collect();
-        codes.sort_unstable();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130, 143], "{}", path.display());
-    }
+/// What `kubectl kustomize` makes of a folder below `k8s`.
+fn kustomized(kubectl: &Path, name: &str) -> String {
+    let output = Command::new(kubectl).arg("kustomize").arg(folder().join(name)).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The document of one kind.
+fn of_kind(documents: &[Value], kind: &str) -> Value {
+    let mut found = documents.iter().filter(|document| document["kind"] == kind);
+    let document = found.next().unwrap_or_else(|| panic!("no {kind}")).clone();
+    assert!(found.next().is_none(), "one {kind}");
+    document
+}
+
+/// The base's Job.
+fn job(judges: &Path) -> Value {
+    let text = std::fs::read_to_string(folder().join("base/job.yaml")).unwrap();
+    of_kind(&yaml(judges, &text), "Job")
 }

@@ -13,10 +13,11 @@ use proc_macro2::{TokenStream, TokenTree};
 use imports::{Import, Target, imports};
 
 /// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("cgroup", &[]),
     ("gpus", &[]),
     ("config", &[]),
+    ("deploy", &["config"]),
     ("event", &[]),
     ("kernels", &[]),
     ("bucket", &["config", "event"]),
@@ -36,6 +37,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "bucket",
             "cgroup",
             "config",
+            "deploy",
             "engine",
             "event",
             "gpus",

@@ -8,6 +8,7 @@ mod bucket;
 mod config;
 mod container;
 mod cuda;
+mod deploy;
 mod engine;
 mod fuzzing;
 mod job;

@@ -45,6 +45,7 @@ fn spec(run_name: &str) -> RunSpec {
         params: pairs(&[("model", "tiny"), ("dtype", "float32")]),
         tags: pairs(&[("host", "here")]),
         start,
+        member: None,
     }
 }
 
@@ -78,6 +79,7 @@ fn spooled(delivery: Delivery) -> String {
 fn access(uri: Option<&str>) -> Access {
     Access {
         uri: uri.map(|uri| uri.parse().unwrap()),
+        only_at: None,
         experiment: None,
         workspace: None,
         credentials: Credentials::Anonymous,

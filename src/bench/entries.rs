@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, Asked, Refusal};
-use super::{Error, jsonl, sharegpt};
+use super::{Error, jsonl, share, sharegpt};
 use crate::backend::{Backend, Request};
 use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload};
 use crate::event::RequestId;
@@ -207,7 +207,7 @@ impl<'a> Reading<'a> {
                 "num-prompts={limit} is above the {} prompts of {at}; lower it, or leave it out to run all",
                 self.entries.len()
             ))),
-            _ => Ok((self.requests, self.entries)),
+            _ => share::take(self.workload.share, self.requests, self.entries),
         }
     }
 }

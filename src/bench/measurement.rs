@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Distribution, Roofline};
+use super::{Distribution, Roofline, TokenClock};
 use crate::backend::{Completion, Request};
 use crate::event::FinishReason;
 
@@ -25,6 +25,8 @@ pub struct Measurement {
     pub roofline: Roofline,
     /// What the GPUs took meanwhile; `None` where there are none, or they do not say.
     pub energy_joules: Option<f64>,
+    /// When tokens came, by the clock on the wall.
+    pub token_clock: TokenClock,
     /// What cached beginnings saved; `None` where none were looked for.
     pub prefix_cache: Option<PrefixCacheHits>,
     /// Each request, in order. Written to a file of its own, not into the summary.
@@ -42,7 +44,7 @@ pub struct PrefixCacheHits {
 }
 
 /// One request. Times count from the moment it was queued; `None` has not happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RequestTiming {
     /// Its place in the workload.
     pub request: u32,

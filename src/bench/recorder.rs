@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Roofline};
+use super::token_clock::TokenClock;
 use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
@@ -27,6 +28,7 @@ struct Region {
     steps: u64,
     roofline: Roofline,
     prefix_cache: Option<PrefixCacheHits>,
+    token_clock: TokenClock,
 }
 
 /// One request while it runs.
@@ -59,7 +61,8 @@ impl Observer for Recorder {
         match event.fact {
             Fact::PhaseStarted(Phase::Measure) => {
                 let roofline = Roofline::under(*self.limits.lock().unwrap_or_else(PoisonError::into_inner));
-                *region = Region { open: true, started: Some(event.at), roofline, ..Region::default() };
+                let token_clock = TokenClock::starting(SystemTime::now());
+                *region = Region { open: true, started: Some(event.at), roofline, token_clock, ..Region::default() };
             }
             // Known before anything is measured, and kept.
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
@@ -110,6 +113,9 @@ impl Region {
                 }
             }
             Fact::TokenGenerated { request, .. } => {
+                if let Some(started) = self.started {
+                    self.token_clock.tick(at.duration_since(started).as_secs_f64());
+                }
                 if let Some(track) = self.requests.get_mut(&request) {
                     track.output_tokens += 1;
                     track.first_token.get_or_insert(at);
@@ -146,6 +152,7 @@ impl Region {
             steps: self.steps,
             energy_joules: None,
             roofline: self.roofline,
+            token_clock: self.token_clock.clone(),
             prefix_cache: self.prefix_cache,
             requests,
         }

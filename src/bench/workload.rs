@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::entries::{self, Entry};
-use super::{Error, random_prompts};
+use super::{Error, random_prompts, share};
 use crate::backend::{Backend, Request};
 use crate::config::{Sampling, Workload};
 use crate::event::RequestId;
@@ -39,7 +39,8 @@ pub fn prepare(
             let (measured, entries) = entries::read(workload, sampling, path, backend)?;
             // The first prompts again, numbered behind all others.
             let warm_up = measured.iter().cycle().take(workload.warmup).cloned();
-            let ids = (measured.len()..).map(|index| RequestId(index as u32));
+            let behind = measured.last().map_or(0, |request| request.id.0 + 1);
+            let ids = (behind..).map(RequestId);
             let warm_up = ids.zip(warm_up).map(|(id, request)| Request { id, ..request }).collect();
             Ok((Prompts { warm_up, measured }, entries))
         }
@@ -48,6 +49,7 @@ pub fn prepare(
 
 fn random(workload: &Workload, sampling: Sampling, backend: &dyn Backend) -> Result<Prompts, Error> {
     let count = workload.num_prompts.map_or(DEFAULT_RANDOM_PROMPTS, usize::from);
+    // All of them, whatever the share: a prompt is the same whoever runs it.
     let prompts = random_prompts::draw(workload, count + workload.warmup, backend)?;
     let mut measured: Vec<Request> = prompts
         .into_iter()
@@ -62,5 +64,9 @@ fn random(workload: &Workload, sampling: Sampling, backend: &dyn Backend) -> Res
         })
         .collect();
     let warm_up = measured.split_off(count);
+    let measured: Vec<Request> = measured.drain(workload.share.of(count)).collect();
+    if measured.is_empty() {
+        return Err(share::nothing_left(workload.share, count));
+    }
     Ok(Prompts { warm_up, measured })
 }

@@ -29,6 +29,7 @@ struct File {
     output_object_storage: Option<Value>,
     recipe_container_port: Option<Scalar>,
     recipe_nvidia_gpu_count: Option<Scalar>,
+    recipe_replica_count: Option<Scalar>,
     #[serde(alias = "deployment_group")]
     pre_filled_samples: Option<serde::de::IgnoredAny>,
 }
@@ -129,6 +130,7 @@ pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<Con
         output_object_storage: json(file.output_object_storage),
         recipe_container_port: scalar(file.recipe_container_port),
         recipe_nvidia_gpu_count: scalar(file.recipe_nvidia_gpu_count),
+        recipe_replica_count: scalar(file.recipe_replica_count),
         ..Texts::default()
     };
     raw.fill(texts, |field| Origin::Blueprint(field.to_owned()));

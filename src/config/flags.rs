@@ -1,11 +1,13 @@
 //! The command line, through clap: what was asked, and the text of each flag.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
+use super::Render;
 use super::arguments::{self, SWITCHES};
 use super::error::ConfigError;
 use super::keys::{KEYS, Preset, Texts};
@@ -36,6 +38,10 @@ enum Subcommand {
     Verify(Box<Texts>),
     /// Sends results that could not be delivered when they were measured
     Publish(PublishArguments),
+    /// Turns a blueprint of mode job into manifests that run elsewhere; what has no counterpart is listed in them
+    Render(RenderArguments),
+    /// Holds a blueprint to the platform's schema and to what the schema misses, each finding with line and column
+    Validate(ValidateArguments),
     /// Prints a completion script for a shell
     Completions {
         /// Shell to complete in
@@ -61,6 +67,34 @@ struct PublishArguments {
     blueprint: Option<String>,
 }
 
+#[derive(clap::Args)]
+struct RenderArguments {
+    /// AI Blueprints JSON file to render
+    #[arg(long, value_name = "FILE")]
+    blueprint: PathBuf,
+    /// Where it is to run: job (Kubernetes), compose or docker (a script with one docker run)
+    #[arg(long, value_name = "FORMAT", default_value = "job")]
+    format: RenderFormat,
+}
+
+/// `format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RenderFormat {
+    /// A Kubernetes Job.
+    Job,
+    /// A compose file.
+    Compose,
+    /// A script with one `docker run`.
+    Docker,
+}
+
+#[derive(clap::Args)]
+struct ValidateArguments {
+    /// AI Blueprints JSON file to judge
+    #[arg(long, value_name = "FILE")]
+    blueprint: PathBuf,
+}
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -71,6 +105,10 @@ pub(super) enum Asked {
     Publish {
         dir: String,
         texts: Texts,
+    },
+    Render(Render),
+    Validate {
+        blueprint: PathBuf,
     },
     Completions(Shell),
     Help(String),
@@ -97,6 +135,8 @@ pub(super) fn command() -> clap::Command {
         .mut_subcommand("verify", |command| command.mut_args(describe))
         // clap moves a command that it mutates to the end: keep the order in which they are declared.
         .mut_subcommand("publish", |command| command)
+        .mut_subcommand("render", |command| command)
+        .mut_subcommand("validate", |command| command)
         .mut_subcommand("completions", |command| command)
 }
 
@@ -108,7 +148,10 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
     let long = |command: &clap::Command| -> Vec<String> {
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
     };
-    let flags = long(&command);
+    let mut flags = long(&command);
+    flags.extend(command.get_subcommands().filter(|command| command.get_name() == "render").flat_map(long));
+    flags.sort();
+    flags.dedup();
     let words = arguments::normalise(words, &flags, &commands, errors);
     let name = std::iter::once("flashjob".to_owned());
     let parsed =
@@ -119,6 +162,12 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         Ok(CommandLine { command: Some(Subcommand::Check(texts)), .. }) => Some(Asked::Check(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Verify(texts)), .. }) => Some(Asked::Verify(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Completions { shell }), .. }) => Some(Asked::Completions(shell)),
+        Ok(CommandLine { command: Some(Subcommand::Render(RenderArguments { blueprint, format })), .. }) => {
+            Some(Asked::Render(Render { blueprint, format }))
+        }
+        Ok(CommandLine { command: Some(Subcommand::Validate(ValidateArguments { blueprint })), .. }) => {
+            Some(Asked::Validate { blueprint })
+        }
         Ok(CommandLine { command: Some(Subcommand::Publish(publish)), .. }) => {
             let PublishArguments { dir, mlflow_uri, output_par, output_prefix, blueprint } = publish;
             let texts = Texts { mlflow_uri, output_par, output_prefix, blueprint, ..Texts::default() };

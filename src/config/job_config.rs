@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, OutputStorage, Sampling, Setting,
-    TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, OutputStorage, Replica, Sampling,
+    Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -27,6 +27,8 @@ pub struct JobConfig {
     pub mount: MountConfig,
     /// What is run.
     pub workload: Workload,
+    /// Which of the job's processes this is.
+    pub replica: Replica,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// How the engine is set up.

@@ -21,7 +21,7 @@ pub(super) enum Preset {
 pub(super) enum Reach {
     /// Flags, variables in three spellings, and blueprints.
     Everyone,
-    /// One variable with exactly this name, as MLflow's own client reads it (also out of a blueprint's variables).
+    /// One variable with exactly this name, as MLflow or Kubernetes calls it (also out of a blueprint's variables).
     Variable(&'static str),
 }
 
@@ -184,6 +184,10 @@ keys! {
         /// Requests; of a dataset the first ones
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
         num_prompts = Decided("64 random ones, or all of the dataset");
+        /// Replicas that share the prompts, as many as an Indexed Job has completions; JOB_COMPLETION_INDEX says which of them
+        /// this process is
+        #[arg(value_name = "REPLICAS", help_heading = WORKLOAD)]
+        replica_count = Decided("recipe-replica-count, else 1");
         /// Requests before the measured region
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
         warmup = Text("1");
@@ -298,6 +302,9 @@ keys! {
         /// GPUs that the blueprint gives the container: the upper bound of tensor-parallel-size
         #[arg(value_name = "GPUS", help_heading = BLUEPRINT)]
         recipe_nvidia_gpu_count = Decided("not set");
+        /// Replicas that the blueprint asks for
+        #[arg(value_name = "REPLICAS", help_heading = BLUEPRINT)]
+        recipe_replica_count = Decided("not set");
     }
     variables {
         /// Tracking server, where mlflow-uri is not given.
@@ -316,5 +323,9 @@ keys! {
         mlflow_tracking_server_cert_path = "MLFLOW_TRACKING_SERVER_CERT_PATH";
         /// Workspace on servers that have several.
         mlflow_workspace = "MLFLOW_WORKSPACE";
+        /// Which of `replica-count` replicas this is, from 0; Kubernetes sets it in the pods of an Indexed Job.
+        job_completion_index = "JOB_COMPLETION_INDEX";
+        /// The Job's uid: replicas, and another attempt after a killed one, find each other's runs in MLflow by it.
+        job_uid = "JOB_UID";
     }
 }

@@ -106,7 +106,7 @@ fn variables(page: &mut String) {
     paragraph(page, "## Variables without a flag");
     paragraph(
         page,
-        "These are MLflow's own, read as its Python client reads them: in exactly this spelling, and an empty one counts \
+        "Those of MLflow are read as its Python client reads them; all count in exactly this spelling, and an empty one counts \
          as not set. A login has no flag, because every process of a machine can read another's command line; where that \
          matters, give `par` as a variable too.",
     );

@@ -9,13 +9,13 @@ use super::keys::Raw;
 use super::origin::Origin;
 use super::resolver::Resolver;
 use super::workload::ReplyLength;
-use super::{Dataset, EngineConfig, Workload, parsing};
+use super::{Dataset, EngineConfig, Share, Workload, parsing};
 
 /// Requests where neither the dataset nor the user says how many.
 const NUM_PROMPTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// Decides all keys of the workload but those of sampling.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Workload> {
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) -> Option<Workload> {
     let show_count = |count: &NonZeroUsize| count.to_string();
     let dataset = dataset(resolver, raw);
     let input_len = resolver.read(&raw.input_len, parsing::count, show_count);
@@ -48,6 +48,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Workload> {
         ignore_eos: ignore_eos?.unwrap_or(measures),
         apply_chat_template: apply_chat_template?,
         on_bad_input: on_bad_input?,
+        share: share?,
     })
 }
 

@@ -4,7 +4,7 @@
 //! `$$` is an escaped `$`, so that `$$(NAME)` gives `$(NAME)`.
 
 /// `text` with each reference to a variable that `lookup` knows replaced.
-pub(super) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find('$') {
@@ -29,7 +29,7 @@ pub(super) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
 }
 
 /// The variable of the first reference in `text`, if there is one.
-pub(super) fn unresolved(text: &str) -> Option<&str> {
+pub fn unresolved(text: &str) -> Option<&str> {
     text.split("$(").skip(1).find_map(|inner| {
         let (name, _) = inner.split_once(')')?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -13,7 +13,7 @@ use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
     BackendKind, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
-    TelemetryConfig, Tracking, input, parsing, prompts, tracking,
+    TelemetryConfig, Tracking, input, parsing, prompts, replica, tracking,
 };
 
 /// The port where neither the user nor a blueprint gives one.
@@ -69,7 +69,8 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let inputs = input::resolve(resolver, raw);
     let output = output::resolve(resolver, raw);
     let mount = mount(resolver, raw);
-    let workload = prompts::resolve(resolver, raw);
+    let replica = replica::resolve(resolver, raw);
+    let workload = prompts::resolve(resolver, raw, replica.as_ref().map(|replica| replica.share));
     let sampling = sampling(resolver, raw);
     let engine = engine(resolver, raw);
     let tracking = tracking::resolve(resolver, raw);
@@ -88,6 +89,9 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     if let (Some(workload), Some(engine)) = (&workload, &engine) {
         prompts::check_lengths(resolver, raw, workload, engine);
     }
+    if let (Some(replica), Some(workload), Some(tracking)) = (&replica, &workload, &tracking) {
+        replica::check(resolver, raw, replica, workload, tracking.as_ref());
+    }
     if let (Some(device), Some(engine), Some(Some(gpus))) = (device, &engine, gpus) {
         check_ranks(resolver, device, engine, gpus);
     }
@@ -102,6 +106,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         output: output?.storage,
         mount: mount?,
         workload: workload?,
+        replica: replica?,
         sampling: sampling?,
         engine: engine?,
         tracking: tracking?,

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::Share;
+
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -28,6 +30,8 @@ pub struct Workload {
     pub apply_chat_template: ApplyChatTemplate,
     /// What becomes of a job whose dataset holds something that is no prompt.
     pub on_bad_input: OnBadInput,
+    /// The part of the prompts that this process runs.
+    pub share: Share,
 }
 
 impl Workload {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
-use super::{Exit, environment, upload};
+use super::{Exit, environment, left_behind, replicas, upload};
 use crate::event::{Fact, Phase};
 use crate::mlflow::{Delivery, RunStatus};
 use crate::report::{self, Answerer, JobResult, Status};
@@ -17,6 +17,9 @@ const FLUSH: Duration = Duration::from_secs(60);
 
 /// The same after a signal: the process must be gone within 5 seconds of it.
 const FLUSH_AFTER_SIGNAL: Duration = Duration::from_millis(2000);
+
+/// And after that, for the job's parent run.
+const SETTLE_AFTER_SIGNAL: Duration = Duration::from_millis(1000);
 
 /// How the work ended.
 pub struct Ending {
@@ -92,6 +95,11 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
                 tracing::warn!("{note}");
             }
             tracing::info!(url = link.run_url, "the run is in MLflow");
+            let left_behind = left_behind::send(&context.job, &context.earlier);
+            context.signals.cancel().run_until_cancelled(left_behind).await;
+            if !settle(context).await && exit == Exit::Done {
+                exit = Exit::Undelivered;
+            }
             Some(link.run_url)
         }
         Some(Delivery::Spooled { reason }) => {
@@ -171,6 +179,24 @@ async fn upload(context: &Context) -> bool {
         }
         None => false,
     }
+}
+
+/// Brings the whole job up to date, where this run is a part of one. False: `flashjob publish` has to.
+async fn settle(context: &Context) -> bool {
+    let (Some(tracking), Some(member)) = (&context.job.tracking, replicas::membership(&context.job)) else {
+        return true;
+    };
+    let cancel = context.signals.cancel();
+    let settled = if cancel.is_cancelled() {
+        Some(replicas::settle(tracking, &member, SETTLE_AFTER_SIGNAL).await)
+    } else {
+        cancel.run_until_cancelled(replicas::settle(tracking, &member, FLUSH)).await
+    };
+    if let Some(Err(error)) = &settled {
+        let directory = context.directory.path().display();
+        tracing::error!(%error, "the job's parent run is not up to date: `flashjob publish {directory}` sees to it");
+    }
+    matches!(settled, Some(Ok(())))
 }
 
 /// Tells MLflow the end. A signal that arrives meanwhile makes it a killed run and leaves little time.

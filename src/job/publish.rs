@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exit, exit, terminal, upload};
+use super::{Exit, exit, replicas, terminal, upload};
 use crate::config::{Credentials, Publish};
 use crate::event::Events;
 use crate::mlflow::{self, Access, Outcome};
@@ -40,6 +40,11 @@ pub fn publish(asked: Publish) -> Exit {
                     }
                 };
                 terminal::print(&line);
+                if let Some((tracking, member)) = &run.part_of
+                    && let Err(error) = runtime.block_on(replicas::settle(tracking, member, LIMIT))
+                {
+                    exit = exit::before_log(Exit::Undelivered, &error.to_string());
+                }
             }
             exit
         }
@@ -61,6 +66,7 @@ fn access(asked: &Publish) -> Access {
     match &asked.tracking {
         Some(tracking) => Access {
             uri: Some(tracking.uri.clone()),
+            only_at: None,
             experiment: None,
             workspace: tracking.workspace.clone(),
             credentials: tracking.credentials.clone(),
@@ -69,6 +75,7 @@ fn access(asked: &Publish) -> Access {
         },
         None => Access {
             uri: None,
+            only_at: None,
             experiment: None,
             workspace: None,
             credentials: Credentials::Anonymous,

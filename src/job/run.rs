@@ -4,6 +4,7 @@
 //! disk, mounts come down, MLflow is told, and the exit code says which it was.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,8 @@ pub struct Context {
     pub tracking: Tracking,
     /// Those that this process may use, as far as they can be watched.
     pub gpus: Arc<Gpus>,
+    /// Where the files of the run before this one are, if there are any.
+    pub earlier: PathBuf,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -102,7 +105,8 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     }
     let tracking = Tracking::start(&job, &directory, started);
     let gpus = Arc::new(environment::gpus());
-    let context = Context { job, events, signals, recorder, phases, directory, tracking, gpus, started };
+    let earlier = directory.earlier(&earlier);
+    let context = Context { job, events, signals, recorder, phases, directory, tracking, gpus, earlier, started };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
@@ -154,7 +158,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
 
 /// What the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {
-    let requests = job.workload.num_prompts.map_or(0, |number| number.get() as u64);
+    let requests = job.workload.num_prompts.map_or(0, |number| job.workload.share.of(number.get()).len() as u64);
     // Lines and replies of a dataset have lengths of their own.
     let output_len = if job.workload.dataset == Dataset::Random { job.workload.output_len.get() } else { 0 };
     Expected { requests, output_tokens: requests * output_len as u64 }

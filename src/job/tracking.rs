@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::environment;
 use super::run::Context;
+use super::{environment, replicas};
 use crate::config::JobConfig;
 use crate::mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
 use crate::report::{JobResult, ResultsDirectory};
@@ -38,6 +38,7 @@ impl Tracking {
                 params: job.settings().iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
                 tags: environment::tags(),
                 start: started,
+                member: replicas::membership(job),
             };
             Tracker::start(tracking, &spec, directory.path())
                 .map_err(|error| tracing::error!(%error, "the run cannot be recorded for MLflow"))

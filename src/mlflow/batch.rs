@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::names::Names;
 use super::record::{Finite, Record};
@@ -45,7 +45,7 @@ pub(super) struct Point {
 }
 
 /// A param or a tag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyValue {
     pub(super) key: String,
     pub(super) value: String,

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::io::ReaderStream;
 
-use super::batch::Batch;
+use super::batch::{Batch, KeyValue};
+use super::group::REPLICA_TAG;
 use super::{Error, Failure, RunKey, RunLink, RunStatus};
 use crate::config::{Credentials, Tracking};
 
@@ -24,6 +25,8 @@ pub(super) const KEY_TAG: &str = "flashjob.run_key";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one request; a slow server is still a server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an artifact, whose size is not known before.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// An upload may take longer by its size at this rate.
 const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
 
@@ -50,22 +53,75 @@ pub(super) struct Experiment {
 
 /// What the server knows of a run.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct RunInfo {
-    pub(super) run_id: String,
-    pub(super) experiment_id: String,
-    pub(super) artifact_uri: String,
-    lifecycle_stage: String,
-}
-
-impl RunInfo {
-    pub(super) fn is_deleted(&self) -> bool {
-        self.lifecycle_stage == "deleted"
-    }
-}
-
-#[derive(Deserialize)]
-struct Run {
+pub(super) struct Run {
     info: RunInfo,
+    #[serde(default)]
+    data: RunData,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct RunInfo {
+    run_id: String,
+    experiment_id: String,
+    artifact_uri: String,
+    lifecycle_stage: String,
+    status: String,
+    start_time: Option<i64>,
+    end_time: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct RunData {
+    #[serde(default)]
+    tags: Vec<KeyValue>,
+}
+
+impl Run {
+    pub(super) fn id(&self) -> &str {
+        &self.info.run_id
+    }
+
+    pub(super) fn experiment_id(&self) -> &str {
+        &self.info.experiment_id
+    }
+
+    pub(super) fn artifact_uri(&self) -> &str {
+        &self.info.artifact_uri
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.info.lifecycle_stage == "deleted"
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.info.status == "RUNNING"
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn status(&self) -> Option<RunStatus> {
+        serde_json::from_value(json!(self.info.status)).ok()
+    }
+
+    pub(super) fn started_before(&self, at_ms: i64) -> bool {
+        self.info.start_time.is_some_and(|start| start < at_ms)
+    }
+
+    pub(super) fn end_time_ms(&self) -> i64 {
+        self.info.end_time.unwrap_or_default()
+    }
+
+    pub(super) fn tag(&self, key: &str) -> Option<&str> {
+        self.data.tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str())
+    }
+
+    pub(super) fn key(&self) -> Option<&str> {
+        self.tag(KEY_TAG)
+    }
+
+    /// Which replica of its job it is.
+    pub(super) fn replica(&self) -> Option<usize> {
+        self.tag(REPLICA_TAG)?.parse().ok()
+    }
 }
 
 /// Where a run's artifacts are kept, as seen from here.
@@ -149,8 +205,8 @@ impl Client {
     }
 
     /// A link to a run, for a browser.
-    pub(super) fn link(&self, run: &RunInfo) -> RunLink {
-        let RunInfo { run_id, experiment_id, .. } = run;
+    pub(super) fn link(&self, run: &Run) -> RunLink {
+        let RunInfo { run_id, experiment_id, .. } = &run.info;
         RunLink {
             experiment_id: experiment_id.clone(),
             run_id: run_id.clone(),
@@ -201,22 +257,39 @@ impl Client {
     }
 
     /// Every run of the experiment that carries `key`, deleted ones included, in a stable order.
-    pub(super) async fn find_runs(&self, experiment_id: &str, key: &RunKey) -> Result<Vec<RunInfo>, Error> {
+    pub(super) async fn find_runs(&self, experiment_id: &str, key: &RunKey) -> Result<Vec<Run>, Error> {
+        self.search(experiment_id, &format!("tags.`{KEY_TAG}` = '{key}'")).await
+    }
+
+    /// Every run of the experiment that `filter` lets through, deleted ones included and last.
+    pub(super) async fn search(&self, experiment_id: &str, filter: &str) -> Result<Vec<Run>, Error> {
         #[derive(Deserialize)]
         struct Found {
             #[serde(default)]
             runs: Vec<Run>,
+            next_page_token: Option<String>,
         }
-        let body = json!({
-            "experiment_ids": [experiment_id],
-            "filter": format!("tags.`{KEY_TAG}` = '{key}'"),
-            "run_view_type": "ALL",
-            "max_results": 100,
-        });
-        let request = self.api(Method::POST, "runs/search").json(&body);
-        let Found { runs } = self.call(&format!("look for the run {key}"), request).await?;
-        let mut runs: Vec<RunInfo> = runs.into_iter().map(|run| run.info).collect();
-        runs.sort_by(|a, b| (a.is_deleted(), &a.run_id).cmp(&(b.is_deleted(), &b.run_id)));
+        let mut runs = Vec::new();
+        let mut page: Option<String> = None;
+        loop {
+            let mut body = json!({
+                "experiment_ids": [experiment_id],
+                "filter": filter,
+                "run_view_type": "ALL",
+                "max_results": 1000,
+            });
+            if let Some(page) = &page {
+                body["page_token"] = json!(page);
+            }
+            let request = self.api(Method::POST, "runs/search").json(&body);
+            let found: Found = self.call(&format!("look for runs with {filter}"), request).await?;
+            runs.extend(found.runs);
+            page = found.next_page_token.filter(|token| !token.is_empty());
+            if page.is_none() {
+                break;
+            }
+        }
+        runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
         Ok(runs)
     }
 
@@ -227,27 +300,30 @@ impl Client {
         key: &RunKey,
         run_name: &str,
         start_time_ms: i64,
-    ) -> Result<RunInfo, Error> {
+        tags: &[(&str, String)],
+    ) -> Result<Run, Error> {
         #[derive(Deserialize)]
         struct Created {
             run: Run,
         }
+        let own = [
+            (KEY_TAG, key.to_string()),
+            ("mlflow.source.name", "flashjob".to_owned()),
+            ("mlflow.source.type", "JOB".to_owned()),
+        ];
+        let tags = own.iter().chain(tags).map(|(key, value)| json!({ "key": key, "value": value }));
         let mut body = json!({
             "experiment_id": experiment_id,
             // Without it the run would have begun in 1970.
             "start_time": start_time_ms,
-            "tags": [
-                { "key": KEY_TAG, "value": key },
-                { "key": "mlflow.source.name", "value": "flashjob" },
-                { "key": "mlflow.source.type", "value": "JOB" },
-            ],
+            "tags": tags.collect::<Vec<_>>(),
         });
         if !run_name.is_empty() {
             body["run_name"] = json!(run_name);
         }
         let request = self.api(Method::POST, "runs/create").json(&body);
         let Created { run } = self.call(&format!("create the run `{run_name}`"), request).await?;
-        Ok(run.info)
+        Ok(run)
     }
 
     /// Adds metrics, params and tags; the same ones again change nothing.
@@ -269,6 +345,12 @@ impl Client {
         self.call::<serde_json::Value>("end the run", request).await.map(drop)
     }
 
+    /// Has a run that had ended go on.
+    pub(super) async fn reopen_run(&self, run_id: &str) -> Result<(), Error> {
+        let request = self.api(Method::POST, "runs/update").json(&json!({ "run_id": run_id, "status": "RUNNING" }));
+        self.call::<serde_json::Value>("open the run again", request).await.map(drop)
+    }
+
     /// Moves a run to MLflow's bin.
     pub(super) async fn delete_run(&self, run_id: &str) -> Result<(), Error> {
         let request = self.api(Method::POST, "runs/delete").json(&json!({ "run_id": run_id }));
@@ -281,18 +363,45 @@ impl Client {
         let unreadable = |source| Error::Spool { action: "read", path: path.to_owned(), source };
         let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
         let size_bytes = file.metadata().await.map_err(unreadable)?.len();
-        let encoded: Vec<String> = root
-            .split('/')
-            .chain(name.split('/'))
-            .map(|part| utf8_percent_encode(part, PATH_SEGMENT).to_string())
-            .collect();
-        let url = format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/"));
+        let url = self.artifact_url(root, name);
         let request = self
             .request(Method::PUT, &url)
             .header(CONTENT_LENGTH, size_bytes)
             .timeout(REQUEST_TIMEOUT + Duration::from_secs(size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND))
             .body(reqwest::Body::wrap_stream(ReaderStream::new(file)));
         self.send(&format!("upload the artifact `{name}`"), request).await.map(drop)
+    }
+
+    /// The content of the artifact `name`.
+    pub(super) async fn get_artifact(&self, run: &Run, name: &str) -> Result<Vec<u8>, Error> {
+        let ArtifactStore::Proxied(root) = ArtifactStore::of(run.artifact_uri()) else {
+            let kept = format!("artifacts are kept at {} and not behind the server", run.artifact_uri());
+            return Err(self.unusable(&kept));
+        };
+        let attempt = format!("read the artifact `{name}` of the run {}", run.id());
+        let request = self.request(Method::GET, &self.artifact_url(&root, name)).timeout(READ_TIMEOUT);
+        let response = self.send(&attempt, request).await?;
+        let body = response.bytes().await.map_err(|error| self.failed(&attempt, broken(&error)))?;
+        Ok(body.to_vec())
+    }
+
+    fn artifact_url(&self, root: &str, name: &str) -> String {
+        let encoded: Vec<String> = root
+            .split('/')
+            .chain(name.split('/'))
+            .map(|part| utf8_percent_encode(part, PATH_SEGMENT).to_string())
+            .collect();
+        format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/"))
+    }
+
+    /// The runs of a job cannot be counted together.
+    pub(super) fn unusable(&self, detail: &str) -> Error {
+        Error::Aggregate { server: self.server.clone(), detail: detail.to_owned() }
+    }
+
+    /// The server says one thing and then another.
+    pub(super) fn contradiction(&self, attempt: &str) -> Error {
+        self.failed(attempt, Failure::NotMlflow("it has not got what it just took".to_owned()))
     }
 
     fn api(&self, method: Method, endpoint: &str) -> RequestBuilder {

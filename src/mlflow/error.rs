@@ -91,6 +91,14 @@ pub enum Error {
         /// The run's id.
         id: String,
     },
+    /// The runs of one job are there, but cannot be counted together.
+    #[error("the replicas' runs at MLflow {server} cannot be counted together: {detail}")]
+    Aggregate {
+        /// The tracking server.
+        server: String,
+        /// Why not.
+        detail: String,
+    },
     /// Time ran out while the server had not answered.
     #[error("MLflow {server} did not take it within {seconds:.0} s")]
     OutOfTime {

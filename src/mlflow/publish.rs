@@ -14,7 +14,7 @@ use super::client::Client;
 use super::record::Record;
 use super::sender::Sender;
 use super::spool::{End, Opened, Spool};
-use super::{Delivery, Error, RunKey, RunLink, RunStatus};
+use super::{Delivery, Error, Membership, RunKey, RunLink, RunStatus};
 use crate::config::{Credentials, Tracking};
 
 /// How often a lock that somebody else holds is tried again.
@@ -25,6 +25,8 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Access {
     /// Instead of the address in the spool.
     pub uri: Option<Url>,
+    /// Leave runs alone that were recorded for another server.
+    pub only_at: Option<Url>,
     /// Instead of the experiment in the spool. A run that had begun in that one stays there as it is.
     pub experiment: Option<String>,
     /// Instead of the workspace in the spool.
@@ -38,12 +40,14 @@ pub struct Access {
 }
 
 /// One run found in the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Published {
     /// Its key, which is also the name of its folder.
     pub key: RunKey,
     /// What became of it.
     pub outcome: Outcome,
+    /// The job that it is a part of, and the server that has it.
+    pub part_of: Option<(Tracking, Membership)>,
 }
 
 /// What became of a spooled run.
@@ -81,8 +85,13 @@ pub async fn publish(results_dir: &Path, access: &Access, limit: Duration) -> Re
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(key) = RunKey::try_from(name) else { continue };
         let outcome = publish_one(&directory, access, deadline).await;
-        if let Some(outcome) = outcome.unwrap_or_else(|error| Some(Outcome::Failed { reason: error.to_string() })) {
-            published.push(Published { key, outcome });
+        match outcome {
+            Ok(Some((outcome, part_of))) => published.push(Published { key, outcome, part_of }),
+            Ok(None) => {}
+            Err(error) => {
+                let outcome = Outcome::Failed { reason: error.to_string() };
+                published.push(Published { key, outcome, part_of: None });
+            }
         }
     }
     if published.is_empty() {
@@ -91,23 +100,26 @@ pub async fn publish(results_dir: &Path, access: &Access, limit: Duration) -> Re
     Ok(published)
 }
 
+/// What became of a run, and the job that it is a part of.
+type One = (Outcome, Option<(Tracking, Membership)>);
+
 /// `None` where a job died before it had recorded anything.
-async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Result<Option<Outcome>, Error> {
+async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Result<Option<One>, Error> {
     let spool = loop {
         match Spool::open(directory)? {
             Opened::Run(spool) => break spool,
             Opened::Empty => return Ok(None),
-            Opened::Locked if !Spool::has_ended(directory) => return Ok(Some(Outcome::StillRunning)),
+            Opened::Locked if !Spool::has_ended(directory) => return Ok(Some((Outcome::StillRunning, None))),
             Opened::Locked if Instant::now() >= deadline => {
-                return Ok(Some(Outcome::Failed { reason: "another process is sending it".to_owned() }));
+                return Ok(Some((Outcome::Failed { reason: "another process is sending it".to_owned() }, None)));
             }
             Opened::Locked => tokio::time::sleep(LOCK_INTERVAL).await,
         }
     };
-    if let Some(link) = spool.delivered()? {
-        return Ok(Some(Outcome::AlreadyDelivered { link }));
-    }
     let beginning = &spool.beginning;
+    if access.only_at.as_ref().is_some_and(|uri| *uri != beginning.tracking_uri) {
+        return Ok(None);
+    }
     let tracking = Tracking {
         uri: access.uri.clone().unwrap_or_else(|| beginning.tracking_uri.clone()),
         experiment: access.experiment.clone().unwrap_or_else(|| beginning.experiment.clone()),
@@ -117,6 +129,10 @@ async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Re
         server_cert_path: access.server_cert_path.clone(),
         workspace: access.workspace.clone().or_else(|| beginning.workspace.clone()),
     };
+    let part_of = beginning.member.clone().map(|member| (tracking.clone(), member));
+    if let Some(link) = spool.delivered()? {
+        return Ok(Some((Outcome::AlreadyDelivered { link }, part_of)));
+    }
     let client = Client::open(&tracking)?;
     let end = match spool.end()? {
         Some(end) => end,
@@ -127,10 +143,11 @@ async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Re
         }
     };
     let delivery = Sender::new(client, tracking.experiment).complete(&spool, &end, deadline).await;
-    Ok(Some(match delivery {
+    let outcome = match delivery {
         Delivery::Delivered { link, notes } => Outcome::Delivered { link, notes },
         Delivery::Spooled { reason } | Delivery::Lost { reason } => Outcome::Failed { reason },
-    }))
+    };
+    Ok(Some((outcome, part_of)))
 }
 
 /// The end of a run whose process died without one: when it last said something.

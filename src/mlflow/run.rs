@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::group::Membership;
+
 /// Identifies a run before the server has given it an id: sent as a tag, so that a run whose creation was
 /// interrupted is found again instead of being created twice. Letters, digits and `-` only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +23,11 @@ impl RunKey {
             .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
             .unwrap_or_default();
         Self(format!("{start}-{:016x}", rand::random::<u64>()))
+    }
+
+    /// The key of the run above all runs of the job that this key names.
+    pub(super) fn of_parent(&self) -> Self {
+        Self(format!("job-{}", self.0))
     }
 
     /// The key's text.
@@ -61,6 +68,8 @@ pub struct RunSpec {
     pub tags: Vec<(String, String)>,
     /// When it began.
     pub start: SystemTime,
+    /// Its place in a job of several attempts or replicas.
+    pub member: Option<Membership>,
 }
 
 /// How a run ended.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Batcher, LONG_VALUES, run_name};
-use super::client::{ArtifactStore, Client, RunInfo};
+use super::client::{ArtifactStore, Client, Run};
+use super::group::{self, PARENT_TAG};
 use super::record::Record;
 use super::retry;
 use super::spool::{End, Spool};
@@ -27,7 +28,7 @@ const MOST_FOR_END: Duration = Duration::from_secs(10);
 pub(super) struct Sender {
     client: Client,
     experiment: String,
-    run: Option<RunInfo>,
+    run: Option<Run>,
     batcher: Batcher,
     beginning_sent: bool,
     /// How much of the journal the server has.
@@ -103,19 +104,27 @@ impl Sender {
     }
 
     /// Finds the run or creates it.
-    async fn open(&mut self, spool: &Spool) -> Result<RunInfo, Error> {
+    async fn open(&mut self, spool: &Spool) -> Result<Run, Error> {
         if let Some(run) = &self.run {
             return Ok(run.clone());
         }
         let beginning = &spool.beginning;
         let experiment = self.client.experiment(&self.experiment).await?.experiment_id;
+        let parent = match &beginning.member {
+            Some(member) => {
+                group::enter(&self.client, &experiment, member, &beginning.key, beginning.start_time_ms).await?
+            }
+            None => None,
+        };
         let found = self.client.find_runs(&experiment, &beginning.key).await?.into_iter().next();
         let run = match found {
             Some(run) if run.is_deleted() => return Err(self.deleted(run)),
             Some(run) => run,
             None => {
                 let name = run_name(&beginning.run_name);
-                self.client.create_run(&experiment, &beginning.key, &name, beginning.start_time_ms).await?
+                let mut tags = beginning.member.as_ref().map(|member| member.tags()).unwrap_or_default();
+                tags.extend(parent.map(|parent| (PARENT_TAG, parent.id().to_owned())));
+                self.client.create_run(&experiment, &beginning.key, &name, beginning.start_time_ms, &tags).await?
             }
         };
         self.run = Some(run.clone());
@@ -160,7 +169,7 @@ impl Sender {
         let tags = end.tags.iter().map(|(tag, value)| Record::Tag { tag: tag.clone(), value: value.clone() });
         batches.extend(self.batcher.batches(tags));
         self.send(&run, &batches).await?;
-        let ArtifactStore::Proxied(root) = ArtifactStore::of(&run.artifact_uri) else { return Ok(()) };
+        let ArtifactStore::Proxied(root) = ArtifactStore::of(run.artifact_uri()) else { return Ok(()) };
         for name in &end.artifacts {
             self.upload(&root, name, &spool.artifact_path(name)).await?;
         }
@@ -190,20 +199,20 @@ impl Sender {
         let run = self.open(spool).await?;
         // A creation that was given up on may have arrived after the search that missed it. Nobody else creates runs
         // with this key while the spool is locked.
-        for other in self.client.find_runs(&run.experiment_id, &spool.beginning.key).await? {
-            match (other.run_id == run.run_id, other.is_deleted()) {
+        for other in self.client.find_runs(run.experiment_id(), &spool.beginning.key).await? {
+            match (other.id() == run.id(), other.is_deleted()) {
                 (true, true) => return Err(self.deleted(other)),
-                (false, false) => self.client.delete_run(&other.run_id).await?,
+                (false, false) => self.client.delete_run(other.id()).await?,
                 _ => {}
             }
         }
-        self.client.end_run(&run.run_id, end.status, end.end_time_ms).await
+        self.client.end_run(run.id(), end.status, end.end_time_ms).await
     }
 
     /// Sends batches; one whose content is refused does not hold up the others.
-    async fn send(&mut self, run: &RunInfo, batches: &[Batch]) -> Result<(), Error> {
+    async fn send(&mut self, run: &Run, batches: &[Batch]) -> Result<(), Error> {
         for batch in batches {
-            match self.client.log_batch(&run.run_id, batch).await {
+            match self.client.log_batch(run.id(), batch).await {
                 Err(error) if error.refuses_content() => self.note_refusal(&error),
                 outcome => outcome?,
             }
@@ -233,21 +242,21 @@ impl Sender {
         self.refused.clear();
     }
 
-    fn deleted(&self, run: RunInfo) -> Error {
-        Error::RunDeleted { server: self.client.server().to_owned(), id: run.run_id }
+    fn deleted(&self, run: Run) -> Error {
+        Error::RunDeleted { server: self.client.server().to_owned(), id: run.id().to_owned() }
     }
 
     /// What a person should know of a run that arrived.
     fn notes(&self, end: &End) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(run) = &self.run
-            && ArtifactStore::of(&run.artifact_uri) == ArtifactStore::Elsewhere
+            && ArtifactStore::of(run.artifact_uri()) == ArtifactStore::Elsewhere
             && !(end.artifacts.is_empty() && self.batcher.long_values().is_empty())
         {
             notes.push(format!(
                 "artifacts were not uploaded, because this server keeps them at {} and not behind itself (mlflow server \
                  --serve-artifacts does); they are in the results directory",
-                run.artifact_uri
+                run.artifact_uri()
             ));
         }
         for (param, value) in self.batcher.contradictions() {

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::group::Membership;
 use super::record::{Finite, Record, milliseconds};
 use super::{Error, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
 use crate::config::Tracking;
@@ -37,6 +38,8 @@ pub(super) struct Beginning {
     pub(super) experiment: String,
     pub(super) run_name: String,
     pub(super) start_time_ms: i64,
+    #[serde(default)]
+    pub(super) member: Option<Membership>,
     pub(super) records: Vec<Record>,
 }
 
@@ -117,6 +120,7 @@ impl Spool {
             experiment: tracking.experiment.clone(),
             run_name: spec.run_name.clone(),
             start_time_ms: milliseconds(spec.start),
+            member: spec.member.clone(),
             records: params.chain(tags).collect(),
         };
         write_json(&directory.join("run.json"), &beginning)?;
@@ -352,6 +356,7 @@ mod tests {
             params: vec![("param".to_owned(), "1".to_owned())],
             tags: vec![("tag".to_owned(), "2".to_owned())],
             start,
+            member: None,
         };
         let tracking = Tracking {
             uri: "http://mlflow:5000".parse().unwrap(),

@@ -48,6 +48,11 @@ impl ResultsDirectory {
         Self { path: path.to_owned() }
     }
 
+    /// Where [`Self::open`] has moved what was there before, if anything was.
+    pub fn earlier(&self, run_name: &str) -> PathBuf {
+        self.path.join(EARLIER).join(run_name)
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path

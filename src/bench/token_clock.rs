@@ -1,0 +1,64 @@
+//! How many tokens came in each second of the clock on the wall: what replicas on several machines can be compared by.
+//!
+//! Whole seconds are counted and nothing is interpolated. Comparing them takes machines whose clocks agree, as NTP sees to.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// Tokens of one region by the second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TokenClock {
+    /// When the region began, in seconds since 1970.
+    pub started_unix_seconds: f64,
+    /// Tokens in each second since 1970, from the second in which the region began.
+    pub output_tokens_by_second: Vec<u64>,
+}
+
+impl TokenClock {
+    /// Of a region that begins now.
+    pub(super) fn starting(now: SystemTime) -> Self {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { started_unix_seconds: since.as_secs_f64(), output_tokens_by_second: Vec::new() }
+    }
+
+    /// The second in which the region began.
+    pub fn first_second(&self) -> u64 {
+        self.started_unix_seconds as u64
+    }
+
+    /// Counts a token that came `seconds` after the beginning.
+    pub(super) fn tick(&mut self, seconds: f64) {
+        let place = (self.started_unix_seconds + seconds) as u64 - self.first_second();
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if place >= self.output_tokens_by_second.len() {
+            self.output_tokens_by_second.resize(place + 1, 0);
+        }
+        self.output_tokens_by_second[place] += 1;
+    }
+
+    /// Tokens in the seconds from `from` up to `to`, without `to`.
+    pub fn tokens_between(&self, from: u64, to: u64) -> u64 {
+        let seconds = (self.first_second()..).zip(&self.output_tokens_by_second);
+        seconds.filter(|(second, _)| (from..to).contains(second)).map(|(_, tokens)| tokens).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_counted_in_the_second_in_which_they_came() {
+        let mut clock = TokenClock::starting(SystemTime::UNIX_EPOCH + Duration::from_millis(100_750));
+        for seconds in [0.0, 0.2, 0.3, 1.2, 1.3, 4.0] {
+            clock.tick(seconds);
+        }
+        assert_eq!(clock.output_tokens_by_second, [2, 2, 1, 0, 1]);
+        for (from, to, tokens) in [(0, 1_000, 6), (101, 102, 2), (101, 104, 3), (103, 104, 0), (104, 104, 0)] {
+            assert_eq!(clock.tokens_between(from, to), tokens, "{from} to {to}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The figures of a job that several replicas shared, from the files that each of them left.
+//!
+//! Two ways to count are both there, because neither is all of the truth. Over the whole job, from the first replica's first
+//! request to the last one's last: what somebody who waits for the job gets. And over the seconds in which all of them
+//! measured: what the machines give together, undisturbed by who came first.
+
+use serde::Deserialize;
+
+use crate::bench::{Distribution, Latencies, RequestTiming, TokenClock};
+
+/// What one replica measured.
+#[derive(Clone, Debug)]
+pub struct ReplicaResult {
+    elapsed_seconds: f64,
+    clock: TokenClock,
+    requests: Vec<RequestTiming>,
+}
+
+impl ReplicaResult {
+    /// The files that it is read from.
+    pub const FILES: [&'static str; 2] = ["result.json", "requests.jsonl"];
+
+    /// Reads the content of [`Self::FILES`].
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub fn read(result: &[u8], requests: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Document {
+            measurement: Measured,
+        }
+        #[derive(Deserialize)]
+        struct Measured {
+            elapsed_seconds: f64,
+            token_clock: TokenClock,
+        }
+        let Document { measurement } =
+            serde_json::from_slice(result).map_err(|error| format!("its result.json cannot be read: {error}"))?;
+        let lines = requests.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let requests = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
+        let requests = requests.map_err(|error| format!("its requests.jsonl cannot be read: {error}"))?;
+        Ok(Self { elapsed_seconds: measurement.elapsed_seconds, clock: measurement.token_clock, requests })
+    }
+
+    fn end_unix_seconds(&self) -> f64 {
+        self.clock.started_unix_seconds + self.elapsed_seconds
+    }
+
+    fn output_tokens(&self) -> u64 {
+        self.requests.iter().map(|request| u64::from(request.output_tokens)).sum()
+    }
+
+    fn output_tokens_per_second(&self) -> f64 {
+        if self.elapsed_seconds > 0.0 { self.output_tokens() as f64 / self.elapsed_seconds } else { 0.0 }
+    }
+}
+
+/// Every figure of the job by name: the seven of a single run over the whole job, then those of the common window (where all
+/// replicas measured for a whole second at least), percentiles over all requests, and how far replicas lie apart.
+pub fn replica_figures(replicas: &[ReplicaResult]) -> Vec<(String, f64)> {
+    let over = |figure: fn(&ReplicaResult) -> f64| replicas.iter().map(figure);
+    let start = over(|replica| replica.clock.started_unix_seconds).fold(f64::INFINITY, f64::min);
+    let end = over(ReplicaResult::end_unix_seconds).fold(f64::NEG_INFINITY, f64::max);
+    let elapsed = (end - start).max(0.0);
+    let requests: Vec<RequestTiming> = replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
+    let input: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens)).sum();
+    let output: u64 = replicas.iter().map(ReplicaResult::output_tokens).sum();
+    let rate = |amount: f64| if elapsed > 0.0 { amount / elapsed } else { 0.0 };
+    let mut figures = vec![
+        ("requests_per_second".to_owned(), rate(requests.len() as f64)),
+        ("input_tokens_per_second".to_owned(), rate(input as f64)),
+        ("output_tokens_per_second".to_owned(), rate(output as f64)),
+        ("total_tokens_per_second".to_owned(), rate((input + output) as f64)),
+        ("elapsed_time".to_owned(), elapsed),
+        ("total_input_tokens".to_owned(), input as f64),
+        ("total_output_tokens".to_owned(), output as f64),
+        ("replicas".to_owned(), replicas.len() as f64),
+    ];
+    if let Some((seconds, tokens)) = common_window(replicas) {
+        figures.push(("common_window_seconds".to_owned(), seconds as f64));
+        figures.push(("common_window_output_tokens_per_second".to_owned(), tokens as f64 / seconds as f64));
+    }
+    // The time between two tokens is in no file; its percentiles would need every token's.
+    for (name, distribution) in Latencies::of(&requests, Vec::new()).named() {
+        if let Some(distribution) = distribution {
+            for (percentile, value) in [
+                ("mean", distribution.mean),
+                ("p50", distribution.p50),
+                ("p90", distribution.p90),
+                ("p95", distribution.p95),
+                ("p99", distribution.p99),
+            ] {
+                figures.push((format!("{name}_seconds_{percentile}"), value));
+            }
+        }
+    }
+    for (name, values) in [
+        ("replica_output_tokens_per_second", over(ReplicaResult::output_tokens_per_second).collect()),
+        ("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect::<Vec<_>>()),
+    ] {
+        if let Some(spread) = Distribution::of(values) {
+            for (word, value) in [
+                ("min", spread.min),
+                ("mean", spread.mean),
+                ("max", spread.max),
+                ("standard_deviation", spread.standard_deviation),
+            ] {
+                figures.push((format!("{name}_{word}"), value));
+            }
+        }
+    }
+    figures
+}
+
+/// The whole seconds in which every replica measured, and the tokens of all of them in these; `None` where there are none.
+fn common_window(replicas: &[ReplicaResult]) -> Option<(u64, u64)> {
+    // The second in which a region begins is not whole, nor is that in which it ends.
+    let from = replicas.iter().map(|replica| replica.clock.first_second() + 1).max()?;
+    let to = replicas.iter().map(|replica| replica.end_unix_seconds() as u64).min()?;
+    let tokens = replicas.iter().map(|replica| replica.clock.tokens_between(from, to)).sum();
+    (to > from).then(|| (to - from, tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Tokens by second, of one request for each of `ends` (its seconds until the end; four tokens).
+    fn replica(started: f64, elapsed: f64, by_second: &[u64], ends: &[f64]) -> ReplicaResult {
+        let result = json!({"measurement": {
+            "elapsed_seconds": elapsed,
+            "token_clock": {"started_unix_seconds": started, "output_tokens_by_second": by_second},
+        }});
+        let requests: Vec<String> = ends
+            .iter()
+            .map(|end| {
+                json!({"request": 0, "prompt_tokens": 3, "output_tokens": 4, "queue_seconds": 0.0,
+                    "time_to_first_token_seconds": end / 4.0, "last_token_seconds": end, "end_to_end_seconds": end,
+                    "preemptions": 0, "finish_reason": "length"})
+                .to_string()
+            })
+            .collect();
+        ReplicaResult::read(result.to_string().as_bytes(), requests.join("\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_whole_job_and_the_common_window_are_both_counted() {
+        // One from 100.5 to 104.5, one from 102.2 to 106.2: both measured in all of the second 103.
+        let replicas =
+            [replica(100.5, 4.0, &[1, 2, 3, 4, 2], &[1.0, 2.0, 4.0]), replica(102.2, 4.0, &[1, 1, 1, 0, 1], &[4.0])];
+        let figures = replica_figures(&replicas);
+        let figure = |name: &str| figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        let near = |name: &str, expected: f64| {
+            assert!(figure(name).is_some_and(|value| (value - expected).abs() < 1e-9), "{name}: {:?}", figure(name));
+        };
+        near("elapsed_time", 5.7);
+        near("total_output_tokens", 16.0);
+        near("total_input_tokens", 12.0);
+        near("output_tokens_per_second", 16.0 / 5.7);
+        near("common_window_seconds", 1.0);
+        near("common_window_output_tokens_per_second", 5.0);
+        near("e2e_seconds_p50", 3.0);
+        near("ttft_seconds_p50", 0.75);
+        near("replica_output_tokens_per_second_min", 1.0);
+        near("replica_output_tokens_per_second_max", 3.0);
+        near("replica_output_tokens_per_second_standard_deviation", 1.0);
+        assert_eq!(figure("itl_seconds_p50"), None);
+    }
+
+    #[test]
+    fn replicas_that_never_met_have_no_common_window() {
+        let replicas = [replica(100.0, 2.0, &[2, 2], &[2.0]), replica(102.5, 2.0, &[2, 2, 0], &[2.0])];
+        assert_eq!(common_window(&replicas), None);
+        assert!(!replica_figures(&replicas).iter().any(|(name, _)| name.starts_with("common_window")));
+    }
+
+    #[test]
+    fn files_of_others_are_refused_in_words() {
+        for (result, requests, expected) in [
+            ("{}", "", "its result.json cannot be read: missing field `measurement`"),
+            ("{\"measurement\": null}", "", "its result.json cannot be read"),
+            (
+                "{\"measurement\": {\"elapsed_seconds\": 1, \"token_clock\": {\"started_unix_seconds\": 1, \
+              \"output_tokens_by_second\": []}}}",
+                "{}\n",
+                "its requests.jsonl cannot be read: missing field `request`",
+            ),
+        ] {
+            let error = ReplicaResult::read(result.as_bytes(), requests.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

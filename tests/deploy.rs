@@ -1,0 +1,98 @@
+//! Blueprints from outside: judged with line and column, and turned into manifests that real tools take.
+
+mod render;
+mod validate;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::process::skip;
+
+/// The platform's own files, with another token and another registry.
+fn seed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blueprints").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The Python environment that judges manifests; `None` where it cannot be made (and the test says so).
+pub fn judges() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/venv");
+    let environment = Command::new(script).arg("kubernetes").output().unwrap();
+    if !environment.status.success() {
+        skip(&format!("no kubernetes-validate: {}", String::from_utf8_lossy(&environment.stderr)));
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8_lossy(&environment.stdout).trim()))
+}
+
+/// YAML documents as JSON, by a real YAML reader.
+pub fn yaml(judges: &Path, text: &str) -> Vec<Value> {
+    let program =
+        "import json, sys, yaml\nprint(json.dumps([d for d in yaml.safe_load_all(sys.stdin) if d is not None]))";
+    let finished = crate::support::process::Process::new(judges.join("bin/python"))
+        .args(["-c", program])
+        .input(text)
+        .run()
+        .expect_code(0);
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+/// A recipe of mode job in which every key of the schema is set.
+fn everything() -> Value {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let mut recipe: Value = serde_json::from_str(&seed("offline-benchmark-blueprint.json")).unwrap();
+    let keys = schema["$defs"]["recipe_payload"]["properties"].as_object().unwrap();
+    for (key, kind) in keys {
+        if recipe.get(key).is_none() {
+            recipe[key] = value_of(key, kind);
+        }
+    }
+    recipe["recipe_replica_count"] = json!(3);
+    let ours = json!({"bucket_name": "ours", "mount_location": "/ours", "volume_size_in_gbs": 7});
+    recipe["input_object_storage"].as_array_mut().unwrap().push(ours);
+    recipe
+}
+
+const SCHEMA: &str = include_str!("../src/deploy/blueprint_schema.json");
+
+fn value_of(key: &str, kind: &Value) -> Value {
+    match key {
+        "recipe_container_command" => json!(["/flashjob"]),
+        "recipe_container_command_use_shell" => json!(false),
+        "recipe_environment_secrets" => {
+            json!([{"envvar_name": "MLFLOW_TRACKING_PASSWORD", "secret_name": "mlflow", "secret_key": "password"}])
+        }
+        "recipe_host_port" => json!("8080"),
+        "local_filesystem" => json!([{"node_directory_path": "/mnt/nvme", "mount_location": "/nvme"}]),
+        "output_object_storage" => {
+            json!([{"bucket_name": "results", "mount_location": "/results-bucket", "volume_size_in_gbs": 9}])
+        }
+        "input_file_system" => json!([{"file_system_ocid": "f", "mount_target_ocid": "m", "mount_location": "/fss",
+            "volume_size_in_gbs": 10}]),
+        "mig_resource_request" => json!("mig-1g.10gb"),
+        "recipe_node_boot_volume_size_in_gbs" => json!(200),
+        "recipe_liveness_probe_params" | "recipe_startup_probe_params" | "recipe_readiness_probe_params" => {
+            json!({"endpoint_path": "/readyz", "port": 8000, "scheme": "http", "initial_delay_seconds": 5,
+                "period_seconds": 10, "timeout_seconds": 2, "success_threshold": 1, "failure_threshold": 3})
+        }
+        "recipe_inference_gateway" => json!({"model_name": "m", "api_key": "s3cr3t"}),
+        "recipe_additional_ingress_ports" => json!([{"name": "a", "port": 1, "path": "/"}]),
+        "recipe_node_autoscaling_params" => json!({"min_nodes": 1, "max_nodes": 2}),
+        "recipe_pod_autoscaling_params" => json!({"min_replicas": 1}),
+        "recipe_node_labels" => json!({"a": "b"}),
+        "recipe_team_info" => json!({"team_name": "t"}),
+        "team" => json!({"team_name": "t", "priority_threshold": 1, "quotas": [{"shape_name": "s"}]}),
+        "service_endpoint" => json!({"domain": "d"}),
+        "shared_node_pool_custom_node_selectors" => json!([{"key": "k", "value": "v"}]),
+        "recipe_prometheus_enabled" => json!(true),
+        "recipe_node_selector_arch" => json!("amd64"),
+        _ => match kind["type"].as_str() {
+            Some("integer") => json!(2),
+            Some("boolean") => json!(true),
+            Some("string") => json!("x1"),
+            other => panic!("{key}: a value of {other:?} is called for"),
+        },
+    }
+}
