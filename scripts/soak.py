@@ -5,6 +5,7 @@ switched on, and never with wrong bytes. Resident memory is sampled: its last qu
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import mmap
@@ -112,6 +113,15 @@ def resident_mb(process: int) -> float:
     return int(text.split("VmRSS:")[1].split()[0]) / 1000
 
 
+def used_mb(directory: Path) -> float:
+    used = 0
+    for entry in os.scandir(directory):
+        # A block may go while it is counted.
+        with contextlib.suppress(FileNotFoundError):
+            used += entry.stat().st_size if "." in entry.name else 0
+    return used / 1e6
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--mapped"]:
         return mapped(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
@@ -155,7 +165,7 @@ def main() -> None:
                 time.sleep(5)
                 soak.lasting = False
             memory.append(resident_mb(mount.pid))
-            cached.append(sum(entry.stat().st_size for entry in os.scandir(cache / "flashjob-blocks") if "." in entry.name) / 1e6)
+            cached.append(used_mb(cache / "flashjob-blocks"))
             if time.monotonic() > next_report:
                 next_report += 60
                 print(f"{(time.monotonic() - start) / 60:.0f} min: {soak.reads} reads, {soak.bytes / 1e9:.2f} GB, {soak.failures} failed as "
