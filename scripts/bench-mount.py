@@ -186,14 +186,14 @@ def table(title: str, rates: dict[str, list[float]], beside: str, notes: dict[st
             print(f"  {way:<28}{median:8.0f} MB/s{median / base:6.2f} of {beside}   ({each}) {notes.get(way, '')}", flush=True)
 
 
-def write_safetensors(path: Path, tensors: dict[str, list[int]]) -> None:
-    """Tensors of small random numbers in bfloat16, in the order of their names, as they are saved."""
+def write_safetensors(path: Path, tensors: dict[str, list[int]], dtype: str = "BF16") -> None:
+    """Tensors of 16-bit numbers, small if bfloat16, in the order of their names, as they are saved."""
     header, offset = {}, 0
     for name in sorted(tensors):
         size = 2
         for length in tensors[name]:
             size *= length
-        header[name] = {"dtype": "BF16", "shape": tensors[name], "data_offsets": [offset, offset + size]}
+        header[name] = {"dtype": dtype, "shape": tensors[name], "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -276,7 +276,7 @@ def safetensors(args, scratch: Path) -> None:
     speed, location = args.binaries / "examples/mount_speed", scratch / "mounted-safetensors"
     location.mkdir()
     (scratch / "tensors").mkdir()
-    write_safetensors(scratch / "tensors/model.safetensors", {f"layer.{n}": [4096, 2048] for n in range(32)})
+    write_safetensors(scratch / "tensors/model.safetensors", {f"layer.{n}": [4096, 2048] for n in range(32)}, "F16")  # numpy has no bfloat16
     server = Server(args.binaries / "development-bucket", str(scratch / "tensors"), [])
     path, connections = str(location / "model.safetensors"), f"--connections={args.connections}"
     for network, faults in NETWORKS.items():
