@@ -1,7 +1,7 @@
 //! The named figures of a run, the same in `result.json`, MLflow and the termination message.
 
 use super::result::PhaseSeconds;
-use crate::bench::Measurement;
+use crate::bench::{Latencies, Measurement};
 
 /// Every figure of a run by name, in the order in which a person reads them.
 ///
@@ -20,19 +20,7 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
         ("total_input_tokens".to_owned(), input),
         ("total_output_tokens".to_owned(), output),
     ];
-    for (name, distribution) in measurement.latencies.named() {
-        if let Some(distribution) = distribution {
-            for (percentile, value) in [
-                ("mean", distribution.mean),
-                ("p50", distribution.p50),
-                ("p90", distribution.p90),
-                ("p95", distribution.p95),
-                ("p99", distribution.p99),
-            ] {
-                figures.push((format!("{name}_seconds_{percentile}"), value));
-            }
-        }
-    }
+    figures.extend(of_latencies(&measurement.latencies));
     figures.push(("preemptions".to_owned(), measurement.preemptions as f64));
     figures.push(("steps".to_owned(), measurement.steps as f64));
     let roofline = measurement.roofline.named(elapsed);
@@ -61,4 +49,20 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
         figures.push(("cost_per_million_output_tokens".to_owned(), price / 3600.0 * elapsed / output * 1e6));
     }
     figures
+}
+
+/// Mean and percentiles of each latency that there is, by name.
+pub(super) fn of_latencies(latencies: &Latencies) -> Vec<(String, f64)> {
+    let there = latencies.named().into_iter().filter_map(|(name, distribution)| Some((name, distribution?)));
+    let named = there.flat_map(|(name, distribution)| {
+        [
+            ("mean", distribution.mean),
+            ("p50", distribution.p50),
+            ("p90", distribution.p90),
+            ("p95", distribution.p95),
+            ("p99", distribution.p99),
+        ]
+        .map(|(percentile, value)| (format!("{name}_seconds_{percentile}"), value))
+    });
+    named.collect()
 }

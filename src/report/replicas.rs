@@ -6,6 +6,7 @@
 
 use serde::Deserialize;
 
+use super::figures::of_latencies;
 use crate::bench::{Distribution, Latencies, RequestTiming, TokenClock};
 
 /// What one replica measured.
@@ -81,19 +82,7 @@ pub fn replica_figures(replicas: &[ReplicaResult]) -> Vec<(String, f64)> {
         figures.push(("common_window_output_tokens_per_second".to_owned(), tokens as f64 / seconds as f64));
     }
     // The time between two tokens is in no file; its percentiles would need every token's.
-    for (name, distribution) in Latencies::of(&requests, Vec::new()).named() {
-        if let Some(distribution) = distribution {
-            for (percentile, value) in [
-                ("mean", distribution.mean),
-                ("p50", distribution.p50),
-                ("p90", distribution.p90),
-                ("p95", distribution.p95),
-                ("p99", distribution.p99),
-            ] {
-                figures.push((format!("{name}_seconds_{percentile}"), value));
-            }
-        }
-    }
+    figures.extend(of_latencies(&Latencies::of(&requests, Vec::new())));
     for (name, values) in [
         ("replica_output_tokens_per_second", over(ReplicaResult::output_tokens_per_second).collect()),
         ("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect::<Vec<_>>()),
