@@ -4,6 +4,7 @@
 //! uncontended lock and a few atomic additions, and allocates nothing. Names are our own
 //! (`flashjob_*`, `docs/METRICS.md`): vLLM's hold a `:`, which is reserved for recording rules.
 
+mod family;
 mod gpus;
 mod in_flight;
 mod machine;

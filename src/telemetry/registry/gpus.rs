@@ -6,23 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
-use super::machine::{labelled, measured};
+use super::family::{Family, counter, gauge, labelled, measured};
 use super::registrar::Registrar;
 use crate::gpus::{GpuSample, THROTTLE_REASONS};
 
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    value: fn(&GpuSample) -> Option<f64>,
-}
-
-const fn gauge(name: &'static str, help: &'static str, value: fn(&GpuSample) -> Option<f64>) -> Family {
-    Family { name, help, kind: MetricType::GAUGE, value }
-}
-
 #[rustfmt::skip]
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family<GpuSample>; 9] = [
     gauge("flashjob_gpu_utilization_ratio", "Share of the last moments in which a kernel ran on the GPU.", |g| g.utilization),
     gauge("flashjob_gpu_memory_used_bytes", "Memory of the GPU in use.", |g| g.memory_used_bytes),
     gauge("flashjob_gpu_memory_bytes", "Memory of the GPU.", |g| g.memory_bytes),
@@ -31,8 +20,7 @@ const FAMILIES: [Family; 9] = [
     gauge("flashjob_gpu_temperature_celsius", "Temperature of the GPU.", |g| g.temperature_celsius),
     gauge("flashjob_gpu_sm_clock_hertz", "Clock of the GPU's multiprocessors.", |g| g.sm_clock_hertz),
     gauge("flashjob_gpu_memory_clock_hertz", "Clock of the GPU's memory.", |g| g.memory_clock_hertz),
-    Family { name: "flashjob_gpu_energy_joules_total", help: "Energy that the GPU has taken since its driver was loaded.",
-             kind: MetricType::COUNTER, value: |g| g.energy_joules },
+    counter("flashjob_gpu_energy_joules_total", "Energy that the GPU has taken since its driver was loaded.", |g| g.energy_joules),
 ];
 
 const THROTTLED: &str = "flashjob_gpu_throttled";
@@ -77,10 +65,9 @@ impl Collector for GpuFamilies {
         let whose = |gpu: &GpuSample| {
             vec![("gpu", gpu.index.to_string()), ("name", gpu.name.clone()), ("uuid", gpu.uuid.clone())]
         };
-        let values = FAMILIES.iter().map(|family| {
-            let series = |gpu: &GpuSample| Some(measured(family.kind, (family.value)(gpu)?, whose(gpu)));
-            labelled(family.name, family.help, family.kind, samples.iter().filter_map(series).collect())
-        });
+        let values = FAMILIES
+            .iter()
+            .map(|family| family.of(samples.iter().filter_map(|gpu| family.series(gpu, whose(gpu))).collect()));
         let throttled =
             samples.iter().filter_map(|gpu| Some((gpu, gpu.throttled_by.as_ref()?))).flat_map(|(gpu, given)| {
                 THROTTLE_REASONS.iter().map(move |reason| {

@@ -5,28 +5,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 
+use super::family::{Family, counter, gauge};
 use super::registrar::Registrar;
 use crate::telemetry::host::Sample;
 
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    value: fn(&Sample) -> Option<f64>,
-}
-
-const fn counter(name: &'static str, help: &'static str, value: fn(&Sample) -> Option<f64>) -> Family {
-    Family { name, help, kind: MetricType::COUNTER, value }
-}
-
-const fn gauge(name: &'static str, help: &'static str, value: fn(&Sample) -> Option<f64>) -> Family {
-    Family { name, help, kind: MetricType::GAUGE, value }
-}
-
 #[rustfmt::skip]
-const FAMILIES: [Family; 23] = [
+const FAMILIES: [Family<Sample>; 23] = [
     counter("process_cpu_seconds_total", "CPU time of this process, user and system.", |s| s.process_cpu_seconds),
     gauge("process_resident_memory_bytes", "Memory of this process that is in RAM.", |s| s.process_resident_bytes),
     gauge("process_virtual_memory_bytes", "Address space of this process.", |s| s.process_virtual_bytes),
@@ -61,8 +47,9 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn register(registrar: &Registrar) -> Self {
-        let description =
-            |family: &Family| Desc::new(family.name.to_owned(), family.help.to_owned(), vec![], Default::default());
+        let description = |family: &Family<Sample>| {
+            Desc::new(family.name.to_owned(), family.help.to_owned(), vec![], Default::default())
+        };
         let descriptions = FAMILIES.iter().map(description).collect::<Result<_, _>>();
         registrar.enter(Self {
             latest: Arc::default(),
@@ -82,47 +69,7 @@ impl Collector for Machine {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let sample = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        FAMILIES.iter().filter_map(|family| Some(family.show((family.value)(&sample)?))).collect()
+        let series = |family: &Family<Sample>| Some(family.of(vec![family.series(&sample, Vec::new())?]));
+        FAMILIES.iter().filter_map(series).collect()
     }
-}
-
-impl Family {
-    fn show(&self, value: f64) -> MetricFamily {
-        labelled(self.name, self.help, self.kind, vec![measured(self.kind, value, Vec::new())])
-    }
-}
-
-/// One series: a counter's value, or a gauge's, with these labels.
-pub(super) fn measured(kind: MetricType, value: f64, labels: Vec<(&str, String)>) -> Metric {
-    let mut metric = Metric::default();
-    match kind {
-        MetricType::COUNTER => {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        }
-        _ => {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-    }
-    let label = |(name, value): (&str, String)| {
-        let mut label = LabelPair::default();
-        label.set_name(name.to_owned());
-        label.set_value(value);
-        label
-    };
-    metric.set_label(labels.into_iter().map(label).collect());
-    metric
-}
-
-/// Several series under one name.
-pub(super) fn labelled(name: &str, help: &str, kind: MetricType, series: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(series);
-    family
 }
