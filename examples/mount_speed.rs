@@ -38,7 +38,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Way {
-    /// Ranged GETs of the largest object, thrown away.
+    /// Ranged GETs of the largest object, each into memory.
     Straight {
         url: String,
         #[arg(long, default_value_t = 16)]
@@ -99,20 +99,22 @@ fn straight(url: &str, connections: usize) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let bucket = bucket(url, connections)?;
     let object = Arc::new(largest(runtime.block_on(bucket.list(""))?)?);
+    let part = || Vec::with_capacity(PART_BYTES as usize);
+    let free = Arc::new(std::sync::Mutex::new((0..connections).map(|_| part()).collect::<Vec<Vec<u8>>>()));
     let start = Instant::now();
     let parts = stream::iter(0..object.size_bytes.div_ceil(PART_BYTES)).map(|index| {
-        let (bucket, object) = (bucket.clone(), object.clone());
+        let (bucket, object, free) = (bucket.clone(), object.clone(), Arc::clone(&free));
         runtime.spawn(async move {
             let range = index * PART_BYTES..object.size_bytes.min((index + 1) * PART_BYTES);
-            // As whoever wants the bytes would: into memory that is there already.
-            let mut sum = 0_u64;
-            let mut buffer = vec![0_u8; 0];
-            let mut sink = |piece: &[u8]| {
-                buffer.clear();
-                buffer.extend_from_slice(piece);
-                sum += piece.len() as u64;
-            };
-            bucket.get_into(&object, range, &mut sink).await.map(|()| sum)
+            // As whoever wants the bytes would: a part whole in memory, which the parts before it have used already.
+            let mut buffer: Vec<u8> = free.lock().map_or_else(|_| None, |mut free| free.pop()).unwrap_or_default();
+            bucket.get_into(&object, range, &mut |piece| buffer.extend_from_slice(piece)).await?;
+            let read = buffer.len() as u64;
+            buffer.clear();
+            if let Ok(mut free) = free.lock() {
+                free.push(buffer);
+            }
+            Ok::<_, flashjob::bucket::Error>(read)
         })
     });
     let mut parts = parts.buffer_unordered(connections);

@@ -1,6 +1,6 @@
 """The mount's speed, in ratios: rounds of all ways interleaved, medians, each server and reader in a process of its own.
 
-Straight is the same client without a file system: as many connections, ranges of one block, bytes thrown away. The
+Straight is the same client without a file system: as many connections, ranges of one block, each into memory that is used again. The
 server (`development-bucket`) shares the processors with everybody else, as no bucket does: on a machine of few cores the
 loopback figures are those of the server and the reader together.
 """

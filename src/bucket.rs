@@ -7,6 +7,7 @@
 
 mod answer;
 mod content_range;
+mod digest;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -80,5 +81,6 @@ mod tests {
         spawnable(bucket.get_into(&object, 0..1, &mut |_| {}));
         spawnable(bucket.put("a", bytes::Bytes::new()));
         spawnable(bucket.put_file("a", std::path::Path::new("a")));
+        spawnable(bucket.holds("a", std::path::Path::new("a")));
     }
 }

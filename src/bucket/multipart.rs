@@ -15,6 +15,7 @@ use url::Url;
 
 use super::Bucket;
 use super::answer::Failure;
+use super::digest::{self, Hash};
 use super::error::{Error, ErrorKind};
 use super::object;
 use super::read::shown;
@@ -56,18 +57,19 @@ impl Bucket {
         };
         let mut upload = Upload { transport: Arc::clone(&self.transport), url: Some(url) };
         let sent = async {
-            let part_bytes = self.part_bytes.max(size_bytes.div_ceil(MOST_PARTS));
+            let part_bytes = part_bytes(self.part_bytes, size_bytes);
             let file = Arc::new(file);
-            stream::iter(0..size_bytes.div_ceil(part_bytes))
+            let hashes: Vec<Hash> = stream::iter(0..size_bytes.div_ceil(part_bytes))
                 .map(|index| {
                     let attempts = Attempts::new(transport, attempted(&format!("write part {} of", index + 1)));
                     let length = part_bytes.min(size_bytes - index * part_bytes);
                     upload.send(attempts, index + 1, part(Arc::clone(&file), path, index * part_bytes, length))
                 })
-                .buffer_unordered(PARTS_AT_ONCE)
-                .try_collect::<()>()
+                .buffered(PARTS_AT_ONCE)
+                .try_collect()
                 .await?;
-            upload.commit(Attempts::new(transport, attempted("commit the upload of")), name, size_bytes).await
+            let attempts = Attempts::new(transport, attempted("commit the upload of"));
+            upload.commit(attempts, name, size_bytes, &digest::of_parts(&hashes)).await
         };
         match sent.await {
             Ok(()) => {
@@ -80,6 +82,11 @@ impl Bucket {
             }
         }
     }
+}
+
+/// Length of the parts of `size_bytes`, which should be `wanted`.
+pub(super) fn part_bytes(wanted: u64, size_bytes: u64) -> u64 {
+    wanted.max(size_bytes.div_ceil(MOST_PARTS))
 }
 
 /// Opens an upload and gives its URL, which ends in `/`.
@@ -130,24 +137,35 @@ impl Upload {
         mut attempts: Attempts<'_>,
         number: u64,
         part: impl Future<Output = Result<Part, Failure>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Hash, Error> {
         let part = part.await.map_err(|failure| attempts.fail(failure))?;
         let url = format!("{}{number}", self.url());
         loop {
             match part.send(&self.transport, self.transport.client().put(&url)).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(part.hash),
                 Err(failure) => attempts.after(failure).await?,
             }
         }
     }
 
-    async fn commit(&self, mut attempts: Attempts<'_>, name: &str, size_bytes: u64) -> Result<(), Error> {
+    /// Makes the parts an object, whose hash must be `hash`.
+    async fn commit(&self, mut attempts: Attempts<'_>, name: &str, size_bytes: u64, hash: &str) -> Result<(), Error> {
         let transport = &*self.transport;
         loop {
             let request = transport.client().post(self.url());
             let reply = async { transport.send_body(request, bytes::Bytes::new()).await?.success().await };
             let failure = match reply.await {
-                Ok(_) => return Ok(()),
+                Ok(reply) => {
+                    let stored = object::text(reply.headers(), "opc-multipart-md5");
+                    if stored.is_none_or(|stored| stored == hash) {
+                        return Ok(());
+                    }
+                    let failure = Failure::new(
+                        ErrorKind::Protocol,
+                        "the service put other parts together than were sent".to_owned(),
+                    );
+                    return Err(attempts.fail(failure.with_request_id(reply.headers())));
+                }
                 Err(failure) => failure,
             };
             // The upload is gone if an earlier try got through and only its answer was lost.

@@ -5,15 +5,14 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use md5::{Digest, Md5};
 use reqwest::RequestBuilder;
 
 use super::Bucket;
 use super::answer::Failure;
+use super::digest::{self, Hash};
 use super::error::{Error, ErrorKind};
+use super::multipart;
 use super::object;
 use super::probe;
 use super::read::shown;
@@ -63,19 +62,54 @@ impl Bucket {
         }
         self.put(name, tokio::fs::read(path).await.map_err(unreadable)?.into()).await
     }
+
+    /// Whether the object called `name` holds what is in the file at `path`, as far as the service tells: a second delivery
+    /// need not send it again. False also where this PAR may not look.
+    ///
+    /// # Errors
+    /// Where the bucket cannot be reached or the file cannot be read; see [`ErrorKind`].
+    pub async fn holds(&self, name: &str, path: &Path) -> Result<bool, Error> {
+        let transport = &*self.transport;
+        let mut attempts = Attempts::new(transport, format!("look up {}", shown(transport, name)));
+        let stored = loop {
+            let request = transport.client().head(transport.par().object_url(name));
+            let failure = match async { transport.send(request).await?.success().await }.await {
+                Ok(reply) => {
+                    let hash = |header| object::text(reply.headers(), header).map(str::to_owned);
+                    break hash("content-md5").or_else(|| hash("opc-multipart-md5"));
+                }
+                Err(failure) => failure,
+            };
+            if failure.kind == ErrorKind::NotFound || failure.is_denied() {
+                break None;
+            }
+            attempts.after(failure).await?;
+        };
+        let Some(stored) = stored else { return Ok(false) };
+        let (owned, part_bytes) = (path.to_owned(), self.part_bytes);
+        let hashed = tokio::task::spawn_blocking(move || {
+            let size_bytes = std::fs::metadata(&owned)?.len();
+            digest::of_file(&owned, multipart::part_bytes(part_bytes, size_bytes))
+        });
+        let hashed = hashed.await;
+        let hashed = hashed.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+        hashed.map(|hash| hash == stored).map_err(|error| {
+            attempts.fail(Failure::new(ErrorKind::LocalFile, format!("`{}` cannot be read: {error}", path.display())))
+        })
+    }
 }
 
 /// A body and its MD5.
 pub(super) struct Part {
     body: Bytes,
-    md5: String,
+    pub(super) hash: Hash,
 }
 
 impl Part {
     /// Hashes `body`.
     pub(super) fn new(body: Bytes) -> Self {
-        let md5 = STANDARD.encode(Md5::digest(&body));
-        Self { body, md5 }
+        let hash = digest::hash(&body);
+        Self { body, hash }
     }
 
     /// Sends the body once.
@@ -84,9 +118,10 @@ impl Part {
         transport: &'a Transport,
         request: RequestBuilder,
     ) -> Result<Reply<'a>, Failure> {
-        let request = request.header("content-md5", &self.md5);
+        let md5 = digest::of_whole(self.hash);
+        let request = request.header("content-md5", &md5);
         let reply = transport.send_body(request, self.body.clone()).await?.success().await?;
-        if object::text(reply.headers(), "opc-content-md5").is_some_and(|stored| stored != self.md5) {
+        if object::text(reply.headers(), "opc-content-md5").is_some_and(|stored| stored != md5) {
             return Err(
                 Failure::protocol("the service stored another content than was sent").with_request_id(reply.headers())
             );

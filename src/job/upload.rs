@@ -8,7 +8,8 @@ use crate::config::OutputStorage;
 use crate::event::Events;
 use crate::report::ResultsDirectory;
 
-/// Puts the files of `directory` under the output's prefix, by their names, and gives those names.
+/// Puts the files of `directory` under the output's prefix, by their names, and gives those names. What an earlier try
+/// left there is not sent again.
 ///
 /// # Errors
 /// The first file that the bucket does not take within `patience`.
@@ -23,7 +24,9 @@ pub async fn upload(
     let mut names = Vec::new();
     for path in directory.files() {
         let name = format!("{}{}", output.prefix, file_name(&path));
-        bucket.put_file(&name, &path).await?;
+        if !bucket.holds(&name, &path).await? {
+            bucket.put_file(&name, &path).await?;
+        }
         names.push(name);
     }
     Ok(names)

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use super::blocks::{BlockMap, Read};
 use super::filesystem::FileSystem;
-use super::source::Fault;
 use super::tree::Inode;
 
 /// The files of a mount, to be opened without the kernel. Cheap to clone; after the mount's end every read fails.
@@ -58,7 +57,7 @@ impl DirectFile {
     /// far as memory and the number of connections allow.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the file ends before, else the kind of the fault's errno with the [`Fault`] inside.
+    /// `UnexpectedEof` where the file ends before, else the kind of the fault's errno with the [`Fault`](super::Fault) inside.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.size_bytes);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -69,13 +68,8 @@ impl DirectFile {
             let piece_end = end.min((position / block_bytes + 1) * block_bytes);
             let bytes = match self.blocks.read(self.inode, position..piece_end, end) {
                 Read::Ready(result) => result,
-                Read::Waiting(future) => {
-                    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-                    self.blocks.runtime().spawn(async move {
-                        let _ = sender.send(future.await);
-                    });
-                    receiver.recv().unwrap_or_else(|_| Err(Fault::closed()))
-                }
+                // On this thread: whoever brings the bytes wakes it, and no other one on the way.
+                Read::Waiting(future) => self.blocks.runtime().block_on(future),
             }?;
             let (filled, unfilled) = rest.split_at_mut(bytes.len());
             filled.copy_from_slice(&bytes);

@@ -123,6 +123,7 @@ async fn an_upload_that_fails_is_aborted_and_leaves_nothing() {
         ),
         (json!({"kind": "status", "status": 429, "operation": "commit_upload"}), Kind::Throttled),
         (json!({"kind": "lost_answer", "operation": "put_part"}), Kind::Unreachable),
+        (json!({"kind": "wrong_md5", "operation": "put_part"}), Kind::Protocol),
     ] {
         served.server.fault(fault.clone());
         let bucket = open_with(served.server.url(), impatient(), Events::default()).with_part_bytes(PART_BYTES);
@@ -134,6 +135,18 @@ async fn an_upload_that_fails_is_aborted_and_leaves_nothing() {
         assert_eq!(bucket.head(NAME).await.unwrap_err().kind(), Kind::NotFound, "{fault}");
         served.server.forget_requests();
     }
+}
+
+/// The object is there then, but nobody is told that it is what was sent.
+#[tokio::test]
+async fn parts_that_were_put_together_wrongly_are_no_success() {
+    let served = Served::empty();
+    let bucket = served.open().with_part_bytes(PART_BYTES);
+    let (_folder, path) = file(&noise(500_000));
+    served.server.fault(json!({"kind": "wrong_md5", "operation": "commit_upload"}));
+    let error = bucket.put_file(NAME, &path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{}", shown(&error));
+    assert!(shown(&error).contains("other parts"), "{}", shown(&error));
 }
 
 #[tokio::test]
@@ -153,6 +166,39 @@ async fn an_upload_that_is_dropped_is_aborted() {
     while served.server.open_uploads() != json!([]) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// However it was sent, and only where every byte is the same.
+#[tokio::test]
+async fn what_is_there_already_is_known() {
+    let served = Served::empty();
+    let bucket = served.open().with_part_bytes(PART_BYTES);
+    for length in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES] {
+        let mut body = noise(length as usize);
+        let (_folder, path) = file(&body);
+        let name = format!("{length}");
+        assert!(!bucket.holds(&name, &path).await.unwrap(), "{length}: nothing is there");
+        bucket.put_file(&name, &path).await.unwrap();
+        assert!(bucket.holds(&name, &path).await.unwrap(), "{length}");
+        body.push(0);
+        std::fs::write(&path, &body).unwrap();
+        assert!(!bucket.holds(&name, &path).await.unwrap(), "{length}: it has grown");
+        if length > 0 {
+            body.pop();
+            body[length as usize / 2] ^= 1;
+            std::fs::write(&path, &body).unwrap();
+            assert!(!bucket.holds(&name, &path).await.unwrap(), "{length}: a bit differs");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(bucket.holds(&name, &path).await.unwrap_err().kind(), ErrorKind::LocalFile);
+    }
+    let (_folder, path) = file(b"x");
+    bucket.put_file(NAME, &path).await.unwrap();
+    let blind = super::open(&served.server.par(json!({"access": "AnyObjectWrite"})));
+    assert!(!blind.holds(NAME, &path).await.unwrap());
+    served.server.fault(json!({"kind": "status", "status": 500, "operation": "head"}));
+    let impatient = open_with(served.server.url(), impatient(), Events::default());
+    assert_eq!(impatient.holds(NAME, &path).await.unwrap_err().kind(), ErrorKind::ServerFailed);
 }
 
 #[tokio::test]

@@ -29,24 +29,27 @@ fn on_gpus(count: usize, dtype: DtypeChoice) -> EngineConfig {
 
 #[test]
 fn logits_are_those_of_transformers_within_16_bits() {
-    logits_on(1, DtypeChoice::Bfloat16);
-    logits_on(1, DtypeChoice::Float16);
+    logits_on(1);
 }
 
 #[test]
 fn so_they_are_on_two_ranks() {
-    logits_on(2, DtypeChoice::Float16);
+    logits_on(2);
 }
 
 /// There are more of them than heads of keys and values in some.
 #[test]
 fn so_they_are_on_four_ranks() {
-    logits_on(4, DtypeChoice::Bfloat16);
+    logits_on(4);
 }
 
-/// Units are those of the format's rounding, here of all activations but the residual stream.
-fn logits_on(ranks: usize, dtype: DtypeChoice) {
-    let unit = if dtype == DtypeChoice::Bfloat16 { (-8f32).exp2() } else { (-11f32).exp2() };
+fn logits_on(ranks: usize) {
+    logits_in(ranks, DtypeChoice::Bfloat16, (-8f32).exp2());
+    logits_in(ranks, DtypeChoice::Float16, (-11f32).exp2());
+}
+
+/// `unit` is that of the format's rounding, here of all activations but the residual stream.
+fn logits_in(ranks: usize, dtype: DtypeChoice, unit: f32) {
     for name in MODELS {
         let mut engine = load(name, &on_gpus(ranks, dtype));
         assert_eq!((engine.facts().device, engine.facts().tensor_parallel_size), ("cuda", ranks));

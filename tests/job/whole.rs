@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::prometheus::Prometheus;
 
 /// A bucket folder with the tiny model under the name that a hub would give it.
-fn bucket_folder() -> TempDir {
+pub(super) fn bucket_folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     let model = folder.path().join("tiny/llama");
     std::fs::create_dir_all(&model).unwrap();
@@ -24,7 +24,7 @@ fn bucket_folder() -> TempDir {
 }
 
 /// A job that mounts `url` under `results` and runs the tiny model from there.
-fn mounting(results: &TempDir, url: &str) -> Process {
+pub(super) fn mounting(results: &TempDir, url: &str) -> Process {
     let location = results.path().join("models");
     job_without_model(results)
         .args(["--model", "tiny/llama", "--par", url, "--mount-location", &location.display().to_string()])
@@ -168,6 +168,13 @@ fn results_go_to_the_output_bucket_or_wait_for_publish() {
     Process::flashjob().args(["publish", &out]).args(output).run().expect_code(0);
     let published = std::fs::read(folder.path().join("runs/7/result.json")).unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&published).unwrap()["exit_code"], 6);
+
+    // Broken off and begun again: what is there already is not sent twice.
+    std::fs::remove_file(folder.path().join("runs/7/result.json")).unwrap();
+    server.forget_requests();
+    Process::flashjob().args(["publish", &out]).args(output).run().expect_code(0);
+    assert!(folder.path().join("runs/7/result.json").is_file());
+    assert_eq!(server.count("put"), 1);
 }
 
 #[test]

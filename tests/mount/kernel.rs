@@ -18,7 +18,7 @@ use crate::support::process::{Process, installed};
 const MIB: usize = 1 << 20;
 
 /// Every path below `root`, as a program finds it.
-fn walk(root: &Path) -> BTreeMap<PathBuf, fs::Metadata> {
+pub(super) fn walk(root: &Path) -> BTreeMap<PathBuf, fs::Metadata> {
     let mut found = BTreeMap::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {

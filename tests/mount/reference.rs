@@ -1,15 +1,21 @@
 //! Random buckets, random operations and random faults against a model that is too simple to be wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use flashjob::mount::FaultKind;
 use flashjob::mount::blocks::{BlockMap, Limits};
+use flashjob::mount::cache::DiskCache;
 use flashjob::mount::filesystem::FileSystem;
+use flashjob::mount::source::BlockSource;
 use flashjob::mount::tree::{Inode, Tree};
 use proptest::prelude::*;
 use rustix::io::Errno;
 
+use super::mount_fuse;
 use super::scripted_source::{Behaviour, ScriptedSource, content};
 
 /// Components that meet, shadow each other and must be hidden.
@@ -42,9 +48,20 @@ enum Operation {
         offset: u64,
         len: u64,
     },
+    /// Said beforehand, whether it comes true or not.
+    WillRead {
+        file: prop::sample::Index,
+        offset: u64,
+        len: u64,
+    },
     /// Closed and opened again.
     Reopen {
         file: prop::sample::Index,
+    },
+    /// Something happens to a file of the disk cache.
+    Damage {
+        entry: prop::sample::Index,
+        damage: Damage,
     },
     /// The next fetches end like this.
     Break {
@@ -54,6 +71,51 @@ enum Operation {
     },
 }
 
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(prop::sample::Index),
+    Cut(u64),
+    Remove,
+}
+
+impl Damage {
+    fn happen(&self, path: &Path) {
+        match self {
+            Damage::Flip(place) => {
+                let Ok(file) = fs::File::options().read(true).write(true).open(path) else { return };
+                let place = place.index(file.metadata().unwrap().len().max(1) as usize) as u64;
+                let mut byte = [0];
+                if file.read_exact_at(&mut byte, place).is_ok() {
+                    file.write_all_at(&[byte[0] ^ 0x40], place).unwrap();
+                }
+            }
+            Damage::Cut(len) => {
+                let Ok(file) = fs::File::options().write(true).open(path) else { return };
+                file.set_len(file.metadata().unwrap().len().min(*len)).unwrap();
+            }
+            Damage::Remove => {
+                let _gone = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        3 => any::<prop::sample::Index>().prop_map(Damage::Flip),
+        1 => (0..200_u64).prop_map(Damage::Cut),
+        1 => Just(Damage::Remove),
+    ]
+}
+
+/// Every file of a cache's directory: blocks, those on their way, and the sum.
+fn cache_files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found: Vec<_> =
+        fs::read_dir(directory.join("flashjob-blocks")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let file = any::<prop::sample::Index>;
     let kind = prop::sample::select(vec![FaultKind::Denied, FaultKind::Changed, FaultKind::Unreachable]);
@@ -61,7 +123,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => (file(), 0..700_u64, 0..400_u64).prop_map(|(file, offset, len)| Operation::Read { file, offset, len }),
         3 => (file(), 0..600_u64, 0..200_u64)
             .prop_map(|(file, offset, len)| Operation::ReadDirect { file, offset, len }),
+        2 => (file(), 0..600_u64, 0..900_u64).prop_map(|(file, offset, len)| Operation::WillRead { file, offset, len }),
         1 => file().prop_map(|file| Operation::Reopen { file }),
+        2 => (file(), damage()).prop_map(|(entry, damage)| Operation::Damage { entry, damage }),
         1 => (1..4_u32, 0..80_usize, kind).prop_map(|(fetches, after, kind)| Operation::Break { fetches, after, kind }),
     ]
 }
@@ -111,6 +175,8 @@ proptest! {
         block_bytes in prop::sample::select(vec![16_usize, 64, 100]),
         memory_blocks in 1..6_usize,
         piece_bytes in 1..70_usize,
+        // Without a cache, with one, and with one of so many bytes.
+        cache in prop::option::of(prop::option::of(0..1500_u64)),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bytes: BTreeMap<String, Vec<u8>> =
@@ -121,7 +187,12 @@ proptest! {
         objects.reverse();
         let (tree, hidden) = Tree::new(&objects);
         let limits = Limits { block_bytes, memory_bytes: memory_blocks * block_bytes, fetches: 3, window_blocks: 4 };
-        let blocks = BlockMap::new(source.clone(), limits, runtime.handle().clone());
+        let directory = tempfile::tempdir().unwrap();
+        let behind: Arc<dyn BlockSource> = match cache {
+            Some(limit) => Arc::new(DiskCache::open(directory.path(), limit, source.clone()).unwrap()),
+            None => source.clone(),
+        };
+        let blocks = BlockMap::new(behind, limits, runtime.handle().clone());
         let files = FileSystem::new(Arc::new(tree), blocks);
 
         // The names, from both ends.
@@ -179,6 +250,16 @@ proptest! {
                         Err(error) => prop_assert!(faults_before, "{}", error),
                     }
                 }
+                Operation::WillRead { file, offset, len } => {
+                    files.blocks().will_read(found[*file.get(&visible)], offset..offset + len);
+                }
+                Operation::Damage { entry, damage } if cache.is_some() => {
+                    let entries = cache_files(directory.path());
+                    if !entries.is_empty() {
+                        damage.happen(&entries[entry.index(entries.len())]);
+                    }
+                }
+                Operation::Damage { .. } => {}
                 Operation::Reopen { file } => {
                     let inode = found[*file.get(&visible)];
                     files.close(inode);
@@ -201,6 +282,11 @@ proptest! {
         }
         let (_, peak) = files.blocks().memory_bytes();
         prop_assert!(peak <= limits.memory_bytes);
+        if let Some(Some(limit)) = cache {
+            let whole = |path: &std::path::PathBuf| path.extension().is_some_and(|kind| kind == "block");
+            let used: u64 = cache_files(directory.path()).iter().filter(|path| whole(path)).map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum();
+            prop_assert!(used <= limit, "{} bytes of {}", used, limit);
+        }
         // Once nothing fails any more, everything is readable.
         source.behave(|_, _| Behaviour::Serve);
         for path in &visible {
@@ -208,5 +294,58 @@ proptest! {
             let read = (0..10).find_map(|_| runtime.block_on(files.read(found[*path], 0, 1000).finish()).ok());
             prop_assert_eq!(&*read.expect("nothing fails any more"), &bytes[*path]);
         }
+    }
+
+    /// Fewer and smaller: each is mounted.
+    #[test]
+    fn the_kernel_shows_what_the_model_says(
+        names in prop::collection::btree_map(name(), 0..70_000_usize, 0..8),
+        reads in prop::collection::vec((any::<prop::sample::Index>(), 0..80_000_u64, 0..40_000_usize, any::<bool>()), 0..12),
+    ) {
+        let bytes: BTreeMap<String, Vec<u8>> =
+            names.iter().zip(0..).map(|((name, &size), seed)| (name.clone(), content(seed, size))).collect();
+        let (source, objects) = ScriptedSource::new(bytes.clone());
+        let source = Arc::new(source);
+        let root = tempfile::tempdir().unwrap();
+        let Some(mounted) = mount_fuse(root.path(), &objects, source.clone()) else { return Ok(()) };
+        let (expected_files, expected_directories) = model(&names);
+        let (mut files, mut directories) = (BTreeSet::new(), BTreeSet::new());
+        for (path, metadata) in super::kernel::walk(root.path()) {
+            let path = path.to_str().unwrap().to_owned();
+            if metadata.is_dir() { directories.insert(path) } else { files.insert(path) };
+        }
+        prop_assert_eq!(&files, &expected_files);
+        prop_assert_eq!(&directories, &expected_directories);
+        let files: Vec<String> = files.into_iter().collect();
+        // A fetch of the kernel's own may still be failing.
+        let mut faults_before = false;
+        for (file, offset, len, fails) in reads {
+            if files.is_empty() {
+                break;
+            }
+            let path = file.get(&files);
+            let content = &bytes[path];
+            let expected = &content[content.len().min(offset as usize)..content.len().min(offset as usize + len)];
+            if fails {
+                faults_before = true;
+                source.behave(|_, _| Behaviour::FailAfter(0, FaultKind::Denied));
+            }
+            let mut read = vec![0; len];
+            // What the kernel or the map has already is there whatever the bucket says now.
+            match fs::File::open(root.path().join(path)).unwrap().read_at(&mut read, offset) {
+                Ok(length) => {
+                    prop_assert!(length <= expected.len() && read[..length] == expected[..length]);
+                    prop_assert!(faults_before || length == expected.len());
+                }
+                Err(error) => prop_assert!(faults_before && error.kind() == std::io::ErrorKind::PermissionDenied, "{}", error),
+            }
+            source.behave(|_, _| Behaviour::Serve);
+        }
+        for path in &files {
+            let read = (0..10).find_map(|_| fs::read(root.path().join(path)).ok());
+            prop_assert_eq!(&read.expect("nothing fails any more"), &bytes[path]);
+        }
+        mounted.unmount().unwrap();
+        prop_assert_eq!(super::mounts_at(root.path()), 0);
     }
 }

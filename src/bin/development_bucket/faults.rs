@@ -41,6 +41,8 @@ pub enum Kind {
         #[serde(default)]
         ignores_if_match: bool,
     },
+    /// What was written has another MD5 than what was sent.
+    WrongMd5,
     /// A page of a listing is cut in the middle of its JSON.
     HalfListing,
     /// `nextStartWith` leads back to the page's own first name.

@@ -39,6 +39,7 @@ pub fn spoil(mut response: Response<Body>, kinds: &[Kind], line: &Line) -> Respo
             Kind::ShortBody { after_bytes } => cut(response, after_bytes, End::Close, line),
             Kind::Stall { after_bytes } => cut(response, after_bytes, End::Stall, line),
             Kind::WrongLength => shortened(response, 1, line),
+            Kind::WrongMd5 => with_another_md5(response),
             Kind::HalfListing => {
                 let length = length(&response).unwrap_or(0);
                 shortened(response, length.div_ceil(2), line)
@@ -51,6 +52,15 @@ pub fn spoil(mut response: Response<Body>, kinds: &[Kind], line: &Line) -> Respo
 
 fn length(response: &Response<Body>) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn with_another_md5(mut response: Response<Body>) -> Response<Body> {
+    for name in ["opc-content-md5", "opc-multipart-md5"] {
+        if response.headers().contains_key(name) {
+            response.headers_mut().insert(name, HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="));
+        }
+    }
+    response
 }
 
 /// Takes `bytes` off the end of the body, and off `Content-Length`.

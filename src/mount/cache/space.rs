@@ -1,6 +1,6 @@
 //! The bound on the cache's directory, kept by all processes that use it.
 //!
-//! A file beside the blocks holds their sum; whoever adds to it holds the file's lock, and whoever finds too little
+//! A file beside the blocks holds their sum and its checksum; whoever adds to it holds the file's lock, and whoever finds too little
 //! room counts anew and gives up blocks, those that were used longest ago first. Room is taken before a byte is
 //! written. The lock dies with its process; nobody waits for it long, because a block that is not kept costs little.
 
@@ -171,12 +171,15 @@ fn claimed_bytes(path: &Path) -> u64 {
     stem.rsplit('-').next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
+/// The sum, unless the file is damaged.
 fn read(ledger: &File) -> Option<u64> {
-    let mut bytes = [0; 8];
-    ledger.read_exact_at(&mut bytes, 0).ok()?;
-    Some(u64::from_le_bytes(bytes))
+    let (mut used, mut checksum) = ([0; 8], [0; 4]);
+    ledger.read_exact_at(&mut used, 0).ok()?;
+    ledger.read_exact_at(&mut checksum, used.len() as u64).ok()?;
+    (crc32fast::hash(&used) == u32::from_le_bytes(checksum)).then(|| u64::from_le_bytes(used))
 }
 
 fn write(ledger: &File, used: u64) -> io::Result<()> {
-    ledger.write_all_at(&used.to_le_bytes(), 0)
+    let used = used.to_le_bytes();
+    ledger.write_all_at(&[&used[..], &crc32fast::hash(&used).to_le_bytes()].concat(), 0)
 }
