@@ -57,6 +57,11 @@ impl Bucket {
         Self { part_bytes: bytes.max(1), ..self }
     }
 
+    /// Connections that are used at once at most.
+    pub fn connections(&self) -> usize {
+        self.transport.policy().connections
+    }
+
     /// How often the service has asked to slow down (429, 503) since [`Bucket::open`], for readers that adapt
     /// how much they ask for at once.
     pub fn throttled(&self) -> u64 {

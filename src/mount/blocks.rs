@@ -92,8 +92,9 @@ impl Shared {
 }
 
 impl BlockMap {
-    /// An empty map of what `source` has. Fetches run on `runtime`.
+    /// An empty map of what `source` has. Fetches run on `runtime`, as many as `source` has connections for at most.
     pub fn new(source: Arc<dyn BlockSource>, limits: Limits, runtime: Handle) -> Self {
+        let limits = Limits { fetches: limits.fetches.min(source.connections()).max(1), ..limits };
         let memory = Memory::new(limits.memory_bytes, limits.block_bytes);
         let shared = Shared {
             source,

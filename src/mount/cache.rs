@@ -128,6 +128,10 @@ impl BlockSource for DiskCache {
     fn throttled(&self) -> u64 {
         self.source.throttled()
     }
+
+    fn connections(&self) -> usize {
+        self.source.connections()
+    }
 }
 
 impl Drop for DiskCache {

@@ -29,6 +29,11 @@ pub trait BlockSource: Send + Sync + 'static {
     fn throttled(&self) -> u64 {
         0
     }
+
+    /// Reads that can get on at a time: any more only wait, with memory in their hands.
+    fn connections(&self) -> usize {
+        usize::MAX
+    }
 }
 
 impl BlockSource for Bucket {
@@ -38,6 +43,10 @@ impl BlockSource for Bucket {
 
     fn throttled(&self) -> u64 {
         Bucket::throttled(self)
+    }
+
+    fn connections(&self) -> usize {
+        Bucket::connections(self)
     }
 }
 

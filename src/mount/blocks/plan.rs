@@ -58,7 +58,7 @@ impl Plan {
         while self.asked < end && complete(self.ahead[self.asked]).is_some() {
             self.asked += 1;
         }
-        let ready = || self.ahead.iter().take(self.asked).filter(|&&block| complete(block) == Some(true)).count();
+        let ready = || self.ahead.iter().take(self.asked).take_while(|&&block| complete(block) == Some(true)).count();
         let wanted = self.asked < end && !self.stalled && ready() < READY_ENOUGH;
         wanted.then(|| (self.ahead[self.asked], self.asked as u64))
     }
@@ -126,6 +126,18 @@ mod tests {
         // What was asked for, and pushed out before its reader came, is for the reader to ask for.
         assert_eq!(plan.wanted(4, |_| None), Some(((FILE, 1), 3)));
         assert!(!plan.reached((FILE, 50), 4) && !plan.reached((FILE, 7), 4));
+    }
+
+    #[test]
+    fn enough_that_is_ready_in_a_row_is_enough() {
+        let mut plan = Plan::default();
+        plan.extend(FILE, 0..20);
+        let enough = READY_ENOUGH as u64;
+        let mut wanted = |late: u64| {
+            let there = |(_, block)| (block < 10).then_some(block != late);
+            plan.wanted(16, there).map(|((_, block), _)| block)
+        };
+        assert_eq!((wanted(enough), wanted(enough - 1), wanted(0)), (None, Some(10), Some(10)));
     }
 
     #[test]

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 /// Bytes read ahead for each byte read in sequence.
 const TRUST: u64 = 4;
 
-/// Complete blocks that may wait for a reader. More would only say that the network is faster than the reader, and take
-/// memory whose first touch costs more than the copy into it.
-pub(super) const READY_ENOUGH: usize = 12;
+/// Complete blocks, without a gap, that may wait for a reader. More would only say that the network is faster than the
+/// reader, and take memory whose first touch costs more than the copy into it. Behind a block that is late any number may
+/// wait: then the network is what is slow.
+pub(super) const READY_ENOUGH: usize = 4;
 
 /// Streams remembered for one file: more than a loader's threads, few enough to search.
 const MOST_STREAMS: usize = 32;
@@ -132,7 +133,7 @@ impl Streams {
             while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            let ready = || (window.start..stream.asked).filter(|&block| complete(block) == Some(true)).count();
+            let ready = || (window.start..stream.asked).take_while(|&block| complete(block) == Some(true)).count();
             if stream.asked < window.end && ready() < READY_ENOUGH {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
@@ -201,6 +202,9 @@ mod tests {
         assert_eq!(wanted(&mut streams, 8, 22), Some(22));
         assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64 - 1, 22), Some(22));
         assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64, 22), None);
+        // The first is late, the others are there: reading ahead goes on.
+        let behind_a_late_one = |block| (block < 22).then_some(block != 8);
+        assert_eq!(streams.wanted(&SHAPE, behind_a_late_one, now).map(|(block, _)| block), Some(22));
     }
 
     #[test]
