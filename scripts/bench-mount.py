@@ -68,9 +68,10 @@ def run(command: list) -> dict:
 
 
 @contextlib.contextmanager
-def held(command: list, figures: dict):
+def held(command: list, figures: dict, **environment: str):
     """A mount of its own process; what it says at its end lands in `figures`."""
-    process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env=os.environ | environment)
     try:
         line = process.stdout.readline()
         assert "ready" in line, f"{command} did not mount: {line}"
@@ -237,7 +238,8 @@ def sequential(args, scratch: Path) -> None:
     location.mkdir()
     (scratch / "one").mkdir()
     server = Server(args.binaries / "development-bucket", str(scratch / "one"), [{"name": "weights", "size_bytes": GIB, "seed": 1}])
-    path = str(location / "weights")
+    path, local = str(location / "weights"), scratch / "local"
+    local.write_bytes(bytes(64 << 20) * 16)
     connections = f"--connections={args.connections}"
     for network, faults in NETWORKS.items():
         server.network(faults)
@@ -256,11 +258,19 @@ def sequential(args, scratch: Path) -> None:
                 note(way, value, figures["cpu_seconds"])
             figures = run([speed, "direct", server.url, connections])
             note("block map", rate(figures), figures["cpu_seconds"])
+            # Read once into a disk cache, then by another process that fetches nothing.
+            with tempfile.TemporaryDirectory(dir=scratch) as cache:
+                for way in ["FUSE read, filling a cache", "FUSE read, disk cache"]:
+                    figures = {}
+                    with held([speed, "mount", server.url, location, connections], figures, CACHE_DIR=cache):
+                        value = reader_process("read", path)
+                    note(way, value, figures["cpu_seconds"])
             if not faults:
                 figures = {}
                 with held([speed, "memory", location, GIB], figures):
                     value = reader_process("read", path)
                 note("FUSE file in memory", value, figures["cpu_seconds"])
+                note("local file", reader_process("read", str(local)))
             for way, options in RCLONE.items():
                 with rclone(server.url, "weights", str(location), options):
                     note(way, reader_process("read", path))
