@@ -7,6 +7,7 @@ mod results;
 mod signals;
 mod supervisor;
 mod verify;
+mod vllm;
 mod whole;
 
 use std::path::{Path, PathBuf};
