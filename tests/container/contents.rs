@@ -30,9 +30,13 @@ fn named_in(binary: &[u8]) -> BTreeSet<Crate> {
     let places = text.match_indices("/registry/src/").map(|(at, found)| &text[at + found.len()..]);
     places
         .filter_map(|rest| {
+            // Debug information ends names with a zero.
             let folder = rest.split('/').nth(1)?;
-            let dash =
-                folder.match_indices('-').find(|(at, _)| folder[at + 1..].starts_with(|c: char| c.is_ascii_digit()))?;
+            let end = folder.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.+".contains(c));
+            let folder = &folder[..end.unwrap_or(folder.len())];
+            // `md-5-0.10.6`: a version has dots.
+            let is_version = |text: &str| text.split_once('.').is_some_and(|(major, _)| major.parse::<u32>().is_ok());
+            let dash = folder.match_indices('-').find(|(at, _)| is_version(&folder[at + 1..]))?;
             Some((folder[..dash.0].to_owned(), folder[dash.0 + 1..].to_owned()))
         })
         .collect()

@@ -8,11 +8,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashjob::backend::{self, Completion, Found, Interpreter, Request};
+use flashjob::bench::Recorder;
 use flashjob::config::{self, Command, JobConfig, Sampling};
-use flashjob::event::{Event, Events, Fact, Observer, RequestId};
+use flashjob::event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
 use flashjob::model::SystemFiles;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
@@ -218,6 +219,23 @@ fn events_of_nobody() -> Events {
     Events::default()
 }
 
+/// What it takes to hand prompts to a child, before any of them is handed to the engine, is not the engine's time.
+#[test]
+fn the_measured_region_begins_with_the_first_request() {
+    let recorder = Arc::new(Recorder::default());
+    let events = Events::to(vec![recorder.clone()]);
+    let (start, request) = (Instant::now(), RequestId(0));
+    for (second, fact) in [
+        (0, Fact::PhaseStarted(Phase::Measure)),
+        (5, Fact::RequestQueued { request, prompt_tokens: 1 }),
+        (6, Fact::TokenGenerated { request, token: 1 }),
+        (7, Fact::RequestFinished { request, output_tokens: 1, reason: FinishReason::Length }),
+    ] {
+        events.emit_at(start + Duration::from_secs(second), fact);
+    }
+    assert_eq!(recorder.measurement().elapsed_seconds, 2.0);
+}
+
 #[test]
 fn a_run_looks_as_with_our_own_engine_and_names_the_one_that_ran() {
     let (Some(environment), Some(mlflow)) = (venv("vllm"), mlflow_server::shared()) else { return };
@@ -271,12 +289,12 @@ fn measuring(results: &TempDir, environment: &Path, model: &Path) -> (Running, i
 
 /// The child that runs the driver, once there is one.
 fn driver_of(running: &Running) -> i32 {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let is_driver = |pid: &i32| command_line(*pid).contains("Runs vLLM for flashjob");
     loop {
         match children(running.id()).into_iter().find(is_driver) {
             Some(child) => return child,
-            None => assert!(std::time::Instant::now() < deadline, "no child: {}", running.stderr_so_far()),
+            None => assert!(Instant::now() < deadline, "no child: {}", running.stderr_so_far()),
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -307,9 +325,9 @@ fn command_line(pid: i32) -> String {
 /// Waits until nobody is left in the group of `leader`, as a zombie or otherwise.
 fn is_gone(leader: i32) {
     let group = rustix::process::Pid::from_raw(leader).unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while rustix::process::test_kill_process_group(group).is_ok() {
-        assert!(std::time::Instant::now() < deadline, "somebody is left: {}", command_line(leader));
+        assert!(Instant::now() < deadline, "somebody is left: {}", command_line(leader));
         std::thread::sleep(Duration::from_millis(20));
     }
 }

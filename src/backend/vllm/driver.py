@@ -311,6 +311,9 @@ def main():
 
         traceback.print_exc()
         flashjob.say("failed", last_sentence(error))
+    finally:
+        # Nothing that is still to come can be asked to stop in an orderly way.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 main()
