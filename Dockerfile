@@ -1,6 +1,7 @@
 # The images, by target. `scripts/image TARGET` builds the binary and then this; nothing is compiled here, so that the image
 # holds the very binary that was tested.
 ARG CUDA_BASE=debian:bookworm-slim
+ARG VLLM_BASE=vllm/vllm-openai:v0.32.0
 
 # One static binary and nothing else.
 FROM scratch AS cpu
@@ -19,6 +20,29 @@ COPY flashjob /flashjob
 ENV results_dir=/results
 # FUSE needs root (`--user 0`), /dev/fuse and SYS_ADMIN; without them inputs are copied.
 USER 65532:65532
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/flashjob"]
+
+# The static binary beside a vLLM that is there already, for backend=vllm: on NVIDIA's GPUs, on AMD's (a base built for ROCm), or on
+# CPUs. Any base will do whose `python3` in PATH imports vllm.
+FROM ${VLLM_BASE} AS vllm
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="flashjob" \
+      org.opencontainers.image.description="Offline LLM inference as a job, on vLLM" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+COPY flashjob /flashjob
+# A user without a name and a home: torch asks for the one, and compiled kernels are kept in the other.
+ENV results_dir=/results \
+    HOME=/tmp \
+    USER=flashjob
+USER 65532:65532
+WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/flashjob"]

@@ -5,17 +5,18 @@
 
 mod candle;
 mod presence;
+mod vllm;
 
 use std::path::Path;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{BackendKind, JobConfig, Sampling};
+use crate::config::{JobConfig, Sampling};
 use crate::event::{Events, FinishReason, RequestId};
 use crate::model::{ChatTemplate, Files, Tokenizer};
 
-pub use presence::check;
+pub use presence::{Found, Interpreter, check};
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]
@@ -56,8 +57,8 @@ pub struct BackendFacts {
     pub version: String,
     /// Model architecture as the checkpoint names it.
     pub architecture: String,
-    /// Weights counted once, a tied head not twice.
-    pub parameters: u64,
+    /// Weights counted once, a tied head not twice; `None` where the engine cannot tell.
+    pub parameters: Option<u64>,
     /// Longest prompt plus output that it was set up for.
     pub max_model_len: usize,
     /// Everything that only this engine has: device, dtype, kernels, blocks.
@@ -110,23 +111,26 @@ pub enum Error {
     Cancelled,
 }
 
-/// Loads what `config` asks for from `model` and `tokenizer`; weights are opened through `files`.
+/// Loads what `config` asks for from `model` and `tokenizer` into the engine that [`check`] has found; our own engine opens weights
+/// through `files`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] before anything is read, [`Error::Model`] for files, [`Error::Cancelled`].
+/// [`Error::Unavailable`] for what this image or machine lacks, [`Error::Model`] for files, [`Error::Cancelled`].
 pub fn open(
+    found: Found,
     config: &JobConfig,
     files: &dyn Files,
     [model, tokenizer]: [&Path; 2],
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Backend>, Error> {
-    let placement = check(config).map_err(Error::Unavailable)?;
-    match config.backend {
-        BackendKind::Candle => {
+    match found {
+        Found::Candle(placement) => {
             Ok(Box::new(candle::CandleBackend::open(placement, config, files, [model, tokenizer], events, cancel)?))
         }
-        // `check` has refused these: no image has them yet.
-        BackendKind::Vllm | BackendKind::Sglang => Err(Error::Unavailable("this backend cannot be driven".to_owned())),
+        // It reads weights as files, through whatever mount they are under.
+        Found::Vllm(interpreter) => {
+            Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, [model, tokenizer], events, cancel)?))
+        }
     }
 }

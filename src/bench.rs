@@ -3,6 +3,7 @@
 //! The measured region runs from handing over the first request to the text of the last one, after load and
 //! warm-up. This room does not know where results go.
 
+mod bins;
 mod distribution;
 mod entries;
 mod jsonl;
@@ -23,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+pub use bins::Bins;
 pub use distribution::Distribution;
 pub use entries::{Entry, Place};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};

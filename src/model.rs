@@ -22,6 +22,7 @@ mod shard;
 mod special_tokens;
 mod stored;
 mod tensor_name;
+mod texts;
 mod tokenizer;
 mod weights;
 
@@ -33,5 +34,6 @@ pub use open::Model;
 pub use read_at::{Files, ReadAt, SystemFiles};
 pub use shard::{Shard, ShardShape};
 pub use tensor_name::{LayerTensor, TensorName};
+pub use texts::Texts;
 pub use tokenizer::Tokenizer;
 pub use weights::{RowBuffer, RowSlice, Validation, Weights};

@@ -8,6 +8,7 @@ mod results;
 mod signals;
 mod supervisor;
 mod verify;
+mod vllm;
 mod whole;
 
 use std::path::{Path, PathBuf};

@@ -36,7 +36,7 @@ impl CandleBackend {
             backend: "candle",
             version: env!("CARGO_PKG_VERSION").to_owned(),
             architecture: model.architecture.clone(),
-            parameters: model.parameters,
+            parameters: Some(model.parameters),
             max_model_len: engine_facts.max_model_len,
             engine: serde_json::to_value(engine_facts).map_err(|error| Error::Inference(error.to_string()))?,
         };

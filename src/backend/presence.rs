@@ -1,6 +1,7 @@
 //! Whether this image and this build hold what a job asks for, told before anything is mounted or read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::config::{BackendKind, DeviceChoice, JobConfig};
 use crate::engine::Placement;
@@ -8,15 +9,51 @@ use crate::engine::Placement;
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
 
-/// Where `config`'s engine computes, or why its backend or device cannot be had here.
+/// An engine that is here.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Ours, and where it computes.
+    Candle(Placement),
+    /// vLLM, under this interpreter.
+    Vllm(Interpreter),
+}
+
+/// A Python that can import an engine.
+#[derive(Clone, Debug)]
+pub struct Interpreter(PathBuf);
+
+impl Interpreter {
+    /// The one at `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Exits with 0 where the named package can be imported. It is not: that takes vLLM ten seconds. What lies in the working
+/// directory does not count.
+const CAN_IMPORT: &str = "import sys; sys.path = [p for p in sys.path if p]; import importlib.util as u; sys.exit(not u.find_spec(sys.argv[1]))";
+
+/// What runs `config`, or why its backend or device cannot be had here.
 ///
 /// # Errors
 /// One sentence that names what is missing and what has it.
-pub fn check(config: &JobConfig) -> Result<Placement, String> {
+pub fn check(config: &JobConfig) -> Result<Found, String> {
     match config.backend {
-        BackendKind::Candle => placement(config),
-        BackendKind::Vllm => Err(child_engine("vllm", "vLLM")),
-        BackendKind::Sglang => Err(child_engine("sglang", "SGLang")),
+        BackendKind::Candle => placement(config).map(Found::Candle),
+        BackendKind::Vllm => match super::vllm::refused(config) {
+            Some(refused) => Err(refused),
+            None => interpreter("vllm").map(Found::Vllm).ok_or_else(|| {
+                "backend=vllm was asked for, but this image has no vLLM (no `python3` in PATH that finds a package `vllm`), and \
+                 no other engine is run in its place; use an image that has it (scripts/image vllm), or backend=candle"
+                    .to_owned()
+            }),
+        },
+        BackendKind::Sglang => Err(sglang()),
     }
 }
 
@@ -81,17 +118,26 @@ fn on_gpus_if_there_are(ranks: usize) -> Result<Placement, String> {
     }
 }
 
-fn child_engine(program: &str, name: &str) -> String {
-    match find_program(program) {
-        Some(path) => format!(
-            "backend={program} was asked for and {name} is installed ({}), but this version of flashjob cannot drive it \
-             yet; use backend=candle",
-            path.display()
+/// The `python3` of PATH, if it finds `package`.
+fn interpreter(package: &str) -> Option<Interpreter> {
+    let python = find_program("python3")?;
+    let mut probe = Command::new(&python);
+    probe.args(["-c", CAN_IMPORT, package]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success()).then(|| Interpreter::at(python))
+}
+
+fn sglang() -> String {
+    match interpreter("sglang") {
+        Some(python) => format!(
+            "backend=sglang was asked for and SGLang is installed ({}), but flashjob cannot drive it; use backend=vllm in an \
+             image that has vLLM, or backend=candle",
+            python.path().display()
         ),
-        None => format!(
-            "backend={program} was asked for, but this image has no {name} (no program `{program}` in PATH), and no other \
-             engine is run in its place; use an image that has {name}, or backend=candle"
-        ),
+        None => {
+            "backend=sglang was asked for, but this image has no SGLang, and no other engine is run in its place; no \
+                 version of flashjob can drive it yet; use backend=candle"
+                .to_owned()
+        }
     }
 }
 

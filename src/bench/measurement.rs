@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, Roofline, TokenClock};
+use super::{Bins, Distribution, Roofline, TokenClock};
 use crate::backend::{Completion, Request};
 use crate::event::FinishReason;
 
@@ -25,6 +25,8 @@ pub struct Measurement {
     pub roofline: Roofline,
     /// What the GPUs took meanwhile; `None` where there are none, or they do not say.
     pub energy_joules: Option<f64>,
+    /// The times between two tokens of a request, in a form that adds up over replicas.
+    pub inter_token_bins: Bins,
     /// When tokens came, by the clock on the wall.
     pub token_clock: TokenClock,
     /// What cached beginnings saved; `None` where none were looked for.

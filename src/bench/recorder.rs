@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::bins::Bins;
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Roofline};
 use super::token_clock::TokenClock;
@@ -19,11 +20,13 @@ pub struct Recorder {
 #[derive(Default)]
 struct Region {
     open: bool,
+    /// When the first request was handed over; until then, when the region was opened.
     started: Option<Instant>,
     last_finish: Option<Instant>,
     last_event: Option<Instant>,
     requests: BTreeMap<RequestId, Track>,
     inter_token_seconds: Vec<f64>,
+    inter_token_bins: Bins,
     preemptions: u64,
     steps: u64,
     roofline: Roofline,
@@ -82,6 +85,10 @@ impl Region {
         self.last_event = Some(at);
         match event.fact {
             Fact::RequestQueued { request, prompt_tokens } => {
+                if self.requests.is_empty() {
+                    self.started = Some(at);
+                    self.token_clock = TokenClock::starting(SystemTime::now());
+                }
                 self.requests.insert(
                     request,
                     Track {
@@ -120,7 +127,9 @@ impl Region {
                     track.output_tokens += 1;
                     track.first_token.get_or_insert(at);
                     if let Some(previous) = track.last_token.replace(at) {
-                        self.inter_token_seconds.push(at.duration_since(previous).as_secs_f64());
+                        let seconds = at.duration_since(previous).as_secs_f64();
+                        self.inter_token_seconds.push(seconds);
+                        self.inter_token_bins.add(seconds);
                     }
                 }
             }
@@ -152,6 +161,7 @@ impl Region {
             steps: self.steps,
             energy_joules: None,
             roofline: self.roofline,
+            inter_token_bins: self.inter_token_bins.clone(),
             token_clock: self.token_clock.clone(),
             prefix_cache: self.prefix_cache,
             requests,

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Exit;
 use super::exit::Failure;
-use crate::config::{Credentials, JobConfig, Secret};
+use crate::config::JobConfig;
 use crate::gpus::Gpus;
 
 /// What the last panic said and where.
@@ -40,18 +40,6 @@ pub fn settings(job: &JobConfig) -> Value {
     Value::Object(
         settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect(),
     )
-}
-
-/// Strings that must not appear in any log line.
-pub fn secrets(job: &JobConfig) -> Vec<Secret> {
-    let pars = job.inputs.iter().filter_map(|input| input.par.as_ref()).chain(job.output.iter().map(|o| &o.par));
-    let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();
-    match job.tracking.as_ref().map(|tracking| &tracking.credentials) {
-        Some(Credentials::Basic { password, .. }) => secrets.push(password.clone()),
-        Some(Credentials::Bearer(token)) => secrets.push(token.clone()),
-        Some(Credentials::Anonymous) | None => {}
-    }
-    secrets
 }
 
 /// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.

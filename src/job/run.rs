@@ -84,7 +84,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         format: job.telemetry.log_format,
         filter: filter.as_deref(),
         copy: Some(&directory.path().join("flashjob.log")),
-        secrets: &environment::secrets(&job),
+        secrets: &job.secrets(),
     });
     let log = match log {
         Ok(log) => log,

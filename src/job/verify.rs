@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, exit, terminal};
-use crate::backend;
+use crate::backend::{self, Found};
 use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath};
 use crate::engine::{Engine, Placement};
 use crate::event::Events;
@@ -40,7 +40,9 @@ pub fn verify(job: &JobConfig) -> Exit {
 }
 
 fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
-    let placement = backend::check(job).map_err(|reason| (Exit::Configuration, reason))?;
+    let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
+        return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
+    };
     let (model, tokenizer) = (on_disk(job, &job.model)?, on_disk(job, &job.tokenizer)?);
     let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
     let length = job.workload.input_len.get().min(model.config.max_position);

@@ -78,14 +78,14 @@ impl Drop for Work {
 /// # Errors
 /// The first phase that fails, with its exit code.
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
-    backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
+    let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
     context.events.emit(Fact::PhaseStarted(Phase::Mount));
     mount_inputs(context, work).await?;
     let model = locate(context, &context.job.model, "model")?;
     let tokenizer = locate(context, &context.job.tokenizer, "tokenizer")?;
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
-    let loaded = load(context, work.files(), model, tokenizer).await;
+    let loaded = load(context, found, work.files(), model, tokenizer).await;
     let backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(context, backend.facts());
     work.backend = Some(backend.facts().clone());
@@ -153,12 +153,13 @@ async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure>
 
 async fn load(
     context: &Context,
+    found: backend::Found,
     files: MountedFiles,
     model: PathBuf,
     tokenizer: PathBuf,
 ) -> Result<Box<dyn Backend>, Failure> {
     let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
-    let open = move || backend::open(&job, &files, [&model, &tokenizer], &events, &cancel);
+    let open = move || backend::open(found, &job, &files, [&model, &tokenizer], &events, &cancel);
     blocking(&context.signals, STEP_PATIENCE, open).await?.map_err(from_backend)
 }
 

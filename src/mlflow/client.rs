@@ -74,6 +74,8 @@ struct RunInfo {
 struct RunData {
     #[serde(default)]
     tags: Vec<KeyValue>,
+    #[serde(default)]
+    params: Vec<KeyValue>,
 }
 
 impl Run {
@@ -112,6 +114,11 @@ impl Run {
 
     pub(super) fn tag(&self, key: &str) -> Option<&str> {
         self.data.tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str())
+    }
+
+    /// Settings, by name.
+    pub(super) fn params(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.data.params.iter().map(|param| (param.key.as_str(), param.value.as_str()))
     }
 
     pub(super) fn key(&self) -> Option<&str> {

@@ -202,10 +202,22 @@ async fn write_aggregate(
     let points = figures.into_iter().filter_map(|(metric, value)| {
         Some(Record::Metric { metric, value: Finite::new(value)?, step: 0, timestamp_ms: end_ms })
     });
-    log(client, parent.id(), points.collect()).await?;
+    log(client, parent.id(), points.chain(common_params(finished)).collect()).await?;
     // Last: whoever finds it may rely on the figures.
     let of: Vec<&str> = finished.values().map(|run| run.id()).collect();
     log(client, parent.id(), vec![Record::Tag { tag: AGGREGATE_TAG.to_owned(), value: of.join(" ") }]).await
+}
+
+/// What all replicas were set to. Whoever looks finds the same, and MLflow takes the same param twice.
+fn common_params(finished: &BTreeMap<usize, &Run>) -> Vec<Record> {
+    let mut replicas = finished.values();
+    let Some(first) = replicas.next() else { return Vec::new() };
+    let others: Vec<BTreeMap<&str, &str>> = replicas.map(|run| run.params().collect()).collect();
+    first
+        .params()
+        .filter(|(name, value)| others.iter().all(|params| params.get(name) == Some(value)))
+        .map(|(param, value)| Record::Param { param: param.to_owned(), value: value.to_owned() })
+        .collect()
 }
 
 /// A job of which nobody runs any more, and not all have finished, has failed, or was killed. A further attempt opens it

@@ -7,13 +7,14 @@
 use serde::Deserialize;
 
 use super::figures::of_latencies;
-use crate::bench::{Distribution, Latencies, RequestTiming, TokenClock};
+use crate::bench::{Bins, Distribution, Latencies, RequestTiming, TokenClock};
 
 /// What one replica measured.
 #[derive(Clone, Debug)]
 pub struct ReplicaResult {
     elapsed_seconds: f64,
     clock: TokenClock,
+    inter_token_bins: Bins,
     requests: Vec<RequestTiming>,
 }
 
@@ -34,13 +35,15 @@ impl ReplicaResult {
         struct Measured {
             elapsed_seconds: f64,
             token_clock: TokenClock,
+            inter_token_bins: Bins,
         }
         let Document { measurement } =
             serde_json::from_slice(result).map_err(|error| format!("its result.json cannot be read: {error}"))?;
         let lines = requests.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let requests = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
         let requests = requests.map_err(|error| format!("its requests.jsonl cannot be read: {error}"))?;
-        Ok(Self { elapsed_seconds: measurement.elapsed_seconds, clock: measurement.token_clock, requests })
+        let Measured { elapsed_seconds, token_clock: clock, inter_token_bins } = measurement;
+        Ok(Self { elapsed_seconds, clock, inter_token_bins, requests })
     }
 
     fn end_unix_seconds(&self) -> f64 {
@@ -81,8 +84,11 @@ pub fn replica_figures(replicas: &[ReplicaResult]) -> Vec<(String, f64)> {
         figures.push(("common_window_seconds".to_owned(), seconds as f64));
         figures.push(("common_window_output_tokens_per_second".to_owned(), tokens as f64 / seconds as f64));
     }
-    // The time between two tokens is in no file; its percentiles would need every token's.
     figures.extend(of_latencies(&Latencies::of(&requests, Vec::new())));
+    // Every time between two tokens is in no file: these are known to half a hundredth.
+    let mut bins = Bins::default();
+    replicas.iter().for_each(|replica| bins.merge(&replica.inter_token_bins));
+    figures.extend(bins.named().into_iter().map(|(name, value)| (format!("itl_seconds_{name}"), value)));
     for (name, values) in [
         ("replica_output_tokens_per_second", over(ReplicaResult::output_tokens_per_second).collect()),
         ("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect::<Vec<_>>()),
@@ -121,6 +127,7 @@ mod tests {
         let result = json!({"measurement": {
             "elapsed_seconds": elapsed,
             "token_clock": {"started_unix_seconds": started, "output_tokens_by_second": by_second},
+            "inter_token_bins": {"sum_seconds": elapsed, "counts": {"-100": 1, "0": 3}},
         }});
         let requests: Vec<String> = ends
             .iter()
@@ -155,7 +162,9 @@ mod tests {
         near("replica_output_tokens_per_second_min", 1.0);
         near("replica_output_tokens_per_second_max", 3.0);
         near("replica_output_tokens_per_second_standard_deviation", 1.0);
-        assert_eq!(figure("itl_seconds_p50"), None);
+        // Of both: two of 1.01^-100 and six of 1, eight seconds in all.
+        near("itl_seconds_mean", 1.0);
+        assert!(figure("itl_seconds_p50").is_some_and(|value| (value - 1.0).abs() < 0.006), "{figures:?}");
     }
 
     #[test]
@@ -172,7 +181,7 @@ mod tests {
             ("{\"measurement\": null}", "", "its result.json cannot be read"),
             (
                 "{\"measurement\": {\"elapsed_seconds\": 1, \"token_clock\": {\"started_unix_seconds\": 1, \
-              \"output_tokens_by_second\": []}}}",
+              \"output_tokens_by_second\": []}, \"inter_token_bins\": {\"sum_seconds\": 0, \"counts\": {}}}}",
                 "{}\n",
                 "its requests.jsonl cannot be read: missing field `request`",
             ),

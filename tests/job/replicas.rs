@@ -118,6 +118,8 @@ fn four_replicas_of_which_one_is_killed_become_one_run_with_the_figures_of_all()
     near("total_output_tokens", output_tokens);
     near("elapsed_time", end - start);
     near("output_tokens_per_second", output_tokens / (end - start));
+    assert!(parent.metric("itl_seconds_p99").is_some_and(|seconds| seconds > 0.0), "over all replicas' tokens");
+    assert_eq!((parent.param("input-len"), parent.param("num-prompts")), (Some("8"), Some("2000")));
     near("e2e_seconds_p50", (end_to_end_seconds[999] + end_to_end_seconds[1000]) / 2.0);
     near("e2e_seconds_p99", end_to_end_seconds[1979] + 0.01 * (end_to_end_seconds[1980] - end_to_end_seconds[1979]));
     let slowest = finished.iter().map(|run| run.metric("output_tokens_per_second").unwrap()).fold(f64::MAX, f64::min);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{folder, job, kubectl, kustomized, of_kind, semantics};
 use crate::deploy::{judges, yaml};
 
-const OVERLAYS: [&str; 5] = ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed"];
+const OVERLAYS: [&str; 6] = ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue"];
 
 #[test]
 fn everything_that_is_applied_is_valid() {
@@ -62,6 +62,9 @@ fn each_overlay_changes_what_it_is_for() {
         ("cuda-fuse-device-plugin", "@/resources/limits/smarter-devices~1fuse", json!("1")),
         ("cuda-fuse-device-plugin", "@/resources/limits/nvidia.com~1gpu", json!("1")),
         ("indexed", "/spec/completionMode", json!("Indexed")),
+        ("kueue", "/metadata/labels/kueue.x-k8s.io~1queue-name", json!("flashjob")),
+        ("kueue", "/spec/suspend", json!(true)),
+        ("kueue", "@/resources/limits/nvidia.com~1gpu", json!("1")),
         ("indexed", "/spec/backoffLimit", Value::Null),
         ("indexed", "/spec/backoffLimitPerIndex", json!(3)),
     ] {

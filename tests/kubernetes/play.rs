@@ -131,9 +131,12 @@ impl<'a> Pod<'a> {
         let mounts = container["volumeMounts"].as_array_mut().unwrap();
         mounts.retain(|mount| mount["name"] != "shared-memory");
         mounts.push(json!({"name": "message", "mountPath": "/dev/termination-log"}));
+        // podman makes a volume of this name for all pods: each gets its own.
+        let models = format!("{}-models", self.name);
+        mounts.iter_mut().filter(|mount| mount["name"] == "models").for_each(|mount| mount["name"] = json!(models));
         let volumes = spec["volumes"].as_array_mut().unwrap();
         volumes.retain(|volume| volume["name"] == "fuse");
-        volumes.push(json!({"name": "models", "emptyDir": {}}));
+        volumes.push(json!({"name": models, "emptyDir": {}}));
         volumes.push(json!({"name": "results", "hostPath": {"path": self.results.path()}}));
         volumes.push(json!({"name": "message", "hostPath": {"path": message}}));
         spec["hostNetwork"] = json!(true);

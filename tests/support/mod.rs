@@ -5,3 +5,4 @@ pub mod bucket_server;
 pub mod mlflow_server;
 pub mod process;
 pub mod prometheus;
+pub mod venv;

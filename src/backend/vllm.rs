@@ -1,0 +1,242 @@
+//! vLLM as a backend: a child process that runs vLLM's own engine, its steps told as our facts.
+//!
+//! The driver (`vllm/driver.py`) is ours, the engine and its detokeniser are vLLM's. Requests are handed to the driver before the
+//! region begins and to vLLM within it, which is where vLLM's own benchmark draws the line. What it cannot tell is not
+//! made up: there is no roofline, as nobody says what its steps need.
+
+mod child;
+mod protocol;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio_util::sync::CancellationToken;
+
+use self::child::{Child, Silence};
+use self::protocol::{Asked, Loaded, Order, Said, Step};
+use super::presence::Interpreter;
+use super::{Backend, BackendFacts, Completion, Error, Request};
+use crate::config::JobConfig;
+use crate::event::{Events, Fact, FinishReason, RequestId};
+use crate::model::{ChatTemplate, Texts, Tokenizer};
+
+pub use settings::refused;
+
+const DRIVER: &str = include_str!("vllm/driver.py");
+
+/// Nothing is fetched, nobody is told, and the engine runs in the driver's own process, where its end is the engine's.
+const VARIABLES: [(&str, &str); 7] = [
+    ("HF_HUB_OFFLINE", "1"),
+    ("TRANSFORMERS_OFFLINE", "1"),
+    ("VLLM_NO_USAGE_STATS", "1"),
+    ("DO_NOT_TRACK", "1"),
+    ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+    ("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
+    ("VLLM_LOGGING_COLOR", "0"),
+];
+
+/// A loaded vLLM, and what stands between it and texts.
+pub struct VllmBackend {
+    child: Child,
+    texts: Texts,
+    gpus: usize,
+    facts: BackendFacts,
+}
+
+impl VllmBackend {
+    /// Starts vLLM and waits until it stands.
+    pub fn open(
+        interpreter: &Interpreter,
+        config: &JobConfig,
+        [model, tokenizer]: [&Path; 2],
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let texts = Texts::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let mut child = Child::start(interpreter.path(), DRIVER, &config.secrets(), &VARIABLES).map_err(|error| {
+            Error::Unavailable(format!("vLLM cannot be started by {}: {error}", interpreter.path().display()))
+        })?;
+        child.tell(&settings::of(config, model, tokenizer));
+        let loaded = match child.next(cancel) {
+            Ok(Said::Loaded(loaded)) => loaded,
+            Ok(Said::Refused(reason)) => return Err(Error::Unavailable(reason)),
+            Ok(Said::Failed(reason)) => {
+                return Err(Error::Model(format!("vLLM cannot load {}: {reason}", model.display())));
+            }
+            Ok(other) => return Err(Error::Model(out_of_turn(&other))),
+            Err(Silence::Cancelled) => return Err(Error::Cancelled),
+            Err(Silence::Ended(how)) => {
+                return Err(Error::Model(format!("vLLM {how} (while it loaded {})", model.display())));
+            }
+        };
+        let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
+        events.emit(Fact::EngineReady { kv_blocks, block_tokens });
+        let architecture = texts.architecture.clone();
+        let facts = BackendFacts { backend: "vllm", version, architecture, parameters, max_model_len, engine };
+        Ok(Self { child, texts, gpus, facts })
+    }
+
+    /// Has the driver hold `requests` ready.
+    fn hand_over(&mut self, requests: &[Request], cancel: &CancellationToken) -> Result<(), Error> {
+        let asked = requests.iter().map(|request| Asked::new(request, &self.texts.eos_tokens)).collect();
+        self.child.tell(&Order::Take(asked));
+        match self.listen(cancel)? {
+            Said::Taken(taken) if taken == requests.len() => Ok(()),
+            Said::Taken(taken) => {
+                Err(Error::Inference(format!("vLLM was given {} requests and took {taken}", requests.len())))
+            }
+            other => Err(Error::Inference(out_of_turn(&other))),
+        }
+    }
+
+    /// The next thing that the driver says of a run; what ends the run is an error.
+    fn listen(&mut self, cancel: &CancellationToken) -> Result<Said, Error> {
+        match self.child.next(cancel) {
+            Ok(Said::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}"))),
+            Ok(said) => Ok(said),
+            Err(Silence::Ended(how)) => Err(Error::Inference(format!("vLLM {how}"))),
+            Err(Silence::Cancelled) => {
+                self.child.end();
+                Err(Error::Cancelled)
+            }
+        }
+    }
+}
+
+impl Backend for VllmBackend {
+    fn facts(&self) -> &BackendFacts {
+        &self.facts
+    }
+
+    fn gpus(&self) -> usize {
+        self.gpus
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.texts.tokenizer
+    }
+
+    fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.texts.chat_template.as_ref()
+    }
+
+    fn run(
+        &mut self,
+        requests: Vec<Request>,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut dyn FnMut(Completion),
+    ) -> Result<(), Error> {
+        self.hand_over(&requests, cancel)?;
+        let mut run = Run { prompts: BTreeMap::new(), tokens: BTreeMap::new(), events, finished };
+        for request in &requests {
+            let (id, prompt_tokens) = (request.id, request.prompt.len() as u32);
+            run.prompts.insert(id, prompt_tokens);
+            events.emit(Fact::RequestQueued { request: id, prompt_tokens });
+        }
+        self.child.tell(&Order::Run);
+        loop {
+            match self.listen(cancel)? {
+                Said::Step(step) => run.state(step)?,
+                Said::Done => return Ok(()),
+                other => return Err(Error::Inference(out_of_turn(&other))),
+            }
+        }
+    }
+}
+
+/// A run as it is told.
+struct Run<'a> {
+    /// Lengths of all prompts.
+    prompts: BTreeMap<RequestId, u32>,
+    /// What the requests under way have so far.
+    tokens: BTreeMap<RequestId, Vec<u32>>,
+    events: &'a Events,
+    finished: &'a mut dyn FnMut(Completion),
+}
+
+impl Run<'_> {
+    /// States what a step came to, at the moments at which it came to that.
+    fn state(&mut self, step: Step) -> Result<(), Error> {
+        let clock = Clock::now();
+        let at = clock.moment(step.at);
+        for &request in &step.preempted {
+            self.events.emit_at(at, Fact::RequestPreempted { request: RequestId(request) });
+        }
+        let (mut prefill_tokens, mut decode_tokens) = (0, 0);
+        for progress in step.requests {
+            let request = RequestId(progress.id);
+            let Some(&prompt_tokens) = self.prompts.get(&request) else {
+                return Err(Error::Inference(format!("vLLM answers request {}, which nobody made", request.0)));
+            };
+            if let Some(scheduled) = progress.scheduled {
+                self.events.emit_at(clock.moment(scheduled), Fact::RequestScheduled { request });
+            }
+            if let Some(hit_tokens) = progress.cached {
+                self.events.emit_at(at, Fact::PrefixSearched { request, prompt_tokens, hit_tokens });
+            }
+            let tokens = self.tokens.entry(request).or_default();
+            // A prompt counts where its first token comes: vLLM does not say in which steps its chunks were computed.
+            if tokens.is_empty() && !progress.new.is_empty() {
+                prefill_tokens += (prompt_tokens - progress.cached.unwrap_or(0).min(prompt_tokens)) as usize;
+            } else {
+                decode_tokens += progress.new.len();
+            }
+            for &token in &progress.new {
+                self.events.emit_at(at, Fact::TokenGenerated { request, token });
+            }
+            tokens.extend(progress.new);
+            if let Some((reason, text)) = progress.end {
+                self.finish(at, request, reason, text);
+            }
+        }
+        self.events.emit_at(
+            at,
+            Fact::StepFinished {
+                duration: Duration::from_nanos(step.took),
+                prefill_tokens,
+                decode_tokens,
+                running: step.running,
+                waiting: step.waiting,
+                kv_blocks_used: step.kv_blocks_used,
+            },
+        );
+        Ok(())
+    }
+
+    fn finish(&mut self, at: Instant, request: RequestId, reason: FinishReason, text: String) {
+        let tokens = self.tokens.remove(&request).unwrap_or_default();
+        let output_tokens = tokens.len() as u32;
+        self.events.emit_at(at, Fact::RequestFinished { request, output_tokens, reason });
+        (self.finished)(Completion { id: request, tokens, text, reason });
+    }
+}
+
+/// The monotonic clock as the driver reads it, beside ours. They are one, but an `Instant` does not show its number.
+struct Clock {
+    here: Instant,
+    there: Duration,
+}
+
+impl Clock {
+    fn now() -> Self {
+        let there = clock_gettime(ClockId::Monotonic);
+        let there = Duration::new(there.tv_sec as u64, there.tv_nsec as u32);
+        Self { here: Instant::now(), there }
+    }
+
+    /// The moment that the driver calls `nanoseconds`, which is not in the future.
+    fn moment(&self, nanoseconds: u64) -> Instant {
+        let ago = self.there.saturating_sub(Duration::from_nanos(nanoseconds));
+        self.here.checked_sub(ago).unwrap_or(self.here)
+    }
+}
+
+fn out_of_turn(said: &Said) -> String {
+    let mut said = format!("{said:?}");
+    said.truncate(said.char_indices().nth(200).map_or(said.len(), |(at, _)| at));
+    format!("the driver of vLLM says {said} out of turn; this is a bug, please report it")
+}

@@ -1,0 +1,215 @@
+//! The process that vLLM runs in: lines in and out, and an end that leaves nothing behind.
+//!
+//! It leads a process group of its own, which ends as a whole: when it is told to, or when this process dies, however that
+//! comes about (the driver sees its standard input close). What it writes to standard error goes to our log.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio_util::sync::CancellationToken;
+
+use super::protocol::Said;
+use crate::config::Secret;
+
+/// How often a wait for the child's next line looks at the child itself and at the cancellation.
+const LOOK_UP: Duration = Duration::from_millis(25);
+
+/// How long it may take to end by itself once it was asked to.
+const GRACE: Duration = Duration::from_millis(700);
+
+/// How long the system may take to end it after that.
+const KILL: Duration = Duration::from_millis(500);
+
+/// How long what it wrote to standard error before its end may take to arrive.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A line of standard error is cut to this in a message.
+const LONGEST_WORDS: usize = 500;
+
+/// A child that speaks the driver's protocol.
+pub struct Child {
+    process: std::process::Child,
+    group: Option<Pid>,
+    input: Option<Sender<String>>,
+    output: Receiver<Result<Said, String>>,
+    last_words: Arc<Mutex<Option<String>>>,
+    log: JoinHandle<()>,
+    ended: bool,
+}
+
+/// Why there is no next line.
+#[derive(Debug)]
+pub enum Silence {
+    /// The job was asked to stop.
+    Cancelled,
+    /// The child is gone, or speaks something else: a clause that follows its name.
+    Ended(String),
+}
+
+impl Child {
+    /// Starts `interpreter` on `script`. Variables that hold one of `secrets` are not passed on; `variables` are added where
+    /// nobody has set them.
+    ///
+    /// # Errors
+    /// The system starts no process.
+    pub fn start(interpreter: &Path, script: &str, secrets: &[Secret], variables: &[(&str, &str)]) -> io::Result<Self> {
+        let mut command = Command::new(interpreter);
+        command.args(["-c", script]).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, value) in std::env::vars_os() {
+            let value = value.to_string_lossy();
+            if secrets.iter().any(|secret| !secret.reveal().is_empty() && value.contains(secret.reveal())) {
+                command.env_remove(name);
+            }
+        }
+        for (name, value) in variables {
+            if std::env::var_os(name).is_none() {
+                command.env(name, value);
+            }
+        }
+        let mut process = command.spawn()?;
+        let group = Pid::from_raw(process.id() as i32);
+        let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
+        let (input, lines) = channel::<String>();
+        // A child that does not read must not hold this process up.
+        thread::spawn(move || {
+            let Some(mut stdin) = stdin else { return };
+            // What cannot be written goes to a child that is gone, and that is seen elsewhere.
+            for line in lines {
+                if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
+                    return;
+                }
+            }
+        });
+        let (said, output) = channel();
+        thread::spawn(move || {
+            let Some(stdout) = stdout else { return };
+            for line in BufReader::new(stdout).split(b'\n') {
+                let Ok(line) = line else { return };
+                let parsed = serde_json::from_slice(&line).map_err(|error| format!("says what is no answer: {error}"));
+                if said.send(parsed).is_err() {
+                    return;
+                }
+            }
+        });
+        let last_words = Arc::new(Mutex::new(None));
+        let kept = last_words.clone();
+        let log = thread::spawn(move || {
+            if let Some(stderr) = stderr {
+                log(stderr, &kept);
+            }
+        });
+        Ok(Self { process, group, input: Some(input), output, last_words, log, ended: false })
+    }
+
+    /// Says one line of JSON to the child.
+    pub fn tell(&self, order: &impl serde::Serialize) {
+        // Numbers, texts and paths that came in as text: there is nothing that JSON cannot hold.
+        let line = serde_json::to_string(order).unwrap_or_default() + "\n";
+        if let Some(input) = &self.input {
+            // Fails once the child reads no more, which the next answer tells.
+            let _ = input.send(line);
+        }
+    }
+
+    /// The next thing that the child says.
+    ///
+    /// # Errors
+    /// When it says nothing more, or when `cancel` is triggered.
+    pub fn next(&mut self, cancel: &CancellationToken) -> Result<Said, Silence> {
+        loop {
+            if cancel.is_cancelled() {
+                return Err(Silence::Cancelled);
+            }
+            match self.output.recv_timeout(LOOK_UP) {
+                Ok(said) => return said.map_err(Silence::Ended),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.reap(KILL);
+                    return Err(Silence::Ended(self.how_it_ended(status)));
+                }
+                // Its own children may hold the pipe open.
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Ok(Some(status)) = self.process.try_wait() {
+                        return match self.output.try_recv() {
+                            Ok(said) => said.map_err(Silence::Ended),
+                            Err(_) => Err(Silence::Ended(self.how_it_ended(Some(status)))),
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the child and all that it has started: asked first, killed then. Nothing is left to be reaped.
+    pub fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.signal(Signal::TERM);
+        let by_itself = self.reap(GRACE).is_some();
+        // Also when the leader is gone: what it had started may not be.
+        self.signal(Signal::KILL);
+        if !by_itself && self.reap(KILL).is_none() {
+            tracing::warn!(process = self.process.id(), "the engine's process does not end, and is left behind");
+        }
+        self.input = None;
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // Fails where nobody is left in the group.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Waits for the child's end for as long as `patience`.
+    fn reap(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.process.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    fn how_it_ended(&self, status: Option<ExitStatus>) -> String {
+        let how = status.map_or_else(|| "closed its output".to_owned(), |status| format!("ended ({status})"));
+        let deadline = Instant::now() + LAST_WORDS;
+        while !self.log.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        match &*self.last_words.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(line) => format!("{how}; its last words: {line}"),
+            None => format!("{how} without a word"),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Passes lines on to the log, and keeps the last one. Progress bars end theirs with carriage returns.
+fn log(stderr: impl Read, last_words: &Mutex<Option<String>>) {
+    let mut reader = BufReader::new(stderr);
+    let mut bytes = Vec::new();
+    while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        bytes.clear();
+        let Some(line) = text.split(['\r', '\n']).map(str::trim_end).rfind(|line| !line.is_empty()) else { continue };
+        tracing::info!("vllm: {line}");
+        let words = line.chars().take(LONGEST_WORDS).collect();
+        *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+}

@@ -1,0 +1,54 @@
+//! A job's settings in vLLM's words, and those that vLLM has no word for.
+
+use std::path::Path;
+
+use super::protocol::Settings;
+use crate::config::{JobConfig, Origin};
+
+/// Keys without a counterpart: what comes of them with vLLM, and why nothing else can be had.
+const WITHOUT_COUNTERPART: [(&str, &str, &str); 2] = [
+    ("validate-weights", "false", "vLLM does not look at the weights that it loads"),
+    ("measure-limits", "false", "vLLM does not say what its steps need, so there is nothing to hold limits against"),
+];
+
+/// What vLLM is told of `job`.
+pub fn of<'a>(job: &JobConfig, model: &'a Path, tokenizer: &'a Path) -> Settings<'a> {
+    let engine = &job.engine;
+    Settings {
+        model,
+        tokenizer,
+        device: job.device,
+        dtype: engine.dtype,
+        tensor_parallel_size: engine.tensor_parallel_size.map(usize::from),
+        max_model_len: engine.max_model_len.map(usize::from),
+        // A share that nobody asked for is vLLM's own: it means something else there, a share of all memory.
+        gpu_memory_utilization: given(job, "gpu-memory-utilization").then_some(engine.memory_utilization),
+        kv_cache_memory_bytes: engine.kv_cache_memory_bytes,
+        max_num_seqs: engine.max_num_seqs.map(usize::from),
+        max_num_batched_tokens: engine.max_num_batched_tokens.map(usize::from),
+        enable_prefix_caching: engine.prefix_caching,
+        enforce_eager: engine.enforce_eager,
+        // Which sizes there are depends on vLLM's attention.
+        block_size: given(job, "block-size").then(|| engine.block_tokens.get()),
+        threads: engine.threads.map(usize::from),
+        seed: job.workload.seed,
+    }
+}
+
+/// A sentence on everything that was asked for and that vLLM cannot do, if there is anything.
+pub fn refused(job: &JobConfig) -> Option<String> {
+    let asked = |key: &str, value: &str| {
+        job.settings()
+            .iter()
+            .any(|setting| setting.key == key && setting.origin != Origin::Default && setting.value != value)
+    };
+    let refused = WITHOUT_COUNTERPART.iter().filter(|(key, value, _)| asked(key, value));
+    let reasons: Vec<String> = refused
+        .map(|(key, value, why)| format!("{key} has no counterpart in vLLM: {why}; set it to {value}"))
+        .collect();
+    (!reasons.is_empty()).then(|| format!("{}, or use backend=candle", reasons.join("; ")))
+}
+
+fn given(job: &JobConfig, key: &str) -> bool {
+    job.settings().iter().any(|setting| setting.key == key && setting.origin != Origin::Default)
+}
