@@ -137,7 +137,8 @@ impl Child {
                 // Its own children may hold the pipe open.
                 Err(RecvTimeoutError::Timeout) => {
                     if let Ok(Some(status)) = self.process.try_wait() {
-                        return match self.output.try_recv() {
+                        // Its last line may still be on the way through the pipe.
+                        return match self.output.recv_timeout(LAST_WORDS) {
                             Ok(said) => said.map_err(Silence::Ended),
                             Err(_) => Err(Silence::Ended(self.how_it_ended(Some(status)))),
                         };
