@@ -99,15 +99,15 @@ fn straight(url: &str, connections: usize) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let bucket = bucket(url, connections)?;
     let object = Arc::new(largest(runtime.block_on(bucket.list(""))?)?);
-    let part = || Vec::with_capacity(PART_BYTES as usize);
-    let free = Arc::new(std::sync::Mutex::new((0..connections).map(|_| part()).collect::<Vec<Vec<u8>>>()));
+    let free = Arc::new(std::sync::Mutex::new(vec![Vec::new(); connections]));
     let start = Instant::now();
     let parts = stream::iter(0..object.size_bytes.div_ceil(PART_BYTES)).map(|index| {
         let (bucket, object, free) = (bucket.clone(), object.clone(), Arc::clone(&free));
         runtime.spawn(async move {
             let range = index * PART_BYTES..object.size_bytes.min((index + 1) * PART_BYTES);
             // As whoever wants the bytes would: a part whole in memory, which the parts before it have used already.
-            let mut buffer: Vec<u8> = free.lock().map_or_else(|_| None, |mut free| free.pop()).unwrap_or_default();
+            let mut buffer: Vec<u8> = free.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+            buffer.reserve_exact(PART_BYTES as usize);
             bucket.get_into(&object, range, &mut |piece| buffer.extend_from_slice(piece)).await?;
             let read = buffer.len() as u64;
             buffer.clear();

@@ -4,11 +4,10 @@ mod render;
 mod validate;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::process::skip;
+use crate::support::venv::venv;
 
 /// The platform's own files, with another token and another registry.
 fn seed(name: &str) -> String {
@@ -18,13 +17,7 @@ fn seed(name: &str) -> String {
 
 /// The Python environment that judges manifests; `None` where it cannot be made (and the test says so).
 pub fn judges() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/venv");
-    let environment = Command::new(script).arg("kubernetes").output().unwrap();
-    if !environment.status.success() {
-        skip(&format!("no kubernetes-validate: {}", String::from_utf8_lossy(&environment.stderr)));
-        return None;
-    }
-    Some(PathBuf::from(String::from_utf8_lossy(&environment.stdout).trim()))
+    venv("kubernetes")
 }
 
 /// YAML documents as JSON, by a real YAML reader.

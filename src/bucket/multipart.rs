@@ -160,10 +160,7 @@ impl Upload {
                     if stored.is_none_or(|stored| stored == hash) {
                         return Ok(());
                     }
-                    let failure = Failure::new(
-                        ErrorKind::Protocol,
-                        "the service put other parts together than were sent".to_owned(),
-                    );
+                    let failure = Failure::protocol("the service put other parts together than were sent");
                     return Err(attempts.fail(failure.with_request_id(reply.headers())));
                 }
                 Err(failure) => failure,

@@ -5,17 +5,13 @@ use std::process::Command;
 use serde_json::json;
 
 use super::Served;
-use crate::support::process::skip;
+use crate::support::venv::venv;
 
 #[test]
 fn the_official_sdk_finds_no_deviation() {
     let root = env!("CARGO_MANIFEST_DIR");
-    let environment = Command::new(format!("{root}/scripts/venv")).arg("oci").output().unwrap();
-    if !environment.status.success() {
-        let why = String::from_utf8_lossy(&environment.stderr).into_owned();
-        return skip(&format!("no Python environment with Oracle's SDK: {why}"));
-    }
-    let python = format!("{}/bin/python", String::from_utf8_lossy(&environment.stdout).trim());
+    let Some(environment) = venv("oci") else { return };
+    let python = environment.join("bin/python");
     let served = Served::with(&[
         ("0123", b"0123456789abcdef"),
         ("sub/a", b"a in sub"),

@@ -1,12 +1,11 @@
 //! Jobs on a stand-in GPU that goes wrong: each ends within seconds, with the right code and a sentence.
 
-use std::io::{Read, Write};
-
 use tempfile::TempDir;
 
 use crate::job::result;
 use crate::model::golden::directory;
 use crate::support::process::Process;
+use crate::support::prometheus::scrape;
 
 fn gpu_job(results: &TempDir) -> Process {
     job_on("cuda", results)
@@ -63,14 +62,6 @@ fn scraped() -> String {
     }
     running.wait().expect_code(0);
     text
-}
-
-fn scrape(port: u16) -> std::io::Result<String> {
-    let mut connection = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    connection.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The stand-in takes a joule each time that it is asked: at least once before the measured region and once after it.

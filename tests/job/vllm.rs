@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +22,7 @@ use crate::model::altered::Altered;
 use crate::model::golden::prompts;
 use crate::support::mlflow_server;
 use crate::support::process::{Process, Running, free_port};
+use crate::support::prometheus::scrape;
 use crate::support::venv::venv;
 
 const FIXTURE: &str = "llama-gqa";
@@ -206,17 +205,13 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     drop(backend);
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
     let mut backend =
-        backend::open(found, &job, &SystemFiles, [model.path(), model.path()], &events_of_nobody(), &cancel).unwrap();
+        backend::open(found, &job, &SystemFiles, [model.path(), model.path()], &Events::default(), &cancel).unwrap();
     let stopping = Request { ignore_eos: false, ..request(0, &golden[1].tokens, greedy) };
     let mut tokens = Vec::new();
     let mut keep = |completion: Completion| tokens = completion.tokens;
-    backend.run(vec![stopping], &events_of_nobody(), &cancel, &mut keep).unwrap();
+    backend.run(vec![stopping], &Events::default(), &cancel, &mut keep).unwrap();
     let first = golden[1].greedy.iter().position(|&token| token == eos).unwrap();
     assert_eq!(tokens, golden[1].greedy[..=first]);
-}
-
-fn events_of_nobody() -> Events {
-    Events::default()
 }
 
 /// What it takes to hand prompts to a child, before any of them is handed to the engine, is not the engine's time.
@@ -281,7 +276,7 @@ fn measuring(results: &TempDir, environment: &Path, model: &Path) -> (Running, i
     running.wait_for_stderr("\"phase\":\"measure\"");
     let child = driver_of(&running);
     // Some tokens, so that there is something to keep.
-    while !metrics(port).lines().any(|line| line.starts_with(MEASURED_TOKENS) && !line.ends_with(" 0")) {
+    while !scrape(port).unwrap().lines().any(|line| line.starts_with(MEASURED_TOKENS) && !line.ends_with(" 0")) {
         std::thread::sleep(Duration::from_millis(50));
     }
     (running, child)
@@ -301,14 +296,6 @@ fn driver_of(running: &Running) -> i32 {
 }
 
 const MEASURED_TOKENS: &str = "flashjob_generated_tokens_total{phase=\"measure\"}";
-
-fn metrics(port: u16) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
-    page
-}
 
 fn children(pid: u32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();

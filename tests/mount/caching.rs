@@ -49,7 +49,7 @@ fn partials_in(directory: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "partial")).count()
 }
 
-fn blocks_in(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn blocks_in(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(directory.join("flashjob-blocks"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flashjob::mount::FaultKind;
@@ -15,6 +15,7 @@ use flashjob::mount::tree::{Inode, Tree};
 use proptest::prelude::*;
 use rustix::io::Errno;
 
+use super::caching::blocks_in;
 use super::mount_fuse;
 use super::scripted_source::{Behaviour, ScriptedSource, content};
 
@@ -109,7 +110,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 /// Every file of a cache's directory: blocks, those on their way, and the sum.
-fn cache_files(directory: &Path) -> Vec<std::path::PathBuf> {
+fn cache_files(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> =
         fs::read_dir(directory.join("flashjob-blocks")).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
@@ -283,8 +284,8 @@ proptest! {
         let (_, peak) = files.blocks().memory_bytes();
         prop_assert!(peak <= limits.memory_bytes);
         if let Some(Some(limit)) = cache {
-            let whole = |path: &std::path::PathBuf| path.extension().is_some_and(|kind| kind == "block");
-            let used: u64 = cache_files(directory.path()).iter().filter(|path| whole(path)).map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum();
+            let sizes = blocks_in(directory.path()).into_iter().map(|path| fs::metadata(path).map_or(0, |file| file.len()));
+            let used: u64 = sizes.sum();
             prop_assert!(used <= limit, "{} bytes of {}", used, limit);
         }
         // Once nothing fails any more, everything is readable.

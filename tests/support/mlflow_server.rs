@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::process::{self, Process};
+use super::process;
+use super::venv::venv;
 
-/// Installing takes minutes, once.
-const INSTALLATION: Duration = Duration::from_secs(900);
 /// Starting takes ten seconds on an idle machine.
 const START: Duration = Duration::from_secs(180);
 
@@ -69,20 +68,7 @@ fn server(
 /// The Python environment with MLflow in it.
 pub fn environment() -> Option<PathBuf> {
     static ENVIRONMENT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let make = || {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/venv");
-        let mut venv = Process::new(script).args(["mlflow"]).timeout(INSTALLATION);
-        for (key, value) in std::env::vars_os() {
-            venv = venv.env(key, value);
-        }
-        let finished = venv.run();
-        let found = (finished.code() == Some(0)).then(|| PathBuf::from(finished.stdout.trim()));
-        if found.is_none() {
-            process::skip(&format!("scripts/venv mlflow failed: {finished}"));
-        }
-        found
-    };
-    ENVIRONMENT.get_or_init(make).clone()
+    ENVIRONMENT.get_or_init(|| venv("mlflow")).clone()
 }
 
 impl MlflowServer {

@@ -1,5 +1,7 @@
-//! A real Prometheus that scrapes one target once a second.
+//! A real Prometheus that scrapes one target once a second, and what it would read.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::{free_port, installed, spawn};
+
+/// The head and the text that a job at `port` answers with.
+pub fn scrape(port: u16) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    connection.read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// A running Prometheus; killed when dropped.
 pub struct Prometheus {

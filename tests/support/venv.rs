@@ -1,18 +1,26 @@
 //! Python environments with pinned packages, made by `scripts/venv`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
-use super::process::skip;
+use super::process::{Process, skip};
+
+/// Installing from PyPI, if it was not done before.
+const INSTALLATION: Duration = Duration::from_secs(900);
 
 /// The environment of `scripts/requirements/NAME.txt`, made where it is not there; `None` where it cannot be made (and the test
 /// says so).
 pub fn venv(name: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/venv");
-    let environment = Command::new(script).arg(name).output().unwrap();
-    if !environment.status.success() {
-        skip(&format!("scripts/venv {name} failed: {}", String::from_utf8_lossy(&environment.stderr)));
+    let mut venv = Process::new(script).args([name]).timeout(INSTALLATION);
+    // Python and pip find their settings, proxies and caches there.
+    for (key, value) in std::env::vars_os() {
+        venv = venv.env(key, value);
+    }
+    let finished = venv.run();
+    if finished.code() != Some(0) {
+        skip(&format!("scripts/venv {name} failed: {finished}"));
         return None;
     }
-    Some(PathBuf::from(String::from_utf8_lossy(&environment.stdout).trim()))
+    Some(PathBuf::from(finished.stdout.trim()))
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use super::streams::READY_ENOUGH;
+use super::streams::enough_is_ready;
 use crate::mount::tree::Inode;
 
 /// Blocks in the order in which they will be read, each once.
@@ -58,8 +58,8 @@ impl Plan {
         while self.asked < end && complete(self.ahead[self.asked]).is_some() {
             self.asked += 1;
         }
-        let ready = || self.ahead.iter().take(self.asked).take_while(|&&block| complete(block) == Some(true)).count();
-        let wanted = self.asked < end && !self.stalled && ready() < READY_ENOUGH;
+        let ready = || enough_is_ready(self.ahead.iter().take(self.asked).map(|&block| complete(block)));
+        let wanted = self.asked < end && !self.stalled && !ready();
         wanted.then(|| (self.ahead[self.asked], self.asked as u64))
     }
 
@@ -96,6 +96,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::streams::READY_ENOUGH;
     use super::*;
 
     const FILE: Inode = Inode::ROOT;

@@ -23,6 +23,11 @@ const MOST_STREAMS: usize = 32;
 /// A stream that nobody has moved for so long claims no memory.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Whether enough of the blocks `ahead` of a reader, the nearest first, is there.
+pub(super) fn enough_is_ready(ahead: impl Iterator<Item = Option<bool>>) -> bool {
+    ahead.take_while(|&complete| complete == Some(true)).nth(READY_ENOUGH - 1).is_some()
+}
+
 /// The shape of the file that the streams run through.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -133,8 +138,7 @@ impl Streams {
             while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            let ready = || (window.start..stream.asked).take_while(|&block| complete(block) == Some(true)).count();
-            if stream.asked < window.end && ready() < READY_ENOUGH {
+            if stream.asked < window.end && !enough_is_ready((window.start..stream.asked).map(&complete)) {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
                     nearest = Some(candidate);
