@@ -76,6 +76,15 @@ impl Opened {
         Ok(Bytes::from_owner(buffer))
     }
 
+    /// The first `size_bytes`, all at once.
+    pub fn whole(&self, size_bytes: u64) -> io::Result<Bytes> {
+        let mut bytes = vec![0; usize::try_from(size_bytes).map_err(io::Error::other)?];
+        for (piece, offset) in bytes.chunks_mut(PIECE_BYTES as usize).zip((0..).step_by(PIECE_BYTES as usize)) {
+            piece.copy_from_slice(&self.read(offset, piece.len())?);
+        }
+        Ok(bytes.into())
+    }
+
     /// The bytes from `start` to before `end`, as a body.
     pub fn body(self, start: u64, end: u64) -> Body {
         let opened = Arc::new(self);

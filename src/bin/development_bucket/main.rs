@@ -68,6 +68,9 @@ struct Arguments {
     /// Objects above this size have no MD5, as if uploaded in parts; hashing a large folder takes long.
     #[arg(long, value_name = "BYTES", default_value_t = u64::MAX, hide_default_value = true)]
     md5_up_to_bytes: u64,
+    /// Read all objects into memory at the start: benchmarks on one machine then measure readers more than this server.
+    #[arg(long)]
+    in_memory: bool,
     /// Exit when standard input ends: the server then never outlives the test that started it.
     #[arg(long)]
     until_stdin_ends: bool,
@@ -95,6 +98,9 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let objects = parse_json(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         store.add(objects).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if arguments.in_memory {
+        store.keep_in_memory().map_err(|error| format!("the objects cannot be read: {error}"))?;
     }
     let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;

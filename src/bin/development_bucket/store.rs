@@ -87,6 +87,16 @@ impl Store {
         Ok(())
     }
 
+    /// Reads all objects there are into memory, as the versions that they are.
+    pub fn keep_in_memory(&self) -> std::io::Result<()> {
+        for (name, version) in self.index(true).iter() {
+            let bytes = version.content.open()?.whole(version.size_bytes)?;
+            let version = Version { content: Content::Memory(bytes), ..Version::clone(version) };
+            write(&self.memory).insert(name.clone(), Arc::new(version));
+        }
+        Ok(())
+    }
+
     /// Takes an object away, which no PAR can; false where there is none.
     pub fn remove(&self, name: &str) -> bool {
         let remembered = write(&self.memory).remove(name).is_some();
