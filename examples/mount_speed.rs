@@ -309,7 +309,7 @@ fn memory(location: &Path, size_bytes: u64) -> Result<(), Failure> {
     let bytes: Vec<u8> = (0..256_usize << 20).map(|place| place as u8).collect();
     let session = fuser::spawn_mount(InMemory { size_bytes, bytes }, location, &config)?;
     let device = device_at(location)?;
-    std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), "1024")?;
+    std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), "4096")?;
     say(&json!({"ready": location}));
     until_stdin_ends()?;
     drop(session);

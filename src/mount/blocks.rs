@@ -2,8 +2,8 @@
 //!
 //! A file is a row of blocks of 8 MiB. Whoever reads a place gets the block there, present, on its way or
 //! asked for now, and waits only for the bytes it needs of it. Reads in sequence have further blocks fetched
-//! ahead ([`streams`]), or whatever a reader has said it will read ([`plan`]); one supply of memory ([`buffer`]) bounds all files together, and what no reader is
-//! heading for makes room for what one is. A failed fetch leaves nothing behind.
+//! ahead ([`streams`]), or whatever a reader has said it will read ([`plan`]), until enough lies [`ready`]; one supply of
+//! memory ([`buffer`]) bounds all files together, and what no reader is heading for makes room for what one is. A failed fetch leaves nothing behind.
 //!
 //! It knows files by inode and bytes by [`BlockSource`], and nothing of kernels or of networks.
 
@@ -13,6 +13,7 @@ mod fetch;
 mod pace;
 mod plan;
 mod read;
+mod ready;
 mod streams;
 mod table;
 

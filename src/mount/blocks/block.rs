@@ -1,6 +1,6 @@
 //! One block: asked for, filling, complete or failed, and those who wait for it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
@@ -19,8 +19,10 @@ pub(super) struct Block {
     changed: Notify,
     /// Bytes handed to readers, those handed out twice counted twice.
     delivered: AtomicUsize,
-    /// When it was last read, on the table's clock.
+    /// When it was last read, on the table's clock; 0 before the first time.
     pub(super) last_read: AtomicU64,
+    /// It was the first that was asked for after a pause in reading ahead.
+    pub(super) after_pause: AtomicBool,
 }
 
 impl Block {
@@ -34,6 +36,7 @@ impl Block {
             changed: Notify::new(),
             delivered: AtomicUsize::new(0),
             last_read: AtomicU64::new(0),
+            after_pause: AtomicBool::new(false),
         })
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use super::streams::enough_is_ready;
+use super::ready::Ready;
 use crate::mount::tree::Inode;
 
 /// Blocks in the order in which they will be read, each once.
@@ -47,19 +47,20 @@ impl Plan {
         true
     }
 
-    /// The next block to ask for and how far ahead it is. `complete` tells of blocks that need not be asked for whether
-    /// all of their bytes are there.
+    /// The next block to ask for and how far ahead it is, where not enough is `ready`. `complete` tells of blocks that need
+    /// not be asked for whether all of their bytes are there.
     pub(super) fn wanted(
         &mut self,
         window: u64,
+        ready: &mut Ready,
         complete: impl Fn((Inode, u64)) -> Option<bool>,
     ) -> Option<((Inode, u64), u64)> {
         let end = self.ahead.len().min(usize::try_from(window).unwrap_or(usize::MAX));
         while self.asked < end && complete(self.ahead[self.asked]).is_some() {
             self.asked += 1;
         }
-        let ready = || enough_is_ready(self.ahead.iter().take(self.asked).map(|&block| complete(block)));
-        let wanted = self.asked < end && !self.stalled && !ready();
+        let mut is_enough = || ready.is_enough(self.ahead.iter().take(self.asked).map(|&block| complete(block)));
+        let wanted = self.asked < end && !self.stalled && !is_enough();
         wanted.then(|| (self.ahead[self.asked], self.asked as u64))
     }
 
@@ -96,7 +97,6 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::streams::READY_ENOUGH;
     use super::*;
 
     const FILE: Inode = Inode::ROOT;
@@ -104,7 +104,7 @@ mod tests {
     fn asked(plan: &mut Plan, window: u64) -> Vec<u64> {
         let mut asked = Vec::new();
         while let Some(((_, block), distance)) =
-            plan.wanted(window, |(_, block)| asked.contains(&block).then_some(false))
+            plan.wanted(window, &mut Ready::new(32), |(_, block)| asked.contains(&block).then_some(false))
         {
             assert!(distance < window);
             asked.push(block);
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(plan.distance((FILE, 1), 4), Some(3));
         assert_eq!((plan.distance((FILE, 7), 4), plan.distance((FILE, 3), 4)), (None, None));
         // What was asked for, and pushed out before its reader came, is for the reader to ask for.
-        assert_eq!(plan.wanted(4, |_| None), Some(((FILE, 1), 3)));
+        assert_eq!(plan.wanted(4, &mut Ready::new(32), |_| None), Some(((FILE, 1), 3)));
         assert!(!plan.reached((FILE, 50), 4) && !plan.reached((FILE, 7), 4));
     }
 
@@ -133,12 +133,11 @@ mod tests {
     fn enough_that_is_ready_in_a_row_is_enough() {
         let mut plan = Plan::default();
         plan.extend(FILE, 0..20);
-        let enough = READY_ENOUGH as u64;
         let mut wanted = |late: u64| {
             let there = |(_, block)| (block < 10).then_some(block != late);
-            plan.wanted(16, there).map(|((_, block), _)| block)
+            plan.wanted(16, &mut Ready::new(32), there).map(|((_, block), _)| block)
         };
-        assert_eq!((wanted(enough), wanted(enough - 1), wanted(0)), (None, Some(10), Some(10)));
+        assert_eq!((wanted(4), wanted(3), wanted(0)), (None, Some(10), Some(10)));
     }
 
     #[test]
@@ -147,12 +146,12 @@ mod tests {
         plan.extend(FILE, 0..3);
         plan.extend(Inode::from_number(9), 5..6);
         plan.stall();
-        assert_eq!(plan.wanted(8, |_| None), None);
+        assert_eq!(plan.wanted(8, &mut Ready::new(32), |_| None), None);
         assert!(plan.reached((FILE, 1), 8));
-        assert_eq!(plan.wanted(8, |_| None), Some(((FILE, 1), 0)));
+        assert_eq!(plan.wanted(8, &mut Ready::new(32), |_| None), Some(((FILE, 1), 0)));
         plan.forget(FILE);
-        assert_eq!(plan.wanted(8, |_| None), Some(((Inode::from_number(9), 5), 0)));
+        assert_eq!(plan.wanted(8, &mut Ready::new(32), |_| None), Some(((Inode::from_number(9), 5), 0)));
         plan.clear();
-        assert_eq!(plan.wanted(8, |_| None), None);
+        assert_eq!(plan.wanted(8, &mut Ready::new(32), |_| None), None);
     }
 }

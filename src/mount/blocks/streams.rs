@@ -1,32 +1,30 @@
 //! Which blocks the readers of one file will want next, guessed from what they have read.
 //!
 //! Readers are not told apart by their handles: under mmap the kernel reads for all of them, from many threads
-//! and out of order. A stream is a place in the file that reads keep moving forward. It is trusted with a few
-//! times as many bytes as it has proven, so that a random read costs one block and a sequential reader has
-//! the whole window in flight after a few mebibytes, well before the first block is complete. A read that jumps
-//! elsewhere halves the trust in the stream that moved last: it is likely the same reader, and it has left.
+//! and out of order. A stream is a place in the file that reads keep moving forward. Each byte read in sequence earns
+//! several ahead, so that a random read costs one block and a sequential reader has the whole window in flight after
+//! a few mebibytes, well before the first block is complete. A read that jumps elsewhere halves the window of the
+//! stream that moved last, as it is likely the same reader and it has left, and what bytes of this file earn from then on.
+//! One that only looks ahead, within what is on its way already, is no jump: a large copy out of a mapped file
+//! touches its last page first.
 
-use std::ops::Range;
+use std::cmp::Reverse;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
-/// Bytes read ahead for each byte read in sequence.
-const TRUST: u64 = 4;
+use super::ready::Ready;
 
-/// Complete blocks, without a gap, that may wait for a reader. More would only say that the network is faster than the
-/// reader, and take memory whose first touch costs more than the copy into it. Behind a block that is late any number may
-/// wait: then the network is what is slow.
-pub(super) const READY_ENOUGH: usize = 4;
+/// Bytes ahead that each byte read in sequence earns: at most, to begin with and where readers read on to the end; at least,
+/// where they jump about.
+const TRUST: RangeInclusive<u64> = 2..=16;
+/// Whoever has read so many blocks in sequence is no longer taken for one that jumps.
+const PROVEN_BLOCKS: u64 = 2;
 
 /// Streams remembered for one file: more than a loader's threads, few enough to search.
 const MOST_STREAMS: usize = 32;
 
 /// A stream that nobody has moved for so long claims no memory.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// Whether enough of the blocks `ahead` of a reader, the nearest first, is there.
-pub(super) fn enough_is_ready(ahead: impl Iterator<Item = Option<bool>>) -> bool {
-    ahead.take_while(|&complete| complete == Some(true)).nth(READY_ENOUGH - 1).is_some()
-}
 
 /// The shape of the file that the streams run through.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +49,11 @@ impl Shape {
 }
 
 /// All streams of one file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Streams {
     streams: Vec<Stream>,
+    /// Bytes ahead that a byte earns now.
+    trust: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +62,8 @@ struct Stream {
     next: u64,
     /// Bytes read in sequence so far.
     proven: u64,
+    /// Bytes ahead that it has earned.
+    earned: u64,
     /// Bytes up to here will be read for certain.
     promised: u64,
     /// Blocks below have been asked for.
@@ -72,12 +74,24 @@ struct Stream {
 }
 
 impl Stream {
+    /// Whether `new` bytes bring a reader that is known to read in sequence to another block.
+    fn crosses(&self, new: u64, shape: &Shape) -> bool {
+        let blocks = |proven: u64| proven / shape.block_bytes;
+        blocks(self.proven + new) > blocks(self.proven).max(PROVEN_BLOCKS - 1)
+    }
+
     /// Blocks from the reader's position to the end of the window.
     fn window(&self, shape: &Shape) -> Range<u64> {
         let position = self.next / shape.block_bytes;
-        let ahead = self.next.saturating_add(self.proven.saturating_mul(TRUST)).max(self.promised);
+        let ahead = self.next.saturating_add(self.earned).max(self.promised);
         let end = ahead.div_ceil(shape.block_bytes);
         position..end.min(position + shape.window_blocks).min(shape.blocks())
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { streams: Vec::new(), trust: *TRUST.end() }
     }
 }
 
@@ -86,12 +100,20 @@ impl Streams {
     pub(crate) fn read(&mut self, range: &Range<u64>, promised: u64, shape: &Shape, now: Instant) {
         let near = shape.block_bytes / 2;
         let distance = |stream: &Stream| stream.next.abs_diff(range.start);
-        let found = self.streams.iter_mut().filter(|stream| distance(stream) <= near).min_by_key(|s| distance(s));
         let first_block = range.start / shape.block_bytes;
+        let looks_ahead = self.streams.iter().any(|stream| stream.window(shape).contains(&first_block));
+        // Of several the one that has earned most: the others are looks ahead that it has come to.
+        let candidates = self.streams.iter_mut().filter(|stream| distance(stream) <= near);
+        let found = candidates.max_by_key(|stream| (stream.earned, Reverse(distance(stream))));
         match found {
             Some(stream) => {
                 // Only what is new counts: reading one place again and again proves nothing.
-                stream.proven += range.end.saturating_sub(stream.next.max(range.start));
+                let new = range.end.saturating_sub(stream.next.max(range.start));
+                if stream.crosses(new, shape) {
+                    self.trust = (self.trust * 2).min(*TRUST.end());
+                }
+                stream.proven += new;
+                stream.earned = (stream.earned + new * self.trust).min(shape.window_blocks * shape.block_bytes);
                 stream.next = stream.next.max(range.end);
                 stream.promised = stream.promised.max(promised);
                 stream.stalled = false;
@@ -99,8 +121,11 @@ impl Streams {
                 stream.asked = stream.asked.max(stream.next / shape.block_bytes);
             }
             None => {
-                if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read) {
-                    left.proven = left.proven.min(shape.window_blocks * shape.block_bytes / TRUST) / 2;
+                if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read)
+                    && !looks_ahead
+                {
+                    left.earned /= 2;
+                    self.trust = (self.trust / 2).max(*TRUST.start());
                 }
                 if self.streams.len() == MOST_STREAMS
                     && let Some(oldest) = (0..MOST_STREAMS).min_by_key(|&place| self.streams[place].last_read)
@@ -112,6 +137,7 @@ impl Streams {
                 self.streams.push(Stream {
                     next: range.end,
                     proven,
+                    earned: (proven * self.trust).min(shape.window_blocks * shape.block_bytes),
                     promised,
                     asked: first_block,
                     stalled: false,
@@ -121,11 +147,12 @@ impl Streams {
         }
     }
 
-    /// The block to ask for next and how many blocks ahead of its reader it is; the nearest of all streams.
-    /// `complete` tells of blocks that need not be asked for whether all of their bytes are there.
+    /// The block to ask for next and how many blocks ahead of its reader it is; the nearest of all streams to which not
+    /// enough is `ready`. `complete` tells of blocks that need not be asked for whether all of their bytes are there.
     pub(crate) fn wanted(
         &mut self,
         shape: &Shape,
+        ready: &mut Ready,
         complete: impl Fn(u64) -> Option<bool>,
         now: Instant,
     ) -> Option<(u64, u64)> {
@@ -138,7 +165,7 @@ impl Streams {
             while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            if stream.asked < window.end && !enough_is_ready((window.start..stream.asked).map(&complete)) {
+            if stream.asked < window.end && !ready.is_enough((window.start..stream.asked).map(&complete)) {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
                     nearest = Some(candidate);
@@ -175,19 +202,23 @@ mod tests {
     /// Everything that is asked for if it can all be had.
     fn asked(streams: &mut Streams, now: Instant) -> Vec<u64> {
         let mut asked = Vec::new();
-        while let Some((block, _)) = streams.wanted(&SHAPE, |block| asked.contains(&block).then_some(false), now) {
+        while let Some(block) = wanted(streams, |block| asked.contains(&block).then_some(false), now) {
             asked.push(block);
         }
         asked
+    }
+
+    fn wanted(streams: &mut Streams, complete: impl Fn(u64) -> Option<bool>, now: Instant) -> Option<u64> {
+        streams.wanted(&SHAPE, &mut Ready::new(32), complete, now).map(|(block, _)| block)
     }
 
     #[test]
     fn a_sequence_earns_its_window() {
         let (mut streams, now) = (Streams::default(), Instant::now());
         streams.read(&(0..KIB), KIB, &SHAPE, now);
-        assert_eq!(asked(&mut streams, now), [0]);
-        streams.read(&(KIB..4 * KIB), 4 * KIB, &SHAPE, now);
-        assert_eq!(asked(&mut streams, now), [1, 2]);
+        assert_eq!(asked(&mut streams, now), [0, 1, 2]);
+        streams.read(&(KIB..2 * KIB), 2 * KIB, &SHAPE, now);
+        assert_eq!(asked(&mut streams, now), [3, 4]);
         for chunk in 1..16 {
             streams.read(&(chunk * 4 * KIB..(chunk + 1) * 4 * KIB), 0, &SHAPE, now);
         }
@@ -199,16 +230,11 @@ mod tests {
     fn enough_that_is_ready_is_enough() {
         let (mut streams, now) = (Streams::default(), Instant::now());
         streams.read(&(0..64 * KIB), 0, &SHAPE, now);
-        let wanted = |streams: &mut Streams, complete: u64, there: u64| {
-            streams.wanted(&SHAPE, |block| (block < there).then_some(block < complete), now).map(|(block, _)| block)
-        };
         // The reader is in block 8. What is on its way does not count, nor what lies behind.
-        assert_eq!(wanted(&mut streams, 8, 22), Some(22));
-        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64 - 1, 22), Some(22));
-        assert_eq!(wanted(&mut streams, 8 + READY_ENOUGH as u64, 22), None);
-        // The first is late, the others are there: reading ahead goes on.
-        let behind_a_late_one = |block| (block < 22).then_some(block != 8);
-        assert_eq!(streams.wanted(&SHAPE, behind_a_late_one, now).map(|(block, _)| block), Some(22));
+        for (complete, next) in [(8, Some(22)), (11, Some(22)), (12, None)] {
+            let there = |block| (block < 22).then_some(block < complete);
+            assert_eq!(wanted(&mut streams, there, now), next, "complete below {complete}");
+        }
     }
 
     #[test]
@@ -248,6 +274,33 @@ mod tests {
     }
 
     #[test]
+    fn a_file_whose_readers_jump_about_earns_less_until_one_reads_on() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        let mut earned = |start: u64, end: u64| {
+            streams.read(&(start * KIB..end * KIB), 0, &SHAPE, now);
+            streams.streams.last().unwrap().earned / KIB
+        };
+        // The first read elsewhere proves nothing, the second earns.
+        assert_eq!([earned(0, 1), earned(100, 101), earned(101, 102)], [16, 0, 8]);
+        assert_eq!([earned(200, 201), earned(201, 202), earned(300, 301), earned(301, 302)], [0, 4, 0, 2]);
+        assert_eq!([earned(400, 401), earned(401, 402)], [0, 2]);
+        // Two blocks in sequence, and another one after each doubling.
+        assert_eq!([earned(402, 416), earned(416, 418), earned(418, 419)], [30, 38, 42]);
+    }
+
+    #[test]
+    fn a_look_ahead_costs_nothing_and_is_passed() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        let mut read = |start: u64, end: u64| {
+            streams.read(&(start * KIB..end * KIB), 0, &SHAPE, now);
+            streams.distance(12, &SHAPE, now)
+        };
+        // At the end of 32 KiB that are copied, then from their start on, and past the end.
+        assert_eq!([read(0, 2), read(31, 33), read(2, 16), read(16, 31)], [None, None, Some(10), Some(9)]);
+        assert_eq!([read(33, 40), read(63, 65), read(40, 63)], [Some(7), Some(7), Some(5)]);
+    }
+
+    #[test]
     fn out_of_order_reads_stay_one_stream() {
         let (mut streams, now) = (Streams::default(), Instant::now());
         for (start, end) in [(400, 402), (404, 406), (402, 404), (408, 410), (406, 408)] {
@@ -276,7 +329,7 @@ mod tests {
         assert!(streams.distance(3, &SHAPE, now).is_some());
         let later = now + IDLE + Duration::from_secs(1);
         assert!(streams.distance(3, &SHAPE, later).is_none());
-        assert!(streams.wanted(&SHAPE, |_| None, later).is_none());
+        assert!(wanted(&mut streams, |_| None, later).is_none());
     }
 
     #[test]
@@ -284,8 +337,8 @@ mod tests {
         let (mut streams, now) = (Streams::default(), Instant::now());
         streams.read(&(0..8 * KIB), 0, &SHAPE, now);
         streams.stall();
-        assert!(streams.wanted(&SHAPE, |_| None, now).is_none());
+        assert!(wanted(&mut streams, |_| None, now).is_none());
         streams.read(&(8 * KIB..9 * KIB), 0, &SHAPE, now);
-        assert!(streams.wanted(&SHAPE, |_| None, now).is_some());
+        assert!(wanted(&mut streams, |_| None, now).is_some());
     }
 }

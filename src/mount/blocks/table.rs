@@ -14,6 +14,7 @@ use super::block::Block;
 use super::buffer::{Memory, Writer};
 use super::pace::Pace;
 use super::plan::Plan;
+use super::ready::Ready;
 use super::streams::{Shape, Streams};
 use crate::bucket::Object;
 use crate::mount::tree::Inode;
@@ -34,6 +35,7 @@ pub(super) struct Table {
     /// Fetches on their way.
     fetching: usize,
     pace: Pace,
+    ready: Ready,
     /// Counts reads.
     clock: u64,
     shut: bool,
@@ -68,8 +70,8 @@ enum Need {
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
         let (files, open, demanded) = (HashMap::new(), BTreeSet::new(), VecDeque::new());
-        let (plan, pace) = (Plan::default(), Pace::new(limits.fetches));
-        Self { limits, files, open, demanded, plan, fetching: 0, pace, clock: 0, shut: false }
+        let (plan, pace, ready) = (Plan::default(), Pace::new(limits.fetches), Ready::new(limits.fetches));
+        Self { limits, files, open, demanded, plan, fetching: 0, pace, ready, clock: 0, shut: false }
     }
 
     pub(super) fn open(&mut self, inode: Inode, object: Object) {
@@ -152,7 +154,9 @@ impl Table {
             let bytes = shape.bytes_of(index);
             Block::new(index, (bytes.end - bytes.start) as usize)
         });
-        block.last_read.store(self.clock, Ordering::Relaxed);
+        if block.last_read.swap(self.clock, Ordering::Relaxed) == 0 && block.after_pause.load(Ordering::Relaxed) {
+            self.ready.learn(block.is_complete());
+        }
         Some(Arc::clone(block))
     }
 
@@ -173,22 +177,26 @@ impl Table {
             return None;
         }
         let now = Instant::now();
-        let Self { files, plan, limits, .. } = &mut *self;
+        let Self { files, open, plan, limits, ready, .. } = &mut *self;
         let complete =
             |(inode, index): (Inode, u64)| files.get(&inode)?.blocks.get(&index).map(|block| block.is_complete());
-        let planned = plan.wanted(limits.window_blocks as u64, complete);
+        let planned = plan.wanted(limits.window_blocks as u64, ready, complete);
         let mut nearest = planned.map(|((inode, index), distance)| (inode, index, distance));
-        for &inode in &self.open {
-            let Some(File { streams, blocks, shape, .. }) = self.files.get_mut(&inode) else { continue };
+        for &inode in open.iter() {
+            let Some(File { streams, blocks, shape, .. }) = files.get_mut(&inode) else { continue };
             if let Some((index, distance)) =
-                streams.wanted(shape, |index| blocks.get(&index).map(|block| block.is_complete()), now)
+                streams.wanted(shape, ready, |index| blocks.get(&index).map(|block| block.is_complete()), now)
                 && nearest.is_none_or(|(_, _, least)| distance < least)
             {
                 nearest = Some((inode, index, distance));
             }
         }
         let (inode, index, distance) = nearest?;
-        self.prepare(inode, index, Need::Ahead(distance), memory)
+        let fetch = self.prepare(inode, index, Need::Ahead(distance), memory)?;
+        if self.ready.resume() {
+            fetch.block.after_pause.store(true, Ordering::Relaxed);
+        }
+        Some(fetch)
     }
 
     /// Whether a reader waits for memory.
