@@ -21,6 +21,8 @@ pub(super) struct Block {
     delivered: AtomicUsize,
     /// When it was last read, on the table's clock; 0 before the first time.
     pub(super) last_read: AtomicU64,
+    /// A reader had to wait for it.
+    waited_for: AtomicBool,
     /// It was the first that was asked for after a pause in reading ahead.
     pub(super) after_pause: AtomicBool,
 }
@@ -36,6 +38,7 @@ impl Block {
             changed: Notify::new(),
             delivered: AtomicUsize::new(0),
             last_read: AtomicU64::new(0),
+            waited_for: AtomicBool::new(false),
             after_pause: AtomicBool::new(false),
         })
     }
@@ -53,6 +56,11 @@ impl Block {
     /// Whether all of its bytes are there.
     pub(super) fn is_complete(&self) -> bool {
         self.filled() == self.len
+    }
+
+    /// Whether a reader had to wait for it.
+    pub(super) fn was_waited_for(&self) -> bool {
+        self.waited_for.load(Ordering::Relaxed)
     }
 
     /// The bytes that are there.
@@ -99,6 +107,7 @@ impl Block {
             if let Some(fault) = self.fault.get() {
                 return Err(fault.clone());
             }
+            self.waited_for.store(true, Ordering::Relaxed);
             changed.await;
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Instant;
 
 use super::block::Block;
 use super::buffer::Writer;
@@ -49,7 +50,13 @@ async fn fill(
 ) -> Result<(), Fault> {
     let Some(block) = &ending.block else { return Err(Fault::closed()) };
     let mut too_much = false;
-    let mut sink = |bytes: &[u8]| too_much |= !block.append(&mut writer, bytes);
+    let mut began = Some(Instant::now());
+    let mut sink = |bytes: &[u8]| {
+        if let Some(began) = began.take() {
+            ending.shared.lock().first_byte(began.elapsed());
+        }
+        too_much |= !block.append(&mut writer, bytes);
+    };
     ending.shared.source.read(object, range.clone(), &mut sink).await?;
     if block.filled() == block.len && !too_much {
         return Ok(());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Limits;
 use super::block::Block;
@@ -289,11 +289,16 @@ impl Table {
         Some(())
     }
 
+    /// Notes that a fetch has brought its first byte `after` so long.
+    pub(super) fn first_byte(&mut self, after: Duration) {
+        self.pace.first_byte(after);
+    }
+
     /// Notes the end of a fetch. A failed block is forgotten, so that the next reader tries again.
     pub(super) fn finished(&mut self, inode: Inode, block: &Arc<Block>, failed: bool) {
         self.fetching -= 1;
         if !failed {
-            self.pace.succeeded();
+            self.pace.succeeded(block.was_waited_for());
             return;
         }
         self.plan.stall();
