@@ -3,7 +3,8 @@
 //! A file is a row of blocks of 8 MiB. Whoever reads a place gets the block there, present, on its way or
 //! asked for now, and waits only for the bytes it needs of it. Reads in sequence have further blocks fetched
 //! ahead ([`streams`]), or whatever a reader has said it will read ([`plan`]), until enough lies [`ready`]; one supply of
-//! memory ([`buffer`]) bounds all files together, and what no reader is heading for makes room for what one is. A failed fetch leaves nothing behind.
+//! memory ([`buffer`]) bounds all files together, and what no reader is heading for makes room for what one is. A failed
+//! fetch leaves nothing behind.
 //!
 //! It knows files by inode and bytes by [`BlockSource`], and nothing of kernels or of networks.
 
@@ -38,7 +39,7 @@ pub struct Limits {
     pub block_bytes: usize,
     /// Memory for all blocks together.
     pub memory_bytes: usize,
-    /// Fetches at a time for what will be wanted; as many again for what is waited for.
+    /// Fetches at a time at most for what will be wanted; as many again for what is waited for.
     pub fetches: usize,
     /// Blocks that one stream may be ahead.
     pub window_blocks: usize,

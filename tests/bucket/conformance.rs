@@ -1,10 +1,12 @@
-//! The official SDK as an independent judge of the development bucket server.
+//! The development bucket server: the official SDK as an independent judge, and its objects in memory.
 
 use std::process::Command;
 
 use serde_json::json;
+use tempfile::TempDir;
 
-use super::Served;
+use super::{Served, open};
+use crate::support::bucket_server::BucketServer;
 use crate::support::venv::venv;
 
 #[test]
@@ -39,4 +41,26 @@ fn the_official_sdk_finds_no_deviation() {
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("0 deviations"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_objects_in_memory_has_the_same_versions() {
+    let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    std::fs::write(folder.path().join("file"), b"from the disk").unwrap();
+    let listing = elsewhere.path().join("objects.json");
+    std::fs::write(&listing, r#"[{"name": "pattern", "size_bytes": 600001, "seed": 3}]"#).unwrap();
+    let start = |arguments: &[&str]| {
+        let listed = ["--objects", listing.to_str().unwrap()];
+        BucketServer::start_with(folder.path(), &[&listed[..], arguments].concat())
+    };
+    let (plain, kept) = (start(&[]), start(&["--in-memory"]));
+    let (plain, kept) = (open(plain.url()), open(kept.url()));
+    let objects = plain.list("").await.unwrap();
+    assert_eq!((objects.len(), kept.list("").await.unwrap()), (2, objects.clone()));
+    for object in &objects {
+        let bytes = plain.get(object, 0..object.size_bytes).await.unwrap();
+        // Whoever has it in memory no longer needs the file.
+        let _ = std::fs::remove_file(folder.path().join(&object.name));
+        assert_eq!(kept.get(object, 0..object.size_bytes).await.unwrap(), bytes, "{}", object.name);
+    }
 }

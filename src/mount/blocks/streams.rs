@@ -41,6 +41,11 @@ impl Shape {
         self.size_bytes.div_ceil(self.block_bytes)
     }
 
+    /// Bytes that a stream may be ahead at most.
+    fn window_bytes(&self) -> u64 {
+        self.window_blocks * self.block_bytes
+    }
+
     /// The bytes of block `index`.
     pub(crate) fn bytes_of(&self, index: u64) -> Range<u64> {
         let start = index * self.block_bytes;
@@ -113,7 +118,7 @@ impl Streams {
                     self.trust = (self.trust * 2).min(*TRUST.end());
                 }
                 stream.proven += new;
-                stream.earned = (stream.earned + new * self.trust).min(shape.window_blocks * shape.block_bytes);
+                stream.earned = shape.window_bytes().min(stream.earned.saturating_add(new.saturating_mul(self.trust)));
                 stream.next = stream.next.max(range.end);
                 stream.promised = stream.promised.max(promised);
                 stream.stalled = false;
@@ -137,7 +142,7 @@ impl Streams {
                 self.streams.push(Stream {
                     next: range.end,
                     proven,
-                    earned: (proven * self.trust).min(shape.window_blocks * shape.block_bytes),
+                    earned: shape.window_bytes().min(proven.saturating_mul(self.trust)),
                     promised,
                     asked: first_block,
                     stalled: false,
