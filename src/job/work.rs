@@ -190,6 +190,9 @@ fn state(context: &Context, facts: &BackendFacts) {
         engine = %facts.engine,
         "model is loaded"
     );
+    if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
+        tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
+    }
     context.tracking.tag("backend", facts.backend);
     context.tracking.tag("architecture", &facts.architecture);
     for key in ["device", "dtype", "weights_dtype", "kernels"] {
