@@ -1,20 +1,10 @@
 # The images, by target. `scripts/image TARGET` builds the binary and then this; nothing is compiled here, so that the image
-# holds the very binary that was tested.
+# holds the very binary that was tested. It labels them, too.
 ARG CUDA_BASE=debian:bookworm-slim
 ARG VLLM_BASE=vllm/vllm-openai:v0.32.0
 
 # One static binary and nothing else.
 FROM scratch AS cpu
-ARG VERSION=unknown
-ARG REVISION=unknown
-# When its source was committed, so that the same source gives the same labels.
-ARG CREATED=1970-01-01T00:00:00Z
-LABEL org.opencontainers.image.title="flashjob" \
-      org.opencontainers.image.description="Offline LLM inference as a job" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
 COPY flashjob /flashjob
 # Mount a volume here to keep results; the root file system may be read-only.
 ENV results_dir=/results
@@ -27,15 +17,6 @@ ENTRYPOINT ["/flashjob"]
 # The static binary beside a vLLM that is there already, for backend=vllm: on NVIDIA's GPUs, on AMD's (a base built for ROCm), or on
 # CPUs. Any base will do whose `python3` in PATH imports vllm.
 FROM ${VLLM_BASE} AS vllm
-ARG VERSION=unknown
-ARG REVISION=unknown
-ARG CREATED=1970-01-01T00:00:00Z
-LABEL org.opencontainers.image.title="flashjob" \
-      org.opencontainers.image.description="Offline LLM inference as a job, on vLLM" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
 COPY flashjob /flashjob
 # A user without a name and a home: torch asks for the one, and compiled kernels are kept in the other.
 ENV results_dir=/results \
@@ -50,15 +31,6 @@ ENTRYPOINT ["/flashjob"]
 # For NVIDIA's GPUs: linked dynamically, beside the libraries of CUDA that it opens. The driver is the host's, put in by the
 # container toolkit. Any base with glibc 2.36 and libstdc++ will do.
 FROM ${CUDA_BASE} AS cuda
-ARG VERSION=unknown
-ARG REVISION=unknown
-ARG CREATED=1970-01-01T00:00:00Z
-LABEL org.opencontainers.image.title="flashjob" \
-      org.opencontainers.image.description="Offline LLM inference as a job, on NVIDIA GPUs" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
 COPY lib/ /usr/local/lib/flashjob/
 COPY flashjob /flashjob
 ENV LD_LIBRARY_PATH=/usr/local/lib/flashjob \

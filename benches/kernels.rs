@@ -45,7 +45,7 @@ fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
     let threads = std::env::var("THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or_else(cpu_quota_threads);
     let pool = Pool::new(threads);
-    let limits = measure_limits(&pool);
+    let limits = measure_limits(&pool, None).expect("no bound, no lack");
     println!(
         "{} threads, {}: GEMM {:.1} GFLOP/s, FMA {:.1} GFLOP/s, memory {:.1} GB/s",
         threads,

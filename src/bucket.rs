@@ -85,7 +85,7 @@ mod tests {
         spawnable(bucket.get(&object, 0..1));
         spawnable(bucket.get_into(&object, 0..1, &mut |_| {}));
         spawnable(bucket.put("a", bytes::Bytes::new()));
-        spawnable(bucket.put_file("a", std::path::Path::new("a")));
-        spawnable(bucket.holds("a", std::path::Path::new("a")));
+        spawnable(bucket.put_file("a", std::path::Path::new("a"), std::path::Path::new(".")));
+        spawnable(bucket.holds("a", std::path::Path::new("a"), std::path::Path::new(".")));
     }
 }

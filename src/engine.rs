@@ -149,11 +149,11 @@ impl Engine {
         let extent = Extent { most, max_model_len, block_tokens, cache, activations };
 
         // Before there are weights: it takes memory of its own for a moment.
-        let limits = match open.first().filter(|_| config.measure_limits) {
+        let measured = match open.first().filter(|_| config.measure_limits) {
             Some(open) => Some(open.limits(world_size, threads)?),
             None => None,
         };
-        if let Some(Limits { flops_per_second, bytes_per_second, .. }) = limits {
+        if let Some(Ok(Limits { flops_per_second, bytes_per_second, .. })) = measured {
             events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
         }
         let max_blocks = max_model_len.div_ceil(block_tokens);
@@ -198,7 +198,8 @@ impl Engine {
             max_num_batched_tokens,
             prefix_caching: config.prefix_caching,
             cuda_graphs: replays,
-            limits,
+            limits: measured.and_then(Result::ok),
+            limits_not_measured: measured.and_then(Result::err).map(|error| error.to_string()),
             cost,
         };
         let processor = match placement {

@@ -76,6 +76,15 @@ pub enum Fact {
         /// A short stable word for metrics: `throttled`, `server_error`, `timeout`, `reset`, `short_body`.
         reason: &'static str,
     },
+    /// An upload in parts has an address, and begins or goes on.
+    UploadOpened {
+        /// Parts in all.
+        parts: u64,
+        /// Those that an earlier process has sent.
+        parts_there: u64,
+        /// Why no later process can go on with it, where none can.
+        not_resumable: Option<&'static str>,
+    },
     /// Weights arrived in memory.
     WeightsRead {
         /// How many, in this tensor.

@@ -7,6 +7,7 @@ mod exit;
 mod files;
 mod finish;
 mod left_behind;
+mod locate;
 mod phases;
 mod publish;
 mod replicas;

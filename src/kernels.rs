@@ -26,7 +26,7 @@ pub use activation::{GateActivation, gated_activation};
 pub use attention::{PagedAttention, paged_attention};
 pub use cache::{AttentionShape, CacheLayout, CacheSlice, CacheSliceMut};
 pub use isa::{Isa, capabilities};
-pub use limits::{Limits, measure_limits};
+pub use limits::{Limits, TooLittleMemory, measure_limits};
 pub use matmul::matmul;
 pub use memory::{LINE_BYTES, prefer_huge_pages};
 pub use norm::{AddedRows, add_rms_norm, head_rms_norm};

@@ -123,6 +123,16 @@ impl Seen {
         self.0.lock().unwrap().iter().map(amount).sum()
     }
 
+    /// Uploads in parts: how many parts, how many of them were there, and why no other process could go on.
+    fn uploads(&self) -> Vec<(u64, u64, Option<&'static str>)> {
+        let facts = self.0.lock().unwrap();
+        let opened = facts.iter().filter_map(|fact| match fact {
+            Fact::UploadOpened { parts, parts_there, not_resumable } => Some((*parts, *parts_there, *not_resumable)),
+            _ => None,
+        });
+        opened.collect()
+    }
+
     /// The reasons of retries, each once, in order of first appearance.
     fn retries(&self) -> Vec<&'static str> {
         let mut reasons = Vec::new();

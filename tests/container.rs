@@ -6,6 +6,7 @@
 mod compose;
 mod contents;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -15,12 +16,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::bucket_server::BucketServer;
-use crate::support::process::{free_port, installed, skip, spawn};
+use crate::support::process::{free_port, installed, skip};
+use crate::support::workplace::Workplace;
 
 /// A Docker daemon and the image built there.
 struct Docker {
     host: Option<String>,
     image: &'static str,
+    /// The daemon's, where these tests have started it.
+    place: Option<Workplace>,
 }
 
 /// The daemon, started once; `None` where there is none (and the test says so).
@@ -32,7 +36,7 @@ fn docker() -> Option<&'static Docker> {
 impl Docker {
     fn start() -> Option<Self> {
         installed("docker", "docker.io")?;
-        let mut docker = Self { host: None, image: "flashjob:test" };
+        let mut docker = Self { host: None, image: "flashjob:test", place: None };
         if !docker.command(&["info"]).output().is_ok_and(|output| output.status.success()) {
             installed("dockerd", "docker.io")?;
             docker.host = Some(docker.start_daemon()?);
@@ -43,13 +47,13 @@ impl Docker {
     /// Builds an image from a binary that these tests use. False: it cannot go into one (and the test says so).
     fn build(&self, target: &str, tag: &str, binary: &str) -> bool {
         let place = TempDir::new().unwrap();
-        self.build_with_sbom(target, tag, binary, &place.path().join("sbom"))
+        self.build_with(target, tag, binary, &[("SBOM", place.path().join("sbom").to_str().unwrap())])
     }
 
-    /// The same, and what it is made of at `sbom`.
-    fn build_with_sbom(&self, target: &str, tag: &str, binary: &str, sbom: &Path) -> bool {
+    /// The same with variables that `scripts/image` knows.
+    fn build_with(&self, target: &str, tag: &str, binary: &str, variables: &[(&str, &str)]) -> bool {
         let mut build = Command::new(format!("{}/scripts/image", env!("CARGO_MANIFEST_DIR")));
-        build.args([target, tag]).env("BINARY", binary).env("SBOM", sbom);
+        build.args([target, tag]).env("BINARY", binary).envs(variables.iter().copied());
         if let Some(host) = &self.host {
             build.env("DOCKER_HOST", host);
         }
@@ -63,10 +67,11 @@ impl Docker {
         true
     }
 
-    #[expect(clippy::zombie_processes, reason = "it ends with this process, which waits for nothing more")]
-    fn start_daemon(&self) -> Option<String> {
-        // Kept until the process ends: the daemon works in it.
-        let folder = TempDir::new().unwrap().keep();
+    #[expect(clippy::zombie_processes, reason = "it ends after this process")]
+    fn start_daemon(&mut self) -> Option<String> {
+        let place = Workplace::ended_by(r#"kill "$(cat "$1/pid")" && tail --follow --pid "$(cat "$1/pid")" /dev/null"#);
+        let folder = place.path().to_owned();
+        self.place = Some(place);
         let host = format!("unix://{}", folder.join("docker.sock").display());
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let mut daemon = Command::new("dockerd");
@@ -77,8 +82,9 @@ impl Docker {
             .arg(format!("--pidfile={}", folder.join("pid").display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        let mut daemon = spawn(daemon).unwrap();
+            .stderr(log)
+            .process_group(0);
+        let mut daemon = daemon.spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let info = Command::new("docker").args(["--host", &host, "info"]).output().unwrap();
@@ -112,6 +118,17 @@ impl Docker {
         let output = self.output(&["image", "inspect", self.image]);
         serde_json::from_slice::<Value>(&output.stdout).unwrap()[0].take()
     }
+}
+
+/// A Debian as a tar file; `None` where it cannot be made (and the test says so).
+fn base_image() -> Option<PathBuf> {
+    installed("mmdebstrap", "mmdebstrap")?;
+    let made = Command::new(format!("{}/scripts/base-image", env!("CARGO_MANIFEST_DIR"))).output().unwrap();
+    if !made.status.success() {
+        skip(&format!("scripts/base-image: {}", String::from_utf8_lossy(&made.stderr)));
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8_lossy(&made.stdout).trim()))
 }
 
 /// The tiny model in a bucket, and a folder for results that any user may write.
@@ -224,6 +241,30 @@ fn every_user_and_way_to_mount_ends_as_it_should() {
             let found = &result(&results)["inputs"][0]["method"];
             assert_eq!(found.as_str().unwrap_or_default(), method, "{case}");
         }
+    }
+}
+
+/// Measuring them takes memory, which a small container may not have: then it does without, and says so.
+#[test]
+fn limits_are_measured_with_the_memory_that_is_there() {
+    let Some(docker) = docker() else { return };
+    let golden = format!("{}/tests/golden:/models:ro", env!("CARGO_MANIFEST_DIR"));
+    for (memory, measured) in [("--memory=512m", true), ("--memory=96m", false)] {
+        let (_folder, _server, results) = bucket_and_results();
+        let volume = format!("{}:/results", results.path().display());
+        let mut arguments = run(&volume, "metrics_linger_seconds=0");
+        // The model is looked for where the platform puts models, without an input.
+        arguments.extend(["--volume", &golden, memory, docker.image, "--model=llama-gqa", "--mount-mode=copy"]);
+        arguments.extend(&SHORT[1..]);
+        let output = docker.output(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{memory}: {said}");
+        let result = result(&results);
+        let engine = &result["backend"]["engine"];
+        assert_eq!(engine["limits"].is_object(), measured, "{memory}: {engine}");
+        let reason = engine["limits_not_measured"].as_str().unwrap_or_default();
+        assert_eq!(reason.contains("give the container more memory"), !measured, "{memory}: {engine}");
+        assert_eq!(said.contains("there is no roofline"), !measured, "{memory}: {said}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The fuzz targets' functions over the corpus in `fuzz/`, and over mutations of it: a short run of what cargo-fuzz does
-//! at length, without its instrumentation.
+//! The fuzz targets' functions over the corpus in `fuzz/`, and over mutations of it, which are the same on every machine;
+//! `scripts/fuzz` has libFuzzer look for new ones.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;

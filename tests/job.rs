@@ -7,6 +7,7 @@ mod replicas;
 mod results;
 mod signals;
 mod supervisor;
+mod uploads;
 mod verify;
 mod vllm;
 mod whole;

@@ -36,6 +36,11 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Whether the same may well work later, perhaps with a new PAR.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(self, Self::ParNoLongerWorks | Self::Throttled | Self::ServerFailed | Self::Unreachable)
+    }
+
     /// What a person can do about it.
     fn advice(self) -> &'static str {
         match self {

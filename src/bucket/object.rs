@@ -97,7 +97,8 @@ fn bare_etag(etag: &str) -> String {
     etag.trim_start_matches("W/").trim_matches('"').to_owned()
 }
 
-fn md5(base64: &str) -> Option<[u8; 16]> {
+/// An MD5 in base64.
+pub(super) fn md5(base64: &str) -> Option<[u8; 16]> {
     STANDARD.decode(base64).ok()?.try_into().ok()
 }
 

@@ -46,9 +46,13 @@ impl Bucket {
 
     /// Writes the file at `path` as the object called `name`; in parts where it is longer than one part.
     ///
+    /// The folder `records` keeps, without the PAR's token, what another process needs to go on where this one ends early: not
+    /// by dropping the future, nor with an error that may pass, are parts lost that have arrived. Errors that do not pass abort
+    /// the upload, as does everything where the folder takes no record or the service's address has another token.
+    ///
     /// # Errors
     /// [`ErrorKind::LocalFile`] where the file cannot be read or changes meanwhile; as [`Bucket::put`].
-    pub async fn put_file(&self, name: &str, path: &Path) -> Result<(), Error> {
+    pub async fn put_file(&self, name: &str, path: &Path, records: &Path) -> Result<(), Error> {
         let unreadable = |error: std::io::Error| {
             let cause = format!("`{}` cannot be read: {error}", path.display());
             let attempted = format!("write {}", shown(&self.transport, name));
@@ -58,17 +62,18 @@ impl Bucket {
         let size_bytes = file.metadata().await.map_err(unreadable)?.len();
         if size_bytes > self.part_bytes {
             let file = file.into_std().await;
-            return self.put_parts(name, path, file, size_bytes).await;
+            return self.put_parts(name, path, file, size_bytes, records).await;
         }
+        self.drop_upload(name, records).await;
         self.put(name, tokio::fs::read(path).await.map_err(unreadable)?.into()).await
     }
 
     /// Whether the object called `name` holds what is in the file at `path`, as far as the service tells: a second delivery
-    /// need not send it again. False also where this PAR may not look.
+    /// need not send it again, and what `records` has of an upload is dropped. False also where this PAR may not look.
     ///
     /// # Errors
     /// Where the bucket cannot be reached or the file cannot be read; see [`ErrorKind`].
-    pub async fn holds(&self, name: &str, path: &Path) -> Result<bool, Error> {
+    pub async fn holds(&self, name: &str, path: &Path, records: &Path) -> Result<bool, Error> {
         let transport = &*self.transport;
         let mut attempts = Attempts::new(transport, format!("look up {}", shown(transport, name)));
         let stored = loop {
@@ -93,9 +98,13 @@ impl Bucket {
         });
         let hashed = hashed.await;
         let hashed = hashed.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-        hashed.map(|hash| hash == stored).map_err(|error| {
+        let hashed = hashed.map_err(|error| {
             attempts.fail(Failure::new(ErrorKind::LocalFile, format!("`{}` cannot be read: {error}", path.display())))
-        })
+        })?;
+        if hashed == stored {
+            self.drop_upload(name, records).await;
+        }
+        Ok(hashed == stored)
     }
 }
 

@@ -37,16 +37,17 @@ pub struct ModelPath(pub PathBuf);
 const DEFAULT_LOCATION: &str = "/models";
 
 impl ModelPath {
-    /// The places to look at, in order: the path itself where it is absolute; else under each mount location,
-    /// or, where nothing is mounted, under `/models` and then under the working directory.
+    /// The places to look at, in order: the path itself where it is absolute; else under each mount location (under `/models`
+    /// where nothing is mounted), and then in the working directory.
     pub fn candidates(&self, inputs: &[InputStorage]) -> Vec<PathBuf> {
         if self.0.is_absolute() {
             return vec![self.0.clone()];
         }
-        match inputs {
-            [] => vec![Path::new(DEFAULT_LOCATION).join(&self.0), self.0.clone()],
-            inputs => inputs.iter().map(|input| input.location.join(&self.0)).collect(),
-        }
+        let locations: Vec<&Path> = match inputs {
+            [] => vec![Path::new(DEFAULT_LOCATION)],
+            inputs => inputs.iter().map(|input| input.location.as_path()).collect(),
+        };
+        locations.into_iter().chain([Path::new(".")]).map(|location| location.join(&self.0)).collect()
     }
 }
 

@@ -134,6 +134,18 @@ impl Par {
         &self.origin
     }
 
+    /// What stands behind the token in `path` (`/p/TOKEN/n/…`), the path of an upload. `None` where its token is another one than
+    /// this PAR's: without one's own in front, nobody could use what is left.
+    pub fn behind_token<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix("/p/")?.strip_prefix(self.token.reveal())?;
+        (rest.starts_with('/') && !rest.contains(self.token.reveal())).then_some(rest)
+    }
+
+    /// The path that [`Self::behind_token`] has taken apart. Holds the token: never print it.
+    pub fn path_behind_token(&self, rest: &str) -> String {
+        format!("/p/{}{rest}", self.token.reveal())
+    }
+
     /// The credential itself, for those who hide it.
     pub fn token(&self) -> &Secret {
         &self.token
@@ -226,6 +238,17 @@ mod tests {
         }
         let error = Par::parse("https://host/p/s3cr3t/n/ns/x").unwrap_err().to_string();
         assert_eq!(error, "its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found `/p/<redacted>/n/ns/x`)");
+    }
+
+    #[test]
+    fn the_path_of_an_upload_is_kept_without_the_token() {
+        let par = Par::parse(BASE).unwrap();
+        let rest = par.behind_token("/p/s3cr3t/n/ns/b/models/u/a%20b/id/7/").unwrap();
+        assert_eq!(rest, "/n/ns/b/models/u/a%20b/id/7/");
+        assert_eq!(par.path_behind_token(rest), "/p/s3cr3t/n/ns/b/models/u/a%20b/id/7/");
+        for path in ["/p/other/n/x/", "/p/s3cr3tly/n/x/", "/p/s3cr3t", "/p/s3cr3t/u/s3cr3t/", "s3cr3t/n/x/", ""] {
+            assert_eq!(par.behind_token(path), None, "{path}");
+        }
     }
 
     #[test]

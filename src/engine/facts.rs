@@ -35,8 +35,11 @@ pub struct EngineFacts {
     pub max_num_seqs: usize,
     /// Tokens in one step at most.
     pub max_num_batched_tokens: usize,
-    /// What the processors can do at most; `None` where it was not to be measured.
+    /// What the processors can do at most; `None` where it was not to be measured, or could not be.
     pub limits: Option<Limits>,
+    /// Why they could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits_not_measured: Option<String>,
     /// Within a run, keys and values of equal beginnings are computed once.
     pub prefix_caching: bool,
     /// Steps of decoding are recorded as CUDA graphs and replayed.

@@ -7,7 +7,7 @@ use super::decoder::CacheOrder;
 use super::processor::Processor;
 use super::step::StepExtent;
 use crate::cgroup::free_memory_bytes;
-use crate::kernels::{Isa, Limits, Pool, capabilities, measure_limits};
+use crate::kernels::{Isa, Limits, Pool, TooLittleMemory, capabilities, measure_limits};
 use crate::model::{DecoderConfig, Dtype, Model};
 #[cfg(feature = "cuda")]
 use crate::model::{Shard, ShardShape};
@@ -159,18 +159,19 @@ impl Open {
         }
     }
 
-    /// What `world_size` ranks of this kind can do at most together; `threads` are those of all ranks on a CPU.
+    /// What `world_size` ranks of this kind can do at most together, or why that cannot be measured; `threads` are those of all ranks
+    /// on a CPU.
     ///
     /// # Errors
     /// What a GPU says.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "ranks on a CPU share what is measured once"))]
-    pub(super) fn limits(&self, world_size: usize, threads: usize) -> Result<Limits, Error> {
+    pub(super) fn limits(&self, world_size: usize, threads: usize) -> Result<Result<Limits, TooLittleMemory>, Error> {
         match self {
-            Open::Cpu(_) => Ok(measure_limits(&Pool::new(threads))),
+            Open::Cpu(_) => Ok(measure_limits(&Pool::new(threads), free_memory_bytes())),
             #[cfg(feature = "cuda")]
             Open::Gpu(gpu) => {
                 let limits = gpu.limits().map_err(Error::compute("measure a GPU's limits"))?;
-                Ok(limits.times(world_size))
+                Ok(Ok(limits.times(world_size)))
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::event::Events;
 use crate::report::ResultsDirectory;
 
 /// Puts the files of `directory` under the output's prefix, by their names, and gives those names. What an earlier try
-/// left there is not sent again.
+/// left there is not sent again, nor parts of a file that it had sent.
 ///
 /// # Errors
 /// The first file that the bucket does not take within `patience`.
@@ -24,8 +24,8 @@ pub async fn upload(
     let mut names = Vec::new();
     for path in directory.files() {
         let name = format!("{}{}", output.prefix, file_name(&path));
-        if !bucket.holds(&name, &path).await? {
-            bucket.put_file(&name, &path).await?;
+        if !bucket.holds(&name, &path, directory.path()).await? {
+            bucket.put_file(&name, &path, directory.path()).await?;
         }
         names.push(name);
     }

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::locate::locate;
 use super::{Exit, exit, terminal};
 use crate::backend::{self, Found};
 use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath};
@@ -43,7 +44,7 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
         return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
     };
-    let (model, tokenizer) = (on_disk(job, &job.model)?, on_disk(job, &job.tokenizer)?);
+    let (model, tokenizer) = (on_disk(job, &job.model, "model")?, on_disk(job, &job.tokenizer, "tokenizer")?);
     let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
     let length = job.workload.input_len.get().min(model.config.max_position);
     let mut random = ChaCha12Rng::seed_from_u64(job.workload.seed);
@@ -83,16 +84,9 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     Ok((line.to_string(), agrees))
 }
 
-fn on_disk(job: &JobConfig, named: &ModelPath) -> Result<PathBuf, (Exit, String)> {
-    let candidates = named.candidates(&job.inputs);
-    let found = candidates.iter().find(|candidate| candidate.exists()).cloned();
-    found.ok_or_else(|| {
-        let tried: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
-        (
-            Exit::Model,
-            format!("there is no {}: verify mounts nothing, so name what is on this disk", tried.join(" or ")),
-        )
-    })
+fn on_disk(job: &JobConfig, named: &ModelPath, key: &str) -> Result<PathBuf, (Exit, String)> {
+    locate(named, &job.inputs, key)
+        .map_err(|clause| (Exit::Model, format!("{clause}; verify mounts nothing, so name what is on this disk")))
 }
 
 /// Logits at every position of every prompt, and what computed them.

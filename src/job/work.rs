@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Exit;
 use super::exit::Failure;
 use super::files::MountedFiles;
+use super::locate::locate;
 use super::run::{Context, blocking};
 use crate::backend::{self, Backend, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
@@ -81,8 +82,8 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
     context.events.emit(Fact::PhaseStarted(Phase::Mount));
     mount_inputs(context, work).await?;
-    let model = locate(context, &context.job.model, "model")?;
-    let tokenizer = locate(context, &context.job.tokenizer, "tokenizer")?;
+    let model = located(context, &context.job.model, "model")?;
+    let tokenizer = located(context, &context.job.tokenizer, "tokenizer")?;
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
     let loaded = load(context, found, work.files(), model, tokenizer).await;
@@ -92,7 +93,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     let dataset = match context.job.workload.dataset.path() {
         None => None,
-        Some(path) => Some(locate(context, &ModelPath(path.to_owned()), "dataset-path")?),
+        Some(path) => Some(located(context, &ModelPath(path.to_owned()), "dataset-path")?),
     };
     let (workload, sampling, path) = (context.job.workload.clone(), context.job.sampling, dataset.clone());
     let (mut backend, prepared) = blocking(&context.signals, STEP_PATIENCE, move || {
@@ -174,27 +175,10 @@ fn report_skipped(work: &Work, dataset: &Path) {
     }
 }
 
-/// The first place at which `named` exists: as it is when absolute, else under each input, else in the working
-/// directory.
-fn locate(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
-    let path = &named.0;
-    let mut candidates: Vec<PathBuf> = context.job.inputs.iter().map(|input| input.location.join(path)).collect();
-    candidates.push(Path::new(".").join(path));
-    if path.is_absolute() {
-        candidates = vec![path.clone()];
-    }
-    if let Some(found) = candidates.iter().find(|candidate| candidate.exists()) {
-        return Ok(found.clone());
-    }
-    let tried: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
-    Err(Failure::sentence(
-        Exit::Model,
-        format!(
-            "{key}={} is not there: looked for {}; check the name, and that `include` lets it through",
-            path.display(),
-            tried.join(", ")
-        ),
-    ))
+fn located(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
+    locate(named, &context.job.inputs, key).map_err(|clause| {
+        Failure::sentence(Exit::Model, format!("{clause}; check the name, and that `include` lets it through"))
+    })
 }
 
 fn state(context: &Context, facts: &BackendFacts) {
@@ -206,6 +190,9 @@ fn state(context: &Context, facts: &BackendFacts) {
         engine = %facts.engine,
         "model is loaded"
     );
+    if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
+        tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
+    }
     context.tracking.tag("backend", facts.backend);
     context.tracking.tag("architecture", &facts.architecture);
     for key in ["device", "dtype", "weights_dtype", "kernels"] {

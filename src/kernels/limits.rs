@@ -12,8 +12,11 @@ use super::{PackedMatrix, Pool, WeightSlice, matmul};
 /// How long each limit is measured.
 const TIME_EACH: Duration = Duration::from_millis(350);
 
-/// Floats of the memory that is read: 256 MiB, above any processor's cache share.
-const STREAM_FLOATS: usize = 64 << 20;
+/// Bytes of the memory that is read, where there are so many: above any processor's cache share.
+const STREAM_BYTES: usize = 256 << 20;
+
+/// The largest cache of a processor that does not say.
+const UNKNOWN_CACHE_BYTES: u64 = 32 << 20;
 
 /// Floats that a thread takes at a time.
 const STREAM_PART: usize = 1 << 20;
@@ -46,13 +49,52 @@ impl Limits {
     }
 }
 
-/// Measures the limits with all threads of `pool`, in about a second.
-pub fn measure_limits(pool: &Pool) -> Limits {
-    Limits {
+/// Why limits cannot be measured: caches would be measured in the place of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} MiB of memory are free, and half of it is less than the {} MiB, twice the largest cache, that memory's rate is measured \
+     with; give the container more memory",
+    free_bytes >> 20, needed_bytes >> 20
+)]
+pub struct TooLittleMemory {
+    free_bytes: u64,
+    needed_bytes: u64,
+}
+
+/// Measures the limits with all threads of `pool`, in about a second. Takes at most half of `free_bytes` for it, where these are
+/// known.
+///
+/// # Errors
+/// That is too little.
+pub fn measure_limits(pool: &Pool, free_bytes: Option<u64>) -> Result<Limits, TooLittleMemory> {
+    let stream_bytes = stream_bytes(free_bytes, largest_cache_bytes().unwrap_or(UNKNOWN_CACHE_BYTES))?;
+    Ok(Limits {
         fma_flops_per_second: Some(multiply_add_rate(pool)),
         flops_per_second: product_rate(pool),
-        bytes_per_second: memory_rate(pool),
+        bytes_per_second: memory_rate(pool, stream_bytes / size_of::<f32>()),
+    })
+}
+
+/// How much memory is read: whole parts, in what may be taken, and more than the caches hold.
+fn stream_bytes(free_bytes: Option<u64>, cache_bytes: u64) -> Result<usize, TooLittleMemory> {
+    let part_bytes = STREAM_PART * size_of::<f32>();
+    let needed_bytes = cache_bytes.saturating_mul(2).min(STREAM_BYTES as u64);
+    let Some(free_bytes) = free_bytes else { return Ok(STREAM_BYTES) };
+    let affordable = usize::try_from(free_bytes / 2).unwrap_or(usize::MAX).min(STREAM_BYTES) / part_bytes * part_bytes;
+    if (affordable as u64) < needed_bytes.max(part_bytes as u64) {
+        return Err(TooLittleMemory { free_bytes, needed_bytes });
     }
+    Ok(affordable)
+}
+
+/// Of the first processor, as the kernel has it; `None` where it does not say.
+fn largest_cache_bytes() -> Option<u64> {
+    let caches = std::fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
+    let sizes = caches.filter_map(|cache| {
+        let text = std::fs::read_to_string(cache.ok()?.path().join("size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    sizes.max()
 }
 
 /// `amount` over the shortest time that `pass` took.
@@ -120,26 +162,26 @@ impl Kernel for MultiplyAdd {
     }
 }
 
-fn memory_rate(pool: &Pool) -> f64 {
-    let bytes = STREAM_FLOATS * size_of::<f32>();
+fn memory_rate(pool: &Pool, count: usize) -> f64 {
+    let bytes = count * size_of::<f32>();
     let mut memory = AlignedBytes::zeroed(bytes);
     // SAFETY: zeroed floats, owned by `memory`, which outlives the slice.
-    let floats = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<f32>(), STREAM_FLOATS) };
+    let floats = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<f32>(), count) };
     let parts = Parts::new(floats);
-    let tasks = STREAM_FLOATS / STREAM_PART;
+    let tasks = count / STREAM_PART;
     // Pages are there before anything is measured.
     // SAFETY: each task takes a part of its own.
-    pool.run(tasks, |task| unsafe { nth(&parts, task, tasks) }.fill(1.0));
+    pool.run(tasks, |task| unsafe { nth(&parts, count / tasks, task) }.fill(1.0));
     let read = best_rate(bytes as f64, || {
         // SAFETY: each task takes a part of its own.
-        pool.run(tasks, |task| dispatch(pool.available(), Read(unsafe { nth(&parts, task, tasks) })));
+        pool.run(tasks, |task| dispatch(pool.available(), Read(unsafe { nth(&parts, count / tasks, task) })));
     });
     // STREAM's count: the line that is written is not counted as read, although it is.
     let thirds = tasks * 3;
-    let triad = best_rate((STREAM_FLOATS / thirds * tasks * 3 * size_of::<f32>()) as f64, || {
+    let triad = best_rate((count / thirds * tasks * 3 * size_of::<f32>()) as f64, || {
         pool.run(tasks, |task| {
             // SAFETY: each task takes three parts of its own.
-            let [a, b, c] = [0, 1, 2].map(|i| unsafe { nth(&parts, i * tasks + task, thirds) });
+            let [a, b, c] = [0, 1, 2].map(|i| unsafe { nth(&parts, count / thirds, i * tasks + task) });
             for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
                 *a = *b + 0.5 * *c;
             }
@@ -148,13 +190,12 @@ fn memory_rate(pool: &Pool) -> f64 {
     read.max(triad)
 }
 
-/// Part `index` of `of` equal ones.
+/// Part `index` of those that are `len` long.
 ///
 /// # Safety
 /// As [`Parts::part`].
 #[allow(clippy::mut_from_ref)]
-unsafe fn nth<'a>(parts: &'a Parts<'_, f32>, index: usize, of: usize) -> &'a mut [f32] {
-    let len = STREAM_FLOATS / of;
+unsafe fn nth<'a>(parts: &'a Parts<'_, f32>, len: usize, index: usize) -> &'a mut [f32] {
     // SAFETY: the caller's.
     unsafe { parts.part(index * len..(index + 1) * len) }
 }
@@ -174,5 +215,34 @@ impl Kernel for Read<'_> {
         for sum in sums {
             std::hint::black_box(simd.sum(sum));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn buffers_are_larger_than_caches_and_fit_into_what_is_free() {
+        for (free, cache, mib) in [
+            (None, 32, Some(256)),
+            (Some(16 << 10), 32, Some(256)),
+            (Some(512), 32, Some(256)),
+            (Some(250), 32, Some(124)),
+            (Some(128), 32, Some(64)),
+            (Some(127), 32, None),
+            (Some(0), 0, None),
+            (Some(10), 1, Some(4)),
+            // Of a cache as large as that the 256 MiB are as good as it gets.
+            (Some(600), 400, Some(256)),
+            (Some(500), 400, None),
+        ] {
+            let bytes = stream_bytes(free.map(|mib| mib * MIB), cache * MIB);
+            assert_eq!(bytes.ok().map(|bytes| bytes as u64), mib.map(|mib| mib * MIB), "{free:?} {cache}");
+        }
+        let error = stream_bytes(Some(100 * MIB), 32 * MIB).unwrap_err().to_string();
+        assert!(error.contains("100 MiB of memory are free") && error.contains("64 MiB"), "{error}");
     }
 }

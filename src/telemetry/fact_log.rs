@@ -65,6 +65,12 @@ impl Observer for FactLog {
                     warn!(target: "flashjob", reason, retries, "a bucket request is tried again");
                 }
             }
+            Fact::UploadOpened { parts, parts_there, not_resumable: None } => {
+                debug!(target: "flashjob", parts, parts_there, "an upload in parts, which a later process can go on with");
+            }
+            Fact::UploadOpened { parts, parts_there, not_resumable: Some(reason) } => {
+                debug!(target: "flashjob", parts, parts_there, reason, "an upload in parts, which no later process can go on with");
+            }
             Fact::RequestPreempted { request } => {
                 if let Some(preemptions) = worth_saying(&self.preemptions) {
                     info!(

@@ -225,6 +225,7 @@ impl Observer for Registry {
             Fact::BucketRead { bytes } => self.bucket_read.inc_by(bytes),
             Fact::BucketWritten { bytes } => self.bucket_written.inc_by(bytes),
             Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
+            Fact::UploadOpened { .. } => {}
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
                 self.limit_flops.set(flops_per_second as i64);
                 self.limit_bytes.set(bytes_per_second as i64);

@@ -8,10 +8,14 @@ use flashjob::event::Events;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{TOKEN, impatient, open_with, shown};
+use super::{Seen, TOKEN, impatient, open_with, shown};
 
 /// A host that says the same to everyone, whatever is asked, and how often it did.
 async fn stranger(answer: impl Into<String>) -> (Bucket, Arc<AtomicUsize>) {
+    stranger_with(answer, Events::default()).await
+}
+
+async fn stranger_with(answer: impl Into<String>, events: Events) -> (Bucket, Arc<AtomicUsize>) {
     let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/p/{TOKEN}/n/ns/b/bucket/o/", listener.local_addr().unwrap());
@@ -29,7 +33,7 @@ async fn stranger(answer: impl Into<String>) -> (Bucket, Arc<AtomicUsize>) {
             });
         }
     });
-    (open_with(&url, impatient(), Events::default()), asked)
+    (open_with(&url, impatient(), events), asked)
 }
 
 fn page(status: &str, body: &str) -> String {
@@ -166,10 +170,25 @@ async fn an_upload_goes_nowhere_else() {
         String::new(),
     ] {
         let (bucket, asked) = stranger(page("200 OK", &serde_json::json!({ "accessUri": uri }).to_string())).await;
-        let error = bucket.with_part_bytes(4).put_file("a", &path).await.expect_err(&uri);
+        let error = bucket.with_part_bytes(4).put_file("a", &path, folder.path()).await.expect_err(&uri);
         assert_eq!(error.kind(), ErrorKind::Protocol, "{uri}: {}", shown(&error));
         assert_eq!(asked.load(Ordering::SeqCst), 4, "{uri}: asked to open an upload, and nothing more");
     }
     let nobody = tokio::time::timeout(std::time::Duration::from_millis(50), elsewhere.accept()).await;
     assert!(nobody.is_err(), "somebody came");
+}
+
+/// The service may give an upload a token of its own: it is sent there, and kept nowhere.
+#[tokio::test]
+async fn an_upload_with_a_token_of_its_own_is_not_recorded() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, [0; 10]).unwrap();
+    let answer = page("200 OK", &serde_json::json!({ "accessUri": "/p/an0ther/n/ns/b/bucket/u/a/id/1/" }).to_string());
+    let (seen, events) = Seen::listen();
+    let (bucket, _) = stranger_with(answer, events).await;
+    bucket.with_part_bytes(4).put_file("a", &path, folder.path()).await.unwrap();
+    let [(3, 0, Some(reason))] = seen.uploads()[..] else { panic!("{:?}", seen.uploads()) };
+    assert!(reason.contains("token of its own"), "{reason}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

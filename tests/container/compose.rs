@@ -1,7 +1,6 @@
 //! The compose file, run whole: bucket, MLflow, Prometheus, and the job through FUSE.
 //!
-//! Nothing can be pulled here, so MLflow and Prometheus are put on a Debian that `scripts/base-image` makes. MLflow's environment is
-//! the one that other tests use.
+//! Nothing can be pulled here, so MLflow and Prometheus are put on a Debian that `scripts/base-image` makes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,9 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Docker, docker};
-use crate::support::mlflow_server;
-use crate::support::process::{free_port, installed, skip};
+use super::{Docker, base_image, docker};
+use crate::support::process::{free_port, installed};
 
 /// Images of the compose file under names of these tests.
 const IMAGES: [(&str, &str); 5] = [
@@ -52,6 +50,9 @@ impl<'a> Project<'a> {
             std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
             std::fs::copy(root.join(file), copy).unwrap();
         }
+        // Compose reads it beside the other one: a Docker of these tests has no network of its own that leads to PyPI.
+        let network = "services: {mlflow: {build: {network: host}}}\n";
+        std::fs::write(checkout.path().join("docker-compose.override.yml"), network).unwrap();
         let name = format!("flashjob-test-{:08x}", rand::random::<u32>());
         let ports = [("MLFLOW_PORT", free_port()), ("PROMETHEUS_PORT", free_port())];
         Self { docker, program, checkout, name, ports }
@@ -83,56 +84,16 @@ fn said(output: &Output) -> String {
 
 /// Images for what could be pulled elsewhere; false where they cannot be made (and the test says so).
 fn bases(docker: &Docker) -> bool {
-    let Some(environment) = mlflow_server::environment() else { return false };
-    if installed("mmdebstrap", "mmdebstrap").is_none() {
-        return false;
-    }
-    let made = Command::new(format!("{}/scripts/base-image", env!("CARGO_MANIFEST_DIR"))).output().unwrap();
-    if !made.status.success() {
-        skip(&format!("scripts/base-image: {}", said(&made)));
-        return false;
-    }
-    let base = PathBuf::from(String::from_utf8_lossy(&made.stdout).trim());
+    let Some(base) = base_image() else { return false };
+    let base = base.display().to_string();
     let start = r#"ENTRYPOINT ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/data"]"#;
-    let imported =
-        docker.output(&["import", "--change", start, &base.display().to_string(), image("PROMETHEUS_IMAGE")]);
-    assert!(imported.status.success(), "{}", said(&imported));
-    let place = TempDir::new().unwrap();
-    let whole = place.path().join("base.tar");
-    std::fs::copy(&base, &whole).unwrap();
-    bring_along(&environment, &whole, place.path());
-    let imported = docker.output(&["import", &whole.display().to_string(), image("MLFLOW_BASE")]);
-    assert!(imported.status.success(), "{}", said(&imported));
+    for import in
+        [&["import", "--change", start, &base, image("PROMETHEUS_IMAGE")][..], &["import", &base, image("MLFLOW_BASE")]]
+    {
+        let imported = docker.output(import);
+        assert!(imported.status.success(), "{}", said(&imported));
+    }
     docker.build("development", image("BUCKET_IMAGE"), env!("CARGO_BIN_EXE_development-bucket"))
-}
-
-/// Adds MLflow's environment to `archive`, where that has its Python; otherwise the image installs it from PyPI.
-fn bring_along(environment: &Path, archive: &Path, place: &Path) {
-    const PYTHON: &str = "/usr/bin/python3.11";
-    if !environment.join("lib/python3.11").exists() {
-        return;
-    }
-    let append = |folder: &Path, what: &Path| {
-        let mut tar = Command::new("tar");
-        tar.arg("--append").arg("--file").arg(archive).arg("-C").arg(folder).arg(what);
-        assert!(tar.status().unwrap().success());
-    };
-    let link = |from: &str, to: &Path| {
-        let from = place.join(from.trim_start_matches('/'));
-        std::fs::create_dir_all(from.parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink(to, from).unwrap();
-    };
-    // It stays where it is, as its programs name it; /opt/mlflow is where the image looks.
-    append(Path::new("/"), environment.strip_prefix("/").unwrap());
-    link("/opt/mlflow", environment);
-    append(place, Path::new("opt"));
-    // Its Python, under the name that the environment has for it.
-    let configuration = std::fs::read_to_string(environment.join("pyvenv.cfg")).unwrap();
-    let home = configuration.lines().find_map(|line| line.strip_prefix("home = ")).unwrap();
-    if home != "/usr/bin" {
-        ["python3", "python3.11"].iter().for_each(|name| link(&format!("{home}/{name}"), Path::new(PYTHON)));
-        append(place, Path::new(home.trim_start_matches('/')));
-    }
 }
 
 async fn answer(url: &str, body: Option<Value>) -> Option<Value> {

@@ -52,7 +52,8 @@ fn the_bill_of_materials_names_what_is_in_the_binary_and_nothing_else() {
     let Some(judges) = venv("sbom") else { return };
     let place = TempDir::new().unwrap();
     let (sbom, binary) = (place.path().join("sbom.json"), place.path().join("flashjob"));
-    if !docker.build_with_sbom("cpu", "flashjob:sbom-test", env!("CARGO_BIN_EXE_flashjob"), &sbom) {
+    let variables = [("SBOM", sbom.to_str().unwrap())];
+    if !docker.build_with("cpu", "flashjob:sbom-test", env!("CARGO_BIN_EXE_flashjob"), &variables) {
         return;
     }
     // Judged by CycloneDX's own library, which carries the schema.
@@ -89,32 +90,67 @@ fn the_bill_of_materials_names_what_is_in_the_binary_and_nothing_else() {
     let id = String::from_utf8_lossy(&id.stdout).trim().to_owned();
     assert!(docker.output(&["cp", &format!("{id}:/flashjob"), &binary.display().to_string()]).status.success());
     docker.output(&["rm", &id]);
-    let section = place.path().join("section");
-    let dump = format!(".dep-v0={}", section.display());
-    assert!(Command::new("objcopy").args(["--dump-section", &dump]).arg(&binary).status().unwrap().success());
-    let inflate = "import sys, zlib\nprint(zlib.decompress(open(sys.argv[1], 'rb').read()).decode())";
-    let inflated = Command::new("python3").args(["-c", inflate]).arg(&section).output().unwrap();
-    let own: Value = serde_json::from_slice(&inflated.stdout).unwrap();
-    let (own_crates, others): (Vec<&Value>, Vec<&Value>) =
-        own["packages"].as_array().unwrap().iter().partition(|package| package["root"] == true);
-    assert!(own_crates.len() == 1 && own_crates[0]["name"] == "flashjob", "{own_crates:?}");
-    let others: BTreeSet<Crate> = others.iter().map(|other| (text(&other["name"]), text(&other["version"]))).collect();
+    // Read by the project that made the format, as scanners do.
+    let own = auditable_info::audit_info_from_file(&binary, auditable_info::Limits::default()).unwrap();
+    let (own_crates, others): (Vec<_>, Vec<_>) = own.packages.iter().partition(|package| package.root);
+    assert!(own_crates.len() == 1 && own_crates[0].name == "flashjob", "{own_crates:?}");
+    for other in &others {
+        assert_eq!(format!("{:?}", other.source), "CratesIo", "{other:?}");
+        assert!(locked.contains_key(&(other.name.clone(), other.version.to_string())), "{other:?}");
+    }
+    let others: BTreeSet<Crate> = others.iter().map(|other| (other.name.clone(), other.version.to_string())).collect();
     assert_eq!(others, listed);
 }
 
+/// Those that are put on a base are put on Debian here, with files of a few bytes for CUDA's libraries.
 #[test]
-fn the_same_binary_becomes_the_same_image() {
+fn the_same_binary_and_base_become_the_same_image() {
     let Some(docker) = docker() else { return };
-    let id = |tag: &str| {
-        let output = docker.output(&["image", "inspect", "--format={{.Id}}", tag]);
+    let Some(base) = super::base_image() else { return };
+    let imported = docker.output(&["import", &base.display().to_string(), "flashjob:base-test"]);
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let inspected = |tag: &str, what: &str| {
+        let output = docker.output(&["image", "inspect", &format!("--format={{{{{what}}}}}"), tag]);
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    for (target, binary) in
-        [("cpu", env!("CARGO_BIN_EXE_flashjob")), ("development", env!("CARGO_BIN_EXE_development-bucket"))]
+    let place = TempDir::new().unwrap();
+    let libraries = place.path().join("libraries");
+    std::fs::create_dir(&libraries).unwrap();
+    let (libraries_shown, sbom) = (libraries.display().to_string(), place.path().join("sbom").display().to_string());
+    let variables = [
+        ("CUDA_BASE", "flashjob:base-test"),
+        ("VLLM_BASE", "flashjob:base-test"),
+        ("LIBRARIES", libraries_shown.as_str()),
+        ("SBOM", sbom.as_str()),
+    ];
+    let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), env!("CARGO_BIN_EXE_development-bucket"));
+    for (target, binary, layers) in
+        [("cpu", flashjob, "1"), ("development", bucket, "1"), ("vllm", flashjob, "2"), ("cuda", flashjob, "3")]
     {
         let tags = ["one", "another"].map(|word| format!("flashjob-{target}-test:{word}"));
-        assert!(tags.iter().all(|tag| docker.build(target, tag, binary)), "{target}");
-        let [one, another] = tags.each_ref().map(|tag| id(tag));
-        assert!(one.starts_with("sha256:") && one == another, "{target}: {one} and {another}");
+        let ids = tags.each_ref().map(|tag| {
+            // Made anew each time, as a download makes them.
+            for library in ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libnccl.so.2"] {
+                std::fs::write(libraries.join(library), library).unwrap();
+            }
+            assert!(docker.build_with(target, tag, binary, &variables), "{target}");
+            inspected(tag, ".Id")
+        });
+        assert!(ids[0].starts_with("sha256:") && ids[0] == ids[1], "{target}: {ids:?}");
+        assert_eq!(inspected(&tags[0], "len .RootFS.Layers"), layers, "{target}");
+        let title = inspected(&tags[0], "index .Config.Labels \"org.opencontainers.image.title\"");
+        assert_eq!(title, if target == "development" { "development-bucket" } else { "flashjob" });
     }
+    // What was written anew is an image that runs, on the base's own files.
+    let run = docker.output(&["run", "--rm", "--network=host", "flashjob-vllm-test:one", "--version"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let listing =
+        ["run", "--rm", "--network=host", "--entrypoint=/bin/ls", "flashjob-cuda-test:one", "/usr/local/lib/flashjob"];
+    let listed = docker.output(&listing);
+    assert_eq!(
+        String::from_utf8_lossy(&listed.stdout).lines().count(),
+        4,
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
 }

@@ -4,7 +4,7 @@
 //! What a Pod of podman's cannot have is put in its place: values of the cluster's Secret and of the downward API, a
 //! directory of this machine for results, and the file that a kubelet would make for the termination message.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -16,10 +16,11 @@ use crate::deploy::{judges, yaml};
 use crate::support::bucket_server::BucketServer;
 use crate::support::mlflow_server;
 use crate::support::process::{installed, skip};
+use crate::support::workplace::Workplace;
 
 /// A podman with a store of its own, and the image in it.
 struct Podman {
-    place: PathBuf,
+    workplace: Workplace,
 }
 
 /// The store, made once; `None` where there is no podman that works (and the test says so).
@@ -33,7 +34,9 @@ impl Podman {
         installed("podman", "podman")?;
         installed("runc", "runc")?;
         installed("catatonit", "catatonit")?;
-        let place = TempDir::new().unwrap().keep();
+        let workplace =
+            Workplace::ended_by(r#"podman --root "$1/root" --runroot "$1/runroot" pod rm --all --force --time 0"#);
+        let place = workplace.path();
         // A runtime that takes every kind of control groups, and limits that need no privilege to be set.
         std::fs::write(
             place.join("containers.conf"),
@@ -41,8 +44,7 @@ impl Podman {
              runtime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n",
         )
         .unwrap();
-        let podman = Self { place };
-        let context = podman.place.join("context");
+        let context = place.join("context");
         std::fs::create_dir(&context).unwrap();
         let stripped = Command::new("strip")
             .args(["--strip-debug", "-o"])
@@ -52,6 +54,7 @@ impl Podman {
             .unwrap();
         assert!(stripped.success());
         let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
+        let podman = Self { workplace };
         let mut build =
             podman.command(&["build", "--quiet", "--isolation=chroot", "--target=cpu", "--tag=flashjob:play"]);
         let built = build.arg("--file").arg(dockerfile).arg(&context).output().unwrap();
@@ -67,10 +70,11 @@ impl Podman {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("podman");
-        command.arg("--root").arg(self.place.join("root")).arg("--runroot").arg(self.place.join("runroot"));
-        command.args(arguments).env("CONTAINERS_CONF", self.place.join("containers.conf"));
+        let place = self.workplace.path();
+        command.arg("--root").arg(place.join("root")).arg("--runroot").arg(place.join("runroot"));
+        command.args(arguments).env("CONTAINERS_CONF", place.join("containers.conf"));
         // An image's name must not be taken for a directory of the project.
-        command.current_dir(&self.place);
+        command.current_dir(place);
         command
     }
 
@@ -102,6 +106,10 @@ impl<'a> Pod<'a> {
         std::fs::set_permissions(results.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let values = values.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         Self { name: format!("play-{:08x}", rand::random::<u32>()), overlay, results, values, memory: "1Gi" }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.values.iter_mut().filter(|(known, _)| *known == name).for_each(|(_, old)| *old = value.to_owned());
     }
 
     /// The pod template, with what this machine has in the place of what a cluster has.
@@ -213,13 +221,15 @@ fn a_pod_that_ran_out_of_memory_is_a_killed_run_once_the_next_one_starts() {
         ("experiment_name", &experiment),
     ];
     let mut pod = Pod::of("cpu", &values);
-    // Less than the buffers that memory's rate is measured with.
+    // Less than so many prompts take.
     pod.memory = "128Mi";
+    pod.set("num_prompts", "5000000");
     let killed = pod.run(podman, &judges, &kubectl);
     // 128 + SIGKILL, as the first process in the container says of its child.
     assert_eq!(killed.code, 137, "{}", killed.log);
     assert_eq!(killed.result, Value::Null, "it had no time to write one");
     pod.memory = "1Gi";
+    pod.set("num_prompts", "2");
     let next = pod.run(podman, &judges, &kubectl);
     assert_eq!(next.code, 0, "{}", next.log);
     let mut found: Vec<String> = mlflow.runs(&experiment).iter().map(|run| run.status().to_owned()).collect();

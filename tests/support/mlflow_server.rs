@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each behaviour uses the part that it needs")]
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -15,20 +16,10 @@ use serde_json::{Value, json};
 
 use super::process;
 use super::venv::venv;
+use super::workplace::Workplace;
 
 /// Starting takes ten seconds on an idle machine.
 const START: Duration = Duration::from_secs(180);
-
-/// Waits for the server and, when its standard input ends because the test process has, kills the server's group and
-/// removes its files.
-const GUARD: &str = r#"
-directory=$1; shift
-exec 3<&0
-setsid "$@" </dev/null &
-server=$!
-{ read -r _ <&3; kill -KILL "-$server"; sleep 1; rm -rf -- "$directory"; } >/dev/null 2>&1 &
-wait "$server"
-"#;
 
 /// The administrator of [`with_login`]. Not one letter beyond ASCII: MLflow 3.17.2 takes such a password for runs, but
 /// not for artifacts.
@@ -38,8 +29,9 @@ pub const ADMIN: (&str, &str) = ("admin", "a long-enough pass:word %&/");
 pub struct MlflowServer {
     uri: String,
     login: Option<(&'static str, &'static str)>,
-    /// Its standard input stays open until this process ends: that is what the guard waits for.
-    guard: Child,
+    child: Child,
+    /// Where it keeps its files. The server's group ends with it.
+    _place: Workplace,
 }
 
 /// The server that needs no login; `None` where MLflow cannot be installed (and the test says so).
@@ -73,11 +65,11 @@ pub fn environment() -> Option<PathBuf> {
 
 impl MlflowServer {
     fn start(environment: &Path, login: Option<(&'static str, &'static str)>) -> Self {
-        let directory = tempfile::tempdir().unwrap().keep();
+        let place = Workplace::ended_by(r#"kill -KILL "-$(cat "$1/pid")"; sleep 1"#);
+        let directory = place.path().to_owned();
         let port = process::free_port();
         let log = directory.join("server.log");
-        let mut command = Command::new("sh");
-        command.args(["-c", GUARD, "sh"]).arg(&directory).arg(environment.join("bin/mlflow"));
+        let mut command = Command::new(environment.join("bin/mlflow"));
         command.args(["server", "--host", "127.0.0.1", "--workers", "1", "--port", &port.to_string()]);
         command.arg("--backend-store-uri").arg(format!("sqlite:///{}", directory.join("runs.db").display()));
         command.arg("--artifacts-destination").arg(directory.join("artifacts"));
@@ -101,13 +93,14 @@ impl MlflowServer {
             command.env("MLFLOW_FLASK_SERVER_SECRET_KEY", "of this test only");
         }
         let output = File::create(&log).unwrap();
-        command.current_dir(&directory).stdin(Stdio::piped()).stdout(output.try_clone().unwrap()).stderr(output);
-        let guard = process::spawn(command).unwrap();
-        let mut server = Self { uri: format!("http://127.0.0.1:{port}"), login, guard };
+        command.current_dir(&directory).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let child = command.process_group(0).spawn().unwrap();
+        std::fs::write(directory.join("pid"), child.id().to_string()).unwrap();
+        let mut server = Self { uri: format!("http://127.0.0.1:{port}"), login, child, _place: place };
         let deadline = Instant::now() + START;
         // `/health` answers before the server can do anything else.
         while server.try_call("GET", "experiments/get?experiment_id=0", None).is_none_or(|(status, _)| status != 200) {
-            let ended = server.guard.try_wait().unwrap();
+            let ended = server.child.try_wait().unwrap();
             let said = || std::fs::read_to_string(&log).unwrap_or_default();
             assert!(ended.is_none() && Instant::now() < deadline, "MLflow does not start ({ended:?}):\n{}", said());
             std::thread::sleep(Duration::from_millis(100));

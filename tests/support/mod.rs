@@ -6,3 +6,4 @@ pub mod mlflow_server;
 pub mod process;
 pub mod prometheus;
 pub mod venv;
+pub mod workplace;

@@ -227,6 +227,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         1 => prop::sample::select(Phase::ALL.to_vec()).prop_map(Fact::PhaseStarted),
         1 => (0u64..1 << 40).prop_map(|bytes| Fact::BucketRead { bytes }),
         1 => (0u64..1 << 40).prop_map(|bytes| Fact::BucketWritten { bytes }),
+        1 => Just(Fact::UploadOpened { parts: 3, parts_there: 1, not_resumable: None }),
         1 => Just(Fact::BucketRetried { reason: "a \"new\"\nreason\\" }),
         1 => (0u64..1 << 40, any::<u64>())
             .prop_map(|(bytes, total_bytes)| Fact::WeightsRead { bytes, total_bytes }),

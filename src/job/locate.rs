@@ -1,0 +1,18 @@
+//! Where a model, a tokenizer or a dataset is: the first of the places that its name may mean at which there is something.
+
+use std::path::PathBuf;
+
+use crate::config::{InputStorage, ModelPath};
+
+/// The place of what `key` names.
+///
+/// # Errors
+/// A clause that says where it was looked for.
+pub fn locate(named: &ModelPath, inputs: &[InputStorage], key: &str) -> Result<PathBuf, String> {
+    let candidates = named.candidates(inputs);
+    if let Some(found) = candidates.iter().find(|candidate| candidate.exists()) {
+        return Ok(found.clone());
+    }
+    let tried: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
+    Err(format!("{key}={} is not there: looked for {}", named.0.display(), tried.join(", ")))
+}
