@@ -16,6 +16,7 @@ mod read;
 mod streams;
 mod table;
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -129,6 +130,11 @@ impl BlockMap {
     pub fn will_read(&self, inode: Inode, range: Range<u64>) {
         self.shared.lock().will_read(inode, range);
         self.shared.start_fetches();
+    }
+
+    /// The local file that holds all of `object`, where its source has one: that can be read without a map of blocks.
+    pub fn whole(&self, object: &Object) -> Option<Arc<File>> {
+        self.shared.source.whole(object)
     }
 
     /// The first fault that any reader got.
