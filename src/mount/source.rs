@@ -28,8 +28,7 @@ pub trait BlockSource: Send + Sync + 'static {
 
     /// A file on a local disk that holds all of the listed version of `object`, checked, where there is one. May wait for
     /// that disk, and for nothing else.
-    fn whole(&self, object: &Object) -> Option<Arc<File>> {
-        let _ = object;
+    fn whole(&self, _object: &Object) -> Option<Arc<File>> {
         None
     }
 

@@ -120,7 +120,7 @@ fn a_second_mount_has_the_kernel_read_the_cached_file() {
     assert!(fs::read(stage.path()).unwrap() == stage.bytes);
     let mut piece = vec![0; 3 * MIB];
     let file = File::open(stage.path()).unwrap();
-    file.read_exact_at(&mut piece, BYTES as u64 - piece.len() as u64).unwrap();
+    file.read_exact_at(&mut piece, (BYTES - 3 * MIB) as u64).unwrap();
     assert!(piece == stage.bytes[BYTES - piece.len()..]);
     assert_eq!(file.read_at(&mut piece, BYTES as u64).unwrap(), 0);
     assert_eq!(file.metadata().unwrap().len(), BYTES as u64);

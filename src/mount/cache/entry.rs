@@ -184,9 +184,9 @@ impl Entry {
 
     /// Looks whether somebody else has changed the data file since this was called last. Then what is known of it is void.
     fn look(&self) -> io::Result<()> {
-        let now = Seal::of(&self.data.metadata()?);
         let mut state = self.lock();
         if state.filling == 0 {
+            let now = Seal::of(&self.data.metadata()?);
             if state.seen.is_some() && state.seen != now {
                 state.forget();
             }
@@ -198,15 +198,17 @@ impl Entry {
     /// Begins to write `pieces`, for which there is room.
     pub(super) fn fill(self: &Arc<Self>, pieces: Range<u64>) -> io::Result<Filling> {
         let bytes = self.version.bytes_of(&pieces);
-        allocate(&self.data, &bytes)?;
         self.look()?;
         let mut state = self.lock();
         state.filling += 1;
         state.seen = None;
         state.sealed = false;
         drop(state);
-        let (position, end) = (bytes.start, bytes.end);
-        Ok(Filling { entry: Arc::clone(self), pieces, position, end, hasher: Hasher::new(), sums: Vec::new() })
+        let (entry, position, end) = (Arc::clone(self), bytes.start, bytes.end);
+        let filling = Filling { entry, pieces, position, end, hasher: Hasher::new(), sums: Vec::new() };
+        // The first change of ours.
+        allocate(&self.data, &bytes)?;
+        Ok(filling)
     }
 
     /// Whether this process knows all of it, and has not said so.
@@ -222,15 +224,16 @@ impl Entry {
             if !self.is_ripe() {
                 return Ok(());
             }
+            let mut state = self.lock();
             let metadata = self.data.metadata()?;
             if let Some(rest) = unsettled(&metadata) {
+                drop(state);
                 std::thread::sleep(rest);
                 continue;
             }
             let Some(now) = Seal::of(&metadata).filter(|_| metadata.len() == self.version.size_bytes()) else {
                 return Ok(());
             };
-            let mut state = self.lock();
             if state.seen.is_some_and(|seen| seen != now) {
                 state.forget();
             }
