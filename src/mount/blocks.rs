@@ -145,6 +145,7 @@ impl BlockMap {
     /// Fetches nothing more: readers that need anything get [`FaultKind::Closed`].
     pub fn shut(&self) {
         self.shared.lock().shut();
+        self.shared.source.end();
     }
 
     /// Bytes of memory in use, and the most that ever were.

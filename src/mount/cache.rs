@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
@@ -41,6 +42,8 @@ const OLD_DIRECTORY: &str = "flashjob-blocks";
 const CHECKED_AT_A_TIME: usize = 4;
 /// Versions whose files stay open: two descriptors each.
 const MOST_OPEN: usize = 128;
+/// What has arrived and is not recorded yet is waited for at the end.
+const LONGEST_END: Duration = Duration::from_secs(1);
 
 /// A source whose bytes stay on disk.
 pub struct DiskCache {
@@ -188,6 +191,21 @@ impl BlockSource for DiskCache {
         Some(file)
     }
 
+    fn end(&self) {
+        let entries = std::mem::take(&mut self.disk.lock_open().entries);
+        let start = Instant::now();
+        for (entry, _) in entries.into_values() {
+            // Their readers have the last bytes already, so that this is over in a moment.
+            while entry.is_about_to_be_recorded() && start.elapsed() < LONGEST_END {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if let Err(error) = entry.seal() {
+                self.disk.complain(&error);
+            }
+        }
+        self.source.end();
+    }
+
     fn throttled(&self) -> u64 {
         self.source.throttled()
     }
@@ -199,8 +217,6 @@ impl BlockSource for DiskCache {
 
 impl Drop for DiskCache {
     fn drop(&mut self) {
-        // What is whole is sealed now, before anybody is told the end.
-        std::mem::take(&mut self.disk.lock_open().entries);
         let (hits, misses) = self.hits_and_misses();
         let (spoiled, whole) = (self.disk.spoiled.load(Ordering::Relaxed), self.disk.whole.load(Ordering::Relaxed));
         let directory = self.disk.directory.display();

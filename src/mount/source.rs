@@ -32,6 +32,9 @@ pub trait BlockSource: Send + Sync + 'static {
         None
     }
 
+    /// Nothing more will be asked of it: what it still has to put down, it puts down now.
+    fn end(&self) {}
+
     /// How often it has been asked to slow down so far.
     fn throttled(&self) -> u64 {
         0

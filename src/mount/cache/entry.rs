@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::seal::{Seal, unsettled};
 use super::sidecar::{Record, Sidecar};
-use super::space::partial_name;
+use super::space::{PAGE_BYTES, partial_name};
 use super::version::{CHECKS, DATA, Version};
 
 /// How often a file that somebody is still changing is looked at before it is left unsealed.
@@ -51,6 +51,8 @@ struct State {
     missing: usize,
     /// Fetches that are writing.
     filling: usize,
+    /// Those of them that have all of their bytes.
+    filled: usize,
     /// How the file looked at the last check, where this process has not written since: who finds it changed knows
     /// that somebody else did.
     seen: Option<Seal>,
@@ -110,7 +112,7 @@ impl Entry {
         }
         sidecar.touch();
         let pieces = version.pieces() as usize;
-        let state = State { good: vec![false; pieces], missing: pieces, filling: 0, seen: None, sealed: false };
+        let state = State { good: vec![false; pieces], missing: pieces, filling: 0, filled: 0, seen: None, sealed: false };
         let (state, sealing) = (Mutex::new(state), Mutex::default());
         Ok(Some(Self { version: version.clone(), data: Arc::new(data), sidecar, writable, state, sealing }))
     }
@@ -133,9 +135,10 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Bytes that the files of `version` take before there is anything in them.
+    /// Bytes that the files of `version` take beside what is in them: the checks, and a page of the file system's own, in
+    /// which it notes where the parts of a file lie that did not come in order.
     pub(super) fn empty_bytes(version: &Version) -> u64 {
-        Sidecar::file_bytes(version)
+        Sidecar::file_bytes(version) + PAGE_BYTES
     }
 
     /// Somebody has removed the data file: what is written to it now is of no use.
@@ -205,10 +208,15 @@ impl Entry {
         state.sealed = false;
         drop(state);
         let (entry, position, end) = (Arc::clone(self), bytes.start, bytes.end);
-        let filling = Filling { entry, pieces, position, end, hasher: Hasher::new(), sums: Vec::new() };
+        let filling = Filling { entry, pieces, position, end, hasher: Hasher::new(), sums: Vec::new(), is_filled: false };
         // The first change of ours.
         allocate(&self.data, &bytes)?;
         Ok(filling)
+    }
+
+    /// Whether all bytes of a fetch are here, and are not recorded.
+    pub(super) fn is_about_to_be_recorded(&self) -> bool {
+        self.lock().filled > 0
     }
 
     /// Whether this process knows all of it, and has not said so.
@@ -281,6 +289,7 @@ pub(super) struct Filling {
     end: u64,
     hasher: Hasher,
     sums: Vec<u32>,
+    is_filled: bool,
 }
 
 impl Filling {
@@ -300,13 +309,17 @@ impl Filling {
             }
             bytes = later;
         }
+        if self.position == self.end && !self.is_filled {
+            self.is_filled = true;
+            self.entry.lock().filled += 1;
+        }
         Ok(())
     }
 
     /// Records the pieces, if all of their bytes came. They need not be on disk by then: whatever a power cut leaves is
     /// checked.
     pub(super) fn finish(self) -> io::Result<Arc<Entry>> {
-        if self.position == self.end {
+        if self.is_filled {
             self.entry.sidecar.record(&self.entry.version, self.pieces.start, &self.sums)?;
             self.entry.lock().found(&self.pieces);
         }
@@ -316,7 +329,9 @@ impl Filling {
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        self.entry.lock().filling -= 1;
+        let mut state = self.entry.lock();
+        state.filling -= 1;
+        state.filled -= usize::from(self.is_filled);
     }
 }
 

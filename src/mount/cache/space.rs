@@ -30,7 +30,7 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 /// Where room is made, it is made for more than one block: a sixteenth of the limit.
 const SPARE_SHARE: u64 = 16;
 /// What file systems give out at least.
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// The directory's space.
 pub(super) struct Space {
