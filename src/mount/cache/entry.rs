@@ -53,8 +53,8 @@ struct State {
     filling: usize,
     /// Those of them that have all of their bytes.
     filled: usize,
-    /// How the file looked at the last check, where this process has not written since: who finds it changed knows
-    /// that somebody else did.
+    /// How the file looked at the last check, or after this process's last write; nothing while it writes. Whoever finds
+    /// it changed knows that somebody else did.
     seen: Option<Seal>,
     sealed: bool,
 }
@@ -332,6 +332,10 @@ impl Drop for Filling {
         let mut state = self.entry.lock();
         state.filling -= 1;
         state.filled -= usize::from(self.is_filled);
+        if state.filling == 0 {
+            // From here on every change is somebody else's.
+            state.seen = self.entry.data.metadata().ok().and_then(|metadata| Seal::of(&metadata));
+        }
     }
 }
 
