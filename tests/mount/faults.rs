@@ -202,7 +202,10 @@ fn what_befalls_everybody_else() {
         ("disk cache full or read-only", caching::a_full_disk_and_one_that_cannot_be_written_are_in_nobodys_way),
         ("disk cache corrupted", caching::a_damaged_cache_is_fetched_again_and_never_served),
         ("SIGKILL while the disk cache is written", caching::after_sigkill_only_whole_blocks_are_used),
-        ("SIGKILL while a whole file is cached", passthrough::after_sigkill_what_was_written_is_used_and_no_more_than_that),
+        (
+            "SIGKILL while a whole file is cached",
+            passthrough::after_sigkill_what_was_written_is_used_and_no_more_than_that,
+        ),
         ("SIGKILL, then a start over the stale mount", ending::after_sigkill_the_next_start_clears_the_mount),
         ("SIGTERM during a read", sigterm_during_a_read),
         ("the reader is killed in mid-read", a_reader_that_is_killed),

@@ -378,7 +378,8 @@ pub(super) fn after_sigkill_what_was_written_is_used_and_no_more_than_that() {
             fs::remove_file(path).unwrap();
         }
         let this = std::env::current_exe().unwrap();
-        let test = [this.to_str().unwrap(), "--exact", "mount::passthrough::child_that_mounts_with_a_cache", "--ignored"];
+        let test =
+            [this.to_str().unwrap(), "--exact", "mount::passthrough::child_that_mounts_with_a_cache", "--ignored"];
         let child = Process::new(test[0]).args(&test[1..]).args(["--nocapture"]).env("CACHE_AT", stage.cache.path());
         let mut child = child.env("MOUNT_AT", stage.root.path()).start();
         child.wait_for_stderr("mounted");

@@ -112,7 +112,8 @@ impl Entry {
         }
         sidecar.touch();
         let pieces = version.pieces() as usize;
-        let state = State { good: vec![false; pieces], missing: pieces, filling: 0, filled: 0, seen: None, sealed: false };
+        let state =
+            State { good: vec![false; pieces], missing: pieces, filling: 0, filled: 0, seen: None, sealed: false };
         let (state, sealing) = (Mutex::new(state), Mutex::default());
         Ok(Some(Self { version: version.clone(), data: Arc::new(data), sidecar, writable, state, sealing }))
     }
@@ -208,7 +209,8 @@ impl Entry {
         state.sealed = false;
         drop(state);
         let (entry, position, end) = (Arc::clone(self), bytes.start, bytes.end);
-        let filling = Filling { entry, pieces, position, end, hasher: Hasher::new(), sums: Vec::new(), is_filled: false };
+        let filling =
+            Filling { entry, pieces, position, end, hasher: Hasher::new(), sums: Vec::new(), is_filled: false };
         // The first change of ours.
         allocate(&self.data, &bytes)?;
         Ok(filling)

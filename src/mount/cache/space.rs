@@ -104,7 +104,8 @@ impl Space {
             let Ok(metadata) = entry.metadata() else { continue };
             let modified = metadata.modified().unwrap_or(now);
             let bytes = metadata.blocks() * 512;
-            let part = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).unwrap_or_default().to_owned();
+            let part =
+                |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).unwrap_or_default().to_owned();
             let (stem, kind) = (part(path.file_stem()), part(path.extension()));
             match kind.as_str() {
                 PARTIAL if now.duration_since(modified).is_ok_and(|age| age > ABANDONED) => {
