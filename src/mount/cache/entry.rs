@@ -57,10 +57,13 @@ struct State {
     /// it changed knows that somebody else did.
     seen: Option<Seal>,
     sealed: bool,
+    /// How often all of it was void: a check that began before the last time says nothing.
+    voided: u64,
 }
 
 impl State {
     fn forget(&mut self) {
+        self.voided += 1;
         self.good.fill(false);
         self.missing = self.good.len();
         self.sealed = false;
@@ -112,8 +115,15 @@ impl Entry {
         }
         sidecar.touch();
         let pieces = version.pieces() as usize;
-        let state =
-            State { good: vec![false; pieces], missing: pieces, filling: 0, filled: 0, seen: None, sealed: false };
+        let state = State {
+            good: vec![false; pieces],
+            missing: pieces,
+            filling: 0,
+            filled: 0,
+            seen: None,
+            sealed: false,
+            voided: 0,
+        };
         let (state, sealing) = (Mutex::new(state), Mutex::default());
         Ok(Some(Self { version: version.clone(), data: Arc::new(data), sidecar, writable, state, sealing }))
     }
@@ -159,7 +169,7 @@ impl Entry {
         sink: &mut dyn FnMut(&[u8]),
     ) -> io::Result<Found> {
         let records = self.sidecar.records(&self.version, &pieces)?;
-        self.look()?;
+        let voided = self.look()?;
         let mut found = Found { next: pieces.start, is_damaged: false };
         for record in records {
             let sum = match record {
@@ -182,12 +192,17 @@ impl Entry {
             }
             found.next += 1;
         }
-        self.lock().found(&(pieces.start..found.next));
+        let mut state = self.lock();
+        if state.voided == voided {
+            state.found(&(pieces.start..found.next));
+        }
+        drop(state);
         Ok(found)
     }
 
-    /// Looks whether somebody else has changed the data file since this was called last. Then what is known of it is void.
-    fn look(&self) -> io::Result<()> {
+    /// Looks whether somebody else has changed the data file since this was called last. Then what is known of it is void;
+    /// returns how often it was.
+    fn look(&self) -> io::Result<u64> {
         let mut state = self.lock();
         if state.filling == 0 {
             let now = Seal::of(&self.data.metadata()?);
@@ -196,7 +211,7 @@ impl Entry {
             }
             state.seen = now;
         }
-        Ok(())
+        Ok(state.voided)
     }
 
     /// Begins to write `pieces`, for which there is room.
