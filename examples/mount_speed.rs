@@ -76,9 +76,11 @@ fn main() -> Result<(), Failure> {
             say(&json!({"ready": location}));
             until_stdin_ends()?;
             let peak = mounted.memory_bytes().map(|(_, peak)| peak);
+            let passed_through = mounted.passed_through();
             let health = mounted.health().map(|fault| fault.to_string());
             mounted.unmount()?;
-            say(&json!({"cpu_seconds": cpu_seconds()?, "peak_block_bytes": peak, "fault": health}));
+            say(&json!({"cpu_seconds": cpu_seconds()?, "peak_block_bytes": peak, "passed_through": passed_through,
+                         "fault": health}));
             Ok(())
         }
         Way::Memory { location, size_bytes } => memory(&location, size_bytes),

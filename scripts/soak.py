@@ -118,9 +118,9 @@ def resident_mb(process: int) -> float:
 def used_mb(directory: Path) -> float:
     used = 0
     for entry in os.scandir(directory):
-        # A block may go while it is counted.
+        # A file may go while it is counted, and has holes.
         with contextlib.suppress(FileNotFoundError):
-            used += entry.stat().st_size if "." in entry.name else 0
+            used += entry.stat().st_blocks * 512 if "." in entry.name else 0
     return used / 1e6
 
 
@@ -168,7 +168,7 @@ def main() -> None:
                 time.sleep(5)
                 soak.lasting = False
             memory.append(resident_mb(mount.pid))
-            cached.append(used_mb(cache / "flashjob-blocks"))
+            cached.append(used_mb(cache / "flashjob-files"))
             if time.monotonic() > next_report:
                 next_report += 60
                 print(f"{(time.monotonic() - start) / 60:.0f} min: {soak.reads} reads, {soak.bytes / 1e9:.2f} GB, {soak.failures} failed as "

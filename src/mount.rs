@@ -20,6 +20,7 @@ mod memory;
 mod mounted;
 pub mod names;
 mod namespace;
+mod passthrough;
 pub mod selection;
 pub mod source;
 mod stale;
@@ -41,6 +42,7 @@ use self::filesystem::FileSystem;
 use self::fuse::Adapter;
 use self::location::MadeDirectories;
 use self::mounted::{Served, Workers};
+use self::passthrough::Passthrough;
 use self::selection::Selection;
 use self::source::BlockSource;
 use self::tree::Tree;
@@ -171,7 +173,7 @@ fn rung(config: &MountConfig) -> (Method, String) {
 /// The disk cache in front of `source`, where one is asked for and can be had.
 fn cached(input: &InputStorage, config: &MountConfig, source: &Arc<dyn BlockSource>) -> Arc<dyn BlockSource> {
     let Some(directory) = &config.cache_directory else { return Arc::clone(source) };
-    match DiskCache::open(directory, input.volume_bytes, Arc::clone(source)) {
+    match DiskCache::open(directory, input.volume_bytes, cache::PIECE_BYTES, Arc::clone(source)) {
         Ok(cache) => {
             tracing::info!(directory = %directory.display(), limit_bytes = input.volume_bytes, "blocks are kept on disk");
             Arc::new(cache)
@@ -207,7 +209,9 @@ async fn present(
         let limits = Limits::within(budget_bytes);
         let blocks = BlockMap::new(source, limits, workers.handle());
         let files = FileSystem::new(Arc::clone(&tree), blocks);
-        match Attached::new(location, Adapter::new(files.clone(), workers.handle()), config.descriptor) {
+        let passthrough = config.cache_directory.as_ref().map(|_| Passthrough::new());
+        let adapter = Adapter::new(files.clone(), workers.handle(), passthrough.clone());
+        match Attached::new(location, adapter, config.descriptor) {
             Ok(attached) => {
                 let (method, why) = rung(config);
                 let reason = format!("{why}: files are read from the bucket as they are needed");
@@ -218,7 +222,7 @@ async fn present(
                     "mounted: {reason}"
                 );
                 let mounted = Mounted::new(location, method, reason);
-                return Ok(mounted.served(Served { attached, files, workers }, made));
+                return Ok(mounted.served(Served { attached, files, passthrough, workers }, made));
             }
             // There is no copying to where something is mounted.
             Err(reason) if config.mode == MountMode::Fuse || config.descriptor.is_some() => {

@@ -8,6 +8,7 @@ mod ending;
 mod faults;
 mod kernel;
 mod ladder;
+mod passthrough;
 mod reference;
 mod scripted_source;
 

@@ -1,4 +1,4 @@
-//! Weights under our own mount, read straight from its block map.
+//! Weights under our own mount, read straight from its block map or its disk cache.
 //!
 //! The kernel would copy each byte twice more, and could not be told what will be read next.
 
@@ -25,7 +25,8 @@ impl Files for MountedFiles {
         let found = path.is_absolute().then(|| self.0.iter().find_map(|mount| mount.open(path))).flatten();
         match found {
             Some(file) => {
-                tracing::info!(path = %path.display(), "weights are read from the mount's block map");
+                let origin = if file.is_local() { "a whole file of the disk cache" } else { "the mount's block map" };
+                tracing::info!(path = %path.display(), "weights are read from {origin}");
                 Ok(Arc::new(Direct(file)))
             }
             None => SystemFiles.open(path),
@@ -33,7 +34,7 @@ impl Files for MountedFiles {
     }
 }
 
-/// A file of a block map.
+/// A file of a mount.
 struct Direct(DirectFile);
 
 impl ReadAt for Direct {

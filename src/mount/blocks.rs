@@ -18,6 +18,7 @@ mod ready;
 mod streams;
 mod table;
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -133,6 +134,11 @@ impl BlockMap {
         self.shared.start_fetches();
     }
 
+    /// The local file that holds all of `object`, where its source has one: that can be read without a map of blocks.
+    pub fn whole(&self, object: &Object) -> Option<Arc<File>> {
+        self.shared.source.whole(object)
+    }
+
     /// The first fault that any reader got.
     pub fn health(&self) -> Option<Fault> {
         self.shared.first_fault.get().cloned()
@@ -141,6 +147,7 @@ impl BlockMap {
     /// Fetches nothing more: readers that need anything get [`FaultKind::Closed`].
     pub fn shut(&self) {
         self.shared.lock().shut();
+        self.shared.source.end();
     }
 
     /// Bytes of memory in use, and the most that ever were.

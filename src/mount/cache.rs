@@ -1,31 +1,51 @@
-//! Blocks kept on a local disk between runs, and shared by all processes of a machine.
+//! Bytes kept on a local disk between runs, and shared by all processes of a machine.
 //!
-//! A [`BlockSource`] in front of another one. A file holds one whole block of one version of one object, with a
-//! checksum over all of it; it gets its name once it is complete, so nobody ever meets half a block, whoever was
-//! killed. What does not check out is removed and fetched again, never handed on. The cache may only ever make things
-//! faster: whatever its disk does (full, read-only, gone), bytes come from behind it.
+//! A [`BlockSource`] in front of another one. One file holds one version of one object at its places ([`entry`]), with a
+//! checksum for each piece of it beside it ([`sidecar`]); what is not recorded there, or does not match what is, is
+//! fetched again, never handed on. A file that is whole and was checked can be read as it is ([`seal`]), by the kernel
+//! too. The cache may only ever make things faster: whatever its disk does (full, read-only, gone), bytes come from
+//! behind it.
 
 mod entry;
+mod seal;
+mod sidecar;
 mod space;
+mod version;
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
-use self::entry::{Key, Pending};
+use self::entry::{Entry, Filling};
 use self::space::Space;
-use super::source::{BlockSource, Reading, Sink};
+use self::version::Version;
+use super::source::{BlockSource, Fault, Reading, Sink};
 use crate::bucket::Object;
 
-/// Blocks that are read back and checked at a time: each takes memory beside the block map's.
-const CHECKED_AT_A_TIME: usize = 2;
+/// The length of a piece: no block of a map is shorter, so all of them are whole pieces. Small enough for the second
+/// look at its bytes, and the copy, to find them in a processor's cache.
+pub const PIECE_BYTES: u64 = 1 << 20;
 
-/// A source whose blocks stay on disk.
+/// The directory below the one that is named.
+const DIRECTORY: &str = "flashjob-files";
+/// That of a layout which no version writes any more.
+const OLD_DIRECTORY: &str = "flashjob-blocks";
+/// Blocks that are read back and checked at a time.
+const CHECKED_AT_A_TIME: usize = 4;
+/// Versions whose files stay open: two descriptors each.
+const MOST_OPEN: usize = 128;
+/// What has arrived and is not recorded yet is waited for at the end.
+const LONGEST_END: Duration = Duration::from_secs(1);
+
+/// A source whose bytes stay on disk.
 pub struct DiskCache {
     source: Arc<dyn BlockSource>,
     disk: Arc<Disk>,
@@ -34,8 +54,10 @@ pub struct DiskCache {
 /// The part that works on threads that may block.
 struct Disk {
     directory: PathBuf,
+    piece_bytes: u64,
     space: Option<Space>,
-    /// Memory of blocks that were read back, for the next ones.
+    open: Mutex<Open>,
+    /// Memory for pieces that are read back.
     buffers: Mutex<Vec<Vec<u8>>>,
     permits: Semaphore,
     /// A fault of the disk was logged: once is enough.
@@ -43,16 +65,31 @@ struct Disk {
     hits: AtomicU64,
     misses: AtomicU64,
     spoiled: AtomicU64,
+    whole: AtomicU64,
+}
+
+/// The versions whose files are open, and when each was used last.
+#[derive(Default)]
+struct Open {
+    entries: HashMap<u128, (Arc<Entry>, u64)>,
+    clock: u64,
 }
 
 impl DiskCache {
-    /// A cache in `directory`, which is created if need be, of at most `limit_bytes` together with whatever other
-    /// processes keep there.
+    /// A cache in `directory`, which is created if need be, of at most `limit_bytes` on disk together with whatever other
+    /// processes keep there. What is read through it is whole pieces of `piece_bytes` ([`PIECE_BYTES`] outside of tests); a
+    /// range that is not is handed through.
     ///
     /// # Errors
     /// Where the directory neither is there nor can be made. One that cannot be written is read all the same.
-    pub fn open(directory: &Path, limit_bytes: Option<u64>, source: Arc<dyn BlockSource>) -> io::Result<Self> {
-        let directory = directory.join("flashjob-blocks");
+    pub fn open(
+        directory: &Path,
+        limit_bytes: Option<u64>,
+        piece_bytes: u64,
+        source: Arc<dyn BlockSource>,
+    ) -> io::Result<Self> {
+        remove_old_layout(&directory.join(OLD_DIRECTORY));
+        let directory = directory.join(DIRECTORY);
         match fs::create_dir_all(&directory) {
             Err(_) if directory.is_dir() => {}
             made => made?,
@@ -64,13 +101,16 @@ impl DiskCache {
         });
         let disk = Disk {
             directory,
+            piece_bytes,
             space: space.ok(),
+            open: Mutex::default(),
             buffers: Mutex::default(),
             permits: Semaphore::new(CHECKED_AT_A_TIME),
             complained: AtomicBool::new(false),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             spoiled: AtomicU64::new(0),
+            whole: AtomicU64::new(0),
         };
         Ok(Self { source, disk: Arc::new(disk) })
     }
@@ -85,44 +125,85 @@ impl DiskCache {
         object: &Object,
         range: Range<u64>,
         sink: &mut (dyn FnMut(&[u8]) + Send),
-    ) -> Result<(), super::Fault> {
-        let Some(key) = Key::of(object, &range) else {
+    ) -> Result<(), Fault> {
+        let version = Version::of(object, self.disk.piece_bytes);
+        let pieces = version.as_ref().and_then(|version| version.pieces_of(&range));
+        let Some((version, pieces)) = version.zip(pieces) else {
             return self.source.read(object, range, &mut |piece| sink(piece)).await;
         };
-        if let Some(buffer) = self.disk.find(&key).await {
-            sink(&buffer);
-            self.disk.give_back(buffer);
+        let (next, mut filling) = {
+            // Where it is closed the cache is gone, and nobody asks it.
+            let _permit = self.disk.permits.acquire().await;
+            blocking(|| {
+                let next = self.disk.read_back(&version, &pieces, sink);
+                (next, (next < pieces.end).then(|| self.disk.begin(&version, next..pieces.end)).flatten())
+            })
+        };
+        if next == pieces.end {
             self.disk.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         self.disk.misses.fetch_add(1, Ordering::Relaxed);
-        let mut pending = self.disk.begin(&key).await;
         let mut failure = None;
         let mut tee = |piece: &[u8]| {
-            if let Some(entry) = &mut pending
-                && let Err(error) = entry.append(piece)
+            if let Some(pieces) = &mut filling
+                && let Err(error) = pieces.append(piece)
             {
                 failure = Some(error);
-                pending = None;
+                filling = None;
             }
             sink(piece);
         };
-        let result = self.source.read(object, range, &mut tee).await;
+        let result = self.source.read(object, version.bytes_of(&(next..pieces.end)), &mut tee).await;
         if let Some(error) = failure {
             self.disk.complain(&error);
         }
         if result.is_ok()
-            && let Some(entry) = pending
+            && let Some(filling) = filling
         {
-            self.disk.finish(entry).await;
+            match filling.finish() {
+                Ok(entry) => self.disk.seal_if_ripe(entry),
+                Err(error) => self.disk.complain(&error),
+            }
         }
         result
+    }
+}
+
+/// Runs what may wait for a disk on this thread, while another one takes over what else this one had to do. No second thread
+/// has to see the bytes.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
 impl BlockSource for DiskCache {
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>, sink: &'a mut Sink<'a>) -> Reading<'a> {
         Box::pin(self.read_through(object, range, sink))
+    }
+
+    fn whole(&self, object: &Object) -> Option<Arc<File>> {
+        let version = Version::of(object, self.disk.piece_bytes)?;
+        let file = self.disk.entry(&version)?.whole()?;
+        self.disk.whole.fetch_add(1, Ordering::Relaxed);
+        Some(file)
+    }
+
+    fn end(&self) {
+        let entries = std::mem::take(&mut self.disk.lock_open().entries);
+        let start = Instant::now();
+        for (entry, _) in entries.into_values() {
+            // Their readers have the last bytes already, so that this is over in a moment.
+            while entry.is_about_to_be_recorded() && start.elapsed() < LONGEST_END {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if let Err(error) = entry.seal() {
+                self.disk.complain(&error);
+            }
+        }
+        self.source.end();
     }
 
     fn throttled(&self) -> u64 {
@@ -137,74 +218,107 @@ impl BlockSource for DiskCache {
 impl Drop for DiskCache {
     fn drop(&mut self) {
         let (hits, misses) = self.hits_and_misses();
-        let (directory, spoiled) = (self.disk.directory.display(), self.disk.spoiled.load(Ordering::Relaxed));
-        tracing::info!(%directory, hits, misses, spoiled, "blocks from the disk cache");
+        let (spoiled, whole) = (self.disk.spoiled.load(Ordering::Relaxed), self.disk.whole.load(Ordering::Relaxed));
+        let directory = self.disk.directory.display();
+        tracing::info!(%directory, hits, misses, spoiled, whole_files = whole, "blocks from the disk cache");
     }
 }
 
 impl Disk {
-    /// The bytes of a block, checked.
-    async fn find(self: &Arc<Self>, key: &Key) -> Option<Vec<u8>> {
-        let _permit = self.permits.acquire().await.ok()?;
-        let (disk, key) = (Arc::clone(self), key.clone());
-        tokio::task::spawn_blocking(move || disk.read_back(&key)).await.ok()?
+    /// The files of `version`, if there are any.
+    fn entry(&self, version: &Version) -> Option<Arc<Entry>> {
+        let found = self.lock_open().get(version.number());
+        if found.is_some() {
+            return found;
+        }
+        match Entry::open(&self.directory, version) {
+            Ok(entry) => entry.map(|entry| self.keep_open(version, entry)),
+            Err(error) => {
+                self.complain(&error);
+                None
+            }
+        }
     }
 
-    fn read_back(&self, key: &Key) -> Option<Vec<u8>> {
-        let path = self.directory.join(key.file_name());
+    fn keep_open(&self, version: &Version, entry: Entry) -> Arc<Entry> {
+        let (entry, closed) = self.lock_open().insert(version.number(), Arc::new(entry));
+        // Without the lock: it may be sealed on the way.
+        drop(closed);
+        entry
+    }
+
+    /// Hands on what is there of `pieces`, from the first on; returns the first that is not.
+    fn read_back(
+        self: &Arc<Self>,
+        version: &Version,
+        pieces: &Range<u64>,
+        sink: &mut (dyn FnMut(&[u8]) + Send),
+    ) -> u64 {
+        let Some(entry) = self.entry(version) else { return pieces.start };
         let mut buffer = self.lock_buffers().pop().unwrap_or_default();
-        match entry::read(&path, key, &mut buffer) {
-            Ok(true) => return Some(buffer),
-            Ok(false) => {
+        let mut next = pieces.start;
+        let mut counted = |piece: &[u8]| {
+            next += 1;
+            sink(piece);
+        };
+        let found = entry.read(pieces.clone(), &mut buffer, &mut counted);
+        self.lock_buffers().push(buffer);
+        match found {
+            Ok(found) if found.is_damaged => {
                 self.spoiled.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(path = %path.display(), "a cached block is damaged: it is fetched again");
-                if fs::remove_file(&path).is_ok()
-                    && let Some(space) = &self.space
-                {
-                    space.miscounted();
-                }
+                let path = self.directory.join(version.file_name(version::DATA));
+                tracing::warn!(path = %path.display(), piece = found.next, "a cached block is damaged: it is fetched again");
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => self.seal_if_ripe(entry),
             Err(error) => self.complain(&error),
         }
-        self.give_back(buffer);
-        None
+        next
     }
 
-    /// Makes room for a block and a file to write it to.
-    async fn begin(self: &Arc<Self>, key: &Key) -> Option<Pending> {
-        self.space.as_ref()?;
-        let (disk, key) = (Arc::clone(self), key.clone());
-        let begun = tokio::task::spawn_blocking(move || {
-            let space = disk.space.as_ref()?;
-            let create = |reserved| Pending::create(&disk.directory, key.clone(), reserved);
-            space.reserve(key.file_bytes(), create).unwrap_or_else(|error| {
-                disk.complain(&error);
-                None
-            })
+    /// Makes room for `pieces`, and files for them where there are none.
+    fn begin(&self, version: &Version, pieces: Range<u64>) -> Option<Filling> {
+        let space = self.space.as_ref()?;
+        let mut entry = self.entry(version);
+        if entry.as_ref().is_some_and(|entry| entry.is_gone()) {
+            self.lock_open().entries.remove(&version.number());
+            entry = self.entry(version);
+        }
+        if entry.as_ref().is_some_and(|entry| !entry.is_writable()) {
+            return None;
+        }
+        let empty = if entry.is_some() { 0..0 } else { 0..Entry::empty_bytes(version) };
+        let begun = space.reserve(&[version.bytes_of(&pieces), empty], || {
+            let entry = match entry {
+                Some(entry) => Some(entry),
+                None => Entry::create(&self.directory, version)?.map(|entry| self.keep_open(version, entry)),
+            };
+            entry.filter(|entry| entry.is_writable()).map(|entry| entry.fill(pieces)).transpose()
         });
-        begun.await.ok()?
+        begun.unwrap_or_else(|error| {
+            self.complain(&error);
+            None
+        })
     }
 
-    async fn finish(self: &Arc<Self>, entry: Pending) {
-        let disk = Arc::clone(self);
-        let finished = tokio::task::spawn_blocking(move || {
-            if let Err(error) = entry.finish() {
-                disk.complain(&error);
-            }
-        });
-        // Only fails to return where the runtime ends.
-        let _ = finished.await;
-    }
-
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut buffers = self.lock_buffers();
-        if buffers.len() < CHECKED_AT_A_TIME {
-            buffers.push(buffer);
+    /// Lets later readers have the file as it is, once all of it is known to be right.
+    fn seal_if_ripe(self: &Arc<Self>, entry: Arc<Entry>) {
+        if entry.is_ripe()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let disk = Arc::clone(self);
+            runtime.spawn_blocking(move || {
+                if let Err(error) = entry.seal() {
+                    disk.complain(&error);
+                }
+            });
         }
     }
 
-    fn lock_buffers(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    fn lock_open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_buffers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -212,6 +326,59 @@ impl Disk {
         if !self.complained.swap(true, Ordering::Relaxed) {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "the disk cache fails: blocks come from the bucket instead");
+        }
+    }
+}
+
+impl Open {
+    fn get(&mut self, number: u128) -> Option<Arc<Entry>> {
+        self.clock += 1;
+        let (entry, used) = self.entries.get_mut(&number)?;
+        *used = self.clock;
+        Some(Arc::clone(entry))
+    }
+
+    /// Keeps `entry` open, or the one that somebody else was faster with; the other value is to be closed.
+    fn insert(&mut self, number: u128, entry: Arc<Entry>) -> (Arc<Entry>, Option<Arc<Entry>>) {
+        if let Some(there) = self.get(number) {
+            return (there, Some(entry));
+        }
+        let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(&number, _)| number);
+        let oldest = oldest.filter(|_| self.entries.len() >= MOST_OPEN);
+        let closed = oldest.and_then(|oldest| self.entries.remove(&oldest)).map(|(entry, _)| entry);
+        self.entries.insert(number, (Arc::clone(&entry), self.clock));
+        (entry, closed)
+    }
+}
+
+/// Removes what the first layout left, a file for each block: nobody would ever give it up. Nothing else is touched.
+fn remove_old_layout(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_ours = path.extension().is_some_and(|kind| kind == "block" || kind == "partial")
+            || path.file_name().is_some_and(|name| name == "used-bytes");
+        if is_ours {
+            let _ = fs::remove_file(path);
+        }
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => tracing::info!(directory = %directory.display(), "removed blocks of an older layout of the cache"),
+        Err(error) => {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "an older layout of the cache cannot be removed: remove it by hand");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocks::Limits;
+    use super::PIECE_BYTES;
+
+    #[test]
+    fn blocks_are_whole_pieces_whatever_the_budget_is() {
+        for memory_mib in [0, 1, 8, 9, 31, 64, 512, 100_000] {
+            assert_eq!(Limits::within(memory_mib << 20).block_bytes as u64 % PIECE_BYTES, 0, "{memory_mib} MiB");
         }
     }
 }

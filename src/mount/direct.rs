@@ -1,17 +1,23 @@
-//! Files of a mount read from its block map, without a detour through the kernel.
+//! Files of a mount read without a detour through its kernel side: from the block map, or from the disk cache's own
+//! file where that holds all of it.
 //!
 //! For the model loader: its reads are large, it says how far each goes, and it needs no second copy of the
 //! bytes in the page cache.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::blocks::{BlockMap, Read};
 use super::filesystem::FileSystem;
 use super::tree::Inode;
 
-/// The files of a mount, to be opened without the kernel. Cheap to clone; after the mount's end every read fails.
+/// The files of a mount, to be opened without the kernel. Cheap to clone; after the mount's end every read of the block
+/// map fails.
 #[derive(Clone)]
 pub struct DirectFiles {
     location: PathBuf,
@@ -35,12 +41,21 @@ pub struct DirectFile {
     blocks: BlockMap,
     inode: Inode,
     size_bytes: u64,
+    /// The same bytes on a local disk.
+    whole: Option<Arc<File>>,
+    /// That disk has failed.
+    failed: AtomicBool,
 }
 
 impl DirectFile {
     /// Takes over one open of `inode`.
-    pub(super) fn new(blocks: BlockMap, inode: Inode, size_bytes: u64) -> Self {
-        Self { blocks, inode, size_bytes }
+    pub(super) fn new(blocks: BlockMap, inode: Inode, size_bytes: u64, whole: Option<Arc<File>>) -> Self {
+        Self { blocks, inode, size_bytes, whole, failed: AtomicBool::new(false) }
+    }
+
+    /// Whether all of it lies on a local disk, and is read from there.
+    pub fn is_local(&self) -> bool {
+        self.whole.is_some()
     }
 
     /// Length of the file.
@@ -50,6 +65,9 @@ impl DirectFile {
 
     /// Says that `range` will be read, after all that was said so of any file of the mount.
     pub fn will_read(&self, range: Range<u64>) {
+        if self.whole.is_some() {
+            return;
+        }
         self.blocks.will_read(self.inode, range);
     }
 
@@ -61,6 +79,17 @@ impl DirectFile {
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.size_bytes);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if let Some(whole) = &self.whole
+            && !self.failed.load(Ordering::Relaxed)
+        {
+            match whole.read_exact_at(buffer, offset) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.failed.store(true, Ordering::Relaxed);
+                    tracing::warn!(%error, "a file of the disk cache cannot be read: its blocks are asked for instead");
+                }
+            }
+        }
         let block_bytes = self.blocks.limits().block_bytes as u64;
         let (mut position, mut rest) = (offset, buffer);
         while !rest.is_empty() {

@@ -3,6 +3,7 @@
 //! Read-only, so every answer about names and attributes is final. [`super::fuse`] translates these calls to
 //! and from the kernel's, and tests drive them directly. `docs/SEMANTICS.md` lists every errno.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,6 +95,11 @@ impl FileSystem {
         self.blocks.close(inode);
     }
 
+    /// The local file that holds all of `inode`, where there is one.
+    pub fn whole(&self, inode: Inode) -> Option<Arc<File>> {
+        self.blocks.whole(&self.tree.object(inode)?)
+    }
+
     /// Begins to read at most `len` bytes from `offset` on: fewer only at the end of the file. The fault of a
     /// read that fails says its errno.
     pub fn read(&self, inode: Inode, offset: u64, len: u64) -> Read {
@@ -109,6 +115,6 @@ impl FileSystem {
         let inode = self.tree.find(path.as_os_str().as_encoded_bytes()).ok_or(Errno::NOENT)?;
         self.open(inode, false)?;
         let size_bytes = self.attributes(inode)?.size_bytes;
-        Ok(DirectFile::new(self.blocks.clone(), inode, size_bytes))
+        Ok(DirectFile::new(self.blocks.clone(), inode, size_bytes, self.whole(inode)))
     }
 }

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 
 use super::blocks::{Bytes, Read};
 use super::filesystem::FileSystem;
+use super::passthrough::Passthrough;
 use super::source::Fault;
 use super::tree::{Attributes, Inode};
 
@@ -34,6 +36,8 @@ const READ_BYTES: u32 = 1 << 20;
 pub(super) struct Adapter {
     files: FileSystem,
     runtime: Handle,
+    /// `None` where no source has whole files.
+    passthrough: Option<Arc<Passthrough>>,
     user: u32,
     group: u32,
     /// Shown where an object has no time.
@@ -41,9 +45,9 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(files: FileSystem, runtime: Handle) -> Self {
+    pub(super) fn new(files: FileSystem, runtime: Handle, passthrough: Option<Arc<Passthrough>>) -> Self {
         let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { files, runtime, user, group, mounted: SystemTime::now() }
+        Self { files, runtime, passthrough, user, group, mounted: SystemTime::now() }
     }
 
     fn attributes(&self, attributes: &Attributes) -> FileAttr {
@@ -107,6 +111,9 @@ impl fuser::Filesystem for Adapter {
             let _ = config.add_capabilities(wanted);
         }
         let _ = config.set_max_background(MOST_BACKGROUND_REQUESTS);
+        if let Some(passthrough) = &self.passthrough {
+            passthrough.agree(config);
+        }
         Ok(())
     }
 
@@ -127,9 +134,10 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let to_write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match self.files.open(inode(ino), to_write) {
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
-            Err(error) => reply.error(errno(error)),
+        match (self.files.open(inode(ino), to_write), &self.passthrough) {
+            (Ok(()), Some(passthrough)) => passthrough.open(inode(ino), || self.files.whole(inode(ino)), reply),
+            (Ok(()), None) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            (Err(error), _) => reply.error(errno(error)),
         }
     }
 
@@ -162,6 +170,9 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if let Some(passthrough) = &self.passthrough {
+            passthrough.close(inode(ino));
+        }
         self.files.close(inode(ino));
         reply.ok();
     }

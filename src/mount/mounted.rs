@@ -1,6 +1,7 @@
 //! A mount in use, and its end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use super::direct::DirectFiles;
 use super::error::Error;
 use super::filesystem::FileSystem;
 use super::location::MadeDirectories;
+use super::passthrough::Passthrough;
 use super::source::Fault;
 
 /// How an input became files.
@@ -58,6 +60,7 @@ pub struct Mounted {
 pub(super) struct Served {
     pub(super) attached: Attached,
     pub(super) files: FileSystem,
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     pub(super) workers: Workers,
 }
 
@@ -86,6 +89,9 @@ impl Mounted {
         let result = served.attached.detach();
         served.files.blocks().shut();
         served.workers.stop();
+        if let Some(passthrough) = &served.passthrough {
+            tracing::info!(opens = passthrough.opens(), "passed through to files of the disk cache");
+        }
         result
     }
 
@@ -97,6 +103,11 @@ impl Mounted {
     /// Its files, to be read without the kernel. `None` where they are ordinary ones: open those by their paths.
     pub fn direct(&self) -> Option<DirectFiles> {
         Some(DirectFiles::new(self.location.clone(), self.served.as_ref()?.files.clone()))
+    }
+
+    /// How many opens the kernel has answered by itself so far, from whole files of the disk cache.
+    pub fn passed_through(&self) -> Option<u64> {
+        Some(self.served.as_ref()?.passthrough.as_ref()?.opens())
     }
 
     /// Memory that its blocks take now, and the most that they ever took, in bytes.

@@ -4,6 +4,7 @@
 //! and a test can stand behind it without a network.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -24,6 +25,15 @@ pub trait BlockSource: Send + Sync + 'static {
     /// Hands `range` of exactly the listed version of `object` to `sink`, or fails. It has retried what is
     /// worth retrying; nobody behind it tries again.
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>, sink: &'a mut Sink<'a>) -> Reading<'a>;
+
+    /// A file on a local disk that holds all of the listed version of `object`, checked, where there is one. May wait for
+    /// that disk, and for nothing else.
+    fn whole(&self, _object: &Object) -> Option<Arc<File>> {
+        None
+    }
+
+    /// Nothing more will be asked of it: what it still has to put down, it puts down now.
+    fn end(&self) {}
 
     /// How often it has been asked to slow down so far.
     fn throttled(&self) -> u64 {

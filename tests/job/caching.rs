@@ -33,7 +33,7 @@ fn a_second_job_fetches_nothing_and_a_damaged_cache_changes_nothing() {
     assert_eq!(again, 0, "{}", finished.stderr);
     assert!(finished.stderr.contains("blocks from the disk cache"), "{}", finished.stderr);
 
-    for entry in fs::read_dir(cache.path().join("flashjob-blocks")).unwrap() {
+    for entry in fs::read_dir(cache.path().join("flashjob-files")).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
         if let Some(byte) = bytes.last_mut() {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::bucket::{input_of, mount_as, serve};
 use super::scripted_source::content;
-use super::{caching, ending, mounts_at};
+use super::{caching, ending, mounts_at, passthrough};
 use crate::job::{job_without_model, tiny_model};
 use crate::support::bucket_server::BucketServer;
 use crate::support::process::{Process, installed, skip};
@@ -192,7 +192,7 @@ fn what_the_server_does() {
 /// The table's other half: what befalls the server, the disk and the processes themselves.
 #[test]
 fn what_befalls_everybody_else() {
-    let rows: [(&str, fn()); 14] = [
+    let rows: [(&str, fn()); 15] = [
         ("the name does not resolve", a_name_that_does_not_resolve),
         ("the object is replaced", an_object_that_is_replaced),
         ("the object is deleted", an_object_that_is_deleted),
@@ -200,8 +200,12 @@ fn what_befalls_everybody_else() {
         ("the server goes for good", a_server_that_goes_for_good),
         ("the server restarts", a_server_that_restarts),
         ("disk cache full or read-only", caching::a_full_disk_and_one_that_cannot_be_written_are_in_nobodys_way),
-        ("disk cache corrupted", caching::a_damaged_block_is_fetched_again_and_never_served),
+        ("disk cache corrupted", caching::a_damaged_cache_is_fetched_again_and_never_served),
         ("SIGKILL while the disk cache is written", caching::after_sigkill_only_whole_blocks_are_used),
+        (
+            "SIGKILL while a whole file is cached",
+            passthrough::after_sigkill_what_was_written_is_used_and_no_more_than_that,
+        ),
         ("SIGKILL, then a start over the stale mount", ending::after_sigkill_the_next_start_clears_the_mount),
         ("SIGTERM during a read", sigterm_during_a_read),
         ("the reader is killed in mid-read", a_reader_that_is_killed),

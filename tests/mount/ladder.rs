@@ -80,6 +80,47 @@ fn without_rights_it_is_fuse_in_namespaces_of_its_own() {
     assert!(!std::fs::read_to_string("/proc/mounts").unwrap().contains(results.path().to_str().unwrap()));
 }
 
+/// Twice with one cache; what the second job says.
+fn second_with_a_cache(before: &[&str]) -> Option<crate::support::process::Finished> {
+    let cache = TempDir::new().unwrap();
+    let (_folder, server) = bucket();
+    let mut finished = None;
+    for _ in 0..2 {
+        let results = TempDir::new().unwrap();
+        let job = job(&results, &server).args(["--cache-dir".as_ref(), cache.path().as_os_str()]);
+        let job = if before.is_empty() { job } else { job.through(before) };
+        server.forget_requests();
+        finished = Some(job.run().expect_code(0));
+        if input(&results)["method"] == "copy" {
+            skip("FUSE is refused here, and a copy does not use the cache");
+            return None;
+        }
+    }
+    assert_eq!(server.count("get"), 0);
+    finished
+}
+
+#[test]
+fn a_second_job_reads_whole_cached_files_and_so_does_the_kernel_where_it_may() {
+    if !has_fuse() {
+        return;
+    }
+    let refused = "files of the disk cache are read through this process, not by the kernel itself";
+    let Some(finished) = second_with_a_cache(&[]) else { return };
+    assert!(finished.stderr.contains("weights are read from a whole file of the disk cache"), "{finished}");
+    assert_eq!(finished.stderr.matches(refused).count(), 0, "{finished}");
+    // In a user namespace the kernel takes no files, and is asked once.
+    let Some(_) = installed("setpriv", "util-linux") else { return };
+    let words = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"];
+    if Process::new(words[0]).args(&words[1..]).args(["unshare", "-Urm", "true"]).run().code() != Some(0) {
+        return skip("this machine allows no user namespaces");
+    }
+    let Some(finished) = second_with_a_cache(&words) else { return };
+    assert!(finished.stderr.contains("of this process's own"), "{finished}");
+    assert!(finished.stderr.contains("weights are read from a whole file of the disk cache"), "{finished}");
+    assert_eq!(finished.stderr.matches(refused).count(), 1, "{finished}");
+}
+
 #[test]
 fn a_descriptor_that_was_passed_in_is_served() {
     if !has_fuse() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use flashjob::mount::FaultKind;
@@ -15,7 +15,7 @@ use flashjob::mount::tree::{Inode, Tree};
 use proptest::prelude::*;
 use rustix::io::Errno;
 
-use super::caching::blocks_in;
+use super::caching::{cache_files, used_bytes};
 use super::mount_fuse;
 use super::scripted_source::{Behaviour, ScriptedSource, content};
 
@@ -109,14 +109,6 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// Every file of a cache's directory: blocks, those on their way, and the sum.
-fn cache_files(directory: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> =
-        fs::read_dir(directory.join("flashjob-blocks")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.sort();
-    found
-}
-
 fn operation() -> impl Strategy<Value = Operation> {
     let file = any::<prop::sample::Index>;
     let kind = prop::sample::select(vec![FaultKind::Denied, FaultKind::Changed, FaultKind::Unreachable]);
@@ -177,7 +169,7 @@ proptest! {
         memory_blocks in 1..6_usize,
         piece_bytes in 1..70_usize,
         // Without a cache, with one, and with one of so many bytes.
-        cache in prop::option::of(prop::option::of(0..1500_u64)),
+        cache in prop::option::of(prop::option::of(0..100_000_u64)),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bytes: BTreeMap<String, Vec<u8>> =
@@ -190,7 +182,7 @@ proptest! {
         let limits = Limits { block_bytes, memory_bytes: memory_blocks * block_bytes, fetches: 3, window_blocks: 4 };
         let directory = tempfile::tempdir().unwrap();
         let behind: Arc<dyn BlockSource> = match cache {
-            Some(limit) => Arc::new(DiskCache::open(directory.path(), limit, source.clone()).unwrap()),
+            Some(limit) => Arc::new(DiskCache::open(directory.path(), limit, block_bytes as u64, source.clone()).unwrap()),
             None => source.clone(),
         };
         let blocks = BlockMap::new(behind, limits, runtime.handle().clone());
@@ -284,8 +276,7 @@ proptest! {
         let (_, peak) = files.blocks().memory_bytes();
         prop_assert!(peak <= limits.memory_bytes);
         if let Some(Some(limit)) = cache {
-            let sizes = blocks_in(directory.path()).into_iter().map(|path| fs::metadata(path).map_or(0, |file| file.len()));
-            let used: u64 = sizes.sum();
+            let used = used_bytes(directory.path());
             prop_assert!(used <= limit, "{} bytes of {}", used, limit);
         }
         // Once nothing fails any more, everything is readable.

@@ -1,44 +1,49 @@
 //! The bound on the cache's directory, kept by all processes that use it.
 //!
-//! A file beside the blocks holds their sum and its checksum; whoever adds to it holds the file's lock, and whoever finds too little
-//! room counts anew and gives up blocks, those that were used longest ago first. Room is taken before a byte is
-//! written. The lock dies with its process; nobody waits for it long, because a block that is not kept costs little.
+//! A file beside the others holds the sum of what they take on disk and its checksum; whoever adds to it holds its lock, and
+//! whoever finds too little room counts anew and gives up whole versions, those that were used longest ago first, and
+//! none that a living process has open. Room is allocated before a byte is written. The sum may be too large, and never
+//! is too small: then somebody counts who need not have. Both locks die with their processes; nobody waits for the first
+//! one long, because a block that is not kept costs little.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::entry::{COMPLETE, PARTIAL};
+use super::version::{CHECKS, DATA};
 
 const LEDGER: &str = "used-bytes";
 /// How often the lock is asked for, and the pause in between: 50 ms in all.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(1);
-/// What is not complete after so long belongs to a process that is gone.
+/// Ends the name of what has no name of its own yet.
+const PARTIAL: &str = "partial";
+/// What still has none after so long belongs to a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// Where room is made, it is made for more than one block: a sixteenth of the limit.
 const SPARE_SHARE: u64 = 16;
+/// What file systems give out at least.
+pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// The directory's space. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Space(Arc<Inner>);
-
-struct Inner {
+/// The directory's space.
+pub(super) struct Space {
     directory: PathBuf,
     limit_bytes: Option<u64>,
     ledger: PathBuf,
 }
 
-/// Room that was taken for one file.
-pub(super) struct Reserved {
-    space: Space,
+/// The files of one version, as they are found.
+#[derive(Default)]
+struct Held {
     bytes: u64,
+    used: Option<SystemTime>,
 }
 
 impl Space {
@@ -46,47 +51,38 @@ impl Space {
     pub(super) fn open(directory: &Path, limit_bytes: Option<u64>) -> io::Result<Self> {
         let ledger = directory.join(LEDGER);
         File::options().read(true).write(true).create(true).truncate(false).open(&ledger)?;
-        Ok(Self(Arc::new(Inner { directory: directory.to_owned(), limit_bytes, ledger })))
+        Ok(Self { directory: directory.to_owned(), limit_bytes, ledger })
     }
 
-    /// Takes room for the file of `bytes` that `create` makes, and whose name says so ([`partial_name`]). `None` where
-    /// there is no room to be had.
+    /// Takes room for `parts` of files, which `allocate` then has the file system give out. `None` where there is no room to
+    /// be had.
     pub(super) fn reserve<T>(
         &self,
-        bytes: u64,
-        create: impl FnOnce(Reserved) -> io::Result<T>,
+        parts: &[Range<u64>],
+        allocate: impl FnOnce() -> io::Result<Option<T>>,
     ) -> io::Result<Option<T>> {
-        // Held until the file is there: whoever counts anew sees it.
-        let mut lock = None;
-        if let Some(limit) = self.0.limit_bytes {
-            if bytes > limit {
-                return Ok(None);
-            }
-            let Some(ledger) = self.lock()? else { return Ok(None) };
-            let used = match read(&ledger) {
-                Some(used) if used.saturating_add(bytes) <= limit => used,
-                _ => self.make_room(limit - bytes, limit / SPARE_SHARE)?,
-            };
-            if used.saturating_add(bytes) > limit {
-                return Ok(None);
-            }
-            write(&ledger, used + bytes)?;
-            lock = Some(ledger);
+        let Some(limit) = self.limit_bytes else { return allocate() };
+        let pages = |part: &Range<u64>| part.end.div_ceil(PAGE_BYTES) - part.start / PAGE_BYTES;
+        let bytes = parts.iter().map(pages).sum::<u64>() * PAGE_BYTES;
+        if bytes > limit {
+            return Ok(None);
         }
-        let created = create(Reserved { space: self.clone(), bytes });
-        drop(lock);
-        created.map(Some)
-    }
-
-    /// A block went without having been counted: the sum is worked out anew when it matters.
-    pub(super) fn miscounted(&self) {
-        if let Ok(Some(ledger)) = self.lock() {
-            let _ = ledger.set_len(0);
+        // Held until the room is given out: whoever counts anew sees it.
+        let Some(ledger) = self.lock()? else { return Ok(None) };
+        let used = match read(&ledger) {
+            Some(used) if used.saturating_add(bytes) <= limit => used,
+            _ => self.make_room(limit - bytes, limit / SPARE_SHARE)?,
+        };
+        if used.saturating_add(bytes) > limit {
+            write(&ledger, used)?;
+            return Ok(None);
         }
+        write(&ledger, used + bytes)?;
+        allocate()
     }
 
     fn lock(&self) -> io::Result<Option<File>> {
-        let ledger = File::options().read(true).write(true).create(true).truncate(false).open(&self.0.ledger)?;
+        let ledger = File::options().read(true).write(true).create(true).truncate(false).open(&self.ledger)?;
         for _ in 0..TRIES {
             match flock(&ledger, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(ledger)),
@@ -97,78 +93,75 @@ impl Space {
         Ok(None)
     }
 
-    /// Counts what is there and gives up blocks until at most `most` bytes are left, `spare` fewer where that takes
+    /// Counts what is there and gives up versions until at most `most` bytes are left, `spare` fewer where that takes
     /// any; returns what is left.
     fn make_room(&self, most: u64, spare: u64) -> io::Result<u64> {
-        let (mut blocks, mut used) = (Vec::new(), 0_u64);
+        let (mut versions, mut used) = (HashMap::<String, Held>::new(), 0_u64);
         let now = SystemTime::now();
-        for entry in fs::read_dir(&self.0.directory)?.flatten() {
+        for entry in fs::read_dir(&self.directory)?.flatten() {
             let path = entry.path();
-            let kind = path.extension().and_then(|extension| extension.to_str());
             // Gone since: somebody else makes room.
             let Ok(metadata) = entry.metadata() else { continue };
             let modified = metadata.modified().unwrap_or(now);
-            match kind {
-                Some(PARTIAL) if now.duration_since(modified).is_ok_and(|age| age > ABANDONED) => {
+            let bytes = metadata.blocks() * 512;
+            let part =
+                |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).unwrap_or_default().to_owned();
+            let (stem, kind) = (part(path.file_stem()), part(path.extension()));
+            match kind.as_str() {
+                PARTIAL if now.duration_since(modified).is_ok_and(|age| age > ABANDONED) => {
                     let _ = fs::remove_file(&path);
                 }
-                // Not whole yet, and already counted: at least as much as it will be.
-                Some(PARTIAL) => used += metadata.len().max(claimed_bytes(&path)),
-                Some(COMPLETE) => {
-                    used += metadata.len();
-                    blocks.push((modified, metadata.len(), path));
+                PARTIAL => used += bytes,
+                DATA | CHECKS => {
+                    used += bytes;
+                    let held = versions.entry(stem).or_default();
+                    held.bytes += bytes;
+                    if kind == CHECKS || held.used.is_none() {
+                        held.used = Some(modified);
+                    }
                 }
                 _ => {}
             }
         }
         if used > most {
-            blocks.sort_unstable();
-            for (_, bytes, path) in blocks {
+            let mut versions: Vec<_> = versions.into_iter().collect();
+            versions.sort_unstable_by_key(|(_, held)| held.used);
+            for (stem, held) in versions {
                 if used <= most.saturating_sub(spare) {
                     break;
                 }
-                if fs::remove_file(&path).is_ok() {
-                    used -= bytes;
+                if self.give_up(&stem) {
+                    used -= held.bytes;
                 }
             }
         }
         Ok(used)
     }
-}
 
-impl Reserved {
-    /// Gives the file its name. False where that would have to wait: whoever counts must not meet it between two names.
-    pub(super) fn rename(&self, partial: &Path, path: &Path) -> io::Result<bool> {
-        let lock = self.space.0.limit_bytes.map(|_| self.space.lock()).transpose()?;
-        match lock {
-            Some(None) => Ok(false),
-            _ => fs::rename(partial, path).map(|()| true),
+    /// Removes the files of a version, unless somebody has them open.
+    fn give_up(&self, stem: &str) -> bool {
+        let path = |kind| self.directory.join(format!("{stem}.{kind}"));
+        let data = match super::entry::options(false).open(path(DATA)) {
+            Ok(data) => Some(data),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => return false,
+        };
+        // Held until both are gone.
+        if data.as_ref().is_some_and(|data| flock(data, FlockOperation::NonBlockingLockExclusive).is_err()) {
+            return false;
         }
-    }
-
-    /// Removes the file that it was taken for, and the room is free again.
-    pub(super) fn give_back(self, path: &Path) {
-        // Without the lock the sum stays too large: it is worked out anew when it matters.
-        let ledger = self.space.0.limit_bytes.and_then(|_| self.space.lock().ok().flatten());
-        let removed = fs::remove_file(path);
-        if let Some(ledger) = ledger
-            && removed.is_ok()
-            && let Some(used) = read(&ledger)
-        {
-            let _ = write(&ledger, used.saturating_sub(self.bytes));
-        }
+        let removed = |kind| match fs::remove_file(path(kind)) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        removed(DATA) && removed(CHECKS)
     }
 }
 
-/// The name of a file that is to have `bytes`.
-pub(super) fn partial_name(bytes: u64) -> String {
+/// A name for a file that has none yet.
+pub(super) fn partial_name() -> String {
     // Processes in containers share numbers: a random one tells them apart.
-    format!("{:016x}-{bytes}.{PARTIAL}", rand::random::<u64>())
-}
-
-fn claimed_bytes(path: &Path) -> u64 {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    stem.rsplit('-').next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+    format!("{:016x}.{PARTIAL}", rand::random::<u64>())
 }
 
 /// The sum, unless the file is damaged.

@@ -1,0 +1,130 @@
+//! Opens that the kernel then answers by itself, from a local file that holds all of the object.
+//!
+//! The kernel wants all opens of an inode to be of one kind while any of them lasts, and all that it answers by itself to be
+//! of one file. So the first open decides, until the last is closed. That of this process is counted from before the
+//! kernel's open to after its close: what is free here is free there.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::{BackingId, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use rustix::io::Errno;
+
+use super::tree::Inode;
+
+/// Layers of file systems that may lie under this one: a cache may be on an overlay. The kernel's own limit.
+const MOST_STACKED: u32 = 2;
+
+/// Which inodes are open, and how.
+pub(super) struct Passthrough {
+    state: Mutex<State>,
+    opens: AtomicU64,
+}
+
+struct State {
+    inodes: HashMap<Inode, Opened>,
+    offer: Offer,
+}
+
+/// Whether whole files are offered to the kernel.
+enum Offer {
+    Standing,
+    /// There is a reason not to, which the first file that would be offered is told.
+    Unspoken(String),
+    Withdrawn,
+}
+
+struct Opened {
+    opens: usize,
+    through: Option<Through>,
+}
+
+/// What the kernel reads by itself. While this lives nobody gives the file up.
+struct Through {
+    id: BackingId,
+    _file: Arc<File>,
+}
+
+impl Passthrough {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State { inodes: HashMap::new(), offer: Offer::Standing };
+        Arc::new(Self { state: Mutex::new(state), opens: AtomicU64::new(0) })
+    }
+
+    /// Agrees with the kernel that there may be such opens.
+    pub(super) fn agree(&self, config: &mut KernelConfig) {
+        let agreed = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        if !agreed || config.set_max_stack_depth(MOST_STACKED).is_err() {
+            self.lock().offer = Offer::Unspoken("this kernel knows no FUSE passthrough (Linux 6.9)".to_owned());
+        }
+    }
+
+    /// Answers an open of `inode`: with `whole`, where the kernel may have that, or else as one whose reads come here.
+    pub(super) fn open(&self, inode: Inode, whole: impl FnOnce() -> Option<Arc<File>>, reply: ReplyOpen) {
+        let mut state = self.lock();
+        if !state.inodes.contains_key(&inode) {
+            let through = whole().and_then(|file| state.offer(file, &reply));
+            state.inodes.insert(inode, Opened { opens: 0, through });
+        }
+        let Some(opened) = state.inodes.get_mut(&inode) else { return };
+        opened.opens += 1;
+        match &opened.through {
+            Some(through) => {
+                self.opens.fetch_add(1, Ordering::Relaxed);
+                // Its pages are the other file's: there are none to keep.
+                reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &through.id);
+            }
+            None => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+        }
+    }
+
+    /// Takes back one [`Passthrough::open`].
+    pub(super) fn close(&self, inode: Inode) {
+        let mut state = self.lock();
+        let Some(opened) = state.inodes.get_mut(&inode) else { return };
+        opened.opens -= 1;
+        if opened.opens == 0 {
+            state.inodes.remove(&inode);
+        }
+    }
+
+    /// Opens that the kernel answers by itself, so far.
+    pub(super) fn opens(&self) -> u64 {
+        self.opens.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Offers `file` to the kernel. Once it has refused one, no other is offered, and the log says why.
+    fn offer(&mut self, file: Arc<File>, reply: &ReplyOpen) -> Option<Through> {
+        let reason = match std::mem::replace(&mut self.offer, Offer::Withdrawn) {
+            Offer::Standing => match reply.open_backing(&*file) {
+                Ok(id) => {
+                    self.offer = Offer::Standing;
+                    return Some(Through { id, _file: file });
+                }
+                Err(error) => refusal(&error),
+            },
+            Offer::Unspoken(reason) => reason,
+            Offer::Withdrawn => return None,
+        };
+        tracing::warn!("files of the disk cache are read through this process, not by the kernel itself: {reason}");
+        None
+    }
+}
+
+fn refusal(error: &io::Error) -> String {
+    let hint = match Errno::from_io_error(error) {
+        Some(Errno::PERM) => "it takes CAP_SYS_ADMIN, and not in a user namespace",
+        Some(Errno::LOOP) => "the cache directory is on too many file systems above each other",
+        _ => "the kernel refuses the file",
+    };
+    format!("{hint} ({error})")
+}
