@@ -59,7 +59,8 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
 
 /// Where our own engine computes: what was asked for, or with `auto` the GPUs if there are any.
 fn placement(config: &JobConfig) -> Result<Placement, String> {
-    let ranks = config.engine.tensor_parallel_size.map_or(1, usize::from);
+    // Those of this machine.
+    let ranks = config.engine.tensor_parallel_size.map_or(1, |ranks| ranks.get() / config.machine_count());
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(ranks),
         DeviceChoice::Cuda => on_gpus(ranks),
