@@ -73,8 +73,9 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Machi
         (leader, count, index) => {
             let given = [leader.is_some(), count.is_some(), index.is_some()];
             let which = |set| names.iter().zip(given).filter(move |(_, given)| *given == set).map(|(name, _)| *name);
+            let are = if which(true).count() > 1 { "are" } else { "is" };
             resolver.errors.push(ConfigError::Together(format!(
-                "{} is set without {}; a machine of a group needs all three, and one that works alone none of them",
+                "{} {are} set without {}; a machine of a group needs all three, and one that works alone none of them",
                 which(true).collect::<Vec<_>>().join(" and "),
                 which(false).collect::<Vec<_>>().join(" and ")
             )));

@@ -162,16 +162,23 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
 }
 
-/// Other machines learn first how this one ends.
+/// Other machines learn of a failure at once. Of success they learn when the result is where it belongs: until then a leader that
+/// is lost takes its workers with it, and all of them are tried again.
 async fn finish(context: &Context, ending: Ending) -> Exit {
-    if let Some(rendezvous) = &context.rendezvous {
-        let sentence = ending.error.as_deref().unwrap_or_default();
-        tokio::task::block_in_place(|| rendezvous.end(ending.exit.code(), sentence));
+    let tell = |exit: Exit, sentence: &str| {
+        if let Some(rendezvous) = &context.rendezvous {
+            tokio::task::block_in_place(|| rendezvous.end(exit.code(), sentence));
+        }
+    };
+    if let Some(error) = &ending.error {
+        tell(ending.exit, error);
     }
-    match context.job.follows() {
+    let exit = match context.job.follows() {
         true => follow::finish(context, ending),
         false => finish::finish(context, ending).await,
-    }
+    };
+    tell(exit, "its result could not be delivered, or a signal stopped it meanwhile; its log says which");
+    exit
 }
 
 /// What the progress bar counts towards.
