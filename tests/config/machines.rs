@@ -49,7 +49,11 @@ fn groups_that_cannot_be_are_refused() {
         (&[], &two[..2], "LWS_LEADER_ADDRESS and LWS_GROUP_SIZE are set without LWS_WORKER_INDEX"),
         (&[], &two[1..], "are set without LWS_LEADER_ADDRESS"),
         (&[], &[("LWS_LEADER_ADDRESS", "http://host"), two[1], two[2]], "LWS_LEADER_ADDRESS is `http://host`"),
-        (&["--tensor-parallel-size=3"], &two, "tensor-parallel-size is 3, which 2 machines (LWS_GROUP_SIZE) cannot share"),
+        (
+            &["--tensor-parallel-size=3"],
+            &two,
+            "tensor-parallel-size is 3, which 2 machines (LWS_GROUP_SIZE) cannot share",
+        ),
         (&["--backend=vllm"], &two, "only backend=candle shares a model with other machines"),
         (&["--replica-count=3"], &two, "replica-count is 3, but LWS_GROUP_SIZE is 2"),
         (

@@ -115,7 +115,8 @@ fn two_machines_compute_the_very_logits_of_one() {
             facts.kv_cache_bytes / (facts.kv_blocks * ranks) as u64
         };
         let config = EngineConfig { kv_cache_memory_bytes: Some(20 * block_bytes), ..config };
-        let requests = || (0..5).map(|id| request(id, &vec![3 + id; 1 + 17 * id as usize], 8 + 5 * id as usize)).collect();
+        let requests =
+            || (0..5).map(|id| request(id, &vec![3 + id; 1 + 17 * id as usize], 8 + 5 * id as usize)).collect();
         let expected = watched(&mut load(name, &config), requests());
         let found = on_two_machines(Placement::Gpus, name, &config, |engine| watched(engine, requests()));
         assert!(found == expected, "{name} on {ranks} ranks");

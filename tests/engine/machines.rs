@@ -23,7 +23,8 @@ pub(crate) fn on_two_machines<T>(
 ) -> T {
     let port = free_port();
     let rendezvous = |index| {
-        let (leader, count, patience) = ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
+        let (leader, count, patience) =
+            ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
         Rendezvous::new(Machines { leader, port, index, count, patience }, CancellationToken::new())
     };
     let (events, cancel) = (Events::default(), CancellationToken::new());
@@ -95,12 +96,10 @@ fn prefixes_are_cached_by_the_leader() {
 #[test]
 fn ranks_that_machines_cannot_share_are_refused() {
     let (leader, count, patience) = ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
-    let rendezvous =
-        Rendezvous::new(Machines { leader, port: 1, index: 0, count, patience }, CancellationToken::new());
+    let rendezvous = Rendezvous::new(Machines { leader, port: 1, index: 0, count, patience }, CancellationToken::new());
     let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), ..config() };
     let (events, cancel) = (Events::default(), CancellationToken::new());
-    let loaded =
-        Engine::load_leading(Placement::Cpu, &open("llama-gqa"), &config, Some(&rendezvous), &events, &cancel);
+    let loaded = Engine::load_leading(Placement::Cpu, &open("llama-gqa"), &config, Some(&rendezvous), &events, &cancel);
     let Err(error @ Error::TensorParallel { .. }) = loaded else { panic!("it loaded") };
     assert!(error.to_string().contains("a multiple of 2"), "{error}");
 }

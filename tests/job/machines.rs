@@ -99,14 +99,23 @@ fn two_machines_answer_exactly_as_one_process() {
     let Some(machines) = TwoMachines::connect() else { return };
     let dataset = TempDir::new().unwrap();
     let path = dataset.path().join("prompts.jsonl");
-    let line = |number: usize| format!("{{\"prompt\": \"{}\", \"max_tokens\": {}}}\n", "many words ".repeat(number), 90 - number);
+    let line = |number: usize| {
+        format!("{{\"prompt\": \"{}\", \"max_tokens\": {}}}\n", "many words ".repeat(number), 90 - number)
+    };
     std::fs::write(&path, (1..12).map(line).collect::<String>()).unwrap();
     let dataset = format!("--dataset-path={}", path.display());
     for ranks in [2, 4] {
         // Prompts in chunks, and less cache than all of them want.
         let words = |cache: usize| {
             let cache = format!("--kv-cache-memory={cache}Ki");
-            let words = [dataset.as_str(), cache.as_str(), "--dataset=jsonl", "--max-num-batched-tokens=64", "--max-num-seqs=8", "--threads=2"];
+            let words = [
+                dataset.as_str(),
+                cache.as_str(),
+                "--dataset=jsonl",
+                "--max-num-batched-tokens=64",
+                "--max-num-seqs=8",
+                "--threads=2",
+            ];
             words.map(str::to_owned).into_iter().chain([format!("--tensor-parallel-size={ranks}")]).collect::<Vec<_>>()
         };
         let alone = TempDir::new().unwrap();
@@ -124,7 +133,10 @@ fn two_machines_answer_exactly_as_one_process() {
             assert_eq!(engine[fact], alone["backend"]["engine"][fact], "{fact}");
         }
         let preemptions = &together["metrics"]["preemptions"];
-        assert!(preemptions.as_f64() > Some(0.0) && *preemptions == alone["metrics"]["preemptions"], "the same steps: {preemptions}");
+        assert!(
+            preemptions.as_f64() > Some(0.0) && *preemptions == alone["metrics"]["preemptions"],
+            "the same steps: {preemptions}"
+        );
     }
 }
 
@@ -202,13 +214,23 @@ fn machines_that_do_not_mean_the_same_job_end_with_2() {
         (tiny.clone(), &["--tensor-parallel-size=4"], "2", "tensor-parallel-size is `4` there and `2` here"),
         (tiny.clone(), &["--max-model-len=64"], "2", "max-model-len is `64` there and `the model's` here"),
         (tiny.clone(), &["--block-size=64"], "2", "block-size is `64` there and `32` here"),
-        (tiny, &[], "3", "LWS_GROUP_SIZE is 3 there and 2 here"),
+        (tiny, &["--tensor-parallel-size=4"], "4", "LWS_GROUP_SIZE is 4 there and 2 here"),
     ] {
         for finished in worker_with(&model, words, size) {
             assert!(finished.stderr.contains(expected), "{expected}: {finished}");
             assert!(finished.stderr.contains("does not mean the same job"), "{finished}");
         }
     }
+}
+
+#[test]
+fn verify_looks_at_one_machine() {
+    let results = TempDir::new().unwrap();
+    let verify = Process::flashjob().args(["verify".into(), "--model".into(), tiny_model()]);
+    let group = [("LWS_LEADER_ADDRESS", LEADER), ("LWS_GROUP_SIZE", "2"), ("LWS_WORKER_INDEX", "0")];
+    let verify = group.iter().fold(verify, |process, (name, value)| process.env(name, value));
+    let finished = verify.directory(results.path()).run().expect_code(2);
+    assert!(finished.stderr.contains("leave the LWS variables out"), "{finished}");
 }
 
 #[test]
