@@ -212,7 +212,7 @@ fn machines_that_do_not_mean_the_same_job_end_with_2() {
         (directory("mistral-window"), &[] as &[&str], "2", "model is `MistralForCausalLM "),
         (tiny.clone(), &["--dtype=float32"], "2", "dtype is `float32` there and `bfloat16` here"),
         (tiny.clone(), &["--tensor-parallel-size=4"], "2", "tensor-parallel-size is `4` there and `2` here"),
-        (tiny.clone(), &["--max-model-len=64"], "2", "max-model-len is `64` there and `the model's` here"),
+        (tiny.clone(), &["--max-model-len=256"], "2", "max-model-len is `256` there and `the model's` here"),
         (tiny.clone(), &["--block-size=64"], "2", "block-size is `64` there and `32` here"),
         (tiny, &["--tensor-parallel-size=4"], "4", "LWS_GROUP_SIZE is 4 there and 2 here"),
     ] {

@@ -296,7 +296,7 @@ mod tests {
             let width = [3, 3, 1][member.index];
             let part = Tensor::arange(0f32, 2.0 * width as f32, &Device::Cpu).unwrap();
             let part = (part.reshape((2, width)).unwrap() + (10 * member.index) as f64).unwrap();
-            let whole = (member.rank == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
+            let whole = (member.index == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
             member.gather(&part, whole.as_ref()).unwrap();
             whole.map(|whole| whole.to_vec2::<f32>().unwrap())
         });
