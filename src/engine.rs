@@ -254,6 +254,7 @@ impl Loading<'_> {
         let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
         let parts = Parts {
             model,
+            config,
             processors: &processors,
             weights_dtype,
             validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
@@ -265,7 +266,7 @@ impl Loading<'_> {
         let mut cost = Cost::new(&model.config, kv_shape.token_bytes().saturating_mul(world_size as u64));
         let (ranks, Capacity { kv_blocks, max_model_len }) = match placement {
             Placement::Cpu => (parts.load(world, capacity.kv_blocks as usize, &mut cost, events, cancel)?, capacity),
-            Placement::Gpus => parts.load_and_profile(world, config, &demand, &mut step, &mut cost, events, cancel)?,
+            Placement::Gpus => parts.load_and_profile(world, &demand, &mut step, &mut cost, events, cancel)?,
         };
         let threads = placement.threads(&processors);
         let elsewhere = ranks.world().all_loaded(&cost.loaded(threads))?;

@@ -27,6 +27,8 @@ use crate::model::{Dtype, Model, Shard, ShardShape, Validation};
 pub struct Parts<'a> {
     /// What is loaded.
     pub model: &'a Model,
+    /// What was asked for.
+    pub config: &'a EngineConfig,
     /// By rank, of those here.
     pub processors: &'a [Arc<Processor>],
     /// How matrices are kept.
@@ -84,7 +86,6 @@ impl Parts<'_> {
     pub fn load_and_profile(
         &self,
         world: World,
-        config: &EngineConfig,
         before: &Demand,
         step: &mut Arc<Step>,
         cost: &mut Cost,
@@ -106,7 +107,7 @@ impl Parts<'_> {
         };
         // What it held is free again before the caches take its place.
         ranks.change_caches(self.caches(0)?)?;
-        let mut capacity = capacity::plan(config, &demand)?;
+        let mut capacity = capacity::plan(self.config, &demand)?;
         loop {
             match self.caches(capacity.kv_blocks as usize) {
                 Ok(caches) => {
@@ -121,9 +122,9 @@ impl Parts<'_> {
                     ranks.change_caches(caches)?;
                     return Ok((ranks, least));
                 }
-                Err(Error::DoesNotFit { .. }) if config.kv_cache_memory_bytes.is_none() => {
+                Err(Error::DoesNotFit { .. }) if self.config.kv_cache_memory_bytes.is_none() => {
                     // What is free is not always free in one piece.
-                    capacity = capacity::smaller(config, capacity)?;
+                    capacity = capacity::smaller(self.config, capacity)?;
                 }
                 Err(error) => return Err(error),
             }
