@@ -13,9 +13,11 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{JobConfig, Sampling};
+use crate::engine::{End, Rendezvous};
 use crate::event::{Events, FinishReason, RequestId};
 use crate::model::{ChatTemplate, Files, Tokenizer};
 
+pub use candle::Follower;
 pub use presence::{Found, Interpreter, check};
 
 /// One prompt to continue.
@@ -106,31 +108,34 @@ pub enum Error {
     /// A step failed.
     #[error("{0}")]
     Inference(String),
+    /// The machine that leads this one has ended the job.
+    #[error("the leader ended the job: {}", .0.sentence)]
+    Ended(End),
     /// The job was asked to stop.
     #[error("stopped on request")]
     Cancelled,
 }
 
 /// Loads what `config` asks for from `model` and `tokenizer` into the engine that [`check`] has found; our own engine opens weights
-/// through `files`.
+/// through `files`, and leads the machines of `rendezvous`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] for what this image or machine lacks, [`Error::Model`] for files, [`Error::Cancelled`].
 pub fn open(
     found: Found,
     config: &JobConfig,
+    rendezvous: Option<&Rendezvous>,
     files: &dyn Files,
-    [model, tokenizer]: [&Path; 2],
+    paths: [&Path; 2],
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Backend>, Error> {
     match found {
         Found::Candle(placement) => {
-            Ok(Box::new(candle::CandleBackend::open(placement, config, files, [model, tokenizer], events, cancel)?))
+            let backend = candle::CandleBackend::open(placement, config, rendezvous, files, paths, events, cancel)?;
+            Ok(Box::new(backend))
         }
         // It reads weights as files, through whatever mount they are under.
-        Found::Vllm(interpreter) => {
-            Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, [model, tokenizer], events, cancel)?))
-        }
+        Found::Vllm(interpreter) => Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, paths, events, cancel)?)),
     }
 }

@@ -4,6 +4,8 @@
 //! that are shown to people.
 //!
 //! From the outside in: `run` turns requests into steps with the help of the `scheduler`, which counts blocks and tokens;
+//! Ranks may be on other machines (`machines`, `world`): theirs `follow`.
+//!
 //! `step` is what one forward pass is about; `decoder` computes it, through three doors behind which devices and ranks
 //! differ: `attention`, `linear` and `communicator`; `sampler` turns logits into tokens.
 
@@ -16,10 +18,12 @@ mod cuda;
 mod decoder;
 mod error;
 mod facts;
+mod follow;
 mod host_memory;
 mod kv_cache;
 mod linear;
 mod loading;
+mod machines;
 mod ops;
 mod parts;
 mod placement;
@@ -35,6 +39,7 @@ mod sampling;
 mod scheduler;
 mod step;
 mod workspace;
+mod world;
 
 use std::sync::Arc;
 
@@ -48,19 +53,23 @@ use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 use capacity::{Capacity, Demand};
 use decoder::Extent;
 use kv_cache::KvShape;
+use machines::{Links, Terms};
 use parts::Parts;
 use placement::Open;
 use processor::Processor;
 use ranks::Ranks;
 use replay::ReplaySizes;
 use sampler::Sampler;
-use step::{Step, StepExtent};
+use step::{Step, StepBounds, StepExtent};
 use workspace::{MostRows, Workspace};
+use world::World;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{gpu_identifiers, visible_gpus};
 pub use error::Error;
 pub use facts::{Cost, EngineFacts};
+pub use follow::Follower;
+pub use machines::{End, Rendezvous};
 pub use placement::Placement;
 pub use request::{Output, Request};
 
@@ -107,7 +116,58 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let world_size = config.tensor_parallel_size.map_or_else(|| placement.ranks(&model.config), usize::from);
+        Ok(Loading { placement, model, config, rendezvous: None, events, cancel }.load()?.0)
+    }
+
+    /// The same for the machine that leads those of `rendezvous`: each loads its own ranks.
+    ///
+    /// # Errors
+    /// As [`Engine::load_on`]; [`Error::Machines`] and [`Error::Ended`] where another machine does not come or is gone.
+    pub fn load_leading(
+        placement: Placement,
+        model: &Model,
+        config: &EngineConfig,
+        rendezvous: Option<&Rendezvous>,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        Ok(Loading { placement, model, config, rendezvous, events, cancel }.load()?.0)
+    }
+
+    /// What was decided.
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
+    /// diagnosis. `None` ends it.
+    pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
+        self.watcher = watcher;
+    }
+}
+
+/// Everything that loading takes.
+struct Loading<'a> {
+    placement: Placement,
+    model: &'a Model,
+    config: &'a EngineConfig,
+    rendezvous: Option<&'a Rendezvous>,
+    events: &'a Events,
+    cancel: &'a CancellationToken,
+}
+
+impl Loading<'_> {
+    /// An engine, and what its steps may hold.
+    fn load(self) -> Result<(Engine, StepBounds), Error> {
+        let Self { placement, model, config, rendezvous, events, cancel } = self;
+        let machines = rendezvous.map_or(1, |rendezvous| rendezvous.machines().count.get());
+        let world_size =
+            config.tensor_parallel_size.map_or_else(|| placement.ranks(&model.config, machines), usize::from);
+        if !world_size.is_multiple_of(machines) {
+            let reason = format!("{machines} machines cannot share its ranks evenly; choose a multiple of {machines}");
+            return Err(Error::TensorParallel { asked: world_size, reason });
+        }
+        let here = world_size / machines;
         let dtype = match config.dtype {
             DtypeChoice::Auto => model.dtype,
             DtypeChoice::Float16 => Dtype::F16,
@@ -128,13 +188,13 @@ impl Engine {
         // The last rank has least, perhaps nothing; the first one has most.
         let (_, part) = (part(world_size - 1)?, part(0)?);
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
-        let open = placement.open(world_size, threads, dtype)?;
+        let open = placement.open(here, threads, dtype)?;
         let shape = decoder::attention_shape(&model.config, &part);
         let (cache, activations) = (placement.cache_order(), placement.activations(dtype));
         let kv_shape = KvShape { layers: model.config.layers, layout: cache.layout(shape, block_tokens), dtype };
-        let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(world_size) as u64);
+        let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(here) as u64);
         let free_bytes = open.iter().map(Open::free_bytes).collect::<Result<Vec<_>, _>>()?;
-        let memories = (world_size / placement.ranks_in_a_memory(world_size)) as u64;
+        let memories = (world_size / placement.ranks_in_a_memory(here)) as u64;
         let workspace_bytes = Workspace::bytes(decoder::widths(&model.config, &part), most, activations);
         let demand = Demand {
             free_bytes: free_bytes.into_iter().flatten().min(),
@@ -144,13 +204,39 @@ impl Engine {
             max_position: model.config.max_position,
             max_num_seqs,
         };
-        let capacity = capacity::plan(config, &demand)?;
+        let replays = placement.replays() && !config.enforce_eager;
+        let planned = capacity::plan(config, &demand)?;
+        let world = match rendezvous {
+            None => World { size: world_size, here: 0..world_size, links: None },
+            Some(rendezvous) => {
+                let first = rendezvous.machines().index * here;
+                let terms = Terms::default()
+                    .with("version", env!("CARGO_PKG_VERSION"))
+                    .with("model", machines::identity(model)?)
+                    .with("device", placement.name())
+                    .with("dtype", dtype.name())
+                    .with("weights in memory", weights_dtype.name())
+                    .with("tensor-parallel-size", world_size)
+                    .with(
+                        "max-model-len",
+                        config.max_model_len.map_or_else(|| "the model's".to_owned(), |n| n.to_string()),
+                    )
+                    .with("max-num-seqs", max_num_seqs)
+                    .with("max-num-batched-tokens", max_num_batched_tokens)
+                    .with("block-size", block_tokens)
+                    .with("enforce-eager", config.enforce_eager);
+                World { size: world_size, here: first..first + here, links: Some(rendezvous.meet(&terms)?) }
+            }
+        };
+        let capacity = world.agree(planned)?;
+        let follows = matches!(world.links, Some(Links::Follows(_)));
         let max_model_len = capacity.max_model_len;
         let extent = Extent { most, max_model_len, block_tokens, cache, activations };
 
         // Before there are weights: it takes memory of its own for a moment.
-        let measured = match open.first().filter(|_| config.measure_limits) {
-            Some(open) => Some(open.limits(world_size, threads)?),
+        let measured = match open.first().filter(|_| config.measure_limits && !follows) {
+            // Machines are taken to be alike.
+            Some(open) => Some(open.limits(here, threads)?.map(|limits| limits.times(machines))),
             None => None,
         };
         if let Some(Ok(Limits { flops_per_second, bytes_per_second, .. })) = measured {
@@ -166,9 +252,9 @@ impl Engine {
         };
         let open = open.into_iter();
         let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
-        let replays = placement.replays() && !config.enforce_eager;
         let parts = Parts {
             model,
+            config,
             processors: &processors,
             weights_dtype,
             validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
@@ -179,17 +265,22 @@ impl Engine {
         let mut step = Arc::new(Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens));
         let mut cost = Cost::new(&model.config, kv_shape.token_bytes().saturating_mul(world_size as u64));
         let (ranks, Capacity { kv_blocks, max_model_len }) = match placement {
-            Placement::Cpu => (parts.load(capacity.kv_blocks as usize, &mut cost, events, cancel)?, capacity),
-            Placement::Gpus => parts.load_and_profile(config, &demand, &mut step, &mut cost, events, cancel)?,
+            Placement::Cpu => (parts.load(world, capacity.kv_blocks as usize, &mut cost, events, cancel)?, capacity),
+            Placement::Gpus => parts.load_and_profile(world, &demand, &mut step, &mut cost, events, cancel)?,
         };
+        let threads = placement.threads(&processors);
+        let elsewhere = ranks.world().all_loaded(&cost.loaded(threads))?;
+        elsewhere.iter().for_each(|loaded| cost.add_machine(loaded));
+        let bounds = parts.bounds(max_num_seqs, kv_blocks as usize);
         let replay = replays.then_some(ReplaySizes { max_sequences: most.wanted, max_blocks, spare_block: kv_blocks });
         let facts = EngineFacts {
             device: placement.name(),
             dtype: dtype.name(),
             weights_dtype: weights_dtype.name(),
             kernels,
-            threads: placement.threads(&processors),
+            threads: elsewhere.iter().fold(threads, |sum, loaded| sum.saturating_add(loaded.threads)),
             tensor_parallel_size: world_size,
+            machines,
             kv_blocks: kv_blocks as usize,
             block_tokens,
             kv_cache_bytes: (u64::from(kv_blocks) * kv_shape.block_bytes()).saturating_mul(world_size as u64),
@@ -208,18 +299,8 @@ impl Engine {
         };
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
-        Ok(Self { facts, vocab_size, ranks, step, replay, sampler: Sampler::default(), processor, watcher: None })
-    }
-
-    /// What was decided.
-    pub fn facts(&self) -> &EngineFacts {
-        &self.facts
-    }
-
-    /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
-    /// diagnosis. `None` ends it.
-    pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
-        self.watcher = watcher;
+        let sampler = Sampler::default();
+        Ok((Engine { facts, vocab_size, ranks, step, replay, sampler, processor, watcher: None }, bounds))
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Phase {
     Mount,
     /// Weights are read and packed; the KV cache is allocated.
     Load,
+    /// Steps are computed as another machine says.
+    Follow,
     /// Requests that are not counted.
     WarmUp,
     /// The measured region.
@@ -30,14 +32,15 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 6] =
-        [Phase::Mount, Phase::Load, Phase::WarmUp, Phase::Measure, Phase::Publish, Phase::Linger];
+    pub const ALL: [Phase; 7] =
+        [Phase::Mount, Phase::Load, Phase::Follow, Phase::WarmUp, Phase::Measure, Phase::Publish, Phase::Linger];
 
     /// The name used in metrics, logs and `result.json`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Mount => "mount",
             Phase::Load => "load",
+            Phase::Follow => "follow",
             Phase::WarmUp => "warm_up",
             Phase::Measure => "measure",
             Phase::Publish => "publish",

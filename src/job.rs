@@ -6,6 +6,7 @@ mod environment;
 mod exit;
 mod files;
 mod finish;
+mod follow;
 mod left_behind;
 mod locate;
 mod phases;

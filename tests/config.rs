@@ -4,6 +4,7 @@ mod binary;
 mod blueprint;
 mod commands;
 mod documentation;
+mod machines;
 mod precedence;
 mod properties;
 mod refusals;

@@ -3,6 +3,7 @@
 mod allocations;
 mod golden;
 mod invariance;
+pub(crate) mod machines;
 mod prefix_caching;
 mod ranks;
 mod refusals;

@@ -2,6 +2,7 @@
 
 mod caching;
 mod endings;
+mod machines;
 mod prompts;
 mod replicas;
 mod results;

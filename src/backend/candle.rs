@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Backend, BackendFacts, Completion, Error, Request};
 use crate::config::JobConfig;
-use crate::engine::{self, Engine, Placement};
+use crate::engine::{self, Engine, Placement, Rendezvous};
 use crate::event::{Events, Fact};
 use crate::model::{ChatTemplate, Files, Model, Tokenizer};
 
@@ -20,26 +20,20 @@ pub struct CandleBackend {
 }
 
 impl CandleBackend {
-    /// Reads headers, then weights, and sets up the KV cache.
+    /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
     pub fn open(
         placement: Placement,
         config: &JobConfig,
+        rendezvous: Option<&Rendezvous>,
         files: &dyn Files,
         [model, tokenizer]: [&Path; 2],
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let model = Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
-        let engine = Engine::load_on(placement, &model, &config.engine, events, cancel).map_err(from_loading)?;
-        let engine_facts = engine.facts();
-        let facts = BackendFacts {
-            backend: "candle",
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            architecture: model.architecture.clone(),
-            parameters: Some(model.parameters),
-            max_model_len: engine_facts.max_model_len,
-            engine: serde_json::to_value(engine_facts).map_err(|error| Error::Inference(error.to_string()))?,
-        };
+        let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
+        let engine = engine.map_err(from_loading)?;
+        let facts = facts(&model, engine.facts())?;
         Ok(Self {
             eos_tokens: model.eos_tokens().to_vec(),
             chat_template: model.chat_template,
@@ -57,7 +51,8 @@ impl Backend for CandleBackend {
 
     fn gpus(&self) -> usize {
         match self.engine.facts() {
-            facts if facts.device == Placement::Gpus.name() => facts.tensor_parallel_size,
+            // Those of other machines cannot be asked from here.
+            facts if facts.device == Placement::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
             _ => 0,
         }
     }
@@ -109,6 +104,66 @@ impl Backend for CandleBackend {
     }
 }
 
+/// The ranks of a machine that another one leads.
+pub struct Follower {
+    ranks: engine::Follower,
+    facts: BackendFacts,
+}
+
+impl Follower {
+    /// Reads headers, finds the leader, then reads weights.
+    pub fn open(
+        placement: Placement,
+        config: &JobConfig,
+        rendezvous: &Rendezvous,
+        files: &dyn Files,
+        [model, tokenizer]: [&Path; 2],
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let model = Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
+        let facts = facts(&model, ranks.facts())?;
+        Ok(Self { ranks, facts })
+    }
+
+    /// What runs here.
+    pub fn facts(&self) -> &BackendFacts {
+        &self.facts
+    }
+
+    /// Computes what the leader says, to its end.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where the leader says that the job failed, [`Error::Inference`] where it is gone without a word.
+    pub fn follow(self, cancel: &CancellationToken) -> Result<(), Error> {
+        match self.ranks.follow(cancel).map_err(|error| of_leader(error, from_engine))? {
+            end if end.code == 0 => Ok(()),
+            end => Err(Error::Ended(end)),
+        }
+    }
+}
+
+fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Error> {
+    Ok(BackendFacts {
+        backend: "candle",
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        architecture: model.architecture.clone(),
+        parameters: Some(model.parameters),
+        max_model_len: engine.max_model_len,
+        engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
+    })
+}
+
+/// What the leader says is its word, not a failure of this machine.
+fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Error) -> Error {
+    match error {
+        engine::Error::Ended { end, .. } => Error::Ended(end),
+        other => otherwise(other),
+    }
+}
+
 /// What cannot be computed before there is a request is the fault of the model or of the memory for it.
 fn from_loading(error: engine::Error) -> Error {
     match error {
@@ -122,8 +177,10 @@ fn from_engine(error: engine::Error) -> Error {
         engine::Error::Cancelled => Error::Cancelled,
         engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(error.to_string()),
         engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(error.to_string()),
-        engine::Error::Request { .. } | engine::Error::NotFinite { .. } | engine::Error::Compute { .. } => {
-            Error::Inference(error.to_string())
-        }
+        engine::Error::Request { .. }
+        | engine::Error::NotFinite { .. }
+        | engine::Error::Machines(_)
+        | engine::Error::Ended { .. }
+        | engine::Error::Compute { .. } => Error::Inference(error.to_string()),
     }
 }

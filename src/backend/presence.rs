@@ -59,19 +59,31 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
 
 /// Where our own engine computes: what was asked for, or with `auto` the GPUs if there are any.
 fn placement(config: &JobConfig) -> Result<Placement, String> {
-    let ranks = config.engine.tensor_parallel_size.map_or(1, usize::from);
+    let (all, machines) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.machine_count());
+    let asked = match machines {
+        1 => format!("tensor-parallel-size={all}"),
+        _ => format!("tensor-parallel-size={all} on {machines} machines"),
+    };
+    let ranks = Ranks { here: all.div_ceil(machines), asked };
     match config.device {
-        DeviceChoice::Cpu => on_the_cpu(ranks),
-        DeviceChoice::Cuda => on_gpus(ranks),
-        DeviceChoice::Auto => on_gpus_if_there_are(ranks),
+        DeviceChoice::Cpu => on_the_cpu(&ranks),
+        DeviceChoice::Cuda => on_gpus(&ranks),
+        DeviceChoice::Auto => on_gpus_if_there_are(&ranks),
     }
 }
 
-fn on_the_cpu(ranks: usize) -> Result<Placement, String> {
+/// Those that this machine must have room for.
+struct Ranks {
+    here: usize,
+    /// As they were asked for.
+    asked: String,
+}
+
+fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
-    if ranks > processors {
+    if *here > processors {
         return Err(format!(
-            "tensor-parallel-size={ranks} is above the {processors} ranks that there can be here: on the CPU a rank is a \
+            "{asked} is above the {processors} ranks that there can be here: on the CPU a rank is a \
              thread; set tensor-parallel-size to {processors} or less"
         ));
     }
@@ -79,19 +91,19 @@ fn on_the_cpu(ranks: usize) -> Result<Placement, String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus(_ranks: usize) -> Result<Placement, String> {
+fn on_gpus(_ranks: &Ranks) -> Result<Placement, String> {
     Err("device=cuda cannot be had: this binary was built without the feature `cuda`; use an image that was built with it, or \
          device=cpu"
         .to_owned())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus_if_there_are(ranks: usize) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
     on_the_cpu(ranks)
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus(ranks: usize) -> Result<Placement, String> {
+fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
     let visible = crate::engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
         return Err(
@@ -100,9 +112,9 @@ fn on_gpus(ranks: usize) -> Result<Placement, String> {
                 .to_owned(),
         );
     }
-    if ranks > visible {
+    if *here > visible {
         return Err(format!(
-            "tensor-parallel-size={ranks} is above the {visible} GPUs that this process sees: give it more, or set \
+            "{asked} is above the {visible} GPUs that this process sees: give it more, or set \
              tensor-parallel-size to {visible} or less"
         ));
     }
@@ -110,7 +122,7 @@ fn on_gpus(ranks: usize) -> Result<Placement, String> {
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus_if_there_are(ranks: usize) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
     match crate::engine::visible_gpus() {
         Ok(visible) if visible > 0 => on_gpus(ranks),
         // Without a driver or a GPU. The log and the result name the device.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, Credentials, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, OutputStorage, Replica,
-    Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, Credentials, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig,
+    OutputStorage, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -29,6 +29,8 @@ pub struct JobConfig {
     pub workload: Workload,
     /// Which of the job's processes this is.
     pub replica: Replica,
+    /// Which of several machines that share the model this is; `None` for the only one.
+    pub machines: Option<Machines>,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// How the engine is set up.
@@ -39,7 +41,7 @@ pub struct JobConfig {
     pub telemetry: TelemetryConfig,
     /// Where results are written before anything is sent. Default `results`.
     pub results_dir: PathBuf,
-    /// Price of the machine an hour, in whatever currency the user thinks.
+    /// Price of one machine an hour, in whatever currency the user thinks.
     pub price_per_hour: Option<f64>,
     /// See [`JobConfig::settings`].
     pub(super) settings: Vec<Setting>,
@@ -50,6 +52,16 @@ impl JobConfig {
     /// MLflow's parameters and for `result.json`.
     pub fn settings(&self) -> &[Setting] {
         &self.settings
+    }
+
+    /// Machines that share the model.
+    pub fn machine_count(&self) -> usize {
+        self.machines.as_ref().map_or(1, |machines| machines.count.get())
+    }
+
+    /// Whether another machine leads: it has the prompts, and the results.
+    pub fn follows(&self) -> bool {
+        self.machines.as_ref().is_some_and(Machines::follows)
     }
 
     /// Texts that nobody may be shown: no log line, and no child process that has no need of them.

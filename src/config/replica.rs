@@ -58,8 +58,8 @@ impl Share {
     }
 }
 
-/// Decides which replica this is. `None`: an error was noted.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Replica> {
+/// Decides which replica this is; within a group of machines an index tells those apart. `None`: an error was noted.
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> Option<Replica> {
     let of_blueprint = resolver.read_open(&raw.recipe_replica_count, parsing::count, NonZeroUsize::to_string);
     let count = match (&raw.replica_count.given, of_blueprint) {
         (None, of_blueprint) => of_blueprint.map(|count| {
@@ -83,6 +83,8 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Replica> {
     });
     let (count, index, job_uid) = (count?, index?, job_uid?);
     let share = match index {
+        // What asks for more replicas is refused by whoever knows of the group.
+        _ if in_a_group => Share::new(0, count),
         Some(index) => Share::new(index, count),
         None => (count == NonZeroUsize::MIN).then_some(Share::ALL),
     };
@@ -104,7 +106,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Replica> {
 }
 
 /// The key that decided the count.
-fn given_as(raw: &Raw) -> String {
+pub(super) fn given_as(raw: &Raw) -> String {
     if raw.replica_count.given.is_none() && raw.recipe_replica_count.given.is_some() {
         return raw.recipe_replica_count.key();
     }
@@ -137,7 +139,7 @@ pub(super) fn check(
 }
 
 /// A variable that Kubernetes sets; an empty one is not set. `None`: an error was noted.
-fn variable<T: ToString>(
+pub(super) fn variable<T: ToString>(
     resolver: &mut Resolver,
     slot: &Slot,
     shown_as: &str,

@@ -13,7 +13,7 @@ use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
     BackendKind, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
-    TelemetryConfig, Tracking, input, parsing, prompts, replica, tracking,
+    TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
 };
 
 /// The port where neither the user nor a blueprint gives one.
@@ -69,7 +69,9 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let inputs = input::resolve(resolver, raw);
     let output = output::resolve(resolver, raw);
     let mount = mount(resolver, raw);
-    let replica = replica::resolve(resolver, raw);
+    let machines = machines::resolve(resolver, raw);
+    let in_a_group = !matches!(machines, Some(None));
+    let replica = replica::resolve(resolver, raw, in_a_group);
     let workload = prompts::resolve(resolver, raw, replica.as_ref().map(|replica| replica.share));
     let sampling = sampling(resolver, raw);
     let engine = engine(resolver, raw);
@@ -92,8 +94,13 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     if let (Some(replica), Some(workload), Some(tracking)) = (&replica, &workload, &tracking) {
         replica::check(resolver, raw, replica, workload, tracking.as_ref());
     }
-    if let (Some(device), Some(engine), Some(Some(gpus))) = (device, &engine, gpus) {
-        check_ranks(resolver, device, engine, gpus);
+    if let (Some(Some(machines)), Some(backend), Some(engine), Some(replica)) = (&machines, backend, &engine, &replica)
+    {
+        machines::check(resolver, raw, machines, backend, engine, replica);
+    }
+    if let (Some(device), Some(engine), Some(Some(gpus)), Some(machines)) = (device, &engine, gpus, &machines) {
+        let count = machines.as_ref().map_or(1, |machines| machines.count.get());
+        check_ranks(resolver, device, engine, gpus, count);
     }
     let model = ModelPath(model?);
     Some(JobConfig {
@@ -107,6 +114,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         mount: mount?,
         workload: workload?,
         replica: replica?,
+        machines: machines?,
         sampling: sampling?,
         engine: engine?,
         tracking: tracking?,
@@ -277,12 +285,13 @@ fn seconds(duration: &Duration) -> String {
 }
 
 /// No more ranks than GPUs were given to the container.
-fn check_ranks(resolver: &mut Resolver, device: DeviceChoice, engine: &EngineConfig, gpus: u64) {
+fn check_ranks(resolver: &mut Resolver, device: DeviceChoice, engine: &EngineConfig, gpus: u64, machines: usize) {
     let Some(ranks) = engine.tensor_parallel_size else { return };
     // A blueprint for a machine without GPUs says 0, and then ranks are threads.
-    if device != DeviceChoice::Cpu && gpus > 0 && ranks.get() as u64 > gpus {
+    if device != DeviceChoice::Cpu && gpus > 0 && ranks.get().div_ceil(machines) as u64 > gpus {
+        let on_each = if machines > 1 { format!(" on {machines} machines") } else { String::new() };
         resolver.errors.push(ConfigError::Together(format!(
-            "tensor-parallel-size is {ranks}, above recipe-nvidia-gpu-count, which is {gpus}; each rank needs a GPU of its own"
+            "tensor-parallel-size is {ranks}{on_each}, above recipe-nvidia-gpu-count, which is {gpus}; each rank needs a GPU of its own"
         )));
     }
 }

@@ -24,7 +24,7 @@ pub struct Demand {
 }
 
 /// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Capacity {
     /// Blocks of the cache.
     pub kv_blocks: u32,

@@ -13,6 +13,7 @@ use candle_core::{Result, Tensor};
 
 use super::Error;
 use super::processor::Processor;
+use super::world::World;
 use crate::model::Shard;
 
 use shared_memory::{Member, SharedMemory};
@@ -22,10 +23,10 @@ pub trait Group: Send + Sync {
     /// Every rank is about to compute the same step.
     fn begin(&self);
 
-    /// `rank` will not come to this meeting: nobody waits for it.
-    fn give_up(&self, rank: usize);
+    /// The rank at this index of those here will not come to this meeting: nobody waits for it.
+    fn give_up(&self, index: usize);
 
-    /// The first rank that gave up.
+    /// The index of the first rank here that gave up.
     fn gave_up(&self) -> Option<usize>;
 }
 
@@ -60,36 +61,41 @@ impl Communicator for Solo {
     }
 }
 
-/// All ranks' places, and where they meet if they are several.
+/// The places of the ranks here, and where all ranks meet if they are several.
 pub struct Connected {
-    /// By rank.
+    /// By rank, those here.
     pub communicators: Vec<Box<dyn Communicator>>,
     /// `None` for one rank.
     pub group: Option<Arc<dyn Group>>,
 }
 
-/// Connects ranks that compute with `processors`, all of them CPUs or all GPUs; `[rows, width]` is the largest part that
-/// will be gathered.
+/// Connects the ranks of `world`, those here computing with `processors`, all of them CPUs or all GPUs. At most `rows` rows are
+/// gathered of `vocabulary`, whose widths are by rank.
 ///
 /// # Errors
-/// [`Error::Setting`] where NCCL does not start, [`Error::Compute`] where there is no memory for parts.
+/// [`Error::Setting`] where NCCL does not start, [`Error::Compute`] where there is no memory for parts, [`Error::Machines`].
 #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "memory that is shared needs no room of its own"))]
-pub fn connect(processors: &[Arc<Processor>], [rows, width]: [usize; 2]) -> std::result::Result<Connected, Error> {
-    let world_size = processors.len();
-    if world_size == 1 {
+pub fn connect(
+    world: &World,
+    processors: &[Arc<Processor>],
+    rows: usize,
+    vocabulary: &Arc<[usize]>,
+) -> std::result::Result<Connected, Error> {
+    if world.size == 1 {
         return Ok(Connected { communicators: vec![Box::new(Solo)], group: None });
     }
     #[cfg(feature = "cuda")]
     if processors[0].device().is_cuda() {
-        let group = nccl::Nccl::connect(world_size).map_err(Error::Setting)?;
-        let member = |(rank, processor)| -> Result<Box<dyn Communicator>> {
-            Ok(Box::new(nccl::NcclMember::new(&group, rank, processor, rows, width)?))
+        let group = nccl::Nccl::connect(world)?;
+        let widest = vocabulary.first().copied().unwrap_or(0);
+        let member = |(index, processor)| -> Result<Box<dyn Communicator>> {
+            Ok(Box::new(nccl::NcclMember::new(&group, index, processor, rows, widest)?))
         };
         let communicators = processors.iter().enumerate().map(member).collect::<Result<_>>();
         let communicators = communicators.map_err(Error::compute("make room for logits"))?;
         return Ok(Connected { communicators, group: Some(group) });
     }
-    let group = SharedMemory::new(world_size);
-    let member = |rank| Box::new(Member::new(&group, rank)) as Box<dyn Communicator>;
-    Ok(Connected { communicators: (0..world_size).map(member).collect(), group: Some(group) })
+    let group = SharedMemory::new(world);
+    let member = |index| Box::new(Member::new(&group, index, vocabulary)) as Box<dyn Communicator>;
+    Ok(Connected { communicators: (0..processors.len()).map(member).collect(), group: Some(group) })
 }

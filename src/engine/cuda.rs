@@ -100,6 +100,14 @@ pub fn gpu_identifiers() -> Vec<[u8; 16]> {
     (0..visible_gpus().unwrap_or(0)).filter_map(identifier).collect()
 }
 
+/// Makes the GPU with this number among those that are visible the one that NCCL is set up on by this thread.
+///
+/// # Errors
+/// What the driver says.
+pub fn choose_gpu(ordinal: usize) -> std::result::Result<(), DriverError> {
+    CudaContext::new(ordinal)?.bind_to_thread()
+}
+
 /// A GPU with everything loaded that a forward pass launches.
 pub struct Gpu {
     device: CudaDevice,

@@ -1,5 +1,6 @@
 //! What can go wrong between a model and its tokens.
 
+use super::machines::{End, Silence};
 use crate::event::RequestId;
 use crate::model;
 
@@ -55,6 +56,17 @@ pub enum Error {
         /// Position of the token that was to be chosen.
         position: usize,
     },
+    /// Other machines that share the model cannot be reached, or no longer.
+    #[error("{0}")]
+    Machines(String),
+    /// Another machine has ended the job.
+    #[error("{peer} ended: {}", .end.sentence)]
+    Ended {
+        /// Which.
+        peer: String,
+        /// Its last word.
+        end: End,
+    },
     /// An operation failed.
     #[error("cannot {attempt}: {source}")]
     Compute {
@@ -63,6 +75,16 @@ pub enum Error {
         /// What the operation said.
         source: candle_core::Error,
     },
+}
+
+impl From<Silence> for Error {
+    fn from(silence: Silence) -> Self {
+        match silence {
+            Silence::Cancelled => Error::Cancelled,
+            Silence::Ended { peer, end } => Error::Ended { peer, end },
+            Silence::Broken(sentence) => Error::Machines(sentence),
+        }
+    }
 }
 
 impl Error {

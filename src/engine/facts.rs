@@ -19,10 +19,12 @@ pub struct EngineFacts {
     pub weights_dtype: &'static str,
     /// Instruction set that the kernels use, or the GPU's name and compute capability.
     pub kernels: String,
-    /// CPU threads that compute.
+    /// CPU threads that compute, on all machines together.
     pub threads: usize,
-    /// Ranks.
+    /// Ranks, on all machines together.
     pub tensor_parallel_size: usize,
+    /// Machines that share the model.
+    pub machines: usize,
     /// Blocks in the KV cache.
     pub kv_blocks: usize,
     /// Tokens a block holds.
@@ -71,6 +73,16 @@ pub struct Cost {
     pub kv_bytes_per_token: u64,
     /// Layers by how many keys a query sees there; `None` is all.
     pub windows: Vec<(Option<usize>, usize)>,
+}
+
+/// What one machine has loaded, as it tells the leader.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Loaded {
+    weight_bytes: u64,
+    layer_weight_bytes: u64,
+    head_weight_bytes: u64,
+    /// CPU threads that compute there.
+    pub threads: usize,
 }
 
 /// The least that a forward pass takes.
@@ -125,6 +137,23 @@ impl Cost {
                 + logits_rows as f64 * self.flops_per_logits_row as f64,
             bytes: (self.layer_weight_bytes + head_bytes) as f64
                 + keys_and_layers as f64 * of_layer(self.kv_bytes_per_token),
+        }
+    }
+
+    /// What has been counted in so far, of a machine with so many threads.
+    pub(super) fn loaded(&self, threads: usize) -> Loaded {
+        let Self { weight_bytes, layer_weight_bytes, head_weight_bytes, .. } = *self;
+        Loaded { weight_bytes, layer_weight_bytes, head_weight_bytes, threads }
+    }
+
+    /// Counts in what another machine has loaded.
+    pub(super) fn add_machine(&mut self, loaded: &Loaded) {
+        for (sum, bytes) in [
+            (&mut self.weight_bytes, loaded.weight_bytes),
+            (&mut self.layer_weight_bytes, loaded.layer_weight_bytes),
+            (&mut self.head_weight_bytes, loaded.head_weight_bytes),
+        ] {
+            *sum = sum.saturating_add(bytes);
         }
     }
 

@@ -36,7 +36,7 @@ pub struct Wanted {
     pub validation: Validation,
 }
 
-/// Reads and packs what one rank holds of `model`.
+/// Reads and packs what one rank holds of `model`; `total_bytes` are those of all ranks here.
 ///
 /// # Errors
 /// [`Error::Cancelled`] within a few megabytes; [`Error::Model`] when a file cannot be read.
@@ -44,11 +44,11 @@ pub fn load(
     model: &Model,
     wanted: Wanted,
     processor: &Processor,
+    total_bytes: u64,
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
-    let progress =
-        Progress { events, cancel, total_bytes: total_bytes(model, wanted.shard.world_size)?, turn: Mutex::default() };
+    let progress = Progress { events, cancel, total_bytes, turn: Mutex::default() };
     let mut loaded = Reading::new(model, wanted, processor)?.read_all(&progress)?;
     let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
     let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
@@ -59,13 +59,13 @@ pub fn load(
     Ok(DecoderWeights { embedding, layers, final_norm, head })
 }
 
-/// What all ranks together read.
-fn total_bytes(model: &Model, world_size: usize) -> Result<u64, Error> {
-    let of = |rank| {
-        let shard = Shard { rank, world_size };
-        model.weights.tensors().map(move |tensor| model.weights.stored_bytes(tensor, shard))
-    };
-    Ok((0..world_size).flat_map(of).sum::<Result<u64, _>>()?)
+/// What these ranks read together.
+///
+/// # Errors
+/// Where the model cannot be split so.
+pub fn total_bytes(model: &Model, shards: impl Iterator<Item = Shard>) -> Result<u64, Error> {
+    let of = |shard| model.weights.tensors().map(move |tensor| model.weights.stored_bytes(tensor, shard));
+    Ok(shards.flat_map(of).sum::<Result<u64, _>>()?)
 }
 
 /// The tensor on top of which `tensor` stands in a matrix of several; the tensor itself where it comes first.

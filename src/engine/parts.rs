@@ -17,16 +17,19 @@ use super::loading::{self, Wanted};
 use super::processor::Processor;
 use super::profile::Profile;
 use super::ranks::{Rank, Ranks};
-use super::step::Step;
+use super::step::{Step, StepBounds};
+use super::world::World;
 use crate::config::EngineConfig;
 use crate::event::Events;
 use crate::model::{Dtype, Model, Shard, ShardShape, Validation};
 
-/// What all ranks have in common.
+/// What all ranks here have in common.
 pub struct Parts<'a> {
     /// What is loaded.
     pub model: &'a Model,
-    /// By rank.
+    /// What was asked for.
+    pub config: &'a EngineConfig,
+    /// By rank, of those here.
     pub processors: &'a [Arc<Processor>],
     /// How matrices are kept.
     pub weights_dtype: Dtype,
@@ -41,27 +44,28 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Reads the weights of one rank after the other, counts them in `cost`, and gives each a cache of `kv_blocks`.
+    /// Reads the weights of one rank of `world` here after the other, counts them in `cost`, and gives each a cache of `kv_blocks`.
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::DoesNotFit`], [`Error::Cancelled`], and those of connecting ranks.
     pub fn load(
         &self,
+        world: World,
         kv_blocks: usize,
         cost: &mut Cost,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Ranks, Error> {
         let config = &self.model.config;
-        let world_size = self.processors.len();
-        let widest = ShardShape::new(config, Shard { rank: 0, world_size })?.vocabulary.len();
+        let width = |rank| Ok(ShardShape::new(config, Shard { rank, world_size: world.size })?.vocabulary.len());
+        let vocabulary = (0..world.size).map(width).collect::<Result<_, Error>>()?;
         let Connected { communicators, group } =
-            communicator::connect(self.processors, [self.extent.most.wanted, widest])?;
-        let mut ranks = Vec::with_capacity(world_size);
-        for ((rank, processor), communicator) in self.processors.iter().enumerate().zip(communicators) {
-            let shard = Shard { rank, world_size };
+            communicator::connect(&world, self.processors, self.extent.most.wanted, &vocabulary)?;
+        let total_bytes = loading::total_bytes(self.model, world.shards())?;
+        let mut ranks = Vec::with_capacity(self.processors.len());
+        for ((shard, processor), communicator) in world.shards().zip(self.processors).zip(communicators) {
             let wanted = Wanted { shard, dtype: self.weights_dtype, validation: self.validation };
-            let weights = loading::load(self.model, wanted, processor, events, cancel)?;
+            let weights = loading::load(self.model, wanted, processor, total_bytes, events, cancel)?;
             cost.add_weights(&weights);
             let cache = self.cache(processor, kv_blocks)?;
             let processor = Arc::clone(processor);
@@ -71,7 +75,7 @@ impl Parts<'_> {
             });
         }
         let others = ranks.split_off(1);
-        Ok(Ranks::new(ranks.remove(0), others, group))
+        Ok(Ranks::new(world, ranks.remove(0), others, group))
     }
 
     /// Loads ranks on GPUs and sizes their caches by what is free once they have computed the largest step; `before` is what
@@ -81,7 +85,7 @@ impl Parts<'_> {
     /// As [`Self::load`], and of computing that step.
     pub fn load_and_profile(
         &self,
-        config: &EngineConfig,
+        world: World,
         before: &Demand,
         step: &mut Arc<Step>,
         cost: &mut Cost,
@@ -89,8 +93,8 @@ impl Parts<'_> {
         cancel: &CancellationToken,
     ) -> Result<(Ranks, Capacity), Error> {
         let profile = Profile::new(self.extent, before.max_num_seqs);
-        let mut ranks = self.load(profile.blocks(), cost, events, cancel)?;
-        profile.run(&mut ranks, step, cancel)?;
+        let mut ranks = self.load(world, profile.blocks(), cost, events, cancel)?;
+        profile.run(&mut ranks, step, self.bounds(before.max_num_seqs, profile.blocks()), cancel)?;
         let of_profile = (profile.blocks() + self.spare_blocks) as u64 * self.kv_shape.block_bytes();
         let free_bytes = self.processors.iter().map(|processor| processor.free_bytes());
         let free_bytes = free_bytes.collect::<candle_core::Result<Vec<_>>>();
@@ -103,19 +107,40 @@ impl Parts<'_> {
         };
         // What it held is free again before the caches take its place.
         ranks.change_caches(self.caches(0)?)?;
-        let mut capacity = capacity::plan(config, &demand)?;
+        let mut capacity = capacity::plan(self.config, &demand)?;
         loop {
             match self.caches(capacity.kv_blocks as usize) {
                 Ok(caches) => {
+                    let least = ranks.world().agree(capacity)?;
+                    let caches = match least == capacity {
+                        true => caches,
+                        false => {
+                            drop(caches);
+                            self.caches(least.kv_blocks as usize)?
+                        }
+                    };
                     ranks.change_caches(caches)?;
-                    return Ok((ranks, capacity));
+                    return Ok((ranks, least));
                 }
-                Err(Error::DoesNotFit { .. }) if config.kv_cache_memory_bytes.is_none() => {
+                Err(Error::DoesNotFit { .. }) if self.config.kv_cache_memory_bytes.is_none() => {
                     // What is free is not always free in one piece.
-                    capacity = capacity::smaller(config, capacity)?;
+                    capacity = capacity::smaller(self.config, capacity)?;
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What a step may hold, of a cache with so many blocks.
+    pub fn bounds(&self, max_num_seqs: usize, kv_blocks: usize) -> StepBounds {
+        let Extent { most, max_model_len, .. } = self.extent;
+        StepBounds {
+            tokens: most.tokens,
+            sequences: max_num_seqs,
+            rows: most.wanted,
+            max_model_len,
+            blocks: kv_blocks + self.spare_blocks,
+            vocab_size: self.model.config.vocab_size,
         }
     }
 

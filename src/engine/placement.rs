@@ -19,7 +19,7 @@ pub(super) const MAX_NUM_SEQS: usize = 256;
 /// Where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// The processors of this machine. Ranks are threads that share its memory.
+    /// The processors of a machine. Ranks are threads that share its memory.
     Cpu,
     /// The GPUs that this process sees, one a rank.
     Gpus,
@@ -34,22 +34,23 @@ impl Placement {
         }
     }
 
-    /// Ranks, unless configured: all GPUs that the model can be split over evenly.
+    /// Ranks, unless configured: all GPUs that the model can be split over evenly, as many on each of `machines`.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU is one rank"))]
-    pub(super) fn ranks(self, config: &DecoderConfig) -> usize {
+    pub(super) fn ranks(self, config: &DecoderConfig, machines: usize) -> usize {
         match self {
-            Placement::Cpu => 1,
+            Placement::Cpu => machines,
             #[cfg(feature = "cuda")]
             Placement::Gpus => {
                 let visible = super::visible_gpus().unwrap_or(1);
-                let suits = |world_size: &usize| {
-                    let shard = |rank| ShardShape::new(config, Shard { rank, world_size: *world_size });
+                let suits = |each: &usize| {
+                    let world_size = each * machines;
+                    let shard = |rank| ShardShape::new(config, Shard { rank, world_size });
                     shard(0).and_then(|_| shard(world_size - 1)).is_ok()
                 };
-                (1..=visible).rev().find(suits).unwrap_or(1)
+                (1..=visible).rev().find(suits).unwrap_or(1) * machines
             }
             #[cfg(not(feature = "cuda"))]
-            Placement::Gpus => 1,
+            Placement::Gpus => machines,
         }
     }
 
@@ -99,24 +100,24 @@ impl Placement {
         self == Placement::Gpus
     }
 
-    /// How many of `world_size` ranks live in one memory.
-    pub(super) fn ranks_in_a_memory(self, world_size: usize) -> usize {
+    /// How many of a machine's `ranks` live in one memory.
+    pub(super) fn ranks_in_a_memory(self, ranks: usize) -> usize {
         match self {
-            Placement::Cpu => world_size,
+            Placement::Cpu => ranks,
             Placement::Gpus => 1,
         }
     }
 
-    /// What each rank computes with, before anything is loaded; `threads` are those of all ranks together.
+    /// What each of a machine's `ranks` computes with, before anything is loaded; `threads` are those of all of them together.
     ///
     /// # Errors
     /// [`Error::Setting`] where a GPU cannot do what is asked of it, [`Error::Compute`] with what the driver says.
-    pub(super) fn open(self, world_size: usize, threads: usize, dtype: Dtype) -> Result<Vec<Open>, Error> {
+    pub(super) fn open(self, ranks: usize, threads: usize, dtype: Dtype) -> Result<Vec<Open>, Error> {
         match self {
             // As many threads as there are ranks at least; no more than asked for where those are enough.
             Placement::Cpu => {
-                let pool = || Arc::new(Pool::new((threads / world_size).max(1)));
-                Ok((0..world_size).map(|_| Open::Cpu(pool())).collect())
+                let pool = || Arc::new(Pool::new((threads / ranks).max(1)));
+                Ok((0..ranks).map(|_| Open::Cpu(pool())).collect())
             }
             Placement::Gpus if dtype == Dtype::F32 => Err(Error::Setting(
                 "flash attention takes numbers of 16 bits: with device=cuda set dtype to float16 or bfloat16"
@@ -126,12 +127,12 @@ impl Placement {
             Placement::Gpus => {
                 let open = |rank| super::cuda::Gpu::open(rank, dtype).map(|gpu| Open::Gpu(Box::new(gpu)));
                 let open: Vec<_> =
-                    (0..world_size).map(open).collect::<Result<_, _>>().map_err(Error::compute("open a GPU"))?;
+                    (0..ranks).map(open).collect::<Result<_, _>>().map_err(Error::compute("open a GPU"))?;
                 let first = open[0].kernels();
                 match open.iter().map(Open::kernels).find(|other| *other != first) {
                     None => Ok(open),
                     Some(other) => Err(Error::Setting(format!(
-                        "tensor-parallel-size={world_size} needs GPUs of one kind, as all wait for the slowest: here are {first} and \
+                        "{ranks} ranks on a machine need GPUs of one kind, as all wait for the slowest: here are {first} and \
                          {other}; choose among them with CUDA_VISIBLE_DEVICES"
                     ))),
                 }
@@ -159,19 +160,19 @@ impl Open {
         }
     }
 
-    /// What `world_size` ranks of this kind can do at most together, or why that cannot be measured; `threads` are those of all ranks
+    /// What `ranks` of this kind can do at most together, or why that cannot be measured; `threads` are those of all ranks
     /// on a CPU.
     ///
     /// # Errors
     /// What a GPU says.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "ranks on a CPU share what is measured once"))]
-    pub(super) fn limits(&self, world_size: usize, threads: usize) -> Result<Result<Limits, TooLittleMemory>, Error> {
+    pub(super) fn limits(&self, ranks: usize, threads: usize) -> Result<Result<Limits, TooLittleMemory>, Error> {
         match self {
             Open::Cpu(_) => Ok(measure_limits(&Pool::new(threads), free_memory_bytes())),
             #[cfg(feature = "cuda")]
             Open::Gpu(gpu) => {
                 let limits = gpu.limits().map_err(Error::compute("measure a GPU's limits"))?;
-                Ok(Ok(limits.times(world_size)))
+                Ok(Ok(limits.times(ranks)))
             }
         }
     }

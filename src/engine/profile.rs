@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::blocks::{BlockPool, BlockTable};
 use super::decoder::Extent;
+use super::machines::Links;
 use super::ranks::Ranks;
-use super::step::{Step, Wanted};
+use super::step::{Step, StepBounds, Wanted};
 
 /// The largest step, and a step of decoding as many sequences.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +36,20 @@ impl Profile {
         self.length.div_ceil(self.block_tokens)
     }
 
-    /// Computes both steps.
+    /// Computes both steps; where another machine leads, those that it computes.
     ///
     /// # Errors
     /// Of computing.
-    pub fn run(&self, ranks: &mut Ranks, step: &mut Arc<Step>, cancel: &CancellationToken) -> Result<(), Error> {
+    pub fn run(
+        &self,
+        ranks: &mut Ranks,
+        step: &mut Arc<Step>,
+        bounds: StepBounds,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        if let Some(Links::Follows(_)) = ranks.world().links {
+            return (0..2).try_for_each(|_| ranks.follow(step, &bounds, cancel));
+        }
         let mut table = BlockTable::default();
         // There are as many blocks as it asks for.
         let _grown = BlockPool::new(self.blocks() as u32, self.block_tokens).grow(&mut table, self.length);

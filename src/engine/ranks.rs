@@ -15,7 +15,9 @@ use super::Error;
 use super::communicator::Group;
 use super::decoder::Decoder;
 use super::kv_cache::KvCache;
-use super::step::Step;
+use super::machines::{Kind, Links};
+use super::step::{Step, StepBounds};
+use super::world::World;
 
 /// One rank.
 pub struct Rank {
@@ -25,25 +27,31 @@ pub struct Rank {
     pub cache: KvCache,
 }
 
-/// Every rank there is, and where they meet if they are several.
+/// Every rank of this process, and where all ranks meet if they are several.
 pub struct Ranks {
+    world: World,
     first: Rank,
     others: Vec<Worker>,
     group: Option<Arc<dyn Group>>,
 }
 
 impl Ranks {
-    /// Rank 0, the others in order, and their group.
-    pub fn new(first: Rank, others: Vec<Rank>, group: Option<Arc<dyn Group>>) -> Self {
+    /// The first rank of those of `world` that are here, the others in order, and their group.
+    pub fn new(world: World, first: Rank, others: Vec<Rank>, group: Option<Arc<dyn Group>>) -> Self {
         let start = |group: &Arc<dyn Group>| {
             let worker = |(rank, index)| Worker::start(rank, index, Arc::clone(group));
             others.into_iter().zip(1..).map(worker).collect()
         };
-        Self { first, others: group.as_ref().map_or_else(Vec::new, start), group }
+        Self { world, first, others: group.as_ref().map_or_else(Vec::new, start), group }
+    }
+
+    /// Who else computes.
+    pub fn world(&self) -> &World {
+        &self.world
     }
 
     /// Lets every rank compute `step`, and `read` the logits of [`Decoder::forward`] on rank 0, while the others may still
-    /// be at it. When this returns, no rank holds `step` any more.
+    /// be at it. When this returns, no rank here holds `step` any more.
     ///
     /// # Errors
     /// Of the rank that failed first, `read` being rank 0's part; the others then stop, too.
@@ -53,8 +61,42 @@ impl Ranks {
         cancel: &CancellationToken,
         read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.world.begin(step)?;
+        let computed = self.compute(step, cancel, read);
+        self.world.explain(computed)
+    }
+
+    /// Computes the next step that the leader does.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; [`Error::Ended`] where there is none any more.
+    pub fn follow(
+        &mut self,
+        step: &mut Arc<Step>,
+        bounds: &StepBounds,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let Some(Links::Follows(leader)) = &self.world.links else { return Ok(()) };
+        let words = leader.receive_words(Kind::Step, bounds.most_words(step.block_tokens()))?;
+        let read = Step::lent(step).read(&words, bounds);
+        read.map_err(|reason| Error::Machines(format!("{} asks for a step that is none: {reason}", leader.peer())))?;
+        self.forward(step, cancel, |_| Ok(()))
+    }
+
+    fn compute<T>(
+        &mut self,
+        step: &Arc<Step>,
+        cancel: &CancellationToken,
+        read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let first = &mut self.first;
-        let compute = || first.decoder.forward(step, &first.cache, cancel).and_then(read);
+        let follows = matches!(self.world.links, Some(Links::Follows(_)));
+        let compute = || {
+            let logits = first.decoder.forward(step, &first.cache, cancel)?;
+            // Where logits are not read, nothing else waits.
+            follows.then(|| first.decoder.wait()).transpose()?;
+            read(logits)
+        };
         let Some(group) = &self.group else { return compute() };
         group.begin();
         for worker in &self.others {

@@ -4,10 +4,14 @@
 //! On a CPU, operations read the slices as they are; a device mirrors them with one upload a step. This file knows
 //! nothing of tensors.
 
+mod words;
+
 use std::sync::Arc;
 
 use super::blocks::BlockTable;
 use super::replay::ReplaySize;
+
+pub use words::StepBounds;
 
 /// Which rows of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +149,11 @@ impl Step {
     /// Keys of the sequence that has most, this step's included; those that a replayed step is good for.
     pub fn longest_keys(&self) -> usize {
         self.longest_keys
+    }
+
+    /// Tokens that a block of the cache holds.
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens
     }
 
     /// Rows.

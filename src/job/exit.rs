@@ -29,6 +29,13 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// What another process of this job ended with; as if inference had failed where that is none of these.
+    pub fn of(code: u8) -> Self {
+        use Exit::{Configuration, Done, Interrupted, Model, Storage, Terminated, Undelivered, Unexpected};
+        let others = [Done, Unexpected, Configuration, Storage, Model, Undelivered, Interrupted, Terminated];
+        others.into_iter().find(|exit| exit.code() == code).unwrap_or(Exit::Inference)
+    }
+
     /// The number that the controller sees.
     pub fn code(self) -> u8 {
         match self {

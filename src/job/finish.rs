@@ -23,10 +23,10 @@ const SETTLE_AFTER_SIGNAL: Duration = Duration::from_millis(1000);
 
 /// How the work ended.
 pub struct Ending {
-    status: Status,
-    exit: Exit,
-    error: Option<String>,
-    work: Work,
+    pub(super) status: Status,
+    pub(super) exit: Exit,
+    pub(super) error: Option<String>,
+    pub(super) work: Work,
 }
 
 impl Ending {
@@ -61,7 +61,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         (!partial.requests.is_empty()).then_some(partial)
     });
     let phases = context.phases.seconds();
-    let price = context.job.price_per_hour;
+    let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
     let figures = measurement.as_ref().map(|m| report::figures(m, &phases, price)).unwrap_or_default();
     let mut result = JobResult {
         status,

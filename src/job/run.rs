@@ -16,9 +16,10 @@ use super::phases::Phases;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use super::work::{self, Work};
-use super::{Exit, environment, exit, terminal};
+use super::{Exit, environment, exit, follow, terminal};
 use crate::bench::Recorder;
 use crate::config::{Dataset, JobConfig};
+use crate::engine::Rendezvous;
 use crate::event::{Events, Fact, Phase};
 use crate::gpus::Gpus;
 use crate::report::ResultsDirectory;
@@ -46,6 +47,8 @@ pub struct Context {
     pub directory: ResultsDirectory,
     /// MLflow, where there is one.
     pub tracking: Tracking,
+    /// Where other machines that share the model are found, where there are any.
+    pub rendezvous: Option<Arc<Rendezvous>>,
     /// Those that this process may use, as far as they can be watched.
     pub gpus: Arc<Gpus>,
     /// Where the files of the run before this one are, if there are any.
@@ -106,13 +109,16 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let tracking = Tracking::start(&job, &directory, started);
     let gpus = Arc::new(environment::gpus());
     let earlier = directory.earlier(&earlier);
-    let context = Context { job, events, signals, recorder, phases, directory, tracking, gpus, earlier, started };
+    let rendezvous = |machines| Arc::new(Rendezvous::new(machines, signals.cancel().clone()));
+    let rendezvous = job.machines.clone().map(rendezvous);
+    let context =
+        Context { job, events, signals, recorder, phases, directory, tracking, rendezvous, gpus, earlier, started };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
         Err(error) => {
             let failure = Failure::new(Exit::Configuration, error);
-            return finish::finish(&context, Ending::failed(failure, Work::default())).await;
+            return finish(&context, Ending::failed(failure, Work::default())).await;
         }
     };
     tracing::info!(address = %server.address(), "metrics are served");
@@ -140,10 +146,10 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         (Some(signal), Err(_)) => Ending::killed(signal, work),
         (None, Err(failure)) => Ending::failed(failure, work),
     };
-    let exit = finish::finish(&context, ending).await;
+    let exit = finish(&context, ending).await;
 
     context.events.emit(Fact::PhaseStarted(Phase::Linger));
-    if measured && context.signals.exit().is_none() {
+    if measured && !context.job.follows() && context.signals.exit().is_none() {
         let linger = context.job.telemetry.metrics_linger;
         match server.linger(linger, context.signals.cancel()).await {
             LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
@@ -154,6 +160,25 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     server.stop().await;
     tracing::info!(exit_code = exit.code(), "flashjob ends");
     if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+}
+
+/// Other machines learn of a failure at once. Of success they learn when the result is where it belongs: until then a leader that
+/// is lost takes its workers with it, and all of them are tried again.
+async fn finish(context: &Context, ending: Ending) -> Exit {
+    let tell = |exit: Exit, sentence: &str| {
+        if let Some(rendezvous) = &context.rendezvous {
+            tokio::task::block_in_place(|| rendezvous.end(exit.code(), sentence));
+        }
+    };
+    if let Some(error) = &ending.error {
+        tell(ending.exit, error);
+    }
+    let exit = match context.job.follows() {
+        true => follow::finish(context, ending),
+        false => finish::finish(context, ending).await,
+    };
+    tell(exit, "its result could not be delivered, or a signal stopped it meanwhile; its log says which");
+    exit
 }
 
 /// What the progress bar counts towards.

@@ -31,7 +31,8 @@ impl Tracking {
     /// Writes the spool and begins to send. A spool that cannot be written is logged, and the run goes on without it:
     /// `result.json` has everything too.
     pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
-        let tracker = job.tracking.as_ref().and_then(|tracking| {
+        // What a machine computes for another one is recorded by that one.
+        let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
             let spec = RunSpec {
                 key: RunKey::random(started),
                 run_name: tracking.run_name.clone().unwrap_or_else(|| environment::run_name(job, started)),

@@ -44,6 +44,10 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
         return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
     };
+    if job.machine_count() > 1 {
+        let sentence = "verify looks at the numbers of one machine; leave the LWS variables out";
+        return Err((Exit::Configuration, sentence.to_owned()));
+    }
     let (model, tokenizer) = (on_disk(job, &job.model, "model")?, on_disk(job, &job.tokenizer, "tokenizer")?);
     let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
     let length = job.workload.input_len.get().min(model.config.max_position);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Exit;
 use super::exit::Failure;
 use super::files::MountedFiles;
+use super::follow;
 use super::locate::locate;
 use super::run::{Context, blocking};
 use crate::backend::{self, Backend, BackendFacts, Completion};
@@ -17,7 +18,7 @@ use crate::mount::{self, Mounted};
 use crate::report::InputFacts;
 
 /// How long a forward pass or a tensor may take to notice a signal.
-const STEP_PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Skipped input that is reported piece by piece; the rest is counted.
 const REPORTED_SKIPS: usize = 20;
@@ -74,7 +75,7 @@ impl Drop for Work {
     }
 }
 
-/// Mounts, loads, warms up and measures, noting in `work` what came of it.
+/// Mounts, loads, warms up and measures, noting in `work` what came of it. A machine that another one leads loads and follows.
 ///
 /// # Errors
 /// The first phase that fails, with its exit code.
@@ -86,6 +87,10 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let tokenizer = located(context, &context.job.tokenizer, "tokenizer")?;
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
+    if let Some(rendezvous) = context.rendezvous.as_ref().filter(|_| context.job.follows()) {
+        let followed = follow::follow(context, found, rendezvous, work.files(), [model, tokenizer]).await;
+        return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
+    }
     let loaded = load(context, found, work.files(), model, tokenizer).await;
     let backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(context, backend.facts());
@@ -160,7 +165,9 @@ async fn load(
     tokenizer: PathBuf,
 ) -> Result<Box<dyn Backend>, Failure> {
     let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
-    let open = move || backend::open(found, &job, &files, [&model, &tokenizer], &events, &cancel);
+    let rendezvous = context.rendezvous.clone();
+    let open =
+        move || backend::open(found, &job, rendezvous.as_deref(), &files, [&model, &tokenizer], &events, &cancel);
     blocking(&context.signals, STEP_PATIENCE, open).await?.map_err(from_backend)
 }
 
@@ -181,7 +188,7 @@ fn located(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, F
     })
 }
 
-fn state(context: &Context, facts: &BackendFacts) {
+pub(super) fn state(context: &Context, facts: &BackendFacts) {
     tracing::info!(
         backend = facts.backend,
         architecture = facts.architecture,
@@ -202,8 +209,9 @@ fn state(context: &Context, facts: &BackendFacts) {
     }
 }
 
-fn from_backend(error: backend::Error) -> Failure {
+pub(super) fn from_backend(error: backend::Error) -> Failure {
     let exit = match &error {
+        backend::Error::Ended(end) => Exit::of(end.code),
         backend::Error::Unavailable(_) => Exit::Configuration,
         backend::Error::Model(_) => Exit::Model,
         backend::Error::Inference(_) | backend::Error::Cancelled => Exit::Inference,

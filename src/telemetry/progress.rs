@@ -103,6 +103,7 @@ fn text(totals: &Totals, expected: &Expected) -> String {
             format!("loading: {} of {} of weights", bytes(totals.weights_read_bytes), bytes(totals.weights_total_bytes))
         }
         Some(Phase::Load) => "loading".to_owned(),
+        Some(Phase::Follow) => "computing what another machine says".to_owned(),
         Some(Phase::WarmUp) => format!("warming up: {} tokens", totals.warm_up.generated_tokens),
         Some(Phase::Measure) => {
             let counts = totals.measure;

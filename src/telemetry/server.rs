@@ -150,7 +150,9 @@ async fn metrics(State(shared): State<Arc<Shared>>, method: Method) -> impl Into
 
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     match shared.registry.totals().phase {
-        Some(phase @ (Phase::WarmUp | Phase::Measure)) => (StatusCode::OK, format!("ready: phase {}\n", phase.name())),
+        Some(phase @ (Phase::Follow | Phase::WarmUp | Phase::Measure)) => {
+            (StatusCode::OK, format!("ready: phase {}\n", phase.name()))
+        }
         Some(phase) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: phase {}\n", phase.name())),
         None => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n".to_owned()),
     }

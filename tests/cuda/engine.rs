@@ -1,14 +1,13 @@
 //! The engine on a stand-in GPU: the numbers of every family, and the way from prefill to decode.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
 
 use flashjob::config::{DtypeChoice, EngineConfig, Sampling};
 use flashjob::engine::{Engine, Error, Placement};
-use flashjob::event::{Events, Fact, RequestId};
+use flashjob::event::{Events, Fact};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::machines::{on_two_machines, watched};
 use crate::engine::{config, open, request, serve};
 use crate::model::golden::{MODELS, directory, prompts, relative_error};
 
@@ -106,17 +105,22 @@ fn decode_and_preemption_change_no_token() {
     }
 }
 
-/// The bits of all logits from which tokens were chosen, by request and position.
-fn watched(engine: &mut Engine, requests: Vec<flashjob::engine::Request>) -> BTreeMap<(u32, usize), Vec<u32>> {
-    let seen = Arc::new(Mutex::new(BTreeMap::new()));
-    let watcher = seen.clone();
-    engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
-        let bits = row.iter().map(|number| number.to_bits()).collect();
-        watcher.lock().unwrap().insert((request, position), bits);
-    })));
-    serve(engine, requests).unwrap();
-    engine.watch_logits(None);
-    std::mem::take(&mut *seen.lock().unwrap())
+/// Two processes would each have devices of their own; here two engines share those of one.
+#[test]
+fn two_machines_compute_the_very_logits_of_one() {
+    for (name, ranks) in [("llama-gqa", 2), ("llama-gqa", 4), ("gemma2-softcaps", 2), ("phi3-short", 4)] {
+        let config = on_gpus(ranks, DtypeChoice::Bfloat16);
+        let block_bytes = {
+            let facts = load(name, &config).facts().clone();
+            facts.kv_cache_bytes / (facts.kv_blocks * ranks) as u64
+        };
+        let config = EngineConfig { kv_cache_memory_bytes: Some(20 * block_bytes), ..config };
+        let requests =
+            || (0..5).map(|id| request(id, &vec![3 + id; 1 + 17 * id as usize], 8 + 5 * id as usize)).collect();
+        let expected = watched(&mut load(name, &config), requests());
+        let found = on_two_machines(Placement::Gpus, name, &config, |engine| watched(engine, requests()));
+        assert!(found == expected, "{name} on {ranks} ranks");
+    }
 }
 
 /// Sizes are filled up with rows of no meaning, and sequences come and go: what is replayed is what would have been launched.

@@ -124,7 +124,8 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let facts = Arc::new(Facts::default());
     let (events, cancel) = (Events::to(vec![facts.clone()]), CancellationToken::new());
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
-    let mut backend = backend::open(found, &job, &SystemFiles, [model.path(), model.path()], &events, &cancel).unwrap();
+    let mut backend =
+        backend::open(found, &job, None, &SystemFiles, [model.path(), model.path()], &events, &cancel).unwrap();
     let stated = backend.facts().clone();
     assert_eq!((stated.backend, stated.version.as_str()), ("vllm", "0.32.0"));
     assert_eq!((stated.architecture.as_str(), stated.max_model_len), ("LlamaForCausalLM", 512));
@@ -205,7 +206,8 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     drop(backend);
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
     let mut backend =
-        backend::open(found, &job, &SystemFiles, [model.path(), model.path()], &Events::default(), &cancel).unwrap();
+        backend::open(found, &job, None, &SystemFiles, [model.path(), model.path()], &Events::default(), &cancel)
+            .unwrap();
     let stopping = Request { ignore_eos: false, ..request(0, &golden[1].tokens, greedy) };
     let mut tokens = Vec::new();
     let mut keep = |completion: Completion| tokens = completion.tokens;

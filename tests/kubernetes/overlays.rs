@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{folder, job, kubectl, kustomized, of_kind, semantics};
 use crate::deploy::{judges, yaml};
 
-const OVERLAYS: [&str; 6] = ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue"];
+const OVERLAYS: [&str; 8] =
+    ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue", "leaderworkerset", "machines"];
 
 #[test]
 fn everything_that_is_applied_is_valid() {
@@ -15,10 +16,12 @@ fn everything_that_is_applied_is_valid() {
     let place = tempfile::tempdir().unwrap();
     let mut files = vec![folder().join("secret.example.yaml")];
     for name in OVERLAYS {
-        let text = kustomized(&kubectl, &format!("overlays/{name}"));
-        assert_eq!(semantics::wrong(&yaml(&judges, &text)), Vec::<String>::new(), "{name}");
+        let documents = yaml(&judges, &kustomized(&kubectl, &format!("overlays/{name}")));
+        let documents: Vec<Value> = documents.into_iter().map(known_to_kubernetes).collect();
+        assert_eq!(semantics::wrong(&documents), Vec::<String>::new(), "{name}");
         files.push(place.path().join(format!("{name}.yaml")));
-        std::fs::write(files.last().unwrap(), text).unwrap();
+        let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
+        std::fs::write(files.last().unwrap(), texts.join("\n---\n")).unwrap();
     }
     let program = judges.join("bin/kubernetes-validate");
     let output = Command::new(&program).arg("--strict").args(&files).output().unwrap();
@@ -28,8 +31,8 @@ fn everything_that_is_applied_is_valid() {
     // The checker itself finds what is wrong.
     let wrong = place.path().join("wrong.yaml");
     let text = std::fs::read_to_string(&files[1]).unwrap();
-    assert!(text.contains("backoffLimit: 3"), "{text}");
-    std::fs::write(&wrong, text.replace("backoffLimit: 3", "backoffLimits: 3")).unwrap();
+    assert!(text.contains(r#""backoffLimit":3"#), "{text}");
+    std::fs::write(&wrong, text.replace("backoffLimit", "backoffLimits")).unwrap();
     assert!(!Command::new(&program).arg("--strict").arg(wrong).status().unwrap().success());
     // And no folder is forgotten.
     let mut there: Vec<String> = std::fs::read_dir(folder().join("overlays"))
@@ -38,6 +41,65 @@ fn everything_that_is_applied_is_valid() {
         .collect();
     there.sort();
     assert_eq!(there, OVERLAYS);
+}
+
+/// The schemas know no LeaderWorkerSet: its pod template is judged as a Pod.
+fn known_to_kubernetes(document: Value) -> Value {
+    if document["kind"] != "LeaderWorkerSet" {
+        return document;
+    }
+    assert_eq!(document["apiVersion"], "leaderworkerset.x-k8s.io/v1");
+    let mut pod = document["spec"]["leaderWorkerTemplate"]["workerTemplate"].clone();
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod["metadata"]["name"] = document["metadata"]["name"].clone();
+    pod
+}
+
+/// The Job says to its pods what LeaderWorkerSet says to its own, who are otherwise the same.
+#[test]
+fn machines_of_a_group_find_each_other() {
+    let (Some(judges), Some(kubectl)) = (judges(), kubectl()) else { return };
+    let documents = |name: &str| yaml(&judges, &kustomized(&kubectl, &format!("overlays/{name}")));
+    let of_job = documents("machines");
+    let (job, service) = (of_kind(&of_job, "Job"), of_kind(&of_job, "Service"));
+    let mut pods = job["spec"]["template"].clone();
+    let name = format!("{}-0", job["metadata"]["name"].as_str().unwrap());
+    let subdomain = pods["spec"]["subdomain"].as_str().unwrap();
+    assert_eq!((&service["metadata"]["name"], &service["spec"]["clusterIP"]), (&json!(subdomain), &json!("None")));
+    assert_eq!(service["spec"]["selector"], pods["metadata"]["labels"]);
+    let leader = format!("{name}.{subdomain}");
+    let container = &mut pods["spec"]["containers"][0];
+    let port = container["ports"].as_array().unwrap().iter().find(|port| port["name"] == "group").unwrap();
+    assert_eq!(port["containerPort"], 29500, "the default of group-port");
+    let variables = container["env"].as_array().unwrap();
+    let given = |name: &str| variables.iter().find(|variable| variable["name"] == name).unwrap()["value"].clone();
+    assert_eq!(given("LWS_LEADER_ADDRESS"), json!(leader));
+    for size in [&job["spec"]["completions"], &job["spec"]["parallelism"]] {
+        assert_eq!(given("LWS_GROUP_SIZE"), json!(size.to_string()));
+    }
+
+    let of_set = documents("leaderworkerset");
+    let set = of_kind(&of_set, "LeaderWorkerSet");
+    let template = &set["spec"]["leaderWorkerTemplate"];
+    assert_eq!(given("LWS_GROUP_SIZE"), json!(template["size"].to_string()));
+    assert_eq!(template["restartPolicy"], "RecreateGroupOnPodRestart");
+    let kept = |variable: &Value| !variable["name"].as_str().unwrap().starts_with("LWS_");
+    let variables: Vec<Value> = variables.iter().filter(|variable| kept(variable)).cloned().collect();
+    container["env"] = json!(variables);
+    pods["spec"].as_object_mut().unwrap().remove("subdomain");
+    pods["spec"]["restartPolicy"] = json!("Always");
+    assert_eq!(template["workerTemplate"], pods);
+    assert!(!of_set.iter().any(|document| ["Job", "Service"].contains(&document["kind"].as_str().unwrap())));
+
+    // What machines say to each other is for them alone.
+    for documents in [&of_job, &of_set] {
+        let policy = of_kind(documents, "NetworkPolicy");
+        let peers = json!([{"podSelector": {"matchLabels": pods["metadata"]["labels"]}}]);
+        assert_eq!(policy["spec"]["ingress"][1], json!({"from": peers}));
+        let open = policy["spec"]["ingress"].as_array().unwrap().iter().filter(|rule| rule["from"].is_null()).count();
+        assert_eq!(open, 0);
+    }
 }
 
 #[test]
@@ -65,6 +127,9 @@ fn each_overlay_changes_what_it_is_for() {
         ("kueue", "/metadata/labels/kueue.x-k8s.io~1queue-name", json!("flashjob")),
         ("kueue", "/spec/suspend", json!(true)),
         ("kueue", "@/resources/limits/nvidia.com~1gpu", json!("1")),
+        ("machines", "/spec/completionMode", json!("Indexed")),
+        ("machines", "@/resources/limits/nvidia.com~1gpu", json!("1")),
+        ("machines", "^/volumes/0/emptyDir/medium", json!("Memory")),
         ("indexed", "/spec/backoffLimit", Value::Null),
         ("indexed", "/spec/backoffLimitPerIndex", json!(3)),
     ] {

@@ -21,7 +21,7 @@ const WORDS: [(&str, &[&str]); 10] = [
     ("podReplacementPolicy", &["TerminatingOrFailed", "Failed"]),
 ];
 
-/// Everything that is wrong with the Jobs among `documents`.
+/// Everything that is wrong with the Jobs and Pods among `documents`.
 pub fn wrong(documents: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
     for document in documents {
@@ -30,6 +30,9 @@ pub fn wrong(documents: &[Value]) -> Vec<String> {
         let name = document["metadata"]["name"].as_str().unwrap_or_default();
         if !is_name(name, 63) {
             found.push(format!("metadata.name `{name}` is no name"));
+        }
+        if document["kind"] == "Pod" {
+            pod(&document["spec"], &mut found);
         }
         if document["kind"] == "Job" {
             job_spec(&document["spec"], &mut found);

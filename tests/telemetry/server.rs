@@ -31,7 +31,7 @@ async fn readiness_follows_the_phase_and_health_does_not() {
     for phase in Phase::ALL {
         story.phase(phase);
         let (status, text) = get(&url, "/readyz").await;
-        let serves = matches!(phase, Phase::WarmUp | Phase::Measure);
+        let serves = matches!(phase, Phase::Follow | Phase::WarmUp | Phase::Measure);
         assert_eq!(status, if serves { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "{text}");
         assert!(text.contains(phase.name()), "{text}");
         assert_eq!(get(&url, "/healthz").await.0, StatusCode::OK);

@@ -3,6 +3,10 @@
 //! A sum is taken in two steps: each rank adds up its own stretch of all ranks' numbers, in order of rank, then copies
 //! everyone's stretches. So all ranks hold the same bits, and each number is added once. A rank that gives up says so,
 //! and nobody waits for it.
+//!
+//! Where there are other machines, the first rank here speaks for all of them: at the leader it takes in what the others bring
+//! before anything is added, so that a sum is the same one as in a single process, and sends it out; elsewhere it sends what
+//! was brought here, and takes in the sum.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -10,15 +14,20 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use candle_core::{Result, Tensor, bail};
 
 use super::{Communicator, Group};
+use crate::engine::machines::{Kind, Link, Links, Silence};
 use crate::engine::ops::access::{Operand, change, floats_mut};
+use crate::engine::world::World;
 use crate::model::Shard;
 
 /// Where the ranks of one model meet.
-#[derive(Debug)]
 pub struct SharedMemory {
-    /// One a rank: what it brought.
+    world_size: usize,
+    here: Range<usize>,
+    /// To other machines.
+    links: Option<Links>,
+    /// One a rank of those here: what it brought; at the leader one for every rank there is.
     brought: Vec<RwLock<Vec<f32>>>,
-    /// One a rank: its stretch of the sum.
+    /// One for each that adds: its stretch of the sum. That is every rank here, or the leader alone.
     summed: Vec<RwLock<Vec<f32>>>,
     meeting: Mutex<Meeting>,
     changed: Condvar,
@@ -34,17 +43,31 @@ struct Meeting {
 }
 
 impl SharedMemory {
-    /// Of `world_size` ranks.
-    pub fn new(world_size: usize) -> Arc<Self> {
-        let buffers = || (0..world_size).map(|_| RwLock::default()).collect();
-        Arc::new(Self { brought: buffers(), summed: buffers(), meeting: Mutex::default(), changed: Condvar::new() })
+    /// Of all ranks of `world`.
+    pub fn new(world: &World) -> Arc<Self> {
+        let buffers = |count| (0..count).map(|_| RwLock::default()).collect();
+        let World { size: world_size, here, links } = world;
+        let (brought, summed) = match links {
+            None => (here.len(), here.len()),
+            Some(Links::Leads(_)) => (*world_size, here.len()),
+            Some(Links::Follows(_)) => (here.len(), 1),
+        };
+        Arc::new(Self {
+            world_size: *world_size,
+            here: here.clone(),
+            links: links.clone(),
+            brought: buffers(brought),
+            summed: buffers(summed),
+            meeting: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
 
     /// Returns when all ranks have come.
     fn meet(&self) -> Result<()> {
         let mut meeting = self.lock();
         meeting.arrived += 1;
-        if meeting.arrived == self.brought.len() {
+        if meeting.arrived == self.here.len() {
             meeting.arrived = 0;
             meeting.number += 1;
             self.changed.notify_all();
@@ -53,7 +76,7 @@ impl SharedMemory {
         let number = meeting.number;
         while meeting.number == number {
             if let Some(rank) = meeting.gave_up {
-                bail!("rank {rank} gave up");
+                bail!("rank {} gave up", self.here.start + rank);
             }
             meeting = self.changed.wait(meeting).unwrap_or_else(PoisonError::into_inner);
         }
@@ -64,10 +87,38 @@ impl SharedMemory {
         self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stretch of `count` numbers that `rank` adds up.
-    fn stretch(&self, rank: usize, count: usize) -> Range<usize> {
-        let world_size = self.brought.len();
-        rank * count / world_size..(rank + 1) * count / world_size
+    /// The stretch of `count` numbers that the `adder`th of those adds up who do.
+    fn stretch(&self, adder: usize, count: usize) -> Range<usize> {
+        let adders = self.summed.len();
+        adder * count / adders..(adder + 1) * count / adders
+    }
+
+    /// Links to machines from which parts come here, each with that machine's ranks.
+    fn followers(&self) -> impl Iterator<Item = (&Link, Range<usize>)> {
+        let each = self.here.len();
+        let links = match &self.links {
+            Some(Links::Leads(links)) => &links[..],
+            _ => &[],
+        };
+        links.iter().zip(1..).map(move |(link, machine)| (link.as_ref(), machine * each..(machine + 1) * each))
+    }
+
+    /// At the leader: takes in what the ranks of other machines bring, `count` numbers of each rank.
+    fn take_in(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), Silence> {
+        for (link, ranks) in self.followers() {
+            let first = ranks.start;
+            let mut brought: Vec<_> = self.brought[ranks].iter().map(write).collect();
+            brought.iter_mut().zip(first..).for_each(|(brought, rank)| brought.resize(count(rank), 0.0));
+            link.receive(Kind::Parts, brought.iter_mut().map(|brought| &mut brought[..]))?;
+        }
+        Ok(())
+    }
+
+    /// Elsewhere: sends what the ranks here brought to the leader.
+    fn hand_in(&self, leader: &Link) -> std::result::Result<(), Silence> {
+        let brought: Vec<_> = self.brought.iter().map(read).collect();
+        let pieces: Vec<&[u8]> = brought.iter().map(|brought| bytemuck::cast_slice(brought)).collect();
+        leader.send(Kind::Parts, &pieces)
     }
 }
 
@@ -88,28 +139,61 @@ impl Group for SharedMemory {
 }
 
 /// One rank's place in a [`SharedMemory`].
-#[derive(Debug)]
 pub struct Member {
     group: Arc<SharedMemory>,
-    rank: usize,
+    /// Among the ranks here.
+    index: usize,
+    /// Rows of the vocabulary by rank.
+    vocabulary: Arc<[usize]>,
 }
 
 impl Member {
-    /// The place of `rank`.
-    pub fn new(group: &Arc<SharedMemory>, rank: usize) -> Self {
-        Self { group: Arc::clone(group), rank }
+    /// The place of the rank at `index` of those here; `vocabulary` is how much of it each rank of all has.
+    pub fn new(group: &Arc<SharedMemory>, index: usize, vocabulary: &Arc<[usize]>) -> Self {
+        Self { group: Arc::clone(group), index, vocabulary: Arc::clone(vocabulary) }
     }
 
     fn bring(&self, numbers: &[f32]) {
-        let mut brought = write(&self.group.brought[self.rank]);
+        let mut brought = write(&self.group.brought[self.index]);
         brought.clear();
         brought.extend_from_slice(numbers);
+    }
+
+    /// Returns when every rank there is has brought its part, as far as this machine needs to know; `count` says how long each is.
+    fn meet(&self, count: impl Fn(usize) -> usize) -> Result<()> {
+        // It is the one who speaks to other machines.
+        if self.index == 0 {
+            self.group.take_in(count).map_err(candle_core::Error::wrap)?;
+        }
+        self.group.meet()?;
+        match &self.group.links {
+            Some(Links::Follows(leader)) if self.index == 0 => {
+                self.group.hand_in(leader).map_err(candle_core::Error::wrap)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// This rank's stretch of the sum, or at other machines than the leader all of it.
+    fn sum(&self, count: usize) -> Result<()> {
+        let group = &self.group;
+        let Some(sum) = group.summed.get(self.index) else { return Ok(()) };
+        let (mut sum, stretch) = (write(sum), group.stretch(self.index, count));
+        sum.clear();
+        sum.resize(stretch.len(), 0.0);
+        if let Some(Links::Follows(leader)) = &group.links {
+            return leader.receive(Kind::Sum, std::iter::once(&mut sum[..])).map_err(candle_core::Error::wrap);
+        }
+        for brought in &group.brought {
+            sum.iter_mut().zip(&read(brought)[stretch.clone()]).for_each(|(sum, number)| *sum += number);
+        }
+        Ok(())
     }
 }
 
 impl Communicator for Member {
     fn shard(&self) -> Shard {
-        Shard { rank: self.rank, world_size: self.group.brought.len() }
+        Shard { rank: self.group.here.start + self.index, world_size: self.group.world_size }
     }
 
     fn all_reduce(&self, tensor: &Tensor) -> Result<()> {
@@ -117,19 +201,17 @@ impl Communicator for Member {
         change(tensor, "all-reduce", |storage, layout| {
             let numbers = floats_mut(storage, layout)?;
             self.bring(numbers);
+            self.meet(|_| numbers.len())?;
+            self.sum(numbers.len())?;
             group.meet()?;
-            let stretch = group.stretch(self.rank, numbers.len());
-            let mut sum = write(&group.summed[self.rank]);
-            sum.clear();
-            sum.resize(stretch.len(), 0.0);
-            for brought in &group.brought {
-                sum.iter_mut().zip(&read(brought)[stretch.clone()]).for_each(|(sum, number)| *sum += number);
-            }
-            drop(sum);
-            group.meet()?;
-            for (rank, summed) in group.summed.iter().enumerate() {
-                let stretch = group.stretch(rank, numbers.len());
+            for (adder, summed) in group.summed.iter().enumerate() {
+                let stretch = group.stretch(adder, numbers.len());
                 numbers[stretch].copy_from_slice(&read(summed));
+            }
+            if self.index == 0 {
+                let sum = bytemuck::cast_slice(numbers);
+                let send = |(link, _): (&Link, _)| link.send(Kind::Sum, &[sum]);
+                group.followers().try_for_each(send).map_err(candle_core::Error::wrap)?;
             }
             Ok(())
         })
@@ -138,7 +220,7 @@ impl Communicator for Member {
     fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()> {
         let rows = part.dim(0)?;
         self.bring(Operand::of(part).floats()?);
-        self.group.meet()?;
+        self.meet(|rank| rows * self.vocabulary[rank])?;
         if let Some(whole) = whole {
             change(whole, "gather", |storage, layout| {
                 let whole = floats_mut(storage, layout)?;
@@ -173,10 +255,10 @@ mod tests {
 
     /// What each rank gets.
     fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&Member) -> T + Sync) -> Vec<T> {
-        let group = SharedMemory::new(world_size);
+        let group = SharedMemory::new(&World { size: world_size, here: 0..world_size, links: None });
         std::thread::scope(|scope| {
             let start = |rank| {
-                let member = Member::new(&group, rank);
+                let member = Member::new(&group, rank, &Arc::from([]));
                 let work = &work;
                 scope.spawn(move || work(&member))
             };
@@ -191,7 +273,7 @@ mod tests {
             let sums = on_ranks(world_size, |member| {
                 (0..20)
                     .map(|round| {
-                        let number = (member.rank + 1) as f32 * 0.1 + round as f32;
+                        let number = (member.index + 1) as f32 * 0.1 + round as f32;
                         let tensor = Tensor::full(number, (2, width), &Device::Cpu).unwrap();
                         member.all_reduce(&tensor).unwrap();
                         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
@@ -211,10 +293,10 @@ mod tests {
     #[test]
     fn rank_0_gets_the_parts_side_by_side_whatever_their_widths() {
         let gathered = on_ranks(3, |member| {
-            let width = [3, 3, 1][member.rank];
+            let width = [3, 3, 1][member.index];
             let part = Tensor::arange(0f32, 2.0 * width as f32, &Device::Cpu).unwrap();
-            let part = (part.reshape((2, width)).unwrap() + (10 * member.rank) as f64).unwrap();
-            let whole = (member.rank == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
+            let part = (part.reshape((2, width)).unwrap() + (10 * member.index) as f64).unwrap();
+            let whole = (member.index == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
             member.gather(&part, whole.as_ref()).unwrap();
             whole.map(|whole| whole.to_vec2::<f32>().unwrap())
         });
@@ -226,7 +308,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_rank_that_gave_up() {
         let errors = on_ranks(3, |member| {
-            if member.rank == 1 {
+            if member.index == 1 {
                 member.group.give_up(1);
                 return "gave up".to_owned();
             }

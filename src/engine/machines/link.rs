@@ -1,0 +1,504 @@
+//! A connection between two machines: frames of a kind and a length, one after the other, waited for within bounds.
+//!
+//! Whoever reads a frame says which kind it must be and how long it may be: what a peer claims is never allocated. A peer's last
+//! word may stand in the place of any frame. Nothing here is encrypted or proves who sent it. What frames mean is not known here.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+// Numbers travel as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "frames are little-endian");
+
+/// What a frame is about. The words are what a look at the wire shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A worker says who it is and what it means to compute.
+    Hello,
+    /// How much cache there is, there or for all.
+    Capacity,
+    /// A worker has loaded its part.
+    Loaded,
+    /// What NCCL's ranks find each other by.
+    #[cfg(feature = "cuda")]
+    UniqueId,
+    /// A step to compute.
+    Step,
+    /// What the ranks of a machine bring to a sum or a gather.
+    Parts,
+    /// The sum over all ranks.
+    Sum,
+    /// The last word.
+    End,
+}
+
+impl Kind {
+    fn word(self) -> [u8; 4] {
+        *match self {
+            Kind::Hello => b"HELO",
+            Kind::Capacity => b"CAPA",
+            Kind::Loaded => b"LOAD",
+            #[cfg(feature = "cuda")]
+            Kind::UniqueId => b"UNIQ",
+            Kind::Step => b"STEP",
+            Kind::Parts => b"PART",
+            Kind::Sum => b"SUM ",
+            Kind::End => b"END ",
+        }
+    }
+}
+
+/// A kind, then how many bytes follow.
+const HEADER_BYTES: usize = 12;
+
+/// Of frames that hold a few settings or a sentence.
+const LONGEST_JSON_BYTES: usize = 16 << 10;
+
+/// How often a wait looks up.
+const LOOK_UP: Duration = Duration::from_millis(100);
+
+/// A machine that vanished without a word is missed after this long: asked three times, or nothing of what was sent arrived.
+const VANISHED: Duration = Duration::from_secs(20);
+
+/// How long a peer may take to notice the last word.
+const FAREWELL: Duration = Duration::from_millis(1000);
+
+/// A peer's last word.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct End {
+    /// The exit code that its process will have.
+    pub code: u8,
+    /// Why; empty where all went well.
+    pub sentence: String,
+}
+
+/// Why there is nothing more to hear.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Silence {
+    /// This process was told to stop.
+    #[error("the engine was cancelled")]
+    Cancelled,
+    /// The peer has said its last word.
+    #[error("{peer} ended: {}", if .end.code == 0 { "its work is done" } else { .end.sentence.as_str() })]
+    Ended {
+        /// Who.
+        peer: String,
+        /// What.
+        end: End,
+    },
+    /// One sentence on the connection.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// One connection.
+pub struct Link {
+    peer: String,
+    stream: TcpStream,
+    /// Held for a frame.
+    sending: Mutex<()>,
+    /// The same, for whoever reads.
+    receiving: Mutex<()>,
+    cancel: CancellationToken,
+    patience: Duration,
+    /// Why it fell silent, the first reason.
+    silence: OnceLock<Silence>,
+}
+
+impl Link {
+    /// Over `stream`, to what messages call `peer`. Nobody is waited for longer than `patience`.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn new(stream: TcpStream, peer: String, patience: Duration, cancel: CancellationToken) -> io::Result<Self> {
+        use rustix::net::sockopt;
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LOOK_UP))?;
+        stream.set_write_timeout(Some(LOOK_UP))?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, VANISHED / 4)?;
+        sockopt::set_tcp_keepintvl(&stream, VANISHED / 4)?;
+        sockopt::set_tcp_keepcnt(&stream, 3)?;
+        sockopt::set_tcp_user_timeout(&stream, VANISHED.as_millis() as u32)?;
+        Ok(Self {
+            peer,
+            stream,
+            sending: Mutex::default(),
+            receiving: Mutex::default(),
+            cancel,
+            patience,
+            silence: OnceLock::new(),
+        })
+    }
+
+    /// From now on messages call the other end so.
+    pub fn rename(&mut self, peer: String) {
+        self.peer = peer;
+    }
+
+    /// As messages call whoever is at the other end.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Until when a wait that begins now may last.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
+    }
+
+    /// Why it fell silent, if it has.
+    pub fn silence(&self) -> Option<&Silence> {
+        self.silence.get()
+    }
+
+    /// Sends a frame of `pieces`, one behind the other.
+    ///
+    /// # Errors
+    /// Why the peer cannot be told.
+    pub fn send(&self, kind: Kind, pieces: &[&[u8]]) -> Result<(), Silence> {
+        let turn = lock(&self.sending);
+        let sent = match (self.silence.get(), self.cancel.is_cancelled()) {
+            (Some(silence), _) => Err(silence.clone()),
+            (None, true) => Err(Silence::Cancelled),
+            (None, false) => self.write(&turn, kind, pieces, self.deadline()),
+        };
+        sent.map_err(|silence| self.fell_silent(silence))
+    }
+
+    /// Sends settings or a sentence.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_json(&self, kind: Kind, value: &impl Serialize) -> Result<(), Silence> {
+        let text = serde_json::to_vec(value).map_err(|error| Silence::Broken(error.to_string()))?;
+        self.send(kind, &[&text])
+    }
+
+    /// Receives a frame of exactly the numbers of `pieces`.
+    ///
+    /// # Errors
+    /// Why it does not come, or that another one came.
+    pub fn receive<'a, T: Pod>(&self, kind: Kind, pieces: impl Iterator<Item = &'a mut [T]>) -> Result<(), Silence> {
+        let mut pieces: Vec<&mut [u8]> = pieces.map(bytemuck::cast_slice_mut).collect();
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let deadline = Some(self.deadline());
+        self.reading(|| {
+            self.begin(kind, bytes..=bytes, deadline)?;
+            pieces.iter_mut().try_for_each(|piece| self.fill(piece, deadline))
+        })
+    }
+
+    /// Receives at most `longest` words; waits as long as the peer lives.
+    ///
+    /// # Errors
+    /// Why they do not come, or that something else came.
+    pub fn receive_words(&self, kind: Kind, longest: usize) -> Result<Vec<u32>, Silence> {
+        self.reading(|| {
+            let bytes = self.begin(kind, 0..=longest.saturating_mul(size_of::<u32>()), None)?;
+            if !bytes.is_multiple_of(size_of::<u32>()) {
+                return Err(self.nonsense(&format!("a frame of {bytes} bytes")));
+            }
+            let mut words = vec![0; bytes / size_of::<u32>()];
+            self.fill(bytemuck::cast_slice_mut(&mut words), Some(self.deadline()))?;
+            Ok(words)
+        })
+    }
+
+    /// Receives settings or a sentence before `deadline`.
+    ///
+    /// # Errors
+    /// Why they do not come, or that something else came.
+    pub fn receive_json<T: DeserializeOwned>(&self, kind: Kind, deadline: Instant) -> Result<T, Silence> {
+        self.reading(|| {
+            let bytes = self.begin(kind, 0..=LONGEST_JSON_BYTES, Some(deadline))?;
+            self.json(bytes, deadline)
+        })
+    }
+
+    /// Hears a last word that nobody waits for; whether the peer has fallen silent.
+    #[cfg(feature = "cuda")]
+    pub fn has_ended(&self) -> bool {
+        let mut header = [0; HEADER_BYTES];
+        // Whoever is reading hears it.
+        let Ok(_turn) = self.receiving.try_lock() else { return self.silence.get().is_some() };
+        let silence = match self.stream.peek(&mut header) {
+            Ok(0) => Some(self.closed()),
+            Ok(HEADER_BYTES) if header[..4] == Kind::End.word() => {
+                self.begin(Kind::End, 0..=0, Some(Instant::now() + FAREWELL)).err()
+            }
+            Err(error) if !is_a_pause(&error) => Some(self.broke(&error)),
+            Ok(_) | Err(_) => None,
+        };
+        silence.map(|silence| self.fell_silent(silence)).is_some() || self.silence.get().is_some()
+    }
+
+    /// Says the last word, and waits a moment for the peer to have heard it. Where a frame is stuck half-way the connection is
+    /// cut instead.
+    pub fn end(&self, end: &End) {
+        let text = serde_json::to_vec(end).unwrap_or_default();
+        if !matches!(self.silence.get(), Some(Silence::Ended { .. }))
+            && let Ok(turn) = self.sending.try_lock()
+        {
+            // Whoever does not hear it sees the connection end.
+            let _unheard = self.write(&turn, Kind::End, &[&text], Instant::now() + FAREWELL);
+        }
+        let _gone = self.stream.shutdown(Shutdown::Write);
+        // Closed with something unread in it, a connection is reset, and what was said last may be lost with it.
+        let deadline = Instant::now() + FAREWELL;
+        let mut rest = [0; 4096];
+        while Instant::now() < deadline {
+            match (&self.stream).read(&mut rest) {
+                Ok(0) => break,
+                Err(error) if !is_a_pause(&error) => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Notes why it fell silent; gives the first reason there was.
+    fn fell_silent(&self, silence: Silence) -> Silence {
+        self.silence.get_or_init(|| silence).clone()
+    }
+
+    /// What `read` gives, which nobody else's reading comes in between.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T, Silence>) -> Result<T, Silence> {
+        let _turn = lock(&self.receiving);
+        if let Some(silence) = self.silence.get() {
+            return Err(silence.clone());
+        }
+        read().map_err(|silence| self.fell_silent(silence))
+    }
+
+    fn write(
+        &self,
+        _turn: &MutexGuard<'_, ()>,
+        kind: Kind,
+        pieces: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<(), Silence> {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&kind.word());
+        header[4..].copy_from_slice(&(bytes as u64).to_le_bytes());
+        let mut slices: Vec<IoSlice<'_>> =
+            std::iter::once(&header[..]).chain(pieces.iter().copied()).map(IoSlice::new).collect();
+        let mut rest = &mut slices[..];
+        // None of them is left where all are empty.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match (&self.stream).write_vectored(rest) {
+                Ok(0) => return Err(self.closed()),
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Err(error) if is_a_pause(&error) => self.may_wait(Some(deadline))?,
+                Err(error) => return Err(self.broke(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The beginning of a frame: how many bytes follow.
+    fn begin(
+        &self,
+        kind: Kind,
+        bytes: std::ops::RangeInclusive<usize>,
+        deadline: Option<Instant>,
+    ) -> Result<usize, Silence> {
+        let mut header = [0; HEADER_BYTES];
+        self.fill(&mut header, deadline)?;
+        let [a, b, c, d, length @ ..] = header;
+        let (word, length) = ([a, b, c, d], usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX));
+        if word == Kind::End.word() && length <= LONGEST_JSON_BYTES {
+            let end = self.json(length, Instant::now() + FAREWELL)?;
+            return Err(Silence::Ended { peer: self.peer.clone(), end });
+        }
+        if word != kind.word() {
+            return Err(self.nonsense(&format!("`{}` where {kind:?} belongs", word.escape_ascii())));
+        }
+        if !bytes.contains(&length) {
+            let (least, most) = (bytes.start(), bytes.end());
+            return Err(self.nonsense(&format!("{kind:?} of {length} bytes, not from {least} to {most}")));
+        }
+        Ok(length)
+    }
+
+    fn json<T: DeserializeOwned>(&self, bytes: usize, deadline: Instant) -> Result<T, Silence> {
+        let mut text = vec![0; bytes];
+        self.fill(&mut text, Some(deadline))?;
+        serde_json::from_slice(&text).map_err(|error| self.nonsense(&format!("JSON that is none of ours ({error})")))
+    }
+
+    fn fill(&self, mut rest: &mut [u8], deadline: Option<Instant>) -> Result<(), Silence> {
+        while !rest.is_empty() {
+            if self.cancel.is_cancelled() {
+                return Err(Silence::Cancelled);
+            }
+            match (&self.stream).read(rest) {
+                Ok(0) => return Err(self.closed()),
+                Ok(read) => rest = &mut rest[read..],
+                Err(error) if is_a_pause(&error) => self.may_wait(deadline)?,
+                Err(error) => return Err(self.broke(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn may_wait(&self, deadline: Option<Instant>) -> Result<(), Silence> {
+        if self.cancel.is_cancelled() {
+            return Err(Silence::Cancelled);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Silence::Broken(format!(
+                "{} has not said or taken anything for group-timeout; see whether its process hangs, or raise group-timeout",
+                self.peer
+            )));
+        }
+        Ok(())
+    }
+
+    fn closed(&self) -> Silence {
+        Silence::Broken(format!(
+            "{} closed its connection without a last word, as a process does that was killed; see how it ended",
+            self.peer
+        ))
+    }
+
+    fn broke(&self, error: &io::Error) -> Silence {
+        Silence::Broken(format!("the connection to {} broke: {error}; see whether that machine is well", self.peer))
+    }
+
+    fn nonsense(&self, what: &str) -> Silence {
+        Silence::Broken(format!(
+            "{} sent {what}; see whether it is a flashjob of this version, and whether anybody else can reach group-port",
+            self.peer
+        ))
+    }
+}
+
+fn lock(turn: &Mutex<()>) -> MutexGuard<'_, ()> {
+    turn.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nothing happened yet. What TCP calls timed out is a machine that vanished.
+fn is_a_pause(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    fn pair(patience: Duration) -> (Link, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (Link::new(stream, "the peer".to_owned(), patience, CancellationToken::new()).unwrap(), peer)
+    }
+
+    fn frame(kind: &[u8; 4], claimed: u64, content: &[u8]) -> Vec<u8> {
+        [&kind[..], &claimed.to_le_bytes(), content].concat()
+    }
+
+    fn two_links() -> [Link; 2] {
+        let (link, peer) = pair(Duration::from_secs(10));
+        [link, Link::new(peer, "the other".to_owned(), Duration::from_secs(10), CancellationToken::new()).unwrap()]
+    }
+
+    #[test]
+    fn what_is_sent_arrives_in_order() {
+        let [a, b] = two_links();
+        std::thread::scope(|scope| {
+            // More than the system holds for a reader that is late.
+            let numbers: Vec<f32> = (0..2_000_000u32).map(|number| number as f32).collect();
+            let sent = numbers.clone();
+            scope.spawn(move || {
+                let (first, rest) = sent.split_at(3);
+                a.send(Kind::Parts, &[bytemuck::cast_slice(first), &[], bytemuck::cast_slice(rest)]).unwrap();
+                a.send(Kind::Step, &[]).unwrap();
+                a.send_json(Kind::Capacity, &vec![1, 2]).unwrap();
+                a.end(&End { code: 4, sentence: "because".to_owned() });
+            });
+            std::thread::sleep(LOOK_UP * 2);
+            let mut received = [vec![0f32; 1_000_000], vec![0f32; 1_000_000]];
+            b.receive(Kind::Parts, received.iter_mut().map(|piece| &mut piece[..])).unwrap();
+            assert!(received.concat() == numbers);
+            assert_eq!(b.receive_words(Kind::Step, 5), Ok(vec![]));
+            assert_eq!(b.receive_json::<Vec<u32>>(Kind::Capacity, b.deadline()), Ok(vec![1, 2]));
+            let end = b.receive_words(Kind::Step, 5).unwrap_err();
+            assert_eq!(end.to_string(), "the other ended: because");
+            assert_eq!(b.silence(), Some(&end));
+        });
+    }
+
+    /// Neither a panic nor memory for what is only claimed: each is one sentence.
+    #[test]
+    fn hostile_bytes_are_refused() {
+        let deep = vec![b'['; LONGEST_JSON_BYTES];
+        for (bytes, expected) in [
+            (vec![], "closed its connection"),
+            (b"PART".to_vec(), "closed its connection"),
+            (frame(b"PART", 8, &[0; 7]), "closed its connection"),
+            (frame(b"PART", 4, &[0; 4]), "Parts of 4 bytes, not from 8 to 8"),
+            (frame(b"PART", u64::MAX, &[0; 8]), "Parts of 18446744073709551615 bytes"),
+            (frame(b"STEP", 8, &[0; 8]), "`STEP` where Parts belongs"),
+            (frame(b"\0\xff\"\n", 8, &[0; 8]), "where Parts belongs"),
+            (frame(b"END ", u64::MAX, &[0; 8]), "`END ` where Parts belongs"),
+            (frame(b"END ", 2, b"{}"), "JSON that is none of ours"),
+            (frame(b"END ", 4, b"\xff\xff\xff\xff"), "JSON that is none of ours"),
+            (frame(b"END ", deep.len() as u64, &deep), "JSON that is none of ours"),
+        ] {
+            let (link, mut peer) = pair(Duration::from_secs(10));
+            peer.write_all(&bytes).unwrap();
+            drop(peer);
+            let mut numbers = [0f32; 2];
+            let said = link.receive(Kind::Parts, std::iter::once(&mut numbers[..])).unwrap_err().to_string();
+            assert!(said.contains(expected) && said.starts_with("the peer "), "{}: {said}", bytes.escape_ascii());
+        }
+        for (bytes, expected) in [
+            (frame(b"STEP", 24, &[0; 24]), "Step of 24 bytes, not from 0 to 20"),
+            (frame(b"STEP", 7, &[0; 7]), "a frame of 7 bytes"),
+            (frame(b"STEP", u64::MAX, &[]), "Step of 18446744073709551615 bytes"),
+        ] {
+            let (link, mut peer) = pair(Duration::from_secs(10));
+            peer.write_all(&bytes).unwrap();
+            let said = link.receive_words(Kind::Step, 5).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+        for (content, claimed) in [(&deep[..], deep.len() + 1), (&deep[..], deep.len()), (b"{\"code\": 300}", 13)] {
+            let (link, mut peer) = pair(Duration::from_secs(10));
+            peer.write_all(&frame(b"CAPA", claimed as u64, content)).unwrap();
+            drop(peer);
+            assert!(matches!(link.receive_json::<End>(Kind::Capacity, link.deadline()), Err(Silence::Broken(_))));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_hangs_is_given_up() {
+        let (link, mut peer) = pair(Duration::from_millis(1));
+        peer.write_all(b"PA").unwrap();
+        let mut numbers = [0f32; 2];
+        let said = link.receive(Kind::Parts, std::iter::once(&mut numbers[..])).unwrap_err().to_string();
+        assert!(said.contains("group-timeout"), "{said}");
+        // And one that takes nothing.
+        let (link, _peer) = pair(Duration::from_millis(1));
+        let much = vec![0; 1 << 26];
+        let said = link.send(Kind::Parts, &[&much]).unwrap_err().to_string();
+        assert!(said.contains("group-timeout"), "{said}");
+    }
+
+    #[test]
+    fn whoever_is_cancelled_waits_for_nobody() {
+        let (link, _peer) = pair(Duration::from_secs(600));
+        link.cancel.cancel();
+        assert_eq!(link.receive_words(Kind::Step, 5), Err(Silence::Cancelled));
+        assert_eq!(link.send(Kind::Step, &[]), Err(Silence::Cancelled));
+    }
+}
