@@ -7,7 +7,7 @@ use flashjob::engine::{Engine, Error, Placement};
 use flashjob::event::{Events, Fact};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::machines::{on_two_machines, watched};
+use crate::engine::machines::watched;
 use crate::engine::{config, open, request, serve};
 use crate::model::golden::{MODELS, directory, prompts, relative_error};
 
@@ -102,24 +102,6 @@ fn decode_and_preemption_change_no_token() {
                 assert!(behind <= 4e-3 * range, "{name}, request {index}, token {position}: {token} instead of {best}");
             }
         }
-    }
-}
-
-/// Two processes would each have devices of their own; here two engines share those of one.
-#[test]
-fn two_machines_compute_the_very_logits_of_one() {
-    for (name, ranks) in [("llama-gqa", 2), ("llama-gqa", 4), ("gemma2-softcaps", 2), ("phi3-short", 4)] {
-        let config = on_gpus(ranks, DtypeChoice::Bfloat16);
-        let block_bytes = {
-            let facts = load(name, &config).facts().clone();
-            facts.kv_cache_bytes / (facts.kv_blocks * ranks) as u64
-        };
-        let config = EngineConfig { kv_cache_memory_bytes: Some(20 * block_bytes), ..config };
-        let requests =
-            || (0..5).map(|id| request(id, &vec![3 + id; 1 + 17 * id as usize], 8 + 5 * id as usize)).collect();
-        let expected = watched(&mut load(name, &config), requests());
-        let found = on_two_machines(Placement::Gpus, name, &config, |engine| watched(engine, requests()));
-        assert!(found == expected, "{name} on {ranks} ranks");
     }
 }
 

@@ -40,17 +40,7 @@ struct Clique {
 struct Communicator {
     std::shared_ptr<Clique> clique;
     int rank;
-    int device;
 };
-
-// ncclUniqueId.
-struct UniqueId {
-    char bytes[128];
-};
-
-// Those that ranks join one by one, by number.
-std::mutex cliques_guard;
-std::vector<std::shared_ptr<Clique>> cliques;
 
 size_t size_of(int type) { return type == F32 ? 4 : 2; }
 
@@ -97,41 +87,15 @@ API int ncclCommInitAll(void **communicators, int count, const int *devices) {
     clique->sent.resize(count);
     for (int rank = 0; rank < count; rank++) {
         if (devices[rank] != rank) abort();
-        communicators[rank] = new Communicator{clique, rank, rank};
+        communicators[rank] = new Communicator{clique, rank};
     }
-    return SUCCESS;
-}
-
-// Ranks of several machines, which are several engines in one process here.
-API int ncclGetUniqueId(UniqueId *id) {
-    FAIL_IF_ASKED;
-    std::lock_guard<std::mutex> lock(cliques_guard);
-    *id = {};
-    const uint64_t number = cliques.size();
-    cliques.push_back(std::make_shared<Clique>());
-    memcpy(id->bytes, &number, sizeof number);
-    return SUCCESS;
-}
-
-// Nobody is waited for here: the first sum does that.
-API int ncclCommInitRank(void **communicator, int count, UniqueId id, int rank) {
-    FAIL_IF_ASKED;
-    std::lock_guard<std::mutex> lock(cliques_guard);
-    uint64_t number;
-    memcpy(&number, id.bytes, sizeof number);
-    if (number >= cliques.size() || rank < 0 || rank >= count || stand_in::current_device() < 0) return CUDA_ERROR;
-    const auto clique = cliques[number];
-    std::lock_guard<std::mutex> inside(clique->guard);
-    clique->brought.resize(count);
-    clique->sent.resize(count);
-    *communicator = new Communicator{clique, rank, stand_in::current_device()};
     return SUCCESS;
 }
 
 API int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank, device] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != device || operation != 0) return CUDA_ERROR;
+    const auto [clique, rank] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != rank || operation != 0) return CUDA_ERROR;
     stand_in::demand(stream, from, count * size_of(type), "a sum over ranks");
     stand_in::demand(stream, to, count * size_of(type), "a sum over ranks");
     return stand_in::queue(stream, "all-reduce", [=, clique = clique, rank = rank] {
@@ -159,8 +123,8 @@ API int ncclGroupEnd() { return SUCCESS; }
 
 API int ncclSend(const void *from, size_t count, int type, int peer, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank, device] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != device || peer != 0) return CUDA_ERROR;
+    const auto [clique, rank] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != rank || peer != 0) return CUDA_ERROR;
     stand_in::demand(stream, from, count * size_of(type), "a send");
     return stand_in::queue(stream, "send", [=, clique = clique, rank = rank] {
         std::unique_lock<std::mutex> lock(clique->guard);
@@ -173,8 +137,8 @@ API int ncclSend(const void *from, size_t count, int type, int peer, void *opaqu
 
 API int ncclRecv(void *to, size_t count, int type, int peer, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank, device] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != device || rank != 0) return CUDA_ERROR;
+    const auto [clique, rank] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != rank || rank != 0) return CUDA_ERROR;
     stand_in::demand(stream, to, count * size_of(type), "a receive");
     return stand_in::queue(stream, "receive", [=, clique = clique] {
         std::unique_lock<std::mutex> lock(clique->guard);
