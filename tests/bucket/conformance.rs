@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use flashjob::bucket::Object;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -56,7 +57,9 @@ async fn a_server_that_keeps_objects_in_memory_has_the_same_versions() {
     let (plain, kept) = (start(&[]), start(&["--in-memory"]));
     let (plain, kept) = (open(plain.url()), open(kept.url()));
     let objects = plain.list("").await.unwrap();
-    assert_eq!((objects.len(), kept.list("").await.unwrap()), (2, objects.clone()));
+    // Objects of a list are as old as their server.
+    let versions = |objects: &[Object]| objects.iter().map(|o| (o.name.clone(), o.etag.clone())).collect::<Vec<_>>();
+    assert_eq!((objects.len(), versions(&kept.list("").await.unwrap())), (2, versions(&objects)));
     for object in &objects {
         let bytes = plain.get(object, 0..object.size_bytes).await.unwrap();
         // Whoever has it in memory no longer needs the file.

@@ -190,7 +190,7 @@ fn one_input_in_plain_keys_or_as_a_list_is_the_same() {
     assert_eq!(input.include, ["a", "b"]);
     assert_eq!(input.exclude, ["a/x"]);
     assert_eq!(input.par.as_ref().map(|par| par.target()), Some(&ParTarget::Collection));
-    assert_eq!(plain.model.candidates(&plain.inputs), [Path::new("/m/m")]);
+    assert_eq!(plain.model.candidates(&plain.inputs), ["/m/m", "./m"].map(Path::new));
 }
 
 #[test]
@@ -199,18 +199,18 @@ fn inputs_have_a_default_location_and_need_no_bucket() {
     assert_eq!(with_par.inputs[0].location, Path::new("/models"));
     let without = job(&["--model=m", "--mount-location=/data"], &[]);
     assert_eq!(without.inputs[0].par, None);
-    assert_eq!(without.model.candidates(&without.inputs), [Path::new("/data/m")]);
+    assert_eq!(without.model.candidates(&without.inputs), ["/data/m", "./m"].map(Path::new));
     let platform =
         r#"[{"bucket_name": "b", "mount_location": "/x", "volume_size_in_gbs": 1}, {"mount_location": "/y"}]"#;
     let job = job(&["--model=m", "--input_object_storage", platform], &[]);
     assert!(job.inputs.iter().all(|input| input.par.is_none()));
-    assert_eq!(job.model.candidates(&job.inputs), [Path::new("/x/m"), Path::new("/y/m")]);
+    assert_eq!(job.model.candidates(&job.inputs), ["/x/m", "/y/m", "./m"].map(Path::new));
     assert_eq!(
         setting(&job, "input-object-storage.1.mount-location"),
         "input-object-storage.1.mount-location = /y (flag)"
     );
     let nothing = self::job(&["--model=m"], &[]);
-    assert_eq!(nothing.model.candidates(&nothing.inputs), [Path::new("/models/m"), Path::new("m")]);
+    assert_eq!(nothing.model.candidates(&nothing.inputs), ["/models/m", "./m"].map(Path::new));
 }
 
 #[test]

@@ -55,8 +55,9 @@ fn ranks_share_memory_and_threads_fairly() {
     let one = load("llama-gqa", &config());
     let two = load("llama-gqa", &ranks(2));
     assert_eq!((one.facts().threads, two.facts().threads), (2, 2));
-    // Norms are not packed; all else is there once.
-    assert_eq!(one.facts().cost.weight_bytes, two.facts().cost.weight_bytes);
+    // All is there once, but for the rows that fill up the last panel of each part: a few beside the 32 or more that are real.
+    let (one_bytes, two_bytes) = (one.facts().cost.weight_bytes, two.facts().cost.weight_bytes);
+    assert!((one_bytes..one_bytes * 3 / 2).contains(&two_bytes), "{one_bytes} bytes on one rank, {two_bytes} on two");
     assert_eq!(one.facts().cost.kv_bytes_per_token, two.facts().cost.kv_bytes_per_token);
     // Two heads of keys and values on four ranks: each is there twice.
     let four = load("llama-gqa", &EngineConfig { dtype: DtypeChoice::Float32, ..ranks(4) });
