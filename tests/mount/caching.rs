@@ -39,10 +39,8 @@ fn read_all(directory: &Path, limit: Option<u64>, objects: &[Object], source: &A
         file.read_exact_at(&mut bytes, 0).map(|()| bytes)
     };
     let read = objects.iter().map(|object| read(object).unwrap()).collect();
-    // A reader has its bytes a moment before they are recorded.
-    while source.under_way() > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // A reader has its bytes a moment before they are recorded; the end waits for that.
+    files.blocks().shut();
     runtime.shutdown_timeout(Duration::from_secs(20));
     read
 }

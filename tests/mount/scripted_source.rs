@@ -81,11 +81,6 @@ impl ScriptedSource {
         self.reads.lock().unwrap().clone()
     }
 
-    /// Reads that have bytes to bring.
-    pub fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::SeqCst)
-    }
-
     pub fn most_under_way(&self) -> usize {
         self.most_under_way.load(Ordering::SeqCst)
     }
