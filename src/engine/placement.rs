@@ -132,8 +132,8 @@ impl Placement {
                 match open.iter().map(Open::kernels).find(|other| *other != first) {
                     None => Ok(open),
                     Some(other) => Err(Error::Setting(format!(
-                        "{ranks} ranks on a machine need GPUs of one kind, as all wait for the slowest: here are {first} and \
-                         {other}; choose among them with CUDA_VISIBLE_DEVICES"
+                        "tensor-parallel-size: {ranks} ranks on a machine need GPUs of one kind, as all wait for the slowest: \
+                         here are {first} and {other}; choose among them with CUDA_VISIBLE_DEVICES"
                     ))),
                 }
             }

@@ -196,7 +196,7 @@ fn gpus_of_two_kinds_do_not_share_a_model() {
         .env("STAND_IN_NAMES", "NVIDIA A10,NVIDIA A100")
         .run()
         .expect_code(2);
-    for word in ["tensor-parallel-size=2", "NVIDIA A10,", "NVIDIA A100,", "CUDA_VISIBLE_DEVICES"] {
+    for word in ["tensor-parallel-size: 2 ranks", "NVIDIA A10,", "NVIDIA A100,", "CUDA_VISIBLE_DEVICES"] {
         assert!(finished.stderr.contains(word), "no {word}: {}", finished.stderr);
     }
 }
