@@ -106,7 +106,6 @@ impl Streams {
         let near = shape.block_bytes / 2;
         let distance = |stream: &Stream| stream.next.abs_diff(range.start);
         let first_block = range.start / shape.block_bytes;
-        let looks_ahead = self.streams.iter().any(|stream| stream.window(shape).contains(&first_block));
         // Of several the one that has earned most: the others are looks ahead that it has come to.
         let candidates = self.streams.iter_mut().filter(|stream| distance(stream) <= near);
         let found = candidates.max_by_key(|stream| (stream.earned, Reverse(distance(stream))));
@@ -126,6 +125,7 @@ impl Streams {
                 stream.asked = stream.asked.max(stream.next / shape.block_bytes);
             }
             None => {
+                let looks_ahead = self.streams.iter().any(|stream| stream.window(shape).contains(&first_block));
                 if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read)
                     && !looks_ahead
                 {
