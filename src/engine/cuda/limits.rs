@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::{Result, Tensor};
+use half::{bf16, f16};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 
 use super::{Gpu, ProductAt};
 use crate::engine::ops::access::Operand;
 use crate::kernels::Limits;
+use crate::model::Dtype;
 
 /// A pass that takes this long is not told apart from one that is launched and waited for without cost.
 const LONG_ENOUGH: Duration = Duration::from_millis(10);
@@ -19,7 +23,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(10);
 /// Passes of the size that is long enough.
 const PASSES: usize = 8;
 
-/// Rows, columns and depth of the first product, and of the last: 384 MiB in 16 bits.
+/// Rows, columns and depth of the first product, and of the last: 256 MiB in 16 bits, of a matrix by itself.
 const PRODUCT: [usize; 2] = [128, 8192];
 
 /// Bytes of the first copy, and of the last: far above any cache.
@@ -40,16 +44,29 @@ impl Gpu {
 
     fn product_rate(&self) -> Result<f64> {
         self.best_rate(PRODUCT, |size| {
-            let matrix = || Tensor::zeros((size, size), self.dtype().into(), &self.device());
-            let (x, weight, y) = (matrix()?, matrix()?, matrix()?);
+            let (x, y) = (self.random_matrix(size)?, Tensor::zeros((size, size), self.dtype().into(), &self.device())?);
             let address = |tensor| Operand::of(tensor).address();
-            let at = ProductAt { x: address(&x)?, weight: address(&weight)?, y: address(&y)?, wide: false, add: false };
+            let at = ProductAt { x: address(&x)?, weight: address(&x)?, y: address(&y)?, wide: false, add: false };
             let pass = move || {
-                let _alive = (&x, &weight, &y);
+                let _alive = (&x, &y);
                 self.product(size, [size, size], at)
             };
             Ok((2.0 * (size as f64).powi(3), pass))
         })
+    }
+
+    /// `[size, size]`, drawn at random: a product of zeros takes less power, and clocks stay higher than any work keeps them.
+    fn random_matrix(&self, size: usize) -> Result<Tensor> {
+        let mut generator = ChaCha8Rng::seed_from_u64(0);
+        // A prime number of them, over and over: no two rows are alike.
+        let drawn: Vec<f32> = (0..65_537).map(|_| generator.random_range(-1.0..1.0)).collect();
+        let numbers = drawn.into_iter().cycle().take(size * size);
+        let matrix = match self.dtype() {
+            Dtype::F16 => Tensor::from_iter(numbers.map(f16::from_f32), &self.device()),
+            Dtype::Bf16 => Tensor::from_iter(numbers.map(bf16::from_f32), &self.device()),
+            Dtype::F32 => Tensor::from_iter(numbers, &self.device()),
+        };
+        matrix?.reshape((size, size))
     }
 
     fn copy_rate(&self) -> Result<f64> {
