@@ -31,7 +31,7 @@ pub use decoder_config::{Activation, DecoderConfig, RopeConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::Error;
 pub use open::Model;
-pub use read_at::{Files, ReadAt, SystemFiles};
+pub use read_at::{Files, Lent, ReadAt, SystemFiles};
 pub use shard::{Shard, ShardShape};
 pub use tensor_name::{LayerTensor, TensorName};
 pub use texts::Texts;

@@ -1,7 +1,8 @@
 //! Weights on their way from files to packed matrices.
 //!
 //! Threads read runs of rows, one after the other in the order of a forward pass, and put each where it belongs while it
-//! is still in a cache: beyond the packed weights themselves, memory holds one run a thread. This file knows nothing of
+//! is still in a cache: beyond the packed weights themselves, memory holds one run a thread, or none where the place that
+//! they are read from has it in memory already. This file knows nothing of
 //! file formats or kernels.
 
 use std::collections::HashMap;
@@ -174,8 +175,8 @@ impl<'a> Reading<'a> {
                 Ok(weights.stored_bytes(tensor, shard)?)
             }
             Task::Rows { tensor, rows, matrix, first_row } => {
-                let bytes = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
-                self.matrices[*matrix].1.rows(first_row + rows.start, buffer.rows())?;
+                let (read, bytes) = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
+                self.matrices[*matrix].1.rows(first_row + rows.start, read.numbers())?;
                 Ok(bytes)
             }
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{Files, ReadAt, SystemFiles};
+use crate::model::{Files, Lent, ReadAt, SystemFiles};
 use crate::mount::{DirectFile, DirectFiles};
 
 /// The mounts of a run; what lies under none of them is opened by its path.
@@ -44,6 +44,10 @@ impl ReadAt for Direct {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buffer, offset)
+    }
+
+    fn lend(&self, range: Range<u64>) -> io::Result<Option<Lent<'_>>> {
+        Ok(self.0.lend(range)?.map(|bytes| Box::new(bytes) as Lent<'_>))
     }
 
     fn will_read(&self, range: Range<u64>) {

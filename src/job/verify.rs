@@ -22,9 +22,13 @@ use crate::model::Model;
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;
 
-/// Errors in units of the format's rounding, as shares of the logits' range, that golden models stay below in all families
-/// (`tests/cuda/engine.rs`).
-const LARGEST_ERROR_UNITS: f64 = 16.0;
+/// What rounding alone does at half of the positions, at most: a share of the logits' range in units of the format's rounding.
+/// transformers 5 in 16 bits, on a CPU, is off by 1.6 to 4.4 of them on the golden models and random prompts.
+const TYPICAL_ERROR_UNITS: f64 = 8.0;
+
+/// What it does at any position. Errors have a long tail: transformers is off by up to 78 at the worst of 768. What is computed
+/// wrongly is off by about the range itself, which is 256 in bfloat16.
+const LARGEST_ERROR_UNITS: f64 = 96.0;
 
 /// Logits by position, each over the vocabulary.
 type Logits = Vec<Vec<f32>>;
@@ -68,15 +72,17 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let (computed, facts) = logits(placement, &model, &asked, &prompts)?;
 
     let rows = || expected.iter().zip(&computed);
-    let error = rows().map(|(expected, computed)| relative_error(expected, computed)).fold(0.0, f64::max);
+    let mut errors: Vec<f64> = rows().map(|(expected, computed)| relative_error(expected, computed)).collect();
+    errors.sort_by(f64::total_cmp);
+    // Shares of the range of single precision's logits, in units of the rounding of what computed them.
+    let units = |error: f64| error / rounding(facts.dtype);
+    let (typical, largest) = (errors[errors.len() / 2], errors[errors.len() - 1]);
     let same_choice = rows().filter(|(expected, computed)| argmax(expected) == argmax(computed)).count();
-    // A share of the range of single precision's logits, in units of the rounding of what computed them.
-    let error_units = error / rounding(facts.dtype);
-    let agrees = error_units <= LARGEST_ERROR_UNITS;
+    let agrees = units(typical) <= TYPICAL_ERROR_UNITS && units(largest) <= LARGEST_ERROR_UNITS;
     let line = json!({
         "agrees": agrees,
-        "largest_error": error,
-        "largest_error_units": error_units,
+        "typical_error_units": units(typical),
+        "largest_error_units": units(largest),
         "same_choice_share": same_choice as f64 / expected.len() as f64,
         "positions": expected.len(),
         "device": facts.device,

@@ -16,7 +16,7 @@ use super::stored::{Encoding, RowOrder, Stored};
 use super::{DecoderConfig, Dtype, Error, Shard, TensorName};
 use rows::Read;
 
-pub use rows::{RowBuffer, RowSlice};
+pub use rows::{RowBuffer, RowSlice, Rows};
 
 /// Numbers of a run of rows: a megabyte or two, enough for a disk or a bucket to be asked for at a time, and little
 /// enough to be still in a cache when they are looked at again.
@@ -141,8 +141,8 @@ impl Weights {
         let (rows, columns) = (window.rows.len(), window.columns.len());
         let shape = if self.config.shape(tensor).len() == 1 { vec![rows] } else { vec![rows, columns] };
         let mut buffer = RowBuffer::new(dtype);
-        Read { stored, window, validation }.fill(0..rows, &mut buffer)?;
-        buffer.to_tensor(shape).map_err(|error| stored.malformed(error))
+        let read = Read { stored, window, validation };
+        read.rows(0..rows, &mut buffer)?.to_tensor(shape).map_err(|error| stored.malformed(error))
     }
 
     /// What `shard` holds of `tensor`, in runs of whole rows, from first to last: what [`Self::read_rows`] is best asked for.
@@ -172,24 +172,24 @@ impl Weights {
         Ok(())
     }
 
-    /// Overwrites `buffer` with `rows` of what `shard` holds of `tensor`, and returns the bytes that this took from the
-    /// files. Any number of threads may read at a time.
+    /// `rows` of what `shard` holds of `tensor`, in the format of `buffer`, and the bytes that this took from the files.
+    /// They overwrite `buffer`, unless they lie in memory just as they are wanted. Any number of threads may read at a time.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_rows(
-        &self,
+    pub fn read_rows<'a>(
+        &'a self,
         tensor: TensorName,
         shard: Shard,
         rows: Range<usize>,
         validation: Validation,
-        buffer: &mut RowBuffer,
-    ) -> Result<u64, Error> {
+        buffer: &'a mut RowBuffer,
+    ) -> Result<(Rows<'a>, u64), Error> {
         let stored = self.stored(tensor)?;
         let window = Window::new(&self.config, tensor, shard)?;
         let bytes = rows.len() as u64 * stored.row_bytes_of(&window.columns) as u64;
-        Read { stored, window, validation }.fill(rows, buffer)?;
-        Ok(bytes)
+        let rows = Read { stored, window, validation }.rows(rows, buffer)?;
+        Ok((rows, bytes))
     }
 
     fn stored(&self, tensor: TensorName) -> Result<&Stored, Error> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::blocks::{BlockMap, Read};
+use super::blocks::{BlockMap, Bytes, Read};
 use super::filesystem::FileSystem;
 use super::tree::Inode;
 
@@ -77,8 +77,7 @@ impl DirectFile {
     /// # Errors
     /// `UnexpectedEof` where the file ends before, else the kind of the fault's errno with the [`Fault`](super::Fault) inside.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.size_bytes);
-        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let end = self.within(offset..offset.saturating_add(buffer.len() as u64))?.end;
         if let Some(whole) = &self.whole
             && !self.failed.load(Ordering::Relaxed)
         {
@@ -95,17 +94,43 @@ impl DirectFile {
         while !rest.is_empty() {
             // Block by block, so that none is held while another one is waited for.
             let piece_end = end.min((position / block_bytes + 1) * block_bytes);
-            let bytes = match self.blocks.read(self.inode, position..piece_end, end) {
-                Read::Ready(result) => result,
-                // On this thread: whoever brings the bytes wakes it, and no other one on the way.
-                Read::Waiting(future) => self.blocks.runtime().block_on(future),
-            }?;
+            let bytes = self.wait_for(position..piece_end, end)?;
             let (filled, unfilled) = rest.split_at_mut(bytes.len());
             filled.copy_from_slice(&bytes);
             rest = unfilled;
             position = piece_end;
         }
         Ok(())
+    }
+
+    /// The bytes of `range` where the block map has them, waited for if need be; `None` where they lie in several blocks or
+    /// on a local disk. Memory is not given to anything else while they are held.
+    ///
+    /// # Errors
+    /// As [`DirectFile::read_exact_at`].
+    pub fn lend(&self, range: Range<u64>) -> io::Result<Option<Bytes>> {
+        let range = self.within(range)?;
+        let block_bytes = self.blocks.limits().block_bytes as u64;
+        let in_one_block = range.start / block_bytes == range.end.saturating_sub(1) / block_bytes;
+        if self.whole.is_some() || !in_one_block {
+            return Ok(None);
+        }
+        let end = range.end;
+        Ok(Some(self.wait_for(range, end)?))
+    }
+
+    fn within(&self, range: Range<u64>) -> io::Result<Range<u64>> {
+        if range.end > self.size_bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(range) }
+    }
+
+    /// `range`, which lies in one block, and after which the reader goes on to `promised`.
+    fn wait_for(&self, range: Range<u64>, promised: u64) -> io::Result<Bytes> {
+        let bytes = match self.blocks.read(self.inode, range, promised) {
+            Read::Ready(result) => result,
+            // On this thread: whoever brings the bytes wakes it, and no other one on the way.
+            Read::Waiting(future) => self.blocks.runtime().block_on(future),
+        };
+        Ok(bytes?)
     }
 }
 

@@ -66,6 +66,12 @@ template <typename T> double mean_square(const T *x, size_t count, double (*wide
     return sum / count;
 }
 
+// As src/engine/cuda/kernels.rs has them.
+uint32_t row_threads(uint32_t entries) {
+    const uint32_t packs = entries % PACK == 0 ? entries / PACK : entries;
+    return std::min((packs + 31) / 32 * 32, 1024u);
+}
+
 template <typename T> void test_embed(uint32_t tokens, uint32_t hidden) {
     const uint32_t first = below(5), end = first + 1 + below(20);
     auto table = numbers<T>((end - first) * hidden);
@@ -73,7 +79,7 @@ template <typename T> void test_embed(uint32_t tokens, uint32_t hidden) {
     for (uint32_t &id : ids) id = below(end + 5);
     std::vector<float> residual(tokens * hidden, NAN);
     const float scale = number();
-    host::launch(tokens, 256, [&] { embed(table.data(), ids.data(), residual.data(), hidden, first, end, scale); });
+    host::launch(tokens, row_threads(hidden), [&] { embed(table.data(), ids.data(), residual.data(), hidden, first, end, scale); });
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t i = 0; i < hidden; i++) {
             const bool here = ids[t] >= first && ids[t] < end;
@@ -88,7 +94,7 @@ template <typename T> void test_add_rms_norm(uint32_t rows, uint32_t hidden, boo
     auto before = residual;
     std::vector<T> normed(rows * hidden, narrow<T>(NAN));
     const float eps = 1e-5f;
-    host::launch(rows, 256, [&] {
+    host::launch(rows, row_threads(hidden), [&] {
         add_rms_norm(residual.data(), with_delta ? delta.data() : nullptr, with_norm ? delta_norm.data() : nullptr,
                      weight.data(), normed.data(), hidden, eps);
     });
@@ -250,14 +256,16 @@ void test_argmax(uint32_t rows, uint32_t width) {
 }
 
 template <typename T> void test_all_of() {
-    for (uint32_t hidden : {1u, 3u, 64u, 255u, 257u, 1000u}) {
+    for (uint32_t hidden : {1u, 3u, 64u, 255u, 257u, 1000u, 3001u, 4096u, 9000u, 32768u}) {
         test_embed<T>(1 + below(4), hidden);
         for (int with : {0, 1, 3}) test_add_rms_norm<T>(1 + below(3), hidden, with > 0, with > 1);
     }
     for (uint32_t head_dim : {8u, 24u, 64u, 80u, 256u}) test_norm_heads<T>(1 + below(5), 1 + below(7), head_dim);
     for (uint32_t half : {0u, 1u, 4u, 12u, 16u}) test_rope_and_cache<T>(1 + below(6), 6, 1 + below(3), 32, half);
     test_rope_and_cache<T>(3, 4, 4, 128, 64);
-    for (uint32_t width : {1u, 31u, 256u, 300u})
+    test_rope_and_cache<T>(3, 5, 1, 40, 16);
+    test_rope_and_cache<T>(2, 40, 8, 128, 32);
+    for (uint32_t width : {1u, 31u, 256u, 300u, 304u})
         for (bool gelu : {false, true}) test_gated<T>(1 + below(4), width, gelu);
     test_fill_rows<T>(3, 100);
 }
@@ -270,7 +278,7 @@ int main() {
     for (uint32_t width : {1u, 7u, 256u, 700u}) test_gather_rows(1 + below(5), width);
     for (uint32_t width : {1u, 7u, 256u, 700u}) test_place_columns(1 + below(5), width);
     for (uint32_t count : {1u, 255u, 1000u}) test_softcap(count);
-    for (uint32_t width : {1u, 31u, 1000u, 5000u}) test_argmax(12, width);
+    for (uint32_t width : {1u, 31u, 1000u, 5000u, 5001u, 20008u}) test_argmax(12, width);
     bool failed = false;
     for (const auto &[kernel, error] : largest) {
         printf("%-28s %.3f\n", kernel.c_str(), error);

@@ -1,7 +1,15 @@
 //! What ranks read is what slicing the whole tensor gives, in every format.
 
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use candle_core::{DType, Tensor};
-use flashjob::model::{Dtype, Error, LayerTensor, Model, Shard, ShardShape, TensorName, Validation};
+use flashjob::model::{
+    Dtype, Error, Files, LayerTensor, Lent, Model, ReadAt, Shard, ShardShape, TensorName, Validation,
+};
 
 use super::altered::{Altered, assert_says};
 use super::golden;
@@ -54,6 +62,67 @@ fn shards_are_slices_of_the_whole() {
                     assert_eq!(bits(&read), bits(&slice), "{fixture} {tensor:?} {shard:?} {dtype}");
                 }
             }
+        }
+    }
+}
+
+/// Files in memory that lend their bytes, which begin so many bytes behind an even address.
+struct Lenders {
+    shift: usize,
+    lent: Arc<AtomicUsize>,
+}
+
+struct Lender {
+    bytes: Vec<u8>,
+    start: usize,
+    lent: Arc<AtomicUsize>,
+}
+
+impl Files for Lenders {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        let file = std::fs::read(path)?;
+        let mut bytes = vec![0; file.len() + 16];
+        let start = bytes.as_ptr().align_offset(8) + self.shift;
+        bytes[start..start + file.len()].copy_from_slice(&file);
+        bytes.truncate(start + file.len());
+        Ok(Arc::new(Lender { bytes, start, lent: Arc::clone(&self.lent) }))
+    }
+}
+
+impl ReadAt for Lender {
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok((self.bytes.len() - self.start) as u64)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.bytes.read_exact_at(buffer, offset + self.start as u64)
+    }
+
+    fn lend(&self, range: Range<u64>) -> io::Result<Option<Lent<'_>>> {
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        self.bytes.lend(range.start + self.start as u64..range.end + self.start as u64)
+    }
+}
+
+#[test]
+fn weights_that_lie_in_memory_are_those_of_the_file() {
+    for fixture in golden::MODELS {
+        let expected = open(fixture);
+        let directory = golden::directory(fixture);
+        for shift in [0, 1] {
+            let lent = Arc::new(AtomicUsize::new(0));
+            let files = Lenders { shift, lent: Arc::clone(&lent) };
+            let model = Model::open_through(&files, &directory, &directory).unwrap();
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+                for shard in [Shard::WHOLE, Shard { rank: 1, world_size: 2 }] {
+                    for tensor in model.weights.tensors() {
+                        let found = model.weights.read(tensor, shard, dtype, Validation::Trust).unwrap();
+                        let expected = read(&expected, tensor, shard, dtype);
+                        assert_eq!(bits(&found), bits(&expected), "{fixture} {tensor:?} {shard:?} {dtype} {shift}");
+                    }
+                }
+            }
+            assert!(lent.load(Ordering::Relaxed) > 0, "{fixture}: nothing was lent");
         }
     }
 }

@@ -20,6 +20,26 @@ template <typename T> __device__ T narrow(float x);
 template <> __device__ __half narrow<__half>(float x) { return __float2half_rn(x); }
 template <> __device__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+// Entries side by side, moved at once: 16 bytes a load or store where they lie at a multiple of that.
+template <typename T, uint32_t N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+    T entry[N];
+};
+
+template <uint32_t N, typename T> __device__ Pack<T, N> load(const T *from) {
+    return *reinterpret_cast<const Pack<T, N> *>(from);
+}
+
+template <typename T, uint32_t N> __device__ void store(T *to, const Pack<T, N> &entries) {
+    *reinterpret_cast<Pack<T, N> *>(to) = entries;
+}
+
+// What a block may have that works on one row: registers are shared out accordingly.
+#define ROW_KERNEL extern "C" __global__ void __launch_bounds__(1024)
+
+// As many entries as are moved at once where rows are multiples of it: all real models. Others go entry by entry.
+constexpr uint32_t PACK = 8;
+
 // The sum over the lanes of a warp, on each of them.
 __device__ float warp_sum(float x) {
     for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
@@ -39,46 +59,86 @@ __device__ float block_sum(float x) {
 
 // A block a token. residual [tokens, hidden] = table [rows, hidden] at the token's row, times scale; zeros for tokens
 // whose rows another rank has: this one has those of [first, end).
-template <typename T>
-__device__ void embed(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
-                      uint32_t end, float scale) {
+template <uint32_t N, typename T>
+__device__ void embed_packs(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
+                            uint32_t end, float scale) {
     const uint32_t token = token_ids[blockIdx.x];
     const bool here = token >= first && token < end;
     const T *from = table + (here ? (size_t)(token - first) * hidden : 0);
     float *to = residual + (size_t)blockIdx.x * hidden;
-    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = here ? widen(from[i]) * scale : 0.0f;
+    for (uint32_t i = threadIdx.x * N; i < hidden; i += blockDim.x * N) {
+        Pack<float, N> wide = {};
+        if (here) {
+            const Pack<T, N> entries = load<N>(from + i);
+            for (uint32_t j = 0; j < N; j++) wide.entry[j] = widen(entries.entry[j]) * scale;
+        }
+        store(to + i, wide);
+    }
 }
 
-// A block a row. residual [rows, hidden] += delta, normalised with delta_norm where there is one; normed = the residual's
-// RMSNorm with weight. Either of delta and delta_norm may be null.
 template <typename T>
-__device__ void add_rms_norm(float *residual, const T *delta, const float *delta_norm, const float *weight, T *normed,
-                             uint32_t hidden, float eps) {
+__device__ void embed(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
+                      uint32_t end, float scale) {
+    hidden % PACK == 0 ? embed_packs<PACK>(table, token_ids, residual, hidden, first, end, scale)
+                       : embed_packs<1>(table, token_ids, residual, hidden, first, end, scale);
+}
+
+// Packs of a row that a thread of add_rms_norm keeps in registers.
+constexpr uint32_t KEPT_PACKS = 4;
+
+// A block a row, of enough threads for all of it: hidden is at most blockDim.x times what a thread keeps. residual
+// [rows, hidden] += delta, normalised with delta_norm where there is one; normed = the residual's RMSNorm with weight. Either of
+// delta and delta_norm may be null.
+template <uint32_t N, typename T>
+__device__ void add_rms_norm_packs(float *residual, const T *delta, const float *delta_norm, const float *weight, T *normed,
+                                   uint32_t hidden, float eps) {
     const size_t row = (size_t)blockIdx.x * hidden;
+    const auto own = [&](uint32_t pack) { return (pack * blockDim.x + threadIdx.x) * N; };
     float delta_scale = 1.0f;
     if (delta && delta_norm) {
         float squares = 0.0f;
-        for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-            const float x = widen(delta[row + i]);
-            squares += x * x;
+        for (uint32_t i = threadIdx.x * N; i < hidden; i += blockDim.x * N) {
+            const Pack<T, N> added = load<N>(delta + row + i);
+            for (uint32_t j = 0; j < N; j++) squares += widen(added.entry[j]) * widen(added.entry[j]);
         }
         delta_scale = rsqrtf(block_sum(squares) / hidden + eps);
     }
+    Pack<float, N> kept[KEPT_PACKS];
     float squares = 0.0f;
-    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-        float x = residual[row + i];
+    for (uint32_t pack = 0; pack < KEPT_PACKS; pack++) {
+        const uint32_t i = own(pack);
+        if (i >= hidden) continue;
+        Pack<float, N> x = load<N>(residual + row + i);
         if (delta) {
-            const float added = widen(delta[row + i]) * delta_scale;
-            x += delta_norm ? added * delta_norm[i] : added;
-            residual[row + i] = x;
+            const Pack<T, N> added = load<N>(delta + row + i);
+            Pack<float, N> scale;
+            for (uint32_t j = 0; j < N; j++) scale.entry[j] = delta_scale;
+            if (delta_norm) {
+                const Pack<float, N> norm = load<N>(delta_norm + i);
+                for (uint32_t j = 0; j < N; j++) scale.entry[j] *= norm.entry[j];
+            }
+            for (uint32_t j = 0; j < N; j++) x.entry[j] += widen(added.entry[j]) * scale.entry[j];
+            store(residual + row + i, x);
         }
-        squares += x * x;
+        for (uint32_t j = 0; j < N; j++) squares += x.entry[j] * x.entry[j];
+        kept[pack] = x;
     }
     const float scale = rsqrtf(block_sum(squares) / hidden + eps);
-    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-        // Each thread reads what it wrote itself.
-        normed[row + i] = narrow<T>(residual[row + i] * scale * weight[i]);
+    for (uint32_t pack = 0; pack < KEPT_PACKS; pack++) {
+        const uint32_t i = own(pack);
+        if (i >= hidden) continue;
+        const Pack<float, N> by = load<N>(weight + i);
+        Pack<T, N> y;
+        for (uint32_t j = 0; j < N; j++) y.entry[j] = narrow<T>(kept[pack].entry[j] * scale * by.entry[j]);
+        store(normed + row + i, y);
     }
+}
+
+template <typename T>
+__device__ void add_rms_norm(float *residual, const T *delta, const float *delta_norm, const float *weight, T *normed,
+                             uint32_t hidden, float eps) {
+    hidden % PACK == 0 ? add_rms_norm_packs<PACK>(residual, delta, delta_norm, weight, normed, hidden, eps)
+                       : add_rms_norm_packs<1>(residual, delta, delta_norm, weight, normed, hidden, eps);
 }
 
 // A warp a head: of each row of x, [rows, row_width], the heads of head_dim entries from first_entry on become their
@@ -101,31 +161,49 @@ __device__ void norm_heads(T *x, const float *weight, uint32_t rows, uint32_t ro
 // A block a token. In rows of qkv, [tokens, (heads + 2 kv_heads) head_dim], q is turned in place; k, turned, and v go
 // into the caches, [blocks, page, kv_heads, head_dim], at the token's slot. Entry i of a head is paired with i + half;
 // entries from 2 half on stay as they are. cos and sin are [positions, half].
-template <typename T>
-__device__ void rope_and_cache(T *qkv, const float *cos, const float *sin, const uint32_t *positions,
-                               const uint32_t *slots, T *k_cache, T *v_cache, uint32_t heads, uint32_t kv_heads,
-                               uint32_t head_dim, uint32_t half) {
+template <uint32_t N, typename T>
+__device__ void rope_and_cache_packs(T *qkv, const float *cos, const float *sin, const uint32_t *positions,
+                                     const uint32_t *slots, T *k_cache, T *v_cache, uint32_t heads, uint32_t kv_heads,
+                                     uint32_t head_dim, uint32_t half) {
     const uint32_t token = blockIdx.x;
     T *q = qkv + (size_t)token * (heads + 2 * kv_heads) * head_dim;
     const T *k = q + heads * head_dim, *v = k + kv_heads * head_dim;
     T *k_to = k_cache + (size_t)slots[token] * kv_heads * head_dim;
     T *v_to = v_cache + (size_t)slots[token] * kv_heads * head_dim;
     const float *c = cos + (size_t)positions[token] * half, *s = sin + (size_t)positions[token] * half;
-    for (uint32_t i = threadIdx.x; i < (heads + kv_heads) * half; i += blockDim.x) {
-        const uint32_t head = i / half, pair = i % half;
-        const bool of_q = head < heads;
-        const T *from = q + head * head_dim;
-        T *to = of_q ? q + head * head_dim : k_to + (head - heads) * head_dim;
-        const float a = widen(from[pair]), b = widen(from[pair + half]);
-        to[pair] = narrow<T>(a * c[pair] - b * s[pair]);
-        to[pair + half] = narrow<T>(b * c[pair] + a * s[pair]);
+    // First the pairs that are turned, then what of keys stays as it is, then values.
+    const uint32_t turned = (heads + kv_heads) * half, rest = head_dim - 2 * half;
+    const uint32_t turned_and_kept = turned + kv_heads * rest, all = turned_and_kept + kv_heads * head_dim;
+    for (uint32_t i = threadIdx.x * N; i < all; i += blockDim.x * N) {
+        if (i < turned) {
+            const uint32_t head = i / half, pair = i % half;
+            const T *from = q + head * head_dim + pair;
+            T *to = (head < heads ? q + head * head_dim : k_to + (head - heads) * head_dim) + pair;
+            Pack<T, N> a = load<N>(from), b = load<N>(from + half);
+            const Pack<float, N> by_cos = load<N>(c + pair), by_sin = load<N>(s + pair);
+            for (uint32_t j = 0; j < N; j++) {
+                const float x = widen(a.entry[j]), y = widen(b.entry[j]);
+                a.entry[j] = narrow<T>(x * by_cos.entry[j] - y * by_sin.entry[j]);
+                b.entry[j] = narrow<T>(y * by_cos.entry[j] + x * by_sin.entry[j]);
+            }
+            store(to, a);
+            store(to + half, b);
+        } else if (i < turned_and_kept) {
+            const uint32_t at = (i - turned) / rest * head_dim + 2 * half + (i - turned) % rest;
+            store(k_to + at, load<N>(k + at));
+        } else {
+            store(v_to + (i - turned_and_kept), load<N>(v + (i - turned_and_kept)));
+        }
     }
-    const uint32_t rest = head_dim - 2 * half;
-    for (uint32_t i = threadIdx.x; i < kv_heads * rest; i += blockDim.x) {
-        const uint32_t at = i / rest * head_dim + 2 * half + i % rest;
-        k_to[at] = k[at];
-    }
-    for (uint32_t i = threadIdx.x; i < kv_heads * head_dim; i += blockDim.x) v_to[i] = v[i];
+}
+
+template <typename T>
+__device__ void rope_and_cache(T *qkv, const float *cos, const float *sin, const uint32_t *positions,
+                               const uint32_t *slots, T *k_cache, T *v_cache, uint32_t heads, uint32_t kv_heads,
+                               uint32_t head_dim, uint32_t half) {
+    half % PACK == 0 && head_dim % PACK == 0
+        ? rope_and_cache_packs<PACK>(qkv, cos, sin, positions, slots, k_cache, v_cache, heads, kv_heads, head_dim, half)
+        : rope_and_cache_packs<1>(qkv, cos, sin, positions, slots, k_cache, v_cache, heads, kv_heads, head_dim, half);
 }
 
 __device__ float silu(float x) { return x / (1.0f + expf(-x)); }
@@ -133,14 +211,27 @@ __device__ float silu(float x) { return x / (1.0f + expf(-x)); }
 // The approximation that models mean by gelu_pytorch_tanh (Hendrycks and Gimpel, 2016).
 __device__ float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x))); }
 
-// A thread an entry. activated [rows, width] = activation(gate) up, from rows of gate, then up, [rows, 2 width].
+// A thread a pack, or several. activated [rows, width] = activation(gate) up, from rows of gate, then up, [rows, 2 width].
+template <uint32_t N, typename T>
+__device__ void gated_packs(const T *gate_up, T *activated, uint32_t rows, uint32_t width, uint32_t gelu) {
+    const uint32_t step = gridDim.x * blockDim.x;
+    for (uint32_t index = blockIdx.x * blockDim.x + threadIdx.x; index < rows * (width / N); index += step) {
+        const size_t row = index / (width / N), column = index % (width / N) * N;
+        const T *from = gate_up + row * 2 * width + column;
+        const Pack<T, N> gate = load<N>(from), up = load<N>(from + width);
+        Pack<T, N> y;
+        for (uint32_t j = 0; j < N; j++) {
+            const float x = widen(gate.entry[j]);
+            y.entry[j] = narrow<T>((gelu ? gelu_tanh(x) : silu(x)) * widen(up.entry[j]));
+        }
+        store(activated + row * width + column, y);
+    }
+}
+
 template <typename T>
 __device__ void gated(const T *gate_up, T *activated, uint32_t rows, uint32_t width, uint32_t gelu) {
-    const size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= (size_t)rows * width) return;
-    const T *row = gate_up + index / width * 2 * width + index % width;
-    const float gate = widen(row[0]), up = widen(row[width]);
-    activated[index] = narrow<T>((gelu ? gelu_tanh(gate) : silu(gate)) * up);
+    width % PACK == 0 ? gated_packs<PACK>(gate_up, activated, rows, width, gelu)
+                      : gated_packs<1>(gate_up, activated, rows, width, gelu);
 }
 
 // A thread an entry. Every row of y, [rows, width], becomes bias: what a product is then added to.
@@ -172,18 +263,30 @@ extern "C" __global__ void softcap(float *x, uint64_t count, float cap) {
     if (index < count) x[index] = cap * tanhf(x[index] / cap);
 }
 
+namespace {
+
+// The largest of a thread's part of a row, and where it is: the first of several, width where there is none.
+template <uint32_t N> __device__ void largest_of_part(const float *row, uint32_t width, float &largest, uint32_t &index) {
+    for (uint32_t i = threadIdx.x * N; i < width; i += blockDim.x * N) {
+        const Pack<float, N> x = load<N>(row + i);
+        for (uint32_t j = 0; j < N; j++) {
+            const bool number = x.entry[j] == x.entry[j];
+            if (number && (index == width || x.entry[j] > largest)) largest = x.entry[j], index = i + j;
+        }
+    }
+}
+
+}  // namespace
+
 // A block of whole warps a row: the index of the largest of logits [rows, width], the lowest where several are equal. NaN never
 // wins over a number; where the largest is infinite, or nothing is a number, the index is width.
-extern "C" __global__ void argmax(const float *logits, uint32_t *best, uint32_t width) {
+ROW_KERNEL argmax(const float *logits, uint32_t *best, uint32_t width) {
     __shared__ float largest_of_warps[WARP];
     __shared__ uint32_t index_of_warps[WARP];
     const float *row = logits + (size_t)blockIdx.x * width;
     float largest = 0.0f;
     uint32_t index = width;
-    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
-        const float x = row[i];
-        if (x == x && (index == width || x > largest)) largest = x, index = i;
-    }
+    width % PACK == 0 ? largest_of_part<PACK>(row, width, largest, index) : largest_of_part<1>(row, width, largest, index);
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int last = 0; last < 2; last++) {
         for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) {
@@ -203,11 +306,11 @@ extern "C" __global__ void argmax(const float *logits, uint32_t *best, uint32_t 
 }
 
 #define FOR_TYPE(suffix, T)                                                                                              \
-    extern "C" __global__ void embed_##suffix(const T *table, const uint32_t *token_ids, float *residual,               \
+    ROW_KERNEL embed_##suffix(const T *table, const uint32_t *token_ids, float *residual,               \
                                               uint32_t hidden, uint32_t first, uint32_t end, float scale) {             \
         embed(table, token_ids, residual, hidden, first, end, scale);                                                   \
     }                                                                                                                    \
-    extern "C" __global__ void add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm,          \
+    ROW_KERNEL add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm,          \
                                                      const float *weight, T *normed, uint32_t hidden, float eps) {      \
         add_rms_norm(residual, delta, delta_norm, weight, normed, hidden, eps);                                         \
     }                                                                                                                    \
@@ -216,7 +319,7 @@ extern "C" __global__ void argmax(const float *logits, uint32_t *best, uint32_t 
                                                    float eps) {                                                          \
         norm_heads(x, weight, rows, row_width, first_entry, heads, head_dim, eps);                                      \
     }                                                                                                                    \
-    extern "C" __global__ void rope_and_cache_##suffix(                                                                  \
+    ROW_KERNEL rope_and_cache_##suffix(                                                                  \
         T *qkv, const float *cos, const float *sin, const uint32_t *positions, const uint32_t *slots, T *k_cache,       \
         T *v_cache, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t half) {                              \
         rope_and_cache(qkv, cos, sin, positions, slots, k_cache, v_cache, heads, kv_heads, head_dim, half);             \

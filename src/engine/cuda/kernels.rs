@@ -1,6 +1,6 @@
 //! Launching the kernels of `kernels.cu`, each with arguments that have names and types.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
@@ -11,8 +11,17 @@ use crate::model::{Activation, Dtype};
 /// `kernels.cu`, compiled by the build script.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
-/// Threads of a block that works on one row or token: whole warps, and many enough to hide a memory's latency.
+/// Threads of a block whose work is spread over many blocks: whole warps, and many enough to hide a memory's latency.
 const ROW_THREADS: u32 = 256;
+
+/// The most threads that a block can have (CUDA C++ Programming Guide, "Compute Capabilities").
+const MOST_THREADS: usize = 1024;
+
+/// Entries that a thread moves at once, of rows that are whole multiples of it (`PACK`).
+const PACK: usize = 8;
+
+/// Packs that a thread of `add_rms_norm` keeps (`KEPT_PACKS`).
+const KEPT_PACKS: usize = 4;
 
 /// Threads of a warp.
 const WARP: usize = 32;
@@ -29,6 +38,16 @@ pub(super) struct Kernels {
     place_columns: CudaFunction,
     softcap: CudaFunction,
     argmax: CudaFunction,
+}
+
+/// Packs of a row of so many entries.
+fn packs(entries: usize) -> usize {
+    if entries.is_multiple_of(PACK) { entries / PACK } else { entries }
+}
+
+/// Threads of a block that works on one row: one a pack, as far as there are so many.
+fn row_threads(packs: usize) -> u32 {
+    packs.next_multiple_of(WARP).clamp(WARP, MOST_THREADS) as u32
 }
 
 impl Kernels {
@@ -120,7 +139,7 @@ impl Gpu {
             self,
             embed,
             tokens,
-            ROW_THREADS,
+            row_threads(packs(hidden)),
             table.0,
             token_ids.0,
             residual.0,
@@ -132,13 +151,20 @@ impl Gpu {
     }
 
     /// See `add_rms_norm`.
+    ///
+    /// # Errors
+    /// If a row is too long for one block, and what the driver says.
     pub fn add_rms_norm(&self, [rows, hidden]: [usize; 2], at: AddRmsNormAt, eps: f32) -> Result<()> {
         let AddRmsNormAt { residual, delta, delta_norm, weight, normed } = at;
+        if packs(hidden) > MOST_THREADS * KEPT_PACKS {
+            bail!("RMSNorm on a GPU takes rows of up to {} packs of {PACK} entries, or of as many single entries where \
+                   {PACK} does not divide them, not of {hidden} entries", MOST_THREADS * KEPT_PACKS);
+        }
         launch!(
             self,
             add_rms_norm,
             rows,
-            ROW_THREADS,
+            row_threads(packs(hidden)),
             residual.0,
             delta.0,
             delta_norm.0,
@@ -180,11 +206,13 @@ impl Gpu {
     pub fn rope_and_cache(&self, tokens: usize, shape: AttentionShape, half: usize, at: RopeAt) -> Result<()> {
         let AttentionShape { heads, kv_heads, head_dim } = shape;
         let RopeAt { qkv, cos, sin, positions, slots, k_cache, v_cache } = at;
+        // Entries of a row that are moved, in pairs where they are turned.
+        let moved = (heads + 2 * kv_heads) * head_dim - (heads + kv_heads) * half;
         launch!(
             self,
             rope_and_cache,
             tokens,
-            ROW_THREADS,
+            row_threads(moved / PACK),
             qkv.0,
             cos.0,
             sin.0,
@@ -208,7 +236,7 @@ impl Gpu {
         activation: Activation,
     ) -> Result<()> {
         let gelu = u32::from(activation == Activation::GeluTanh);
-        let blocks = (rows * width).div_ceil(ROW_THREADS as usize);
+        let blocks = (rows * packs(width)).div_ceil(ROW_THREADS as usize);
         launch!(self, gated, blocks, ROW_THREADS, gate_up.0, activated.0, rows as u32, width as u32, gelu)
     }
 

@@ -11,6 +11,7 @@ use half::{bf16, f16};
 
 use crate::model::decode::{Bytes, Numbers, SixteenBits, decode};
 use crate::model::shard::Window;
+use crate::model::read_at::Lent;
 use crate::model::stored::{Encoding, RowOrder, Stored};
 use crate::model::{Dtype, Error};
 
@@ -27,7 +28,45 @@ pub enum RowSlice<'a> {
     Bf16(&'a [bf16]),
 }
 
-/// Rows of one format, in memory that is kept from one reading to the next.
+impl<'a> RowSlice<'a> {
+    /// `None` where `bytes` do not lie as numbers of `dtype` must.
+    fn of(bytes: &'a [u8], dtype: Dtype) -> Option<Self> {
+        let bits = || bytemuck::try_cast_slice::<u8, u16>(bytes).ok();
+        match dtype {
+            Dtype::F32 => Some(RowSlice::F32(bytemuck::try_cast_slice(bytes).ok()?)),
+            Dtype::F16 => Some(RowSlice::F16(bits()?.reinterpret_cast())),
+            Dtype::Bf16 => Some(RowSlice::Bf16(bits()?.reinterpret_cast())),
+        }
+    }
+}
+
+/// Rows that were read: where they lay, or in a [`RowBuffer`].
+pub struct Rows<'a> {
+    bytes: Lent<'a>,
+    dtype: Dtype,
+}
+
+impl<'a> Rows<'a> {
+    fn new(bytes: Lent<'a>, dtype: Dtype) -> Option<Self> {
+        RowSlice::of(&bytes, dtype).is_some().then_some(Self { bytes, dtype })
+    }
+
+    /// The numbers.
+    pub fn numbers(&self) -> RowSlice<'_> {
+        RowSlice::of(&self.bytes, self.dtype).expect("rows that lie as numbers must")
+    }
+
+    /// A copy on the CPU.
+    pub(super) fn to_tensor(&self, shape: Vec<usize>) -> candle_core::Result<Tensor> {
+        match self.numbers() {
+            RowSlice::F32(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
+            RowSlice::F16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
+            RowSlice::Bf16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
+        }
+    }
+}
+
+/// Memory for rows of one format, kept from one reading to the next.
 pub struct RowBuffer {
     bytes: Bytes,
     dtype: Dtype,
@@ -39,23 +78,8 @@ impl RowBuffer {
         Self { bytes: Bytes::zeros(0), dtype }
     }
 
-    /// What was read last.
-    pub fn rows(&self) -> RowSlice<'_> {
-        let bytes = self.bytes.as_slice();
-        match self.dtype {
-            Dtype::F32 => RowSlice::F32(bytemuck::cast_slice(bytes)),
-            Dtype::F16 => RowSlice::F16(bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast()),
-            Dtype::Bf16 => RowSlice::Bf16(bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast()),
-        }
-    }
-
-    /// A copy on the CPU.
-    pub(super) fn to_tensor(&self, shape: Vec<usize>) -> candle_core::Result<Tensor> {
-        match self.rows() {
-            RowSlice::F32(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
-            RowSlice::F16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
-            RowSlice::Bf16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
-        }
+    fn rows(&self) -> Rows<'_> {
+        Rows { bytes: Box::new(self.bytes.as_slice()), dtype: self.dtype }
     }
 
     /// Room for `count` numbers, holding whatever was left in it.
@@ -77,9 +101,37 @@ pub(super) struct Read<'a> {
     pub(super) validation: Validation,
 }
 
-impl Read<'_> {
-    /// Overwrites `buffer` with `rows` of the window: whole heads, where the rows of a head must change places.
-    pub(super) fn fill(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<(), Error> {
+impl<'a> Read<'a> {
+    /// `rows` of the window: whole heads, where the rows of a head must change places. Where they lie in memory just as
+    /// they are wanted they stay there, else they overwrite `buffer`.
+    pub(super) fn rows<'b>(&self, rows: Range<usize>, buffer: &'b mut RowBuffer) -> Result<Rows<'b>, Error>
+    where
+        'a: 'b,
+    {
+        if let Some(lent) = self.lent(&rows, buffer.dtype)? {
+            return Ok(lent);
+        }
+        self.fill(rows, buffer)?;
+        Ok(buffer.rows())
+    }
+
+    fn lent(&self, rows: &Range<usize>, dtype: Dtype) -> Result<Option<Rows<'a>>, Error> {
+        let &Stored { columns, encoding, row_order, stored_less_by, .. } = self.stored;
+        let as_wanted = columns == self.window.columns.len()
+            && encoding == Encoding::Plain(dtype)
+            && row_order == RowOrder::Halves
+            && stored_less_by == 0.0
+            && self.validation == Validation::Trust;
+        if !as_wanted {
+            return Ok(None);
+        }
+        let start = self.offset(self.window.rows.start + rows.start);
+        let range = start..start + (rows.len() * self.stored.row_bytes()) as u64;
+        let lent = self.stored.file.bytes.lend(range).map_err(|error| self.unread(error))?;
+        Ok(lent.and_then(|bytes| Rows::new(bytes, dtype)))
+    }
+
+    fn fill(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<(), Error> {
         let count = rows.len() * self.window.columns.len();
         let less_by = self.stored.stored_less_by;
         let mut numbers = buffer.room(count);
@@ -159,11 +211,17 @@ impl Read<'_> {
     }
 
     fn read_bytes(&self, to: &mut [u8], row: usize, byte_in_row: usize) -> Result<(), Error> {
-        let offset = self.stored.offset + row as u64 * self.stored.row_bytes() as u64 + byte_in_row as u64;
-        let file = &self.stored.file;
-        file.bytes
-            .read_exact_at(to, offset)
-            .map_err(|source| Error::read(&file.path, format!("tensor {}", self.stored.name), source))
+        let offset = self.offset(row) + byte_in_row as u64;
+        self.stored.file.bytes.read_exact_at(to, offset).map_err(|error| self.unread(error))
+    }
+
+    /// Where `row` of the whole tensor begins in its file.
+    fn offset(&self, row: usize) -> u64 {
+        self.stored.offset + row as u64 * self.stored.row_bytes() as u64
+    }
+
+    fn unread(&self, source: std::io::Error) -> Error {
+        Error::read(&self.stored.file.path, format!("tensor {}", self.stored.name), source)
     }
 
     fn decode(&self, bytes: &Bytes, to: &mut Numbers<'_>) -> Result<(), Error> {

@@ -14,6 +14,7 @@
 
 #define __device__
 #define __global__
+#define __launch_bounds__(threads)
 #define __shared__ static thread_local
 
 struct Index {
