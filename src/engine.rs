@@ -20,6 +20,8 @@ mod error;
 mod facts;
 mod follow;
 mod host_memory;
+#[cfg(any(feature = "cuda", test))]
+mod key_split;
 mod kv_cache;
 mod linear;
 mod loading;
@@ -243,7 +245,7 @@ impl Loading<'_> {
             events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
         }
         let max_blocks = max_model_len.div_ceil(block_tokens);
-        let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, heads: shape.heads };
+        let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, shape };
         let kernels = open.first().map_or_else(String::new, Open::kernels);
         // Ranks are at rest when tokens are chosen.
         let host = match &open[..] {

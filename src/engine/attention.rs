@@ -103,6 +103,7 @@ impl InplaceOp2 for Paged<'_> {
             scale: self.attention.scale,
             softcap: self.attention.softcap,
             window: self.window,
+            parts: gpu.step().key_parts(step),
         };
         gpu.attention(&at)
     }

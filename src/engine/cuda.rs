@@ -6,10 +6,12 @@
 mod attention;
 mod graph;
 mod kernels;
+mod key_parts;
 mod limits;
 mod matrix;
 mod product;
 mod step;
+mod upload;
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasSetWorkspace_v2;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::blocks::BlockTable;
 use super::replay::ReplaySize;
+use crate::kernels::AttentionShape;
 
 pub use words::StepBounds;
 
@@ -34,8 +35,8 @@ pub struct StepExtent {
     pub sequences: usize,
     /// Blocks of the longest sequence.
     pub max_blocks: usize,
-    /// Query heads of the rank.
-    pub heads: usize,
+    /// Heads of the rank.
+    pub shape: AttentionShape,
 }
 
 /// Rows of a step are tokens; its sequences are contiguous runs of rows.

@@ -126,7 +126,7 @@ fn replayed_steps_give_the_very_logits_of_launched_ones() {
 }
 
 /// With a window that is longer than anything, a decode step takes the path of prefill, a head of queries at a time; without
-/// one, the heads that share keys are rows of one head.
+/// one, the heads that share keys are rows of one head, and from 257 tokens on keys are attended to in parts.
 #[test]
 fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     let folder = tempfile::tempdir().unwrap();
@@ -147,12 +147,13 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
         let config = on_gpu(DtypeChoice::Float16);
         let mut engine =
             Engine::load_on(Placement::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
-        let lengths = [1usize, 31, 32, 33, 70];
-        let requests = lengths.iter().zip(0..).map(|(&length, id)| request(id, &vec![5 + id; length], 40)).collect();
+        let lengths = [1usize, 31, 32, 33, 70, 230];
+        let prompt = |id: u32, length: usize| (0..length as u32).map(|i| (i * i + 7 * id) % 60).collect::<Vec<_>>();
+        let requests = lengths.iter().zip(0..).map(|(&length, id)| request(id, &prompt(id, length), 40)).collect();
         watched(&mut engine, requests)
     };
     let (plain, grouped) = (served(&plain), served(&grouped));
-    assert_eq!(plain.len(), 200);
+    assert_eq!(plain.len(), 240);
     for (place, expected) in &plain {
         let numbers = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<_>>();
         let error = relative_error(&numbers(expected), &numbers(&grouped[place]));

@@ -199,6 +199,38 @@ template <typename T> void test_gated(uint32_t rows, uint32_t width, bool gelu) 
         }
 }
 
+template <typename T> void test_join_parts(uint32_t sequences, uint32_t parts, uint32_t heads, uint32_t head_dim) {
+    auto of_parts = numbers<T>(sequences * parts * heads * head_dim);
+    auto log_sums = floats(sequences * parts * heads);
+    // Of parts without keys; the first one of a sequence has some.
+    for (uint32_t row = 0; row < log_sums.size(); row++)
+        if (row / heads % parts != 0 && below(4) == 0) log_sums[row] = below(2) ? INFINITY : -INFINITY;
+    for (float &log_sum : log_sums) log_sum *= 30;
+    std::vector<T> out(sequences * heads * head_dim, narrow<T>(NAN));
+    host::launch(sequences * heads, row_threads(head_dim),
+                 [&] { join_parts(of_parts.data(), log_sums.data(), out.data(), parts, heads, head_dim); });
+    for (uint32_t s = 0; s < sequences; s++)
+        for (uint32_t h = 0; h < heads; h++) {
+            const auto row = [&](uint32_t part) { return (s * parts + part) * heads + h; };
+            double largest = -INFINITY, sum = 0;
+            for (uint32_t part = 0; part < parts; part++)
+                if (std::isfinite(log_sums[row(part)])) largest = std::max(largest, (double)log_sums[row(part)]);
+            std::vector<double> values(head_dim), sizes(head_dim);
+            for (uint32_t part = 0; part < parts; part++) {
+                if (!std::isfinite(log_sums[row(part)])) continue;
+                const double weight = std::exp(log_sums[row(part)] - largest);
+                sum += weight;
+                for (uint32_t i = 0; i < head_dim; i++) {
+                    const double value = weight * widen(of_parts[row(part) * head_dim + i]);
+                    values[i] += value, sizes[i] += std::abs(value);
+                }
+            }
+            for (uint32_t i = 0; i < head_dim; i++)
+                compare(std::string("join_parts_") + Type<T>::NAME, widen(out[(s * heads + h) * head_dim + i]), values[i] / sum,
+                        Type<T>::ROUNDING, sizes[i] / sum);
+        }
+}
+
 template <typename T> void test_fill_rows(uint32_t rows, uint32_t width) {
     auto bias = floats(width);
     std::vector<T> y(rows * width, narrow<T>(NAN));
@@ -267,6 +299,7 @@ template <typename T> void test_all_of() {
     test_rope_and_cache<T>(2, 40, 8, 128, 32);
     for (uint32_t width : {1u, 31u, 256u, 300u, 304u})
         for (bool gelu : {false, true}) test_gated<T>(1 + below(4), width, gelu);
+    for (uint32_t parts : {1u, 2u, 7u, 64u}) test_join_parts<T>(1 + below(3), parts, 1 + below(5), 8 + 8 * below(20));
     test_fill_rows<T>(3, 100);
 }
 

@@ -79,24 +79,9 @@ fn shapes_of_llama(folder: &Path) {
 
 /// The trace of a job, by steps: a step begins with its upload.
 fn steps(model: &Path, eager: bool) -> Vec<Vec<String>> {
-    let results = TempDir::new().unwrap();
-    let trace = results.path().join("trace");
-    let (sequences, eager) = (format!("--num-prompts={SEQUENCES}"), format!("--enforce-eager={eager}"));
-    Process::flashjob()
-        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--measure-limits=false", "--results-dir"])
-        .args([results.path().join("out")])
-        .args(["--model".into(), model.to_owned()])
-        .args(["--device=cuda", "--max-model-len=256", "--input-len=32", "--output-len=12", &sequences, &eager])
-        .env("LD_LIBRARY_PATH", std::env::var("LD_LIBRARY_PATH").expect("scripts/test-cuda sets LD_LIBRARY_PATH"))
-        .env("STAND_IN_DEVICES", "1")
-        .env("STAND_IN_SHAPES", "1")
-        .env("STAND_IN_MEMORY", "80000000000")
-        .env("STAND_IN_TRACE", &trace)
-        .run()
-        .expect_code(0);
-    let text = fs::read_to_string(&trace).unwrap();
     let mut steps: Vec<Vec<String>> = Vec::new();
-    for line in text.lines() {
+    let sequences = format!("--num-prompts={SEQUENCES}");
+    for line in trace(model, eager, &["--max-model-len=256", "--input-len=32", &sequences]).lines() {
         // While weights are loaded, too: those have no synchronisation at their ends.
         if line.starts_with("copy-in ") {
             steps.push(Vec::new());
@@ -106,6 +91,25 @@ fn steps(model: &Path, eager: bool) -> Vec<Vec<String>> {
         }
     }
     steps
+}
+
+fn trace(model: &Path, eager: bool, more: &[&str]) -> String {
+    let results = TempDir::new().unwrap();
+    let trace = results.path().join("trace");
+    Process::flashjob()
+        .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--measure-limits=false", "--results-dir"])
+        .args([results.path().join("out")])
+        .args(["--model".into(), model.to_owned()])
+        .args(["--device=cuda", "--output-len=12", &format!("--enforce-eager={eager}")])
+        .args(more)
+        .env("LD_LIBRARY_PATH", std::env::var("LD_LIBRARY_PATH").expect("scripts/test-cuda sets LD_LIBRARY_PATH"))
+        .env("STAND_IN_DEVICES", "1")
+        .env("STAND_IN_SHAPES", "1")
+        .env("STAND_IN_MEMORY", "80000000000")
+        .env("STAND_IN_TRACE", &trace)
+        .run()
+        .expect_code(0);
+    fs::read_to_string(&trace).unwrap()
 }
 
 /// How often each call was made, sizes left out.
@@ -172,4 +176,16 @@ fn a_decode_step_of_llama_3_1_8b_makes_the_calls_that_are_written_down() {
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
     assert!(written == text, "see whether that is meant, then BLESS=1:\n{text}\ninstead of\n{written}");
+}
+
+#[test]
+fn the_keys_of_one_long_sequence_are_attended_to_in_parts() {
+    let model = TempDir::new().unwrap();
+    shapes_of_llama(model.path());
+    for (length, in_parts) in [("--input-len=600", true), ("--input-len=100", false)] {
+        let text = trace(model.path(), true, &["--max-model-len=1024", "--num-prompts=1", "--warmup=0", length]);
+        let joined = text.lines().filter(|line| line.starts_with("join_parts")).count();
+        // The first of 12 tokens comes of the prompt.
+        assert_eq!(joined, if in_parts { 11 * LOADED_LAYERS } else { 0 }, "{length}");
+    }
 }

@@ -9,6 +9,7 @@ use candle_core::{Result, bail};
 // For what it links.
 use candle_flash_attn as _;
 
+use super::key_parts::PartsAt;
 use super::{Address, Gpu};
 use crate::kernels::AttentionShape;
 use crate::model::Dtype;
@@ -54,6 +55,8 @@ pub struct PagedQueries {
     pub softcap: Option<f32>,
     /// A query sees this many keys at most, itself included.
     pub window: Option<usize>,
+    /// The same keys in parts, where that is better.
+    pub parts: Option<PartsAt>,
 }
 
 unsafe extern "C" {
@@ -136,7 +139,11 @@ impl Gpu {
         let group = heads / kv_heads;
         // Where each sequence has one query, the heads that share keys are rows of one head: keys and values are then read
         // once a group. The query sees all keys, so nothing is causal. A window counts from rows, and would not fit.
-        let rows = match at.longest_queries == 1 && at.tokens == at.sequences && group > 1 && at.window.is_none() {
+        let grouped = at.longest_queries == 1 && at.tokens == at.sequences && group > 1 && at.window.is_none();
+        if let (true, Some(parts)) = (grouped, at.parts) {
+            return self.attention_in_parts(at, &parts);
+        }
+        let rows = match grouped {
             true => Rows {
                 cumulative: Address::NULL,
                 batch_stride: at.q_stride,
@@ -221,5 +228,26 @@ impl Gpu {
             );
         }
         Ok(())
+    }
+
+    /// As [`Gpu::attention`], each part of a sequence's keys on its own and then joined. Every part has a copy of its sequence's
+    /// query: batches of flash attention are so far apart as they are long.
+    fn attention_in_parts(&self, at: &PagedQueries, parts: &PartsAt) -> Result<()> {
+        let row_bytes = at.q_stride * size_of::<u16>();
+        self.gather_rows(at.q, parts.sequence_of, parts.queries, parts.rows, row_bytes)?;
+        self.attention(&PagedQueries {
+            q: parts.queries,
+            out: parts.out,
+            log_sums: parts.log_sums,
+            cumulative_keys: parts.cumulative_keys,
+            block_table: parts.block_table,
+            max_blocks: parts.split.blocks,
+            sequences: parts.rows,
+            tokens: parts.rows,
+            longest_keys: parts.split.blocks * at.page,
+            parts: None,
+            ..*at
+        })?;
+        self.join_parts(parts, at.out, at.sequences, at.shape)
     }
 }

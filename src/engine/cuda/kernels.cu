@@ -234,6 +234,32 @@ __device__ void gated(const T *gate_up, T *activated, uint32_t rows, uint32_t wi
                       : gated_packs<1>(gate_up, activated, rows, width, gelu);
 }
 
+// A block a head of a sequence. out [sequences, heads, head_dim] = attention to all keys, from attention to parts of them,
+// [sequences, parts, heads, head_dim], and the logarithms of their sums of weights, [sequences, parts, heads]. Those of parts
+// without keys are not finite.
+template <typename T>
+__device__ void join_parts(const T *of_parts, const float *log_sums, T *out, uint32_t parts, uint32_t heads,
+                           uint32_t head_dim) {
+    const uint32_t sequence = blockIdx.x / heads, head = blockIdx.x % heads;
+    const auto row = [&](uint32_t part) { return (size_t)(sequence * parts + part) * heads + head; };
+    float largest = -INFINITY;
+    for (uint32_t part = 0; part < parts; part++) {
+        const float log_sum = log_sums[row(part)];
+        if (log_sum - log_sum == 0.0f) largest = fmaxf(largest, log_sum);
+    }
+    for (uint32_t i = threadIdx.x; i < head_dim; i += blockDim.x) {
+        float sum = 0.0f, value = 0.0f;
+        for (uint32_t part = 0; part < parts; part++) {
+            const float log_sum = log_sums[row(part)];
+            if (log_sum - log_sum != 0.0f) continue;
+            const float weight = expf(log_sum - largest);
+            sum += weight;
+            value += weight * widen(of_parts[row(part) * head_dim + i]);
+        }
+        out[(size_t)blockIdx.x * head_dim + i] = narrow<T>(sum == 0.0f ? 0.0f : value / sum);
+    }
+}
+
 // A thread an entry. Every row of y, [rows, width], becomes bias: what a product is then added to.
 template <typename T>
 __device__ void fill_rows(const float *bias, T *y, uint32_t rows, uint32_t width) {
@@ -327,6 +353,10 @@ ROW_KERNEL argmax(const float *logits, uint32_t *best, uint32_t width) {
     extern "C" __global__ void gated_##suffix(const T *gate_up, T *activated, uint32_t rows, uint32_t width,            \
                                               uint32_t gelu) {                                                           \
         gated(gate_up, activated, rows, width, gelu);                                                                   \
+    }                                                                                                                    \
+    extern "C" __global__ void join_parts_##suffix(const T *of_parts, const float *log_sums, T *out, uint32_t parts,    \
+                                                   uint32_t heads, uint32_t head_dim) {                                 \
+        join_parts(of_parts, log_sums, out, parts, heads, head_dim);                                                    \
     }                                                                                                                    \
     extern "C" __global__ void fill_rows_##suffix(const float *bias, T *y, uint32_t rows, uint32_t width) {             \
         fill_rows(bias, y, rows, width);                                                                                 \

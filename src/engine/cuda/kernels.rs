@@ -1,9 +1,10 @@
 //! Launching the kernels of `kernels.cu`, each with arguments that have names and types.
 
-use candle_core::{Result, bail};
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
+use candle_core::{Result, bail};
 
+use super::key_parts::PartsAt;
 use super::{Address, Gpu};
 use crate::kernels::AttentionShape;
 use crate::model::{Activation, Dtype};
@@ -33,6 +34,7 @@ pub(super) struct Kernels {
     norm_heads: CudaFunction,
     rope_and_cache: CudaFunction,
     gated: CudaFunction,
+    join_parts: CudaFunction,
     fill_rows: CudaFunction,
     gather_rows: CudaFunction,
     place_columns: CudaFunction,
@@ -63,6 +65,7 @@ impl Kernels {
             norm_heads: typed("norm_heads")?,
             rope_and_cache: typed("rope_and_cache")?,
             gated: typed("gated")?,
+            join_parts: typed("join_parts")?,
             fill_rows: typed("fill_rows")?,
             gather_rows: find("gather_rows")?,
             place_columns: find("place_columns")?,
@@ -157,8 +160,11 @@ impl Gpu {
     pub fn add_rms_norm(&self, [rows, hidden]: [usize; 2], at: AddRmsNormAt, eps: f32) -> Result<()> {
         let AddRmsNormAt { residual, delta, delta_norm, weight, normed } = at;
         if packs(hidden) > MOST_THREADS * KEPT_PACKS {
-            bail!("RMSNorm on a GPU takes rows of up to {} packs of {PACK} entries, or of as many single entries where \
-                   {PACK} does not divide them, not of {hidden} entries", MOST_THREADS * KEPT_PACKS);
+            bail!(
+                "RMSNorm on a GPU takes rows of up to {} packs of {PACK} entries, or of as many single entries where \
+                   {PACK} does not divide them, not of {hidden} entries",
+                MOST_THREADS * KEPT_PACKS
+            );
         }
         launch!(
             self,
@@ -238,6 +244,23 @@ impl Gpu {
         let gelu = u32::from(activation == Activation::GeluTanh);
         let blocks = (rows * packs(width)).div_ceil(ROW_THREADS as usize);
         launch!(self, gated, blocks, ROW_THREADS, gate_up.0, activated.0, rows as u32, width as u32, gelu)
+    }
+
+    /// See `join_parts`: `out` is `[sequences, heads · head_dim]`.
+    pub fn join_parts(&self, parts: &PartsAt, out: Address, sequences: usize, shape: AttentionShape) -> Result<()> {
+        let AttentionShape { heads, head_dim, .. } = shape;
+        launch!(
+            self,
+            join_parts,
+            sequences * heads,
+            row_threads(head_dim),
+            parts.out.0,
+            parts.log_sums.0,
+            out.0,
+            parts.split.parts as u32,
+            heads as u32,
+            head_dim as u32
+        )
     }
 
     /// See `fill_rows`: `y` is `[rows, width]`.

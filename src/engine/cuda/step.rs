@@ -1,34 +1,26 @@
 //! A step's numbers where a GPU reads them: one upload a step, to places that never change.
-//!
-//! They go up from memory that the driver has pinned: a copy from any other may wait for the stream (CUDA driver API, "API
-//! synchronization behavior").
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, result};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::Address;
+use super::key_parts::{KeyParts, PartsAt};
+use super::upload::Upload;
 use crate::engine::step::{Step, StepExtent};
 
 /// Room on a GPU for a step's numbers, and for what attention writes and nobody reads.
 pub struct StepMirror {
     stream: Arc<CudaStream>,
-    numbers: CudaSlice<u32>,
+    numbers: Upload,
     log_sums: CudaSlice<f32>,
     /// One for each row of logits.
     best: CudaSlice<u32>,
     /// Where each list begins in `numbers`.
     starts: [usize; LISTS],
-    staged: Mutex<Staged>,
-}
-
-/// `numbers` on the host, on their way.
-struct Staged {
-    numbers: PinnedHostSlice<u32>,
-    /// The last upload has read them.
-    uploaded: CudaEvent,
+    key_parts: KeyParts,
 }
 
 /// Lists that a step has.
@@ -39,15 +31,11 @@ impl StepMirror {
     pub(super) fn new(stream: Arc<CudaStream>, extent: StepExtent) -> Result<Self> {
         let starts = starts(extent);
         let count = starts[LISTS - 1] + extent.sequences * extent.max_blocks;
-        let numbers = stream.alloc_zeros(count).w()?;
+        let numbers = Upload::new(Arc::clone(&stream), count)?;
         let best = stream.alloc_zeros(extent.sequences).w()?;
-        let log_sums = stream.alloc_zeros(extent.heads * extent.tokens).w()?;
-        let context = stream.context();
-        // SAFETY: zeros are written to it before anything is read.
-        let mut staged = unsafe { context.alloc_pinned_with_flags(count, 0) }.w()?;
-        staged.as_mut_slice().w()?.fill(0);
-        let staged = Mutex::new(Staged { numbers: staged, uploaded: context.new_event(None).w()? });
-        Ok(Self { stream, numbers, log_sums, best, starts, staged })
+        let log_sums = stream.alloc_zeros(extent.shape.heads * extent.tokens).w()?;
+        let key_parts = KeyParts::new(Arc::clone(&stream), extent)?;
+        Ok(Self { stream, numbers, log_sums, best, starts, key_parts })
     }
 
     /// Queues the upload of all of `step`.
@@ -61,20 +49,20 @@ impl StepMirror {
             step.logit_rows(),
             step.block_table(),
         ];
-        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        let Staged { numbers, uploaded } = &mut *staged;
-        uploaded.synchronize().w()?;
-        let numbers = numbers.as_mut_slice().w()?;
-        let mut end = 0;
-        for (start, list) in self.starts.into_iter().zip(lists) {
-            end = start + list.len();
-            numbers[start..end].copy_from_slice(list);
-        }
-        self.stream.context().bind_to_thread().w()?;
-        let (address, _guard) = self.numbers.device_ptr(&self.stream);
-        // SAFETY: there is room for all that can be staged, and nobody changes it before it has been read.
-        unsafe { result::memcpy_htod_async(address, &numbers[..end], self.stream.cu_stream()) }.w()?;
-        uploaded.record(&self.stream).w()
+        self.numbers.send(|numbers| {
+            let mut end = 0;
+            for (start, list) in self.starts.into_iter().zip(lists) {
+                end = start + list.len();
+                numbers[start..end].copy_from_slice(list);
+            }
+            end
+        })?;
+        self.key_parts.upload(step)
+    }
+
+    /// Its keys in parts, where they are better attended to so.
+    pub fn key_parts(&self, step: &Step) -> Option<PartsAt> {
+        self.key_parts.of(step)
     }
 
     /// `[tokens]`.
@@ -129,7 +117,7 @@ impl StepMirror {
     }
 
     fn list(&self, index: usize) -> Address {
-        Address(self.numbers.device_ptr(&self.stream).0).plus(self.starts[index] * size_of::<u32>())
+        self.numbers.address(self.starts[index])
     }
 }
 

@@ -10,8 +10,8 @@ use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 
 use crate::model::decode::{Bytes, Numbers, SixteenBits, decode};
-use crate::model::shard::Window;
 use crate::model::read_at::Lent;
+use crate::model::shard::Window;
 use crate::model::stored::{Encoding, RowOrder, Stored};
 use crate::model::{Dtype, Error};
 

@@ -193,6 +193,7 @@ API int cuDeviceGetUuid(void *uuid, int device) { return cuDeviceGetUuid_v2(uuid
 
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
+        case 16: *value = 8; return SUCCESS;   // processors
         case 75: *value = 8; return SUCCESS;   // compute capability, major
         case 76: *value = 0; return SUCCESS;   // and minor
         case 115: *value = 1; return SUCCESS;  // memory pools: allocations are in order of the stream

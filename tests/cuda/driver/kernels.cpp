@@ -32,7 +32,7 @@ Launch run(void (*kernel)(Parameters...)) {
 #define KERNEL(name) {#name, run(name)}
 #define KERNELS(suffix)                                                                                           \
     KERNEL(embed_##suffix), KERNEL(add_rms_norm_##suffix), KERNEL(norm_heads_##suffix),                           \
-        KERNEL(rope_and_cache_##suffix), KERNEL(gated_##suffix), KERNEL(fill_rows_##suffix)
+        KERNEL(rope_and_cache_##suffix), KERNEL(gated_##suffix), KERNEL(join_parts_##suffix), KERNEL(fill_rows_##suffix)
 
 const std::map<std::string, Launch> &kernels() {
     static const std::map<std::string, Launch> all = {
