@@ -10,6 +10,7 @@ mod key_parts;
 mod limits;
 mod matrix;
 mod product;
+mod staging;
 mod step;
 mod upload;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use super::step::StepExtent;
 use crate::model::Dtype;
 use kernels::Kernels;
+use staging::Staging;
 
 pub use attention::PagedQueries;
 pub use graph::Graphs;
@@ -117,6 +119,8 @@ pub struct Gpu {
     _workspace: CudaSlice<u8>,
     kernels: Kernels,
     dtype: Dtype,
+    /// Of weights.
+    staging: Arc<Staging>,
     step: Option<StepMirror>,
 }
 
@@ -136,7 +140,8 @@ impl Gpu {
         let address = workspace.device_ptr(&stream).0 as *mut c_void;
         // SAFETY: the handle is alive, and so is the memory for as long as there are products.
         unsafe { cublasSetWorkspace_v2(*handle.handle(), address, CUBLAS_WORKSPACE_BYTES) }.result().w()?;
-        Ok(Self { device, _workspace: workspace, kernels, dtype, step: None })
+        let staging = Arc::new(Staging::new(stream));
+        Ok(Self { device, _workspace: workspace, kernels, dtype, staging, step: None })
     }
 
     /// With room for steps of up to `extent`.

@@ -1,10 +1,13 @@
 //! `flashjob verify`: a model's logits where the job would run, beside those of the CPU in single precision.
 //!
 //! For a machine that nothing has run on yet: what is wrong with a driver, a kernel or a sum over ranks shows here, in a minute and
-//! with a number, instead of in texts. The prompts are random and seeded; nothing is mounted.
+//! with a number, instead of in texts. Prompts are computed whole and then continued in steps, as a job does; they are random and
+//! seeded, and nothing is mounted.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -14,13 +17,16 @@ use tokio_util::sync::CancellationToken;
 use super::locate::locate;
 use super::{Exit, exit, terminal};
 use crate::backend::{self, Found};
-use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath};
-use crate::engine::{Engine, Placement};
-use crate::event::Events;
+use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
+use crate::engine::{self, Engine, EngineFacts, Output, Placement, Request};
+use crate::event::{Events, RequestId};
 use crate::model::Model;
 
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;
+
+/// Tokens that each is continued by, a step each: enough for steps that are recorded to be replayed, too.
+const CONTINUED: usize = 8;
 
 /// What rounding alone does at half of the positions, at most: a share of the logits' range in units of the format's rounding.
 /// transformers 5 in 16 bits, on a CPU, is off by 1.6 to 4.4 of them on the golden models and random prompts.
@@ -54,22 +60,32 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     }
     let (model, tokenizer) = (on_disk(job, &job.model, "model")?, on_disk(job, &job.tokenizer, "tokenizer")?);
     let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
-    let length = job.workload.input_len.get().min(model.config.max_position);
+    let length = job.workload.input_len.get().min(model.config.max_position.saturating_sub(CONTINUED)).max(1);
     let mut random = ChaCha12Rng::seed_from_u64(job.workload.seed);
     let vocabulary = model.config.vocab_size as u32;
     let mut prompt = || (0..length).map(|_| random.random_range(0..vocabulary)).collect::<Vec<u32>>();
     let prompts: Vec<Vec<u32>> = (0..PROMPTS).map(|_| prompt()).collect();
 
-    let reference = EngineConfig {
-        tensor_parallel_size: NonZeroUsize::new(1),
-        dtype: DtypeChoice::Float32,
-        max_model_len: NonZeroUsize::new(length),
+    let asked = EngineConfig {
+        max_model_len: NonZeroUsize::new(length + CONTINUED),
         measure_limits: false,
         ..job.engine.clone()
     };
-    let asked = EngineConfig { max_model_len: NonZeroUsize::new(length), measure_limits: false, ..job.engine.clone() };
-    let (expected, _) = logits(Placement::Cpu, &model, &reference, &prompts)?;
-    let (computed, facts) = logits(placement, &model, &asked, &prompts)?;
+    let reference = EngineConfig {
+        tensor_parallel_size: NonZeroUsize::new(1),
+        dtype: DtypeChoice::Float32,
+        ..asked.clone()
+    };
+    let Answers { computed, continued, facts } = answers(placement, &model, &asked, &prompts)?;
+    let expected = logits(Placement::Cpu, &model, &reference, &continued)?;
+    // Of each sequence the prompt, and then what each further token was chosen from: the last one of it and those of the steps.
+    let expected: Logits = expected
+        .into_iter()
+        .flat_map(|rows| {
+            let chosen_from = rows[length - 1..length - 1 + CONTINUED].to_vec();
+            rows.into_iter().take(length).chain(chosen_from)
+        })
+        .collect();
 
     let rows = || expected.iter().zip(&computed);
     let mut errors: Vec<f64> = rows().map(|(expected, computed)| relative_error(expected, computed)).collect();
@@ -99,21 +115,71 @@ fn on_disk(job: &JobConfig, named: &ModelPath, key: &str) -> Result<PathBuf, (Ex
         .map_err(|clause| (Exit::Model, format!("{clause}; verify mounts nothing, so name what is on this disk")))
 }
 
-/// Logits at every position of every prompt, and what computed them.
-fn logits(
+/// What the job's own way gives.
+struct Answers {
+    /// Of each prompt logits at all of its positions, and then those that each further token was chosen from.
+    computed: Logits,
+    /// The prompts and the tokens chosen.
+    continued: Vec<Vec<u32>>,
+    facts: EngineFacts,
+}
+
+/// Each prompt by itself, and then all together, continued step by step.
+fn answers(
     placement: Placement,
     model: &Model,
     config: &EngineConfig,
     prompts: &[Vec<u32>],
-) -> Result<(Logits, crate::engine::EngineFacts), (Exit, String)> {
+) -> Result<Answers, (Exit, String)> {
     let cancel = CancellationToken::new();
-    let mut engine = Engine::load_on(placement, model, config, &Events::default(), &cancel)
-        .map_err(|error| (Exit::Model, error.to_string()))?;
-    let mut rows = Vec::new();
-    for prompt in prompts {
-        rows.extend(engine.logits(prompt, &cancel).map_err(|error| (Exit::Inference, error.to_string()))?);
+    let mut engine = load(placement, model, config)?;
+    let of_prompts = prompts.iter().map(|prompt| engine.logits(prompt, &cancel).map_err(failed));
+    let of_prompts = of_prompts.collect::<Result<Vec<Logits>, _>>()?;
+    let chosen_from: Arc<Mutex<HashMap<(u32, usize), Vec<f32>>>> = Arc::default();
+    let seen = Arc::clone(&chosen_from);
+    engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).insert((request, position), row.to_vec());
+    })));
+    let requests = prompts.iter().zip(0..).map(|(prompt, id)| Request {
+        id: RequestId(id),
+        prompt: prompt.clone(),
+        max_new_tokens: CONTINUED,
+        stop_tokens: Vec::new(),
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
+        seed: 0,
+    });
+    let mut continued = prompts.to_vec();
+    let mut finished = |output: Output| continued[output.id.0 as usize].extend(output.tokens);
+    engine.run(requests.collect(), &Events::default(), &cancel, &mut finished).map_err(failed)?;
+    let mut chosen_from = std::mem::take(&mut *chosen_from.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut computed = Logits::new();
+    for ((rows, prompt), id) in of_prompts.into_iter().zip(prompts).zip(0..) {
+        computed.extend(rows);
+        let steps = prompt.len()..prompt.len() + CONTINUED;
+        computed.extend(steps.map(|position| chosen_from.remove(&(id, position)).unwrap_or_default()));
     }
-    Ok((rows, engine.facts().clone()))
+    Ok(Answers { computed, continued, facts: engine.facts().clone() })
+}
+
+/// Logits at every position of each of `sequences`.
+fn logits(
+    placement: Placement,
+    model: &Model,
+    config: &EngineConfig,
+    sequences: &[Vec<u32>],
+) -> Result<Vec<Logits>, (Exit, String)> {
+    let mut engine = load(placement, model, config)?;
+    let cancel = CancellationToken::new();
+    sequences.iter().map(|tokens| engine.logits(tokens, &cancel).map_err(failed)).collect()
+}
+
+fn load(placement: Placement, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
+    Engine::load_on(placement, model, config, &Events::default(), &CancellationToken::new())
+        .map_err(|error| (Exit::Model, error.to_string()))
+}
+
+fn failed(error: engine::Error) -> (Exit, String) {
+    (Exit::Inference, error.to_string())
 }
 
 fn rounding(dtype: &str) -> f64 {
@@ -125,8 +191,11 @@ fn rounding(dtype: &str) -> f64 {
     }
 }
 
-/// The largest difference as a share of the reference's range; infinite where a number is none.
+/// The largest difference as a share of the reference's range; infinite where a number is none or is missing.
 fn relative_error(expected: &[f32], computed: &[f32]) -> f64 {
+    if expected.len() != computed.len() {
+        return f64::INFINITY;
+    }
     let extreme = |fold: fn(f32, f32) -> f32, start| expected.iter().copied().fold(start, fold);
     let range = f64::from(extreme(f32::max, f32::MIN)) - f64::from(extreme(f32::min, f32::MAX));
     let differences = expected.iter().zip(computed).map(|(a, b)| f64::from((a - b).abs()) / range);

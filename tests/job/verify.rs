@@ -1,4 +1,4 @@
-//! `flashjob verify`: agreement is shown with numbers, and disagreement is an error.
+//! `flashjob verify`: agreement is shown with numbers.
 
 use std::path::Path;
 
@@ -27,8 +27,9 @@ fn ranks_and_formats_of_the_cpu_agree_with_single_precision() {
         let finished = verify(&tiny_model(), more).expect_code(0);
         let line: Value = serde_json::from_str(&finished.stdout).unwrap();
         assert_eq!((&line["agrees"], &line["dtype"]), (&true.into(), &dtype.into()), "{line}");
-        assert_eq!((&line["tensor_parallel_size"], &line["positions"]), (&ranks.into(), &160.into()), "{line}");
-        assert!(line["largest_error_units"].as_f64().unwrap() < 16.0, "{line}");
+        assert_eq!((&line["tensor_parallel_size"], &line["positions"]), (&ranks.into(), &192.into()), "{line}");
+        let units = |key: &str| line[key].as_f64().unwrap();
+        assert!(units("typical_error_units") < 4.0 && units("largest_error_units") < 16.0, "{line}");
         assert!(line["same_choice_share"].as_f64().unwrap() > 0.9, "{line}");
     }
 }

@@ -1,17 +1,17 @@
 //! Weights on a GPU in the making: rows arrive from any thread and are copied to where they belong.
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, result};
-use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
-use super::{Address, Gpu};
+use candle_core::{Result, Tensor};
+
+use super::Gpu;
+use super::staging::Staging;
 use crate::engine::ops::access::Operand;
 
 /// A matrix that is filled row by row.
 pub struct Filling {
     tensor: Tensor,
-    stream: Arc<CudaStream>,
+    staging: Arc<Staging>,
 }
 
 impl Filling {
@@ -20,7 +20,8 @@ impl Filling {
     /// # Errors
     /// Where there is no memory for it.
     pub fn new(gpu: &Gpu, out: usize, in_: usize) -> Result<Self> {
-        Ok(Self { tensor: Tensor::zeros((out, in_), gpu.dtype().into(), &gpu.device())?, stream: gpu.stream() })
+        let tensor = Tensor::zeros((out, in_), gpu.dtype().into(), &gpu.device())?;
+        Ok(Self { tensor, staging: Arc::clone(&gpu.staging) })
     }
 
     /// Copies rows to where row `first` begins.
@@ -30,13 +31,12 @@ impl Filling {
     ///
     /// # Panics
     /// If these are not whole rows of the matrix.
-    pub fn rows<T>(&self, first: usize, rows: &[T]) -> Result<()> {
+    pub fn rows<T: bytemuck::NoUninit>(&self, first: usize, rows: &[T]) -> Result<()> {
         let (out, in_) = self.tensor.dims2()?;
         assert!(first * in_ + rows.len() <= out * in_ && rows.len().is_multiple_of(in_), "rows beyond a matrix");
-        let Address(start) = Operand::of(&self.tensor).address()?.plus(first * in_ * size_of::<T>());
-        self.stream.context().bind_to_thread().w()?;
-        // SAFETY: there is room, as asserted; a copy from pageable memory has left it when the call returns.
-        unsafe { result::memcpy_htod_async(start, rows, self.stream.cu_stream()) }.w()
+        let start = Operand::of(&self.tensor).address()?.plus(first * in_ * size_of::<T>());
+        // SAFETY: there is room, as asserted, and the matrix is not given back before the stream has come to it.
+        unsafe { self.staging.copy(start, bytemuck::cast_slice(rows)) }
     }
 
     /// The matrix.
