@@ -331,35 +331,35 @@ ROW_KERNEL argmax(const float *logits, uint32_t *best, uint32_t width) {
     if (threadIdx.x == 0) best[blockIdx.x] = largest - largest == 0.0f ? index : width;
 }
 
-#define FOR_TYPE(suffix, T)                                                                                              \
-    ROW_KERNEL embed_##suffix(const T *table, const uint32_t *token_ids, float *residual,               \
-                                              uint32_t hidden, uint32_t first, uint32_t end, float scale) {             \
+#define FOR_TYPE(suffix, T)                                                                                             \
+    ROW_KERNEL embed_##suffix(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden,              \
+                              uint32_t first, uint32_t end, float scale) {                                              \
         embed(table, token_ids, residual, hidden, first, end, scale);                                                   \
-    }                                                                                                                    \
-    ROW_KERNEL add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm,          \
-                                                     const float *weight, T *normed, uint32_t hidden, float eps) {      \
+    }                                                                                                                   \
+    ROW_KERNEL add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm, const float *weight,     \
+                                     T *normed, uint32_t hidden, float eps) {                                           \
         add_rms_norm(residual, delta, delta_norm, weight, normed, hidden, eps);                                         \
-    }                                                                                                                    \
+    }                                                                                                                   \
     extern "C" __global__ void norm_heads_##suffix(T *x, const float *weight, uint32_t rows, uint32_t row_width,        \
                                                    uint32_t first_entry, uint32_t heads, uint32_t head_dim,             \
-                                                   float eps) {                                                          \
+                                                   float eps) {                                                         \
         norm_heads(x, weight, rows, row_width, first_entry, heads, head_dim, eps);                                      \
-    }                                                                                                                    \
-    ROW_KERNEL rope_and_cache_##suffix(                                                                  \
-        T *qkv, const float *cos, const float *sin, const uint32_t *positions, const uint32_t *slots, T *k_cache,       \
-        T *v_cache, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t half) {                              \
+    }                                                                                                                   \
+    ROW_KERNEL rope_and_cache_##suffix(T *qkv, const float *cos, const float *sin, const uint32_t *positions,           \
+                                       const uint32_t *slots, T *k_cache, T *v_cache, uint32_t heads,                   \
+                                       uint32_t kv_heads, uint32_t head_dim, uint32_t half) {                           \
         rope_and_cache(qkv, cos, sin, positions, slots, k_cache, v_cache, heads, kv_heads, head_dim, half);             \
-    }                                                                                                                    \
+    }                                                                                                                   \
     extern "C" __global__ void gated_##suffix(const T *gate_up, T *activated, uint32_t rows, uint32_t width,            \
-                                              uint32_t gelu) {                                                           \
+                                              uint32_t gelu) {                                                          \
         gated(gate_up, activated, rows, width, gelu);                                                                   \
-    }                                                                                                                    \
+    }                                                                                                                   \
     extern "C" __global__ void join_parts_##suffix(const T *of_parts, const float *log_sums, T *out, uint32_t parts,    \
                                                    uint32_t heads, uint32_t head_dim) {                                 \
         join_parts(of_parts, log_sums, out, parts, heads, head_dim);                                                    \
-    }                                                                                                                    \
+    }                                                                                                                   \
     extern "C" __global__ void fill_rows_##suffix(const float *bias, T *y, uint32_t rows, uint32_t width) {             \
-        fill_rows(bias, y, rows, width);                                                                                 \
+        fill_rows(bias, y, rows, width);                                                                                \
     }
 
 FOR_TYPE(f16, __half)
