@@ -71,11 +71,8 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
         measure_limits: false,
         ..job.engine.clone()
     };
-    let reference = EngineConfig {
-        tensor_parallel_size: NonZeroUsize::new(1),
-        dtype: DtypeChoice::Float32,
-        ..asked.clone()
-    };
+    let reference =
+        EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), dtype: DtypeChoice::Float32, ..asked.clone() };
     let Answers { computed, continued, facts } = answers(placement, &model, &asked, &prompts)?;
     let expected = logits(Placement::Cpu, &model, &reference, &continued)?;
     // Of each sequence the prompt, and then what each further token was chosen from: the last one of it and those of the steps.

@@ -285,7 +285,7 @@ impl Packing {
     fn pack_as<T: Copy>(&self, range: Range<usize>, rows: &[T]) {
         let PackedMatrix { in_, panel, storage, .. } = self.matrix;
         // Of each row a cache line at a time: rows may lie a power of two apart, and then evict each other.
-        let step = LINE_BYTES / size_of::<T>();
+        let step = 16 * LINE_BYTES / size_of::<T>();
         let mut row = range.start;
         while row < range.end {
             let first_of_panel = row / panel * panel;
