@@ -132,7 +132,8 @@ fn answers(
     let mut engine = load(placement, model, config)?;
     let of_prompts = prompts.iter().map(|prompt| engine.logits(prompt, &cancel).map_err(failed));
     let of_prompts = of_prompts.collect::<Result<Vec<Logits>, _>>()?;
-    let chosen_from: Arc<Mutex<HashMap<(u32, usize), Vec<f32>>>> = Arc::default();
+    // By request and position.
+    let chosen_from = Arc::new(Mutex::new(HashMap::<(u32, usize), Vec<f32>>::new()));
     let seen = Arc::clone(&chosen_from);
     engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
         seen.lock().unwrap_or_else(PoisonError::into_inner).insert((request, position), row.to_vec());
