@@ -12,6 +12,9 @@ use super::isa::Available;
 use super::memory::{LINE_BYTES, Region};
 use super::{Pool, simd};
 
+/// Bytes of a row that are packed before the next row's turn.
+const ROW_PART_BYTES: usize = 16 * LINE_BYTES;
+
 /// The widest panel of any instruction set.
 pub(super) const WIDEST_PANEL: usize = 32;
 
@@ -284,8 +287,8 @@ impl Packing {
 
     fn pack_as<T: Copy>(&self, range: Range<usize>, rows: &[T]) {
         let PackedMatrix { in_, panel, storage, .. } = self.matrix;
-        // Of each row a cache line at a time: rows may lie a power of two apart, and then evict each other.
-        let step = 16 * LINE_BYTES / size_of::<T>();
+        // Of each row so much at a time that memory is read ahead, and what becomes of it still fits the first cache.
+        let step = ROW_PART_BYTES / size_of::<T>();
         let mut row = range.start;
         while row < range.end {
             let first_of_panel = row / panel * panel;
