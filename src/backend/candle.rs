@@ -21,16 +21,17 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
+    /// `paths` are the model's and the tokenizer's.
     pub fn open(
         placement: Placement,
         config: &JobConfig,
         rendezvous: Option<&Rendezvous>,
         files: &dyn Files,
-        [model, tokenizer]: [&Path; 2],
+        paths: [&Path; 2],
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let model = Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let model = headers(files, paths)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;
         let facts = facts(&model, engine.facts())?;
@@ -111,17 +112,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Reads headers, finds the leader, then reads weights.
+    /// Reads headers, finds the leader, then reads weights. `paths` are the model's and the tokenizer's.
     pub fn open(
         placement: Placement,
         config: &JobConfig,
         rendezvous: &Rendezvous,
         files: &dyn Files,
-        [model, tokenizer]: [&Path; 2],
+        paths: [&Path; 2],
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let model = Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        let model = headers(files, paths)?;
         let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let facts = facts(&model, ranks.facts())?;
@@ -143,6 +144,10 @@ impl Follower {
             end => Err(Error::Ended(end)),
         }
     }
+}
+
+fn headers(files: &dyn Files, [model, tokenizer]: [&Path; 2]) -> Result<Model, Error> {
+    Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))
 }
 
 fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Error> {

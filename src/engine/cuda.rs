@@ -9,6 +9,7 @@ mod kernels;
 mod key_parts;
 mod limits;
 mod matrix;
+mod pinned;
 mod product;
 mod staging;
 mod step;

@@ -78,9 +78,9 @@ impl Opened {
 
     /// The first `size_bytes`, all at once.
     pub fn whole(&self, size_bytes: u64) -> io::Result<Bytes> {
-        let mut bytes = vec![0; usize::try_from(size_bytes).map_err(io::Error::other)?];
-        for (piece, offset) in bytes.chunks_mut(PIECE_BYTES as usize).zip((0..).step_by(PIECE_BYTES as usize)) {
-            piece.copy_from_slice(&self.read(offset, piece.len())?);
+        let mut bytes = Vec::with_capacity(usize::try_from(size_bytes).map_err(io::Error::other)?);
+        for piece in self.pieces(size_bytes) {
+            bytes.extend_from_slice(&piece?);
         }
         Ok(bytes.into())
     }
@@ -100,13 +100,16 @@ impl Opened {
     /// MD5 of the first `size_bytes`. Takes its time: for blocking threads.
     pub fn md5(&self, size_bytes: u64) -> io::Result<[u8; 16]> {
         let mut md5 = Md5::new();
-        let mut position = 0;
-        while position < size_bytes {
-            let length = (size_bytes - position).min(PIECE_BYTES);
-            md5.update(self.read(position, length as usize)?);
-            position += length;
+        for piece in self.pieces(size_bytes) {
+            md5.update(piece?);
         }
         Ok(md5.finalize().into())
+    }
+
+    /// The first `size_bytes`, one piece after the other.
+    fn pieces(&self, size_bytes: u64) -> impl Iterator<Item = io::Result<Bytes>> + '_ {
+        let starts = (0..size_bytes).step_by(PIECE_BYTES as usize);
+        starts.map(move |start| self.read(start, (size_bytes - start).min(PIECE_BYTES) as usize))
     }
 }
 

@@ -59,14 +59,13 @@ impl Gpu {
     fn random_matrix(&self, size: usize) -> Result<Tensor> {
         let mut generator = ChaCha8Rng::seed_from_u64(0);
         // A prime number of them, over and over: no two rows are alike.
-        let drawn: Vec<f32> = (0..65_537).map(|_| generator.random_range(-1.0..1.0)).collect();
-        let numbers = drawn.into_iter().cycle().take(size * size);
-        let matrix = match self.dtype() {
-            Dtype::F16 => Tensor::from_iter(numbers.map(f16::from_f32), &self.device()),
-            Dtype::Bf16 => Tensor::from_iter(numbers.map(bf16::from_f32), &self.device()),
-            Dtype::F32 => Tensor::from_iter(numbers, &self.device()),
-        };
-        matrix?.reshape((size, size))
+        let drawn = (0..65_537).map(|_| generator.random_range(-1.0..1.0));
+        let (count, shape, device) = (size * size, (size, size), self.device());
+        match self.dtype() {
+            Dtype::F16 => Tensor::from_vec(over_and_over(drawn.map(f16::from_f32), count), shape, &device),
+            Dtype::Bf16 => Tensor::from_vec(over_and_over(drawn.map(bf16::from_f32), count), shape, &device),
+            Dtype::F32 => Tensor::from_vec(over_and_over(drawn, count), shape, &device),
+        }
     }
 
     fn copy_rate(&self) -> Result<f64> {
@@ -113,4 +112,12 @@ impl Gpu {
             return Ok(amount / best.as_secs_f64().max(1e-9));
         }
     }
+}
+
+/// The first `count` of `numbers` and their repetitions.
+fn over_and_over<T: Copy>(numbers: impl Iterator<Item = T>, count: usize) -> Vec<T> {
+    let numbers: Vec<T> = numbers.collect();
+    let mut all = numbers.repeat(count.div_ceil(numbers.len()));
+    all.truncate(count);
+    all
 }
