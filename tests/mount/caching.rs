@@ -1,5 +1,6 @@
 //! The disk cache: faster or not there, never wrong.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -13,6 +14,7 @@ use flashjob::mount::blocks::{BlockMap, Limits};
 use flashjob::mount::cache::DiskCache;
 use flashjob::mount::filesystem::FileSystem;
 use flashjob::mount::tree::Tree;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use tempfile::TempDir;
 
@@ -371,13 +373,14 @@ pub(super) fn after_sigkill_only_whole_blocks_are_used() {
     assert!(!left.exists());
 }
 
-/// A file system of 64 KiB, taken away at the end.
-struct Small(TempDir);
+/// A file system of its own, taken away at the end.
+pub(super) struct MemoryDisk(TempDir);
 
-impl Small {
-    fn new() -> Option<Self> {
+impl MemoryDisk {
+    /// `None`, said so, where this machine refuses mounts.
+    pub(super) fn new(size: &CStr) -> Option<Self> {
         let directory = TempDir::new().unwrap();
-        match mount("small", directory.path(), "tmpfs", MountFlags::empty(), Some(c"size=64k")) {
+        match mount("memory", directory.path(), "tmpfs", MountFlags::empty(), Some(size)) {
             Ok(()) => Some(Self(directory)),
             Err(errno) => {
                 skip(&format!("mounting a tmpfs is refused: {errno}"));
@@ -385,30 +388,45 @@ impl Small {
             }
         }
     }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// It is refused while a file is open to be written. Whatever another test starts has ours open, too, until it becomes a
+    /// program of its own.
+    pub(super) fn make_read_only(&self) {
+        loop {
+            match mount_remount(self.path(), MountFlags::RDONLY, c"") {
+                Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(1)),
+                done => return done.unwrap(),
+            }
+        }
+    }
 }
 
-impl Drop for Small {
+impl Drop for MemoryDisk {
     fn drop(&mut self) {
-        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
     }
 }
 
 #[test]
 pub(super) fn a_full_disk_and_one_that_cannot_be_written_are_in_nobodys_way() {
-    let Some(small) = Small::new() else { return };
+    let Some(small) = MemoryDisk::new(c"size=64k") else { return };
     let bytes = content(1, 20 * BLOCK);
     let (source, objects) = ScriptedSource::new([("a", bytes.clone())]);
     let source = Arc::new(source);
     // Twenty blocks into room for seven: those that fit are kept.
-    assert!(read_all(small.0.path(), None, &objects, &source) == [bytes.clone()]);
-    let data = &files_of_kind(small.0.path(), "data")[0];
+    assert!(read_all(small.path(), None, &objects, &source) == [bytes.clone()]);
+    let data = &files_of_kind(small.path(), "data")[0];
     let kept = fs::metadata(data).unwrap().blocks() as usize * 512 / BLOCK;
     assert!((1..8).contains(&kept), "{kept}");
     // Read-only: what is there is used.
-    mount_remount(small.0.path(), MountFlags::RDONLY, c"").unwrap();
+    small.make_read_only();
     let before = source.reads().len();
-    assert!(read_all(small.0.path(), None, &objects, &source) == [bytes.clone()]);
+    assert!(read_all(small.path(), None, &objects, &source) == [bytes.clone()]);
     assert_eq!(source.reads().len(), before + 20 - kept);
     // Nothing there at all.
-    assert!(DiskCache::open(&small.0.path().join("none"), None, BLOCK as u64, source.clone()).is_err());
+    assert!(DiskCache::open(&small.path().join("none"), None, BLOCK as u64, source.clone()).is_err());
 }

@@ -12,11 +12,10 @@ use flashjob::config::{InputStorage, MountConfig, MountMode};
 use flashjob::mount::cache::{DiskCache, PIECE_BYTES};
 use flashjob::mount::{Error, Mounted, mount_source};
 use md5::{Digest as _, Md5};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::caching::{files_of_kind, used_bytes};
+use super::caching::{MemoryDisk, files_of_kind, used_bytes};
 use super::scripted_source::{ScriptedSource, content};
 use super::{config, input, mounts_at, wait};
 use crate::support::process::{Process, installed, skip};
@@ -335,21 +334,18 @@ fn an_unmount_while_it_is_read_leaves_nothing() {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_passed_through_all_the_same() {
-    let Some(probe) = Stage::filled() else { return };
-    drop(probe);
-    let mut stage = Stage::new();
-    stage.cache = TempDir::new().unwrap();
-    if let Err(errno) = mount("cache", stage.cache.path(), "tmpfs", MountFlags::empty(), Some(c"size=64m")) {
-        return skip(&format!("mounting a tmpfs is refused: {errno}"));
-    }
-    stage.read_through().unwrap();
-    mount_remount(stage.cache.path(), MountFlags::RDONLY, c"").unwrap();
-    let fetched = stage.source.reads().len();
-    let mounted = stage.mount().unwrap();
-    assert!(fs::read(stage.path()).unwrap() == stage.bytes);
-    assert_eq!((mounted.passed_through(), stage.source.reads().len()), (Some(1), fetched));
-    mounted.unmount().unwrap();
-    unmount(stage.cache.path(), UnmountFlags::DETACH).unwrap();
+    let Some(Stage { root, source, objects, bytes, .. }) = Stage::filled() else { return };
+    let Some(disk) = MemoryDisk::new(c"size=64m") else { return };
+    let read_through = || {
+        let mounted = mount_cached(root.path(), disk.path(), None, &objects, &source).unwrap();
+        assert!(fs::read(root.path().join("weights")).unwrap() == bytes);
+        let passed = mounted.passed_through();
+        mounted.unmount().unwrap();
+        (passed, source.reads().len())
+    };
+    let (_, fetched) = read_through();
+    disk.make_read_only();
+    assert_eq!(read_through(), (Some(1), fetched));
 }
 
 #[test]
