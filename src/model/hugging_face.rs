@@ -7,12 +7,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::layout::Layout;
+use super::open::join;
 use super::safetensors::{Entry, read_header};
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
 use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// From a bucket, each is a journey there and back.
+const HEADERS_AT_A_TIME: usize = 16;
 
 /// Tensors that checkpoints carry although no decoder needs them.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
@@ -22,14 +26,16 @@ pub(super) fn has_weights(directory: &Path) -> bool {
     directory.join(SINGLE).exists() || directory.join(INDEX).exists()
 }
 
-/// Finds a place for every tensor of `config` in the files of `directory`, and a use for every tensor in them.
-pub(super) fn open_weights(
+/// Every tensor of a directory's files, by the name that it has in them.
+pub(super) type Found = BTreeMap<String, (Arc<WeightFile>, Entry)>;
+
+/// Finds a place for every tensor of `config` among those `found` in `directory`, and a use for every one of these.
+pub(super) fn weights(
     directory: &Path,
     config: &DecoderConfig,
     layout: Layout,
-    files: &dyn Files,
+    found: &Found,
 ) -> Result<Weights, Error> {
-    let found = tensors(directory, files)?;
     let name = |tensor| name(tensor, config, layout);
     let mut expected: BTreeSet<String> = config.tensors().map(name).collect();
     // A tied head may be stored as well; transformers takes the embedding then, too.
@@ -109,8 +115,8 @@ fn stored(
     })
 }
 
-/// Every tensor of every file. `model.safetensors` goes before an index, as in transformers.
-fn tensors(directory: &Path, opener: &dyn Files) -> Result<BTreeMap<String, (Arc<WeightFile>, Entry)>, Error> {
+/// Reads the headers of all files. `model.safetensors` goes before an index, as in transformers.
+pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found, Error> {
     if directory.join(SINGLE).exists() {
         let (file, header) = open_file(&directory.join(SINGLE), opener)?;
         return Ok(header.into_iter().map(|(name, entry)| (name, (file.clone(), entry))).collect());
@@ -131,8 +137,13 @@ fn tensors(directory: &Path, opener: &dyn Files) -> Result<BTreeMap<String, (Arc
         ));
     }
     let mut files = BTreeMap::new();
-    for name in names {
-        files.insert(name, open_file(&directory.join(name), opener)?);
+    for some in names.into_iter().collect::<Vec<_>>().chunks(HEADERS_AT_A_TIME) {
+        let opened = std::thread::scope(|scope| {
+            let open = |&name| (name, scope.spawn(move || open_file(&directory.join(name), opener)));
+            let opening: Vec<_> = some.iter().map(open).collect();
+            opening.into_iter().map(|(name, file)| Ok((name, join(file)?))).collect::<Result<Vec<_>, Error>>()
+        });
+        files.extend(opened?);
     }
     let mut found = BTreeMap::new();
     let mut problems = Vec::new();

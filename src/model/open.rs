@@ -1,11 +1,13 @@
 //! Opening a model: which files make it up, and what they say about it. No weight is read here.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use super::config_json::ConfigJson;
 use super::families::{self, Description};
 use super::gguf::Gguf;
-use super::special_tokens::SpecialTokens;
+use super::special_tokens::{BesideTokenizer, SpecialTokens};
 use super::{ChatTemplate, DecoderConfig, Dtype, Error, Files, SystemFiles, Tokenizer, Weights, hugging_face};
 
 /// A model, its headers read and checked.
@@ -52,17 +54,23 @@ impl Model {
     }
 
     fn open_hugging_face(files: &dyn Files, directory: &Path, tokenizer: &Path) -> Result<Self, Error> {
-        let json = ConfigJson::read(&directory.join("config.json"))?.ok_or_else(|| {
-            Error::incomplete(
-                directory,
-                "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
-            )
-        })?;
-        let Description { config, architecture, layout } = families::from_config_json(&json)?;
-        let tokenizer = Tokenizer::open(tokenizer)?;
-        let weights = hugging_face::open_weights(directory, &config, layout, files)?;
-        let special_tokens = SpecialTokens::of_hugging_face(directory, &json)?;
-        Self::new(config, architecture, tokenizer, weights, special_tokens)
+        // All at once: from a bucket each is a journey there and back, and a tokenizer takes a while to be made.
+        std::thread::scope(|scope| {
+            let headers = scope.spawn(|| hugging_face::read_headers(directory, files));
+            let tokenizer = scope.spawn(|| open_tokenizer(tokenizer, None));
+            let generation = scope.spawn(|| ConfigJson::read(&directory.join("generation_config.json")));
+            let json = ConfigJson::read(&directory.join("config.json"))?.ok_or_else(|| {
+                Error::incomplete(
+                    directory,
+                    "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
+                )
+            })?;
+            let Description { config, architecture, layout } = families::from_config_json(&json)?;
+            let tokenizer = join(tokenizer)?;
+            let weights = hugging_face::weights(directory, &config, layout, &join(headers)?)?;
+            let special_tokens = SpecialTokens::of_hugging_face(&json, join(generation)?.as_ref())?;
+            Self::new(config, architecture, tokenizer, weights, special_tokens)
+        })
     }
 
     fn open_gguf(files: &dyn Files, file: &Path, tokenizer: &Path) -> Result<Self, Error> {
@@ -77,7 +85,7 @@ impl Model {
     fn new(
         config: DecoderConfig,
         architecture: &str,
-        tokenizer: Tokenizer,
+        (tokenizer, beside): (Tokenizer, BesideTokenizer),
         weights: Weights,
         mut special_tokens: SpecialTokens,
     ) -> Result<Self, Error> {
@@ -89,7 +97,7 @@ impl Model {
             );
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
-        special_tokens.refine(&tokenizer)?;
+        special_tokens.refine(&tokenizer, beside);
         if let Some(id) = special_tokens.eos.iter().chain(&special_tokens.bos).find(|&&id| id as usize >= rows) {
             let reason = format!("token {id} is to begin or end texts, but the model's embedding has {rows} rows");
             return Err(Error::tokenizer(tokenizer.path(), reason));
@@ -169,22 +177,34 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Read`], [`Error::Tokenizer`], and what a GGUF header may give rise to.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        open_tokenizer(path, None)
+        Ok(open_tokenizer(path, None)?.0)
     }
 }
 
-/// `model` is the GGUF file that is open already, if one is.
-fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<Tokenizer, Error> {
-    let open_gguf = |file: &Path| match model {
-        Some((open, gguf)) if open == file => gguf.tokenizer(),
-        _ => Gguf::open(file, &SystemFiles)?.tokenizer(),
+/// With what lies beside it. `model` is the GGUF file that is open already, if one is.
+pub(super) fn open_tokenizer(
+    path: &Path,
+    model: Option<(&Path, &Gguf)>,
+) -> Result<(Tokenizer, BesideTokenizer), Error> {
+    let open_gguf = |file: &Path| {
+        let tokenizer = match model {
+            Some((open, gguf)) if open == file => gguf.tokenizer(),
+            _ => Gguf::open(file, &SystemFiles)?.tokenizer(),
+        };
+        Ok((tokenizer?, BesideTokenizer::default()))
+    };
+    let open_json = |file: &Path| {
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| BesideTokenizer::read(file));
+            Ok((Tokenizer::from_tokenizer_json(file)?, join(beside)?))
+        })
     };
     if !path.is_dir() {
-        return if is_gguf(path) { open_gguf(path) } else { Tokenizer::from_tokenizer_json(path) };
+        return if is_gguf(path) { open_gguf(path) } else { open_json(path) };
     }
     let file = path.join("tokenizer.json");
     if file.exists() {
-        return Tokenizer::from_tokenizer_json(&file);
+        return open_json(&file);
     }
     match find_gguf(path)? {
         Some(gguf) => open_gguf(&gguf),
@@ -194,4 +214,9 @@ fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<Tokenize
             Err(Error::incomplete(path, missing))
         }
     }
+}
+
+/// What a thread of a scope came to.
+pub(super) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -31,7 +31,7 @@ pub trait ReadAt: Send + Sync {
 }
 
 /// Where the files that hold weights are opened.
-pub trait Files {
+pub trait Files: Sync {
     /// Opens the file at `path`.
     fn open(&self, path: &Path) -> std::io::Result<Arc<dyn ReadAt>>;
 }

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
+use super::open::join;
 use super::{ChatTemplate, Error, Tokenizer};
 
 /// What a model says about the texts it was made for.
@@ -22,13 +23,35 @@ pub(super) struct SpecialTokens {
     template: Option<(PathBuf, String)>,
 }
 
+/// What lies beside a `tokenizer.json`.
+#[derive(Default)]
+pub(super) struct BesideTokenizer {
+    config: Option<ConfigJson>,
+    /// Jinja, and the file that holds it.
+    template: Option<(PathBuf, String)>,
+}
+
+impl BesideTokenizer {
+    /// Of the tokenizer in `file`.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let directory = file.parent().unwrap_or(Path::new("."));
+        let template = directory.join("chat_template.jinja");
+        let (config, text) = std::thread::scope(|scope| {
+            let config = scope.spawn(|| ConfigJson::read(&directory.join("tokenizer_config.json")));
+            let text = template.exists().then(|| std::fs::read_to_string(&template)).transpose();
+            (join(config), text)
+        });
+        let text = text.map_err(|source| Error::read(&template, "the chat template", source))?;
+        Ok(Self { config: config?, template: text.map(|text| (template, text)) })
+    }
+}
+
 impl SpecialTokens {
-    /// From a directory in Hugging Face layout whose `config.json` is `json`. `generation_config.json` decides where it
-    /// speaks, `config.json` otherwise.
-    pub fn of_hugging_face(directory: &Path, json: &ConfigJson) -> Result<Self, Error> {
-        let generation = ConfigJson::read(&directory.join("generation_config.json"))?;
+    /// Of a model in Hugging Face layout. `generation`, its `generation_config.json`, decides where it speaks, `json`, its
+    /// `config.json`, otherwise.
+    pub fn of_hugging_face(json: &ConfigJson, generation: Option<&ConfigJson>) -> Result<Self, Error> {
         let ids = |key: &str| {
-            let ids = generation.as_ref().map(|generation| generation.token_ids(key)).transpose()?.unwrap_or_default();
+            let ids = generation.map(|generation| generation.token_ids(key)).transpose()?.unwrap_or_default();
             if ids.is_empty() { json.token_ids(key) } else { Ok(ids) }
         };
         let bos = ids("bos_token_id")?.first().copied();
@@ -43,31 +66,20 @@ impl SpecialTokens {
 
     /// Adds what lies beside a `tokenizer.json`: the tokenizer's own end of text, the names of its tokens, and its
     /// template, which goes before a model's.
-    pub fn refine(&mut self, tokenizer: &Tokenizer) -> Result<(), Error> {
+    pub fn refine(&mut self, tokenizer: &Tokenizer, beside: BesideTokenizer) {
         let spelled = |id: Option<&u32>| id.and_then(|&id| tokenizer.token(id));
         let by_id = [("bos_token", spelled(self.bos.as_ref())), ("eos_token", spelled(self.eos.first()))];
         self.named = by_id.into_iter().filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
-        if tokenizer.path().extension().is_some_and(|extension| extension == "json")
-            && let Some(directory) = tokenizer.path().parent()
-        {
-            let config = directory.join("tokenizer_config.json");
-            if let Some(json) = ConfigJson::read(&config)? {
-                self.named = named_tokens(&json);
-                self.eos.extend(self.named.get("eos_token").and_then(|eos| tokenizer.token_id(eos)));
-                if let Some(template) = json.get("chat_template").and_then(default_template) {
-                    self.template = Some((config, template));
-                }
-            }
-            let template = directory.join("chat_template.jinja");
-            if template.exists() {
-                let text = std::fs::read_to_string(&template);
-                let text = text.map_err(|source| Error::read(&template, "the chat template", source))?;
-                self.template = Some((template, text));
+        if let Some(config) = beside.config {
+            self.named = named_tokens(&config);
+            self.eos.extend(self.named.get("eos_token").and_then(|eos| tokenizer.token_id(eos)));
+            if let Some(template) = config.get("chat_template").and_then(default_template) {
+                self.template = Some((config.path().to_owned(), template));
             }
         }
+        self.template = beside.template.or(self.template.take());
         self.eos.sort_unstable();
         self.eos.dedup();
-        Ok(())
     }
 
     /// The template with the tokens that it may name.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::config_json::ConfigJson;
+use super::open::open_tokenizer;
 use super::special_tokens::SpecialTokens;
 use super::{ChatTemplate, Error, Tokenizer};
 
@@ -32,9 +33,10 @@ impl Texts {
         let architectures = json.texts("architectures")?.unwrap_or_default();
         let architecture = architectures.into_iter().next();
         let architecture = architecture.ok_or_else(|| json.error("architectures", "it is not there"))?;
-        let tokenizer = Tokenizer::open(tokenizer)?;
-        let mut special_tokens = SpecialTokens::of_hugging_face(directory, &json)?;
-        special_tokens.refine(&tokenizer)?;
+        let generation = ConfigJson::read(&directory.join("generation_config.json"))?;
+        let mut special_tokens = SpecialTokens::of_hugging_face(&json, generation.as_ref())?;
+        let (tokenizer, beside) = open_tokenizer(tokenizer, None)?;
+        special_tokens.refine(&tokenizer, beside);
         let (chat_template, eos_tokens) = (special_tokens.chat_template(), special_tokens.eos);
         Ok(Self { architecture, tokenizer, chat_template, eos_tokens })
     }

@@ -29,7 +29,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::net::TcpListener;
 
 use access::Grant;
 use faults::Fault;
@@ -102,7 +101,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     if arguments.in_memory {
         store.keep_in_memory().map_err(|error| format!("the objects cannot be read: {error}"))?;
     }
-    let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let listener = line::listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let base = public_url.unwrap_or_else(|| format!("http://{address}"));
 
