@@ -1,14 +1,15 @@
 //! What ranks read is what slicing the whole tensor gives, in every format.
 
-use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use std::{fs, io};
 
 use candle_core::{DType, Tensor};
 use flashjob::model::{
-    Dtype, Error, Files, LayerTensor, Lent, Model, ReadAt, Shard, ShardShape, TensorName, Validation,
+    Dtype, Error, Files, LayerTensor, Lent, Model, ReadAt, Shard, ShardShape, SystemFiles, TensorName, Validation,
 };
 
 use super::altered::{Altered, assert_says};
@@ -102,6 +103,36 @@ impl ReadAt for Lender {
         self.lent.fetch_add(1, Ordering::Relaxed);
         self.bytes.lend(range.start + self.start as u64..range.end + self.start as u64)
     }
+}
+
+/// Files that are opened together, or not at all.
+struct Together {
+    asked: Mutex<usize>,
+    wanted: usize,
+    all: Condvar,
+}
+
+impl Files for Together {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        let mut asked = self.asked.lock().unwrap();
+        *asked += 1;
+        self.all.notify_all();
+        let patience = Duration::from_secs(30);
+        let (asked, waited) = self.all.wait_timeout_while(asked, patience, |asked| *asked < self.wanted).unwrap();
+        drop(asked);
+        if waited.timed_out() { Err(io::Error::other("it was opened alone")) } else { SystemFiles.open(path) }
+    }
+}
+
+/// From a bucket each is a journey there and back.
+#[test]
+fn headers_of_all_files_are_read_at_a_time() {
+    let directory = golden::directory("llama-sharded");
+    let is_shard = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("model-");
+    let wanted = fs::read_dir(&directory).unwrap().flatten().filter(is_shard).count();
+    assert!(wanted > 1);
+    let together = Together { asked: Mutex::default(), wanted, all: Condvar::new() };
+    Model::open_through(&together, &directory, &directory).unwrap();
 }
 
 #[test]
