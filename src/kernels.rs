@@ -28,7 +28,7 @@ pub use cache::{AttentionShape, CacheLayout, CacheSlice, CacheSliceMut};
 pub use isa::{Isa, capabilities};
 pub use limits::{Limits, TooLittleMemory, measure_limits};
 pub use matmul::matmul;
-pub use memory::{LINE_BYTES, prefer_huge_pages};
+pub use memory::{LINE_BYTES, prefer_huge_pages, untouched_zeros};
 pub use norm::{AddedRows, add_rms_norm, head_rms_norm};
 pub use packed::{PackedMatrix, Packing, Storage, WeightSlice};
 pub use pool::{Pool, cpu_quota_threads};

@@ -6,6 +6,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_vec;
+
 /// Bytes of a cache line, and of the widest vector: what memory is aligned to and asked for in.
 pub const LINE_BYTES: usize = 64;
 
@@ -98,6 +101,24 @@ impl Drop for AlignedBytes {
 unsafe impl Send for AlignedBytes {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for AlignedBytes {}
+
+/// Below this, memory is the allocator's own.
+const LARGE_BYTES: usize = 1 << 20;
+/// What large memory is asked for in at least. This much glibc has the system map, zeroed and untouched, whatever it has learnt
+/// from earlier requests (`DEFAULT_MMAP_THRESHOLD_MAX` in `malloc/malloc.c`); less it may take from its heap, and zeroes it page
+/// by page. What is not used of it takes addresses and no memory.
+const MAPPED_BYTES: usize = 32 << 20;
+
+/// `len` zeros; many of them take no memory before they are touched, and are in huge pages where the system has them.
+/// `None` where it refuses the memory.
+pub fn untouched_zeros<T: Zeroable + Copy>(len: usize) -> Option<Vec<T>> {
+    let is_large = len >= LARGE_BYTES / size_of::<T>().max(1);
+    let capacity = if is_large { len.max(MAPPED_BYTES / size_of::<T>().max(1)) } else { len };
+    let mut zeros = try_zeroed_vec(capacity).ok()?;
+    zeros.truncate(len);
+    prefer_huge_pages(&zeros);
+    Some(zeros)
+}
 
 /// Asks the system for huge pages behind memory that nobody has touched yet. What walks through small pages waits for
 /// address translation, and each first touch of one is an interruption.
@@ -228,3 +249,23 @@ impl<'a, T> Parts<'a, T> {
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Parts<'_, T> {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_zeros_take_no_memory_before_they_are_touched() {
+        // No page is longer, none shorter than 4 KiB.
+        const PAGES: usize = 64 << 10;
+        // What is given back this large has glibc keep memory of that size in its heap from then on.
+        drop(std::hint::black_box(vec![1u8; 31 << 20]));
+        let numbers = untouched_zeros::<u16>(4 << 20).unwrap();
+        let (start, bytes) = (numbers.as_ptr().addr().next_multiple_of(PAGES), size_of_val(&numbers[..]) - PAGES);
+        let mut pages = vec![0u8; bytes / 4096];
+        // SAFETY: whole pages of memory that is borrowed, and room for a byte for each.
+        let asked = unsafe { libc::mincore(start as *mut libc::c_void, bytes, pages.as_mut_ptr()) };
+        assert_eq!((asked, pages.iter().filter(|&&page| page & 1 != 0).count()), (0, 0));
+        assert!(numbers.iter().all(|&number| number == 0));
+    }
+}
