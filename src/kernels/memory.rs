@@ -112,8 +112,8 @@ const MAPPED_BYTES: usize = 32 << 20;
 /// `len` zeros; many of them take no memory before they are touched, and are in huge pages where the system has them.
 /// `None` where it refuses the memory.
 pub fn untouched_zeros<T: Zeroable + Copy>(len: usize) -> Option<Vec<T>> {
-    let is_large = len >= LARGE_BYTES / size_of::<T>().max(1);
-    let capacity = if is_large { len.max(MAPPED_BYTES / size_of::<T>().max(1)) } else { len };
+    let is_large = len.saturating_mul(size_of::<T>()) >= LARGE_BYTES;
+    let capacity = if is_large { len.max(MAPPED_BYTES / size_of::<T>()) } else { len };
     let mut zeros = try_zeroed_vec(capacity).ok()?;
     zeros.truncate(len);
     prefer_huge_pages(&zeros);

@@ -33,9 +33,9 @@ impl Texts {
         let architectures = json.texts("architectures")?.unwrap_or_default();
         let architecture = architectures.into_iter().next();
         let architecture = architecture.ok_or_else(|| json.error("architectures", "it is not there"))?;
+        let (tokenizer, beside) = open_tokenizer(tokenizer, None)?;
         let generation = ConfigJson::read(&directory.join("generation_config.json"))?;
         let mut special_tokens = SpecialTokens::of_hugging_face(&json, generation.as_ref())?;
-        let (tokenizer, beside) = open_tokenizer(tokenizer, None)?;
         special_tokens.refine(&tokenizer, beside);
         let (chat_template, eos_tokens) = (special_tokens.chat_template(), special_tokens.eos);
         Ok(Self { architecture, tokenizer, chat_template, eos_tokens })
