@@ -63,6 +63,9 @@ pub struct BackendFacts {
     pub parameters: Option<u64>,
     /// Longest prompt plus output that it was set up for.
     pub max_model_len: usize,
+    /// Why the model takes texts alone, where its checkpoint was made for more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_modalities: Option<&'static str>,
     /// Everything that only this engine has: device, dtype, kernels, blocks.
     pub engine: serde_json::Value,
 }

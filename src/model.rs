@@ -21,9 +21,11 @@ mod safetensors;
 mod shard;
 mod special_tokens;
 mod stored;
+mod substitute;
 mod tensor_name;
 mod texts;
 mod tokenizer;
+mod tokenizer_files;
 mod weights;
 
 pub use chat_template::ChatTemplate;

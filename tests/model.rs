@@ -4,6 +4,7 @@ pub mod altered;
 mod chat_template;
 mod configuration;
 mod damaged;
+mod directories;
 mod families;
 mod gguf;
 pub mod golden;

@@ -157,6 +157,7 @@ fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Er
         architecture: model.architecture.clone(),
         parameters: Some(model.parameters),
         max_model_len: engine.max_model_len,
+        other_modalities: model.other_modalities,
         engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
     })
 }

@@ -75,7 +75,16 @@ impl VllmBackend {
         let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
         let architecture = texts.architecture.clone();
-        let facts = BackendFacts { backend: "vllm", version, architecture, parameters, max_model_len, engine };
+        let other_modalities = None;
+        let facts = BackendFacts {
+            backend: "vllm",
+            version,
+            architecture,
+            parameters,
+            max_model_len,
+            other_modalities,
+            engine,
+        };
         Ok(Self { child, texts, gpus, facts })
     }
 

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::{Error, substitute};
 
 /// No dimension of a model is larger; what claims to be is a mistake or an attack.
 pub(super) const LARGEST_SIZE: u64 = 1 << 28;
+
+/// U+FEFF in UTF-8.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A JSON object with the place it came from. `null` counts as absent, as in Hugging Face's own reader.
 #[derive(Clone, Debug)]
@@ -32,7 +35,11 @@ impl ConfigJson {
 
     /// Parses the text of the file at `path`.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self, Error> {
-        match serde_json::from_slice(text) {
+        if let Some(reason) = substitute::reason(text) {
+            return Err(Error::malformed(path, reason));
+        }
+        // Some editors begin a file with a byte order mark.
+        match serde_json::from_slice(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)) {
             Ok(Value::Object(object)) => Ok(Self { path: path.into(), prefix: String::new(), object }),
             Ok(_) => Err(Error::malformed(path, "it should hold a JSON object")),
             Err(error) => Err(Error::malformed(path, format!("it is not JSON: {error}"))),
@@ -49,9 +56,26 @@ impl ConfigJson {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there, be it `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
+    /// Whether it is an object within another.
+    pub fn is_nested(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
     /// Every key with its value.
     pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.object.iter()
+    }
+
+    /// The same without a key.
+    pub fn without(&self, key: &str) -> Self {
+        let mut object = self.object.clone();
+        object.remove(key);
+        Self { object, ..self.clone() }
     }
 
     /// An error about one key.

@@ -49,9 +49,22 @@ const FAMILIES: &[Family] =
 pub(super) struct Description {
     pub config: DecoderConfig,
     /// In Hugging Face's words.
-    pub architecture: &'static str,
+    pub architecture: String,
     pub layout: Layout,
+    /// Why the model takes texts alone, where its checkpoint was made for more.
+    pub other_modalities: Option<&'static str>,
 }
+
+/// Checkpoints of several modalities whose language model is one of [`FAMILIES`], as their `architectures` name them.
+const OF_SEVERAL_MODALITIES: [&str; 4] = [
+    "Gemma3ForConditionalGeneration",
+    "Mistral3ForConditionalGeneration",
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+];
+
+/// What is said of them.
+const TEXTS_ALONE: &str = "images are not supported: of this checkpoint the language model alone is loaded";
 
 /// The architectures that [`super::Model::open`] accepts, as `config.json` names them.
 pub fn supported_architectures() -> Vec<&'static str> {
@@ -62,6 +75,15 @@ pub fn supported_architectures() -> Vec<&'static str> {
 pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> {
     let architecture = json.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = json.text("model_type")?;
+    if let Some(several) = architecture.filter(|architecture| OF_SEVERAL_MODALITIES.contains(architecture)) {
+        let text_config = json.object("text_config")?.ok_or_else(|| json.error("text_config", "is missing"))?;
+        let description = from_config_json(&text_config.without("architectures"))?;
+        return Ok(Description {
+            architecture: several.to_owned(),
+            other_modalities: Some(TEXTS_ALONE),
+            ..description
+        });
+    }
     let family = match (architecture, model_type) {
         (None, None) => return Err(json.error("architectures", "is missing, and so is model_type")),
         (Some(architecture), _) => FAMILIES.iter().find(|family| family.architecture == architecture),
@@ -81,7 +103,12 @@ pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> 
     }
     let config = (family.from_config_json)(json)?;
     config.check().map_err(|(key, reason)| json.error(key, reason))?;
-    Ok(Description { config, architecture: family.architecture, layout: family.layout })
+    Ok(Description {
+        config,
+        architecture: family.architecture.to_owned(),
+        layout: family.layout,
+        other_modalities: None,
+    })
 }
 
 /// What a GGUF file describes.
@@ -99,5 +126,5 @@ pub(super) fn from_gguf(gguf: &Gguf) -> Result<Description, Error> {
     config.rope = rope::from_gguf(gguf, family.architecture, &config, family.rotates_partly)?;
     (family.complete)(gguf, &mut config)?;
     config.check().map_err(|(key, reason)| gguf.metadata.error(key, reason))?;
-    Ok(Description { config, architecture, layout: family.layout })
+    Ok(Description { config, architecture: architecture.to_owned(), layout: family.layout, other_modalities: None })
 }

@@ -6,17 +6,39 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::config_json::BYTE_ORDER_MARK;
 use super::layout::Layout;
 use super::open::join;
 use super::safetensors::{Entry, read_header};
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
-use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights};
+use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights, substitute};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// From a bucket, each is a journey there and back.
 const HEADERS_AT_A_TIME: usize = 16;
+
+/// How the language model's tensors begin in checkpoints of several modalities, and in one of texts alone: as transformers
+/// saves them now, as they lie in older checkpoints, and as those were once converted.
+const LANGUAGE_MODEL_PREFIXES: [(&str, &str); 4] = [
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.text_model.", "model."),
+];
+
+/// Parts of a checkpoint of several modalities that texts never pass.
+const OTHER_MODALITIES: [&str; 8] = [
+    "vision_tower.",
+    "vision_model.",
+    "vision_encoder.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.vision_model.",
+    "model.multi_modal_projector.",
+    "image_newline",
+];
 
 /// Tensors that checkpoints carry although no decoder needs them.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
@@ -157,6 +179,20 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
     if problems.is_empty() { Ok(found) } else { Err(Error::Tensors { path: directory.into(), problems }) }
 }
 
+/// The language model's tensors out of a checkpoint of several modalities, by the names that they have in one of texts alone.
+pub(super) fn language_model(found: Found) -> Found {
+    let named = found.into_iter().filter_map(|(name, place)| {
+        if OTHER_MODALITIES.iter().any(|part| name.starts_with(part)) {
+            return None;
+        }
+        let alone = LANGUAGE_MODEL_PREFIXES
+            .iter()
+            .find_map(|(prefix, alone)| Some(format!("{alone}{}", name.strip_prefix(prefix)?)));
+        Some((alone.unwrap_or(name), place))
+    });
+    named.collect()
+}
+
 fn open_file(path: &Path, opener: &dyn Files) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
     let bytes = opener.open(path).map_err(|source| Error::read(path, "the weights", source))?;
     let header = read_header(&*bytes).map_err(|reason| Error::malformed(path, reason))?;
@@ -171,7 +207,10 @@ struct Index {
 /// Tensor name to file name. A file name that leads out of the directory is refused.
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let text = std::fs::read(path).map_err(|source| Error::read(path, "the index", source))?;
-    let index: Index = serde_json::from_slice(&text)
+    if let Some(reason) = substitute::reason(&text) {
+        return Err(Error::malformed(path, reason));
+    }
+    let index: Index = serde_json::from_slice(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text))
         .map_err(|error| Error::malformed(path, format!("it is not an index of weights: {error}")))?;
     let plain = |name: &str| matches!(PathBuf::from(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     match index.weight_map.values().find(|name| !plain(name)) {

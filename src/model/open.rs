@@ -7,7 +7,8 @@ use std::thread::ScopedJoinHandle;
 use super::config_json::ConfigJson;
 use super::families::{self, Description};
 use super::gguf::Gguf;
-use super::special_tokens::{BesideTokenizer, SpecialTokens};
+use super::special_tokens::SpecialTokens;
+use super::tokenizer_files::TokenizerFiles;
 use super::{ChatTemplate, DecoderConfig, Dtype, Error, Files, SystemFiles, Tokenizer, Weights, hugging_face};
 
 /// A model, its headers read and checked.
@@ -23,6 +24,8 @@ pub struct Model {
     pub dtype: Dtype,
     /// As `config.json` names it, such as `LlamaForCausalLM`.
     pub architecture: String,
+    /// Why the model takes texts alone, where its checkpoint was made for more.
+    pub other_modalities: Option<&'static str>,
     /// Weights in all; a tied head counts once.
     pub parameters: u64,
     /// What turns a conversation into a prompt, where the model has it.
@@ -65,46 +68,47 @@ impl Model {
                     "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
                 )
             })?;
-            let Description { config, architecture, layout } = families::from_config_json(&json)?;
+            let description = families::from_config_json(&json)?;
             let tokenizer = join(tokenizer)?;
-            let weights = hugging_face::weights(directory, &config, layout, &join(headers)?)?;
-            let special_tokens = SpecialTokens::of_hugging_face(&json, join(generation)?.as_ref())?;
-            Self::new(config, architecture, tokenizer, weights, special_tokens)
+            let mut found = join(headers)?;
+            if description.other_modalities.is_some() {
+                found = hugging_face::language_model(found);
+            }
+            let weights = hugging_face::weights(directory, &description.config, description.layout, &found)?;
+            let text_config = json.object("text_config")?;
+            let parts: Vec<&ConfigJson> = [&json].into_iter().chain(&text_config).collect();
+            let special_tokens = SpecialTokens::of_hugging_face(&parts, join(generation)?.as_ref())?;
+            Self::new(description, tokenizer, weights, special_tokens)
         })
     }
 
     fn open_gguf(files: &dyn Files, file: &Path, tokenizer: &Path) -> Result<Self, Error> {
         let gguf = Gguf::open(file, files)?;
-        let Description { config, architecture, layout } = gguf.description()?;
+        let description = gguf.description()?;
         let tokenizer = open_tokenizer(tokenizer, Some((file, &gguf)))?;
-        let weights = gguf.weights(&config, layout)?;
+        let weights = gguf.weights(&description.config, description.layout)?;
         let special_tokens = SpecialTokens::of_gguf(&gguf)?;
-        Self::new(config, architecture, tokenizer, weights, special_tokens)
+        Self::new(description, tokenizer, weights, special_tokens)
     }
 
     fn new(
-        config: DecoderConfig,
-        architecture: &str,
-        (tokenizer, beside): (Tokenizer, BesideTokenizer),
+        Description { config, architecture, other_modalities, .. }: Description,
+        (mut tokenizer, files): (Tokenizer, TokenizerFiles),
         weights: Weights,
         mut special_tokens: SpecialTokens,
     ) -> Result<Self, Error> {
+        // Some tokenizers have ids beyond the embedding, such as that of Gemma 3's place of an image.
+        tokenizer.limit_to(config.vocab_size);
         let rows = config.vocab_size;
-        if tokenizer.vocab_size() > rows {
-            let highest = tokenizer.vocab_size() - 1;
-            let reason = format!(
-                "it has ids up to {highest}, but the model's embedding has {rows} rows; name the tokenizer that belongs to the model"
-            );
-            return Err(Error::tokenizer(tokenizer.path(), reason));
-        }
-        special_tokens.refine(&tokenizer, beside);
+        special_tokens.refine(&tokenizer, files, rows);
         if let Some(id) = special_tokens.eos.iter().chain(&special_tokens.bos).find(|&&id| id as usize >= rows) {
             let reason = format!("token {id} is to begin or end texts, but the model's embedding has {rows} rows");
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
         Ok(Self {
             dtype: weights.prevailing_dtype(),
-            architecture: architecture.into(),
+            architecture,
+            other_modalities,
             parameters: config.parameters(),
             config,
             tokenizer,
@@ -182,21 +186,21 @@ impl Tokenizer {
 }
 
 /// With what lies beside it. `model` is the GGUF file that is open already, if one is.
-pub(super) fn open_tokenizer(
-    path: &Path,
-    model: Option<(&Path, &Gguf)>,
-) -> Result<(Tokenizer, BesideTokenizer), Error> {
+pub(super) fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<(Tokenizer, TokenizerFiles), Error> {
     let open_gguf = |file: &Path| {
         let tokenizer = match model {
             Some((open, gguf)) if open == file => gguf.tokenizer(),
             _ => Gguf::open(file, &SystemFiles)?.tokenizer(),
         };
-        Ok((tokenizer?, BesideTokenizer::default()))
+        Ok((tokenizer?, TokenizerFiles::default()))
     };
     let open_json = |file: &Path| {
         std::thread::scope(|scope| {
-            let beside = scope.spawn(|| BesideTokenizer::read(file));
-            Ok((Tokenizer::from_tokenizer_json(file)?, join(beside)?))
+            let files = scope.spawn(|| TokenizerFiles::read(file));
+            let mut tokenizer = Tokenizer::from_tokenizer_json(file)?;
+            let files = join(files)?;
+            files.complete(&mut tokenizer)?;
+            Ok((tokenizer, files))
         })
     };
     if !path.is_dir() {

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::ReadAt;
+use super::{ReadAt, substitute};
 
 /// Headers of real checkpoints are a few megabytes at most; the reference implementation has the same limit.
 const LARGEST_HEADER_BYTES: u64 = 100_000_000;
@@ -30,11 +30,15 @@ pub(super) struct Entry {
 /// Reads and checks the header of `file`. The error is a sentence about the file.
 pub(super) fn read_header(file: &dyn ReadAt) -> Result<BTreeMap<String, Entry>, String> {
     let file_bytes = file.size_bytes().map_err(|error| format!("its size cannot be read: {error}"))?;
-    let mut length = [0; 8];
-    if file_bytes < 8 {
-        return Err(format!("it has {file_bytes} bytes, too few for a safetensors header"));
+    let mut beginning = [0; substitute::BEGINNING_BYTES];
+    let beginning = &mut beginning[..file_bytes.min(substitute::BEGINNING_BYTES as u64) as usize];
+    file.read_exact_at(beginning, 0).map_err(|error| format!("its header cannot be read: {error}"))?;
+    if let Some(reason) = substitute::reason(beginning) {
+        return Err(reason.to_owned());
     }
-    file.read_exact_at(&mut length, 0).map_err(|error| format!("its header cannot be read: {error}"))?;
+    let Some(&length) = beginning.first_chunk() else {
+        return Err(format!("it has {file_bytes} bytes, too few for a safetensors header"));
+    };
     let header_bytes = u64::from_le_bytes(length);
     if header_bytes > LARGEST_HEADER_BYTES || header_bytes > file_bytes - 8 {
         return Err(format!(

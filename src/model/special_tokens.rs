@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
-use super::open::join;
+use super::tokenizer_files::TokenizerFiles;
 use super::{ChatTemplate, Error, Tokenizer};
 
 /// What a model says about the texts it was made for.
@@ -23,36 +22,18 @@ pub(super) struct SpecialTokens {
     template: Option<(PathBuf, String)>,
 }
 
-/// What lies beside a `tokenizer.json`.
-#[derive(Default)]
-pub(super) struct BesideTokenizer {
-    config: Option<ConfigJson>,
-    /// Jinja, and the file that holds it.
-    template: Option<(PathBuf, String)>,
-}
-
-impl BesideTokenizer {
-    /// Of the tokenizer in `file`.
-    pub fn read(file: &Path) -> Result<Self, Error> {
-        let directory = file.parent().unwrap_or(Path::new("."));
-        let template = directory.join("chat_template.jinja");
-        let (config, text) = std::thread::scope(|scope| {
-            let config = scope.spawn(|| ConfigJson::read(&directory.join("tokenizer_config.json")));
-            let text = template.exists().then(|| std::fs::read_to_string(&template)).transpose();
-            (join(config), text)
-        });
-        let text = text.map_err(|source| Error::read(&template, "the chat template", source))?;
-        Ok(Self { config: config?, template: text.map(|text| (template, text)) })
-    }
-}
-
 impl SpecialTokens {
-    /// Of a model in Hugging Face layout. `generation`, its `generation_config.json`, decides where it speaks, `json`, its
-    /// `config.json`, otherwise.
-    pub fn of_hugging_face(json: &ConfigJson, generation: Option<&ConfigJson>) -> Result<Self, Error> {
+    /// Of a model in Hugging Face layout. `generation`, its `generation_config.json`, decides where it speaks; then come the
+    /// parts of its `config.json`, the outermost first.
+    pub fn of_hugging_face(parts: &[&ConfigJson], generation: Option<&ConfigJson>) -> Result<Self, Error> {
         let ids = |key: &str| {
-            let ids = generation.map(|generation| generation.token_ids(key)).transpose()?.unwrap_or_default();
-            if ids.is_empty() { json.token_ids(key) } else { Ok(ids) }
+            for json in generation.iter().chain(parts) {
+                let ids = json.token_ids(key)?;
+                if !ids.is_empty() {
+                    return Ok(ids);
+                }
+            }
+            Ok(Vec::new())
         };
         let bos = ids("bos_token_id")?.first().copied();
         Ok(Self { eos: ids("eos_token_id")?, bos, ..Self::default() })
@@ -65,19 +46,18 @@ impl SpecialTokens {
     }
 
     /// Adds what lies beside a `tokenizer.json`: the tokenizer's own end of text, the names of its tokens, and its
-    /// template, which goes before a model's.
-    pub fn refine(&mut self, tokenizer: &Tokenizer, beside: BesideTokenizer) {
+    /// template, which goes before a model's. Of a tokenizer made for a larger embedding than one of `rows`, no token beyond
+    /// them can end a text.
+    pub fn refine(&mut self, tokenizer: &Tokenizer, files: TokenizerFiles, rows: usize) {
         let spelled = |id: Option<&u32>| id.and_then(|&id| tokenizer.token(id));
         let by_id = [("bos_token", spelled(self.bos.as_ref())), ("eos_token", spelled(self.eos.first()))];
         self.named = by_id.into_iter().filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
-        if let Some(config) = beside.config {
-            self.named = named_tokens(&config);
-            self.eos.extend(self.named.get("eos_token").and_then(|eos| tokenizer.token_id(eos)));
-            if let Some(template) = config.get("chat_template").and_then(default_template) {
-                self.template = Some((config.path().to_owned(), template));
-            }
+        if files.is_configured() {
+            self.named = files.named_tokens();
+            let eos = self.named.get("eos_token").and_then(|eos| tokenizer.token_id(eos));
+            self.eos.extend(eos.filter(|&id| (id as usize) < rows));
         }
-        self.template = beside.template.or(self.template.take());
+        self.template = files.into_template().or(self.template.take());
         self.eos.sort_unstable();
         self.eos.dedup();
     }
@@ -89,15 +69,15 @@ impl SpecialTokens {
     }
 }
 
-/// Every `…_token` of a `tokenizer_config.json`: its text, or an object that holds it.
-fn named_tokens(json: &ConfigJson) -> BTreeMap<String, String> {
-    let text = |token: &Value| Some(token.as_str().or(token.get("content")?.as_str())?.to_owned());
-    let named = json.entries().filter(|(key, _)| key.ends_with("_token"));
-    named.filter_map(|(key, token)| Some((key.clone(), text(token)?))).collect()
-}
-
-/// A template is one string, or a list of named ones of which `default` is for plain conversations.
-fn default_template(value: &Value) -> Option<String> {
-    let named = |entry: &Value| (entry["name"] == "default").then(|| entry["template"].as_str().map(String::from))?;
-    value.as_str().map(String::from).or_else(|| value.as_array()?.iter().find_map(named))
+/// The file at `path`, unless there is none.
+pub(super) fn read_template(path: &Path) -> Result<Option<(PathBuf, String)>, Error> {
+    let unreadable = |source| Error::read(path, "the chat template", source);
+    match std::fs::read_to_string(path) {
+        Ok(text) => match super::substitute::reason(text.as_bytes()) {
+            Some(reason) if !text.is_empty() => Err(Error::malformed(path, reason)),
+            _ => Ok(Some((path.to_owned(), text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()))),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(unreadable(source)),
+    }
 }

@@ -2,13 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use serde_json::{Map, Value, json};
+use tokenizers::{AddedToken, PostProcessorWrapper};
+
+use super::config_json::BYTE_ORDER_MARK;
+use super::{Error, substitute};
 
 /// A model's tokenizer. Cheap to share by reference; any thread may use it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     vocab_size: usize,
+    /// Rows of the model's embedding, where that is known: no prompt may hold an id beyond them.
+    embedding_rows: Option<usize>,
 }
 
 impl Tokenizer {
@@ -23,15 +29,78 @@ impl Tokenizer {
         let refuse = |reason: &dyn std::fmt::Display| {
             Error::tokenizer(path, format!("the description does not make a tokenizer: {reason}"))
         };
+        if let Some(reason) = substitute::reason(text) {
+            return Err(Error::tokenizer(path, reason));
+        }
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         // The library panics on some of what is not JSON, and on some that is: the first is looked for here, so that only
         // the second, rare and hostile, is left to be caught.
         let text = std::str::from_utf8(text).map_err(|error| refuse(&error))?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| refuse(&error))?;
         let built = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
         let built = built.map_err(|_| refuse(&"the tokenizers library gave up on it"))?;
-        let inner = built.map_err(|error| refuse(&error))?;
-        let highest = inner.get_vocab(true).into_values().max();
-        Ok(Self { vocab_size: highest.map_or(0, |id| id as usize + 1), path: path.into(), inner })
+        let mut inner = built.map_err(|error| refuse(&error))?;
+        // Some files were saved with the settings of a training run. transformers sets both for each call, and not for
+        // inference.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| refuse(&error))?;
+        let mut tokenizer = Self { vocab_size: 0, embedding_rows: None, path: path.into(), inner };
+        tokenizer.count();
+        Ok(tokenizer)
+    }
+
+    fn count(&mut self) {
+        let highest = self.inner.get_vocab(true).into_values().max();
+        self.vocab_size = highest.map_or(0, |id| id as usize + 1);
+    }
+
+    /// Adds `tokens`, or gives those that are there the properties that they have here. One that is in the vocabulary keeps its
+    /// id, another gets the next one.
+    pub(super) fn add(&mut self, tokens: Vec<AddedToken>) -> Result<(), Error> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let added = self.inner.add_tokens(tokens);
+        added.map_err(|error| Error::tokenizer(&self.path, format!("tokens cannot be added to it: {error}")))?;
+        self.count();
+        Ok(())
+    }
+
+    /// Whether a token spelled so is an added one.
+    pub(super) fn has_added(&self, text: &str) -> bool {
+        self.inner.get_added_vocabulary().get_vocab().contains_key(text)
+    }
+
+    /// Spellings of special tokens in a text are text like any other from now on.
+    pub(super) fn split_special_tokens(&mut self) {
+        self.inner.set_encode_special_tokens(true);
+    }
+
+    /// Puts `bos` before and `eos` behind every text, where special tokens are asked for, and nothing else.
+    pub(super) fn surround(&mut self, bos: Option<&String>, eos: Option<&String>) -> Result<(), Error> {
+        let known = |token: &String| Some((token.clone(), self.inner.token_to_id(token)?));
+        let (bos, eos) = (bos.and_then(known), eos.and_then(known));
+        let piece = |(token, _): &(String, u32)| json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let single: Vec<Value> = bos.iter().map(piece).chain([text]).chain(eos.iter().map(piece)).collect();
+        let special: Map<String, Value> = bos
+            .into_iter()
+            .chain(eos)
+            .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
+            .collect();
+        // The library builds one from a text in which a token may hold no colon and no space; its file format is exact.
+        let description = json!({
+            "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special,
+        });
+        let processor: PostProcessorWrapper = serde_json::from_value(description)
+            .map_err(|error| Error::tokenizer(&self.path, format!("its texts cannot be surrounded: {error}")))?;
+        self.inner.with_post_processor(Some(processor));
+        Ok(())
+    }
+
+    /// Refuses texts with ids for which an embedding of `rows` has no row from now on.
+    pub(super) fn limit_to(&mut self, rows: usize) {
+        self.embedding_rows = Some(rows);
     }
 
     /// The ids of `text`. With `add_special` those that the model expects around it, such as BOS, are added.
@@ -42,7 +111,17 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(text, add_special);
         let encoding =
             encoding.map_err(|error| Error::tokenizer(&self.path, format!("cannot encode a text: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        if let Some(rows) = self.embedding_rows
+            && let Some(id) = ids.iter().find(|&&id| id as usize >= rows)
+        {
+            let spelled = self.token(*id).unwrap_or_default();
+            let reason = format!(
+                "the text has the token {id} ({spelled:?}), but the model's embedding has {rows} rows; leave that token out"
+            );
+            return Err(Error::tokenizer(&self.path, reason));
+        }
+        Ok(ids.to_vec())
     }
 
     /// The text of `tokens`, special ones left out. Ids outside the vocabulary give nothing.
@@ -55,9 +134,9 @@ impl Tokenizer {
             .map_err(|error| Error::tokenizer(&self.path, format!("cannot decode {} tokens: {error}", tokens.len())))
     }
 
-    /// One more than the highest id.
+    /// One more than the highest id that a prompt may hold.
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.embedding_rows.map_or(self.vocab_size, |rows| rows.min(self.vocab_size))
     }
 
     /// Ids that stand for no text: BOS, EOS, padding, chat markers.

@@ -123,7 +123,7 @@ fn a_senseless_or_unsupported_setting_is_named() {
 #[test]
 fn a_config_that_is_no_json_object_is_called_so() {
     for (text, said) in
-        [("", "it is not JSON"), ("{\"a\": 1", "it is not JSON"), ("[]", "a JSON object"), ("\u{0}", "not JSON")]
+        [("", "it is empty"), ("{\"a\": 1", "it is not JSON"), ("[]", "a JSON object"), ("\u{0}", "not JSON")]
     {
         let model = Altered::of("llama-gqa");
         model.write("config.json", text);

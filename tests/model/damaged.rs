@@ -19,7 +19,7 @@ fn a_damaged_safetensors_file_is_described() {
         format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{begin},{end}]}}"#)
     };
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "it has 0 bytes, too few"),
+        (vec![], "it is empty"),
         (vec![1; 7], "it has 7 bytes, too few"),
         (vec![255; 64], "it claims a header of 18446744073709551615 bytes in a file of 64"),
         ((100u64 << 20).to_le_bytes().to_vec(), "it claims a header of 104857600 bytes in a file of 8"),
@@ -169,7 +169,7 @@ fn an_index_must_be_true_and_stay_in_its_directory() {
         map.insert(tensor.into(), other);
     });
     assert_says(&model.refusal(), &["model.norm.weight is not in model-0000"]);
-    for text in ["", "{}", "[]", r#"{"weight_map": {"a": 1}}"#] {
+    for text in ["{}", "[]", r#"{"weight_map": {"a": 1}}"#] {
         model.write(index, text);
         assert_says(&model.refusal(), &["it is not an index of weights"]);
     }
@@ -178,7 +178,6 @@ fn an_index_must_be_true_and_stay_in_its_directory() {
 #[test]
 fn a_tokenizer_that_cannot_be_built_is_refused() {
     let texts = [
-        "",
         "{}",
         "[1]",
         r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#,

@@ -188,7 +188,7 @@ fn a_damaged_header_is_described() {
         file
     };
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "truncated or not GGUF"),
+        (vec![], "it is empty"),
         (b"GGML".to_vec(), "it does not begin as a GGUF file"),
         (patched(4, &1u32.to_le_bytes()), "it is GGUF version 1; supported are 2 and 3"),
         (patched(4, &3u32.to_be_bytes()), "it is big-endian"),

@@ -1,6 +1,6 @@
 //! Texts become the ids that the original tokenizers give, and ids become texts again.
 
-use flashjob::model::{Error, Model, Tokenizer};
+use flashjob::model::{Model, Tokenizer};
 use serde::Deserialize;
 
 use super::golden;
@@ -61,14 +61,8 @@ fn special_tokens_are_added_only_on_request() {
 }
 
 #[test]
-fn a_tokenizer_larger_than_the_embedding_is_refused() {
-    // 300 tokens for 272 rows.
-    let tokenizer = golden::directory("llama-sharded").join("tokenizer.json");
-    let error = Model::open(&golden::directory("llama-mqa-tied"), &tokenizer).unwrap_err();
-    assert!(matches!(error, Error::Tokenizer { .. }));
-    let said = error.to_string();
-    assert!(said.contains("ids up to 299") && said.contains("272 rows"), "{said}");
-    // The other way round is padding, which many models have.
+fn an_embedding_may_have_more_rows_than_the_tokenizer_has_tokens() {
+    // Padding, which many models have.
     let tokenizer = golden::directory("llama-mqa-tied");
     assert_eq!(Model::open(&golden::directory("llama-sharded"), &tokenizer).unwrap().tokenizer.vocab_size(), 272);
 }

@@ -1,6 +1,6 @@
 //! Gemma 2: norms on both sides of every block, scores and logits kept within bounds, a window in every other layer.
 
-use super::plain::{self, Defaults};
+use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope, windows};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
@@ -34,7 +34,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
-    let mut config = shared_with_gemma3(json, 8192)?;
+    let mut config = shared_with_gemma3(json, 8192, None)?;
     config.rope = rope::from_config_json(json, &config, false)?;
     let window = Some(json.size("sliding_window")?.unwrap_or(DEFAULT_WINDOW));
     config.windows = windows::from_config_json(json, config.layers, window, |layer| layer % 2 == 0)?;
@@ -45,13 +45,24 @@ fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
 }
 
 /// What Gemma 2 and 3 have in common.
-pub(super) fn shared_with_gemma3(json: &ConfigJson, max_position: usize) -> Result<DecoderConfig, Error> {
+pub(super) fn shared_with_gemma3(
+    json: &ConfigJson,
+    max_position: usize,
+    sizes: Option<Sizes>,
+) -> Result<DecoderConfig, Error> {
     let key = if json.get("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
     if json.text(key)?.is_some_and(|name| name != "gelu_pytorch_tanh") {
         return Err(json.unsupported(key, "gelu_pytorch_tanh is"));
     }
     plain::refuse_flags(json, &["attention_bias", "use_bidirectional_attention"])?;
-    let defaults = Defaults { max_position, head_dim: Some(256), tied_head: true, ..Defaults::default() };
+    let defaults = Defaults {
+        max_position,
+        head_dim: Some(256),
+        tied_head: true,
+        kv_heads: Some(4),
+        sizes,
+        ..Defaults::default()
+    };
     let mut config = plain::from_config_json(json, &defaults)?;
     let scaled_by = json.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
     config.attention_scale = scaled_by.powf(-0.5) as f32;

@@ -2,12 +2,14 @@
 //! layers with a window and one for those without.
 
 use super::gemma2::{GGUF_LAYOUT, LAYOUT, add_what_gemma_has, scale_scores_of_27b, shared_with_gemma3};
+use super::plain::Sizes;
 use super::{Family, GgufFamily, rope, windows};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
 use crate::model::{DecoderConfig, Error, RopeConfig, RopeScaling};
 
 /// `Gemma3TextConfig`.
+const SIZES: Sizes = Sizes { vocab_size: 262_208, hidden_size: 2304, intermediate_size: 9216, layers: 26, heads: 8 };
 const DEFAULT_WINDOW: usize = 4096;
 const DEFAULT_THETA: f64 = 1_000_000.0;
 /// One layer in so many sees everything.
@@ -31,7 +33,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
-    let mut config = shared_with_gemma3(json, 131_072)?;
+    let mut config = shared_with_gemma3(json, 131_072, Some(SIZES))?;
     config.qk_norm = true;
     config.rope = kind_of_rope(json, &config, "full_attention")?;
     config.windowed_rope = Some(kind_of_rope(json, &config, "sliding_attention")?);

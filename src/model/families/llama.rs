@@ -1,11 +1,14 @@
 //! Llama 2 and 3.x, and what calls itself that (SmolLM2, TinyLlama, …).
 
-use super::plain::{self, Defaults};
+use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
+
+/// `LlamaConfig`.
+const SIZES: Sizes = Sizes { vocab_size: 32_000, hidden_size: 4096, intermediate_size: 11_008, layers: 32, heads: 32 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: "LlamaForCausalLM",
@@ -23,7 +26,7 @@ pub(super) const FAMILY: Family = Family {
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     plain::require_silu(json)?;
     plain::refuse_flags(json, &["attention_bias", "mlp_bias"])?;
-    let mut config = plain::from_config_json(json, &Defaults::default())?;
+    let mut config = plain::from_config_json(json, &Defaults { sizes: Some(SIZES), ..Defaults::default() })?;
     config.rope = rope::from_config_json(json, &config, false)?;
     Ok(config)
 }

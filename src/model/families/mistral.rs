@@ -1,10 +1,13 @@
 //! Mistral: Llama with a window in every layer, where `sliding_window` is a number.
 
-use super::plain::{self, Defaults};
+use super::plain::{self, Defaults, Sizes};
 use super::{Family, rope};
 use crate::model::config_json::ConfigJson;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
+
+/// `MistralConfig`.
+const SIZES: Sizes = Sizes { vocab_size: 32_000, hidden_size: 4096, intermediate_size: 14_336, layers: 32, heads: 32 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: "MistralForCausalLM",
@@ -17,7 +20,8 @@ pub(super) const FAMILY: Family = Family {
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     plain::require_silu(json)?;
-    let mut config = plain::from_config_json(json, &Defaults { max_position: 4096 * 32, ..Defaults::default() })?;
+    let defaults = Defaults { max_position: 4096 * 32, kv_heads: Some(8), sizes: Some(SIZES), ..Defaults::default() };
+    let mut config = plain::from_config_json(json, &defaults)?;
     config.rope = rope::from_config_json(json, &config, false)?;
     config.windows.fill(json.size("sliding_window")?);
     Ok(config)

@@ -11,32 +11,53 @@ pub(super) struct Defaults {
     /// `None` is hidden / heads.
     pub head_dim: Option<usize>,
     pub tied_head: bool,
+    /// Where the key is absent; `null` is as many as heads, and so is `None`.
+    pub kv_heads: Option<usize>,
+    /// Sizes that the `text_config` of a checkpoint of several modalities leaves out where they are the class's.
+    pub sizes: Option<Sizes>,
+}
+
+/// A decoder's sizes, as a configuration class of transformers has them.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub layers: usize,
+    pub heads: usize,
 }
 
 /// Llama's.
 impl Default for Defaults {
     fn default() -> Self {
-        Self { max_position: 2048, rms_norm_eps: 1e-6, head_dim: None, tied_head: false }
+        Self { max_position: 2048, rms_norm_eps: 1e-6, head_dim: None, tied_head: false, kv_heads: None, sizes: None }
     }
 }
 
 /// Reads the keys that all families have. The whole head is rotated at the default base, unscaled: what is to be done
 /// about that is the family's business.
 pub(super) fn from_config_json(json: &ConfigJson, defaults: &Defaults) -> Result<DecoderConfig, Error> {
-    let hidden_size = json.required_size("hidden_size")?;
-    let heads = json.required_size("num_attention_heads")?;
+    // A configuration of its own that lacks a size is damaged.
+    let sizes = defaults.sizes.filter(|_| json.is_nested());
+    let size = |key, default: fn(Sizes) -> usize| match sizes {
+        Some(sizes) => Ok(json.size(key)?.unwrap_or(default(sizes))),
+        None => json.required_size(key),
+    };
+    let hidden_size = size("hidden_size", |sizes| sizes.hidden_size)?;
+    let heads = size("num_attention_heads", |sizes| sizes.heads)?;
+    let kv_heads = if json.has("num_key_value_heads") { None } else { defaults.kv_heads };
     let head_dim = match json.size("head_dim")?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => return Err(json.error("hidden_size", format!("{hidden_size} is not a multiple of the {heads} heads"))),
     };
     let config = DecoderConfig {
-        vocab_size: json.required_size("vocab_size")?,
+        vocab_size: size("vocab_size", |sizes| sizes.vocab_size)?,
         hidden_size,
-        intermediate_size: json.required_size("intermediate_size")?,
-        layers: json.required_size("num_hidden_layers")?,
+        intermediate_size: size("intermediate_size", |sizes| sizes.intermediate_size)?,
+        layers: size("num_hidden_layers", |sizes| sizes.layers)?,
         heads,
-        kv_heads: json.size("num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: json.size("num_key_value_heads")?.or(kv_heads).unwrap_or(heads),
         rms_norm_eps: json.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
         tied_head: json.flag("tie_word_embeddings")?.unwrap_or(defaults.tied_head),
         max_position: json.size("max_position_embeddings")?.unwrap_or(defaults.max_position),

@@ -1,11 +1,15 @@
 //! Qwen 2 and 2.5: biases on q, k and v; a window in the upper layers where it is switched on.
 
-use super::plain::{self, Defaults};
+use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope, windows};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
 use crate::model::layout::Layout;
 use crate::model::{DecoderConfig, Error};
+
+/// `Qwen2Config`, and `Qwen3Config`.
+pub(super) const SIZES: Sizes =
+    Sizes { vocab_size: 151_936, hidden_size: 4096, intermediate_size: 22_016, layers: 32, heads: 32 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Qwen2ForCausalLM",
@@ -22,7 +26,8 @@ pub(super) const FAMILY: Family = Family {
 
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     plain::require_silu(json)?;
-    let mut config = plain::from_config_json(json, &Defaults { max_position: 32_768, ..Defaults::default() })?;
+    let defaults = Defaults { max_position: 32_768, kv_heads: Some(32), sizes: Some(SIZES), ..Defaults::default() };
+    let mut config = plain::from_config_json(json, &defaults)?;
     config.rope = rope::from_config_json(json, &config, false)?;
     config.windows = upper_windows(json, config.layers)?;
     config.qkv_bias = true;

@@ -1,6 +1,7 @@
 //! Qwen 3: heads of q and k normalised, no biases, heads of 128 whatever the width.
 
 use super::plain::{self, Defaults};
+use super::qwen2::SIZES;
 use super::{Family, GgufFamily, qwen2, rope};
 use crate::model::config_json::ConfigJson;
 use crate::model::gguf::Gguf;
@@ -23,7 +24,13 @@ pub(super) const FAMILY: Family = Family {
 fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     plain::require_silu(json)?;
     plain::refuse_flags(json, &["attention_bias"])?;
-    let defaults = Defaults { max_position: 32_768, head_dim: Some(128), ..Defaults::default() };
+    let defaults = Defaults {
+        max_position: 32_768,
+        head_dim: Some(128),
+        kv_heads: Some(32),
+        sizes: Some(SIZES),
+        ..Defaults::default()
+    };
     let mut config = plain::from_config_json(json, &defaults)?;
     config.rope = rope::from_config_json(json, &config, false)?;
     config.windows = qwen2::upper_windows(json, config.layers)?;

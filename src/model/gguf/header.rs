@@ -7,7 +7,7 @@ use candle_core::quantized::GgmlDType;
 use super::cursor::Cursor;
 use super::metadata::Value;
 use crate::model::stored::Encoding;
-use crate::model::{Dtype, ReadAt};
+use crate::model::{Dtype, ReadAt, substitute};
 
 /// Where data begin and tensors are aligned unless `general.alignment` says otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -34,6 +34,13 @@ pub(super) struct TensorInfo {
 
 /// Reads the header of `file`. The error is a sentence about the file.
 pub(super) fn read(file: &dyn ReadAt) -> Result<Header, String> {
+    let mut beginning = [0; substitute::BEGINNING_BYTES];
+    let bytes = file.size_bytes().map_err(|error| format!("its size cannot be read: {error}"))?;
+    let beginning = &mut beginning[..bytes.min(substitute::BEGINNING_BYTES as u64) as usize];
+    file.read_exact_at(beginning, 0).map_err(|error| format!("its header cannot be read: {error}"))?;
+    if let Some(reason) = substitute::reason(beginning) {
+        return Err(reason.to_owned());
+    }
     let mut cursor = Cursor::new(file)?;
     if cursor.array::<4>()? != *b"GGUF" {
         return Err("it does not begin as a GGUF file".into());

@@ -1,0 +1,176 @@
+//! The files beside a `tokenizer.json`, read as transformers reads them (`PreTrainedTokenizerBase._from_pretrained` and
+//! `TokenizersBackend.__init__` of transformers 5): added tokens, names of special tokens, chat templates.
+//!
+//! It does not know what a tokenizer does with a text.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+use super::config_json::ConfigJson;
+use super::open::join;
+use super::special_tokens::read_template;
+use super::{Error, Tokenizer};
+
+/// Special tokens that every tokenizer of transformers may name; a model may have more, whose names end like these.
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// What lies beside a `tokenizer.json`.
+#[derive(Default)]
+pub(super) struct TokenizerFiles {
+    /// `tokenizer_config.json`.
+    config: Option<ConfigJson>,
+    /// `special_tokens_map.json`: counts where the configuration has no `added_tokens_decoder`, and then goes before it.
+    map: Option<ConfigJson>,
+    /// `added_tokens.json`: ids by spelling; counts under the same condition.
+    added: Option<ConfigJson>,
+    /// Jinja of the first file that has one, and that file.
+    template: Option<(PathBuf, String)>,
+}
+
+impl TokenizerFiles {
+    /// Of the tokenizer in `file`.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let directory = file.parent().unwrap_or(Path::new("."));
+        // All at once: from a bucket each is a journey there and back.
+        std::thread::scope(|scope| {
+            let json = |name: &'static str| scope.spawn(move || ConfigJson::read(&directory.join(name)));
+            let (config, map, added, processor) = (
+                json("tokenizer_config.json"),
+                json("special_tokens_map.json"),
+                json("added_tokens.json"),
+                json("chat_template.json"),
+            );
+            let template = read_template(&directory.join("chat_template.jinja"));
+            let config = join(config)?;
+            let decides = config.as_ref().is_some_and(|config| config.get("added_tokens_decoder").is_some());
+            let (map, added) = (join(map)?, join(added)?);
+            // The last one is a processor's, for models of several modalities.
+            let template = match template? {
+                Some(template) => Some(template),
+                None => [&config, &join(processor)?].into_iter().flatten().find_map(template_in),
+            };
+            let legacy = |file: Option<ConfigJson>| file.filter(|_| !decides);
+            Ok(Self { config, map: legacy(map), added: legacy(added), template })
+        })
+    }
+
+    /// Whether any file names tokens.
+    pub fn is_configured(&self) -> bool {
+        self.config.is_some() || self.map.is_some()
+    }
+
+    /// Every value that names tokens; what comes later goes before what comes earlier.
+    fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        [&self.config, &self.map].into_iter().flatten().flat_map(ConfigJson::entries)
+    }
+
+    /// Spellings by the names that templates have for them: every `…_token`, and what `extra_special_tokens` names.
+    pub fn named_tokens(&self) -> BTreeMap<String, String> {
+        let mut named = BTreeMap::new();
+        let mut take = |name: &str, token: &Value| {
+            if let Some(spelling) = spelling(token) {
+                named.insert(name.to_owned(), spelling.to_owned());
+            }
+        };
+        for (key, value) in self.entries() {
+            match value {
+                Value::Object(tokens) if key == "extra_special_tokens" || key == "model_specific_special_tokens" => {
+                    tokens.iter().for_each(|(name, token)| take(name, token));
+                }
+                token if key.ends_with("_token") => take(key, token),
+                _ => {}
+            }
+        }
+        named
+    }
+
+    /// Tokens that `tokenizer` is to have besides those of its own file, with the properties that they have here.
+    fn added_tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<AddedToken>, Error> {
+        let mut tokens = Vec::new();
+        if let Some(decoder) =
+            self.config.as_ref().map(|config| config.object("added_tokens_decoder")).transpose()?.flatten()
+        {
+            let mut by_id = BTreeMap::new();
+            for (id, token) in decoder.entries() {
+                let id: u32 = id.parse().map_err(|_| decoder.error(id, "should be a token id"))?;
+                let token =
+                    added_token(token).ok_or_else(|| decoder.error(&id.to_string(), "should describe a token"))?;
+                by_id.insert(id, token);
+            }
+            tokens.extend(by_id.into_values());
+        }
+        let named = self.named_tokens();
+        if let Some(added) = &self.added {
+            let mut by_id = BTreeMap::new();
+            for (text, id) in added.entries() {
+                let id = id.as_u64().ok_or_else(|| added.error(text, "should be a token id"))?;
+                let special = named.values().any(|name| name == text);
+                by_id.insert(id, AddedToken::from(text.clone(), special).normalized(!special));
+            }
+            tokens.extend(by_id.into_values());
+        }
+        // Special tokens are such also where no file adds them.
+        let listed =
+            self.entries().filter(|(key, _)| *key == "additional_special_tokens" || *key == "extra_special_tokens");
+        let listed = listed.filter_map(|(_, value)| value.as_array()).flatten().filter_map(spelling);
+        let by_name = NAMED.iter().filter_map(|name| named.get(*name)).map(String::as_str);
+        for text in by_name.chain(listed) {
+            if !tokens.iter().any(|token: &AddedToken| token.content == text) && !tokenizer.has_added(text) {
+                tokens.push(AddedToken::from(text, true));
+            }
+        }
+        for token in &mut tokens {
+            token.special |= NAMED.iter().any(|name| named.get(*name) == Some(&token.content));
+        }
+        Ok(tokens)
+    }
+
+    /// Makes `tokenizer` what transformers makes of the same files.
+    pub fn complete(&self, tokenizer: &mut Tokenizer) -> Result<(), Error> {
+        tokenizer.add(self.added_tokens(tokenizer)?)?;
+        let Some(config) = &self.config else { return Ok(()) };
+        if config.flag("split_special_tokens")? == Some(true) {
+            tokenizer.split_special_tokens();
+        }
+        let (bos, eos) = (config.flag("add_bos_token")?, config.flag("add_eos_token")?);
+        if bos.is_some() || eos.is_some() {
+            let named = self.named_tokens();
+            let token = |wanted: Option<bool>, name| named.get(name).filter(|_| wanted == Some(true));
+            tokenizer.surround(token(bos, "bos_token"), token(eos, "eos_token"))?;
+        }
+        Ok(())
+    }
+
+    /// Jinja, and the file that holds it.
+    pub fn into_template(self) -> Option<(PathBuf, String)> {
+        self.template
+    }
+}
+
+/// A token is its spelling, or an object that holds it.
+fn spelling(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// A description of an added token; what it leaves open is as in `tokenizers.AddedToken`.
+fn added_token(value: &Value) -> Option<AddedToken> {
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(false);
+    let token = AddedToken::from(value.get("content")?.as_str()?, special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .normalized(flag("normalized").unwrap_or(!special));
+    Some(token)
+}
+
+/// A template is one string, or a list of named ones of which `default` is for plain conversations.
+fn template_in(json: &ConfigJson) -> Option<(PathBuf, String)> {
+    let value = json.get("chat_template")?;
+    let named = |entry: &Value| (entry["name"] == "default").then(|| entry["template"].as_str().map(String::from))?;
+    let source = value.as_str().map(String::from).or_else(|| value.as_array()?.iter().find_map(named))?;
+    Some((json.path().to_owned(), source))
+}

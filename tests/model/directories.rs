@@ -1,0 +1,270 @@
+//! What lies in a model's directory has the effect that it has in transformers, and nothing of it is dropped unseen.
+
+use flashjob::model::{Model, Tokenizer};
+use serde_json::{Value, json};
+
+use super::altered::{Altered, assert_says};
+use super::{golden, plain_decoder};
+
+const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 1234567\n";
+
+/// What a template makes of the tokens that it may name.
+fn rendered(model: &Model) -> String {
+    let message = json!({"role": "user", "content": "x"});
+    model.chat_template.as_ref().unwrap().render(&[message]).unwrap()
+}
+
+fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text, true).unwrap()
+}
+
+#[test]
+fn special_tokens_are_named_by_a_text_or_an_object_wherever_they_lie() {
+    let template = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ boi_token }}";
+    let object = |text: &str| json!({"__type": "AddedToken", "content": text, "lstrip": false, "special": true});
+    let names = |form: &dyn Fn(&str) -> Value| json!({"bos_token": form("<|im_start|>"), "eos_token": form("<|im_end|>"), "pad_token": form("<|endoftext|>"), "unk_token": null});
+    let with = |mut names: Value, extra: Value| {
+        names.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        names
+    };
+    let extra = |form: &dyn Fn(&str) -> Value| json!({"extra_special_tokens": {"boi_token": form("<image>")}});
+    let text = |text: &str| json!(text);
+    let own = json!({"chat_template": template});
+    for (config, map) in [
+        (with(with(names(&text), extra(&text)), own.clone()), None),
+        (with(with(names(&object), extra(&object)), own.clone()), None),
+        (with(with(names(&text), json!({"boi_token": "<image>"})), own.clone()), None),
+        (own.clone(), Some(with(names(&text), extra(&text)))),
+        (own.clone(), Some(with(names(&object), json!({"boi_token": "<image>"})))),
+        (with(with(json!({"bos_token": "<s>"}), own.clone()), extra(&text)), Some(names(&object))),
+    ] {
+        let directory = Altered::of("llama-gqa");
+        directory.write("tokenizer_config.json", config.to_string());
+        if let Some(map) = &map {
+            directory.write("special_tokens_map.json", map.to_string());
+        }
+        let model = directory.open().unwrap();
+        assert_eq!(rendered(&model), "<|im_start|>|<|im_end|>|<|endoftext|>|<image>", "{config} {map:?}");
+        assert_eq!(model.eos_tokens(), [0, 2], "{config} {map:?}");
+    }
+}
+
+#[test]
+fn a_template_may_lie_in_four_places_of_which_the_first_counts() {
+    let directory = Altered::of("llama-gqa");
+    let places = [
+        ("chat_template.json", json!({"chat_template": "processor"}).to_string(), "processor"),
+        (
+            "tokenizer_config.json",
+            json!({"chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": "named"}]})
+                .to_string(),
+            "named",
+        ),
+        ("tokenizer_config.json", json!({"chat_template": "one"}).to_string(), "one"),
+        ("chat_template.jinja", "\u{feff}a file of its own".to_owned(), "a file of its own"),
+    ];
+    directory.remove("tokenizer_config.json");
+    for (name, text, expected) in places {
+        directory.write(name, text);
+        assert_eq!(rendered(&directory.open().unwrap()), expected, "{name}");
+    }
+}
+
+#[test]
+fn settings_of_a_training_run_change_no_prompt() {
+    let text = "a text of more than eight tokens, certainly, and then some more of it";
+    let plain = Altered::of("llama-gqa");
+    let expected = ids(&plain.open().unwrap().tokenizer, text);
+    assert!(expected.len() > 8);
+    let truncation = json!({"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0});
+    let padding = json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
+    for (truncation, padding) in
+        [(truncation.clone(), Value::Null), (Value::Null, padding.clone()), (truncation, padding)]
+    {
+        let directory = Altered::of("llama-gqa");
+        directory.edit_json("tokenizer.json", |json| {
+            json["truncation"] = truncation;
+            json["padding"] = padding;
+        });
+        assert_eq!(ids(&directory.open().unwrap().tokenizer, text), expected);
+    }
+}
+
+#[test]
+fn tokens_that_only_a_file_beside_it_adds_are_added() {
+    let token = |text: &str, special: bool| json!({"content": text, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": special});
+    let cases: [(&str, Value, &[(&str, u32)]); 3] = [
+        (
+            "tokenizer_config.json",
+            json!({"added_tokens_decoder": {"289": token("<|tool|>", false), "288": token("<|user|>", true), "1": token("<|im_start|>", true)}}),
+            &[("<|user|>", 288), ("<|tool|>", 289), ("<|im_start|>", 1)],
+        ),
+        ("added_tokens.json", json!({"<|tool|>": 289, "<|user|>": 288}), &[("<|user|>", 288), ("<|tool|>", 289)]),
+        (
+            "tokenizer_config.json",
+            json!({"pad_token": "<|pad|>", "additional_special_tokens": ["<|a|>", {"content": "<|b|>"}]}),
+            &[("<|pad|>", 288), ("<|a|>", 289), ("<|b|>", 290)],
+        ),
+    ];
+    for (name, json, expected) in cases {
+        let directory = Altered::of("llama-gqa");
+        directory.write(name, json.to_string());
+        // Of texts alone: the fixture's embedding has no rows for more tokens.
+        let tokenizer = Tokenizer::open(directory.path()).unwrap();
+        for &(text, id) in expected {
+            let surrounded = ids(&tokenizer, &format!("a{text}b"));
+            assert_eq!(surrounded[1..surrounded.len() - 1], [id], "{text} of {json}");
+        }
+    }
+}
+
+#[test]
+fn begin_and_end_are_added_as_the_configuration_says() {
+    let plain = ids(&Altered::of("llama-gqa").open().unwrap().tokenizer, "a text");
+    for (flags, before, behind) in [
+        (json!({"add_bos_token": true}), &[1][..], &[][..]),
+        (json!({"add_bos_token": true, "add_eos_token": true}), &[1], &[2]),
+        (json!({"add_bos_token": false, "add_eos_token": true}), &[], &[2]),
+        (json!({"add_bos_token": false}), &[], &[]),
+        (json!({"add_bos_token": null}), &[], &[]),
+    ] {
+        let directory = Altered::of("llama-gqa");
+        directory.edit_json("tokenizer_config.json", |json| {
+            json.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone())
+        });
+        let tokenizer = directory.open().unwrap().tokenizer;
+        assert_eq!(ids(&tokenizer, "a text"), [before, &plain, behind].concat(), "{flags}");
+        assert_eq!(tokenizer.encode("a text", false).unwrap(), plain, "{flags}");
+    }
+}
+
+#[test]
+fn an_id_beyond_the_embedding_is_refused_in_a_prompt_and_nowhere_else() {
+    // 300 tokens for 272 rows.
+    let tokenizer = golden::directory("llama-sharded").join("tokenizer.json");
+    let model = Model::open(&golden::directory("llama-mqa-tied"), &tokenizer).unwrap();
+    assert_eq!(model.tokenizer.vocab_size(), 272);
+    let beyond = model.tokenizer.token(280).unwrap();
+    let said = model.tokenizer.encode(&beyond, false).unwrap_err().to_string();
+    assert_says(&said, &["token", "embedding has 272 rows", "leave that token out"]);
+    assert!(!model.tokenizer.encode("q", false).unwrap().is_empty());
+    assert!(model.eos_tokens().iter().all(|&id| id < 272));
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_file_is_named() {
+    let page = "<!DOCTYPE html>\n<html><head><title>404</title></head></html>";
+    for (file, fixture) in [
+        ("model.safetensors", "llama-gqa"),
+        ("tokenizer.json", "llama-gqa"),
+        ("config.json", "llama-gqa"),
+        ("generation_config.json", "llama-gqa"),
+        ("tokenizer_config.json", "llama-gqa"),
+        ("model.gguf", "llama-gguf"),
+        ("model.safetensors.index.json", "llama-sharded"),
+    ] {
+        for (content, parts) in [
+            (LFS_POINTER, ["git-lfs pointer", "git lfs pull"]),
+            ("", ["it is empty", "get it again"]),
+            (page, ["web page", "download it again"]),
+        ] {
+            let directory = Altered::of(fixture);
+            directory.write(file, content);
+            let said = directory.refusal();
+            assert_says(&said, &parts);
+            assert_says(&said, &[file]);
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        let directory = Altered::of("llama-gqa");
+        let marked = [b"\xef\xbb\xbf".to_vec(), directory.read(file)].concat();
+        directory.write(file, marked);
+        assert_eq!(directory.open().unwrap().eos_tokens(), [0, 2], "{file}");
+    }
+}
+
+/// The fixture as part of a checkpoint that takes images too: its configuration within another, its tensors under other
+/// names, and tensors beside them that texts never pass.
+fn of_several_modalities(fixture: &str, architecture: &str, renamed: fn(&str) -> String, left_out: &[&str]) -> Altered {
+    let directory = Altered::of(fixture);
+    directory.edit_json("config.json", |json| {
+        let mut text_config = json.clone();
+        for key in left_out {
+            text_config.as_object_mut().unwrap().remove(*key);
+        }
+        text_config["architectures"] = Value::Null;
+        *json = json!({
+            "architectures": [architecture], "model_type": "several", "text_config": text_config,
+            "vision_config": {"hidden_size": 8}, "eos_token_id": [2], "image_token_id": 5,
+        });
+    });
+    let file = directory.read("model.safetensors");
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    let data = &file[8 + length..];
+    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let mut tensors: serde_json::Map<String, Value> =
+        tensors.map(|(name, entry)| (renamed(name), entry.clone())).collect();
+    for (index, name) in ["vision_tower.patch.weight", "multi_modal_projector.weight"].into_iter().enumerate() {
+        let begin = data.len() + 4 * index;
+        tensors.insert(name.to_owned(), json!({"dtype": "F32", "shape": [1], "data_offsets": [begin, begin + 4]}));
+    }
+    let header = serde_json::to_vec(&tensors).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, data, &[0; 8]].concat();
+    directory.write("model.safetensors", file);
+    directory
+}
+
+#[test]
+fn the_language_model_of_a_checkpoint_with_images_runs() {
+    let old = |name: &str| format!("language_model.{name}");
+    let new = |name: &str| match name.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None => name.to_owned(),
+    };
+    let cases: [(&str, &str, fn(&str) -> String); 4] = [
+        ("gemma3-two-ropes", "Gemma3ForConditionalGeneration", old),
+        ("gemma3-two-ropes", "Gemma3ForConditionalGeneration", new),
+        ("mistral-window", "Mistral3ForConditionalGeneration", old),
+        ("mistral-window", "Mistral3ForConditionalGeneration", new),
+    ];
+    for (fixture, architecture, renamed) in cases {
+        let model = of_several_modalities(fixture, architecture, renamed, &["architectures"]).open().unwrap();
+        assert_eq!(model.architecture, architecture);
+        assert!(model.other_modalities.unwrap().contains("images are not supported"));
+        assert!(model.eos_tokens().contains(&2));
+        for prompt in golden::prompts(fixture) {
+            let computed = plain_decoder::logits(&model, &prompt.tokens);
+            for (position, reference) in &prompt.logits {
+                let error = golden::relative_error(reference, &computed[*position]);
+                assert!(error < 1e-5, "{architecture}, position {position}: {error}");
+            }
+        }
+    }
+}
+
+/// `Gemma3TextConfig` of transformers 5.23: the real 4B model leaves these out.
+#[test]
+fn sizes_that_a_text_config_leaves_out_are_those_of_its_class() {
+    let left_out = ["vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim"];
+    let directory = of_several_modalities(
+        "gemma3-two-ropes",
+        "Gemma3ForConditionalGeneration",
+        |name| format!("language_model.{name}"),
+        &left_out,
+    );
+    // The fixture has other sizes, so that what was expected shows in the refusal.
+    let said = directory.refusal();
+    assert_says(
+        &said,
+        &[
+            "model.embed_tokens.weight has shape [288, 32], expected [262208, 32]",
+            "expected [2048, 32]",
+            "expected [1024, 32]",
+        ],
+    );
+}
