@@ -2,11 +2,12 @@
 
 Each engine runs in a process of its own, loads its weights, warms up on one prompt, and times only what flashjob calls the
 measured region: from handing over the first prompt to the last token of the last request. Greedy, end of sequence ignored.
-The roofline is that of flashjob's own run (`roofline_seconds` in result.json): the machine's limits are measured just before.
+The roofline is that of flashjob's own run (`roofline_seconds` in result.json): the machine's limits are measured just before and after it.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -216,14 +217,15 @@ def compare(binary: str, source: Path, rounds: int, only: str | None) -> None:
                 if engine == "flashjob":
                     figures = run_flashjob(binary, weights, dtype, count, length, output)
                     seconds[engine].append(figures["elapsed_time"])
-                    fractions.append(figures["roofline_fraction"])
+                    # None where something else held the processors up while limits were measured.
+                    fractions.append(figures.get("roofline_fraction"))
                     limits.append(figures)
                 else:
                     took = in_own_process(engine, [str(weights), dtype, count, length, output])
                     seconds[engine] += [] if took is None else [took]
         ours = statistics.median(seconds["flashjob"])
         # The machine at its best: other tenants slow down limits and runs alike, but seldom both.
-        roofline = min(figures["roofline_seconds"] for figures in limits)
+        roofline = min((f["roofline_seconds"] for f in limits if "roofline_seconds" in f), default=math.nan)
         print(
             f"{work:<10}{'roofline':<14}{roofline:>9.2f}"
             f"  {max(f['limit_flops_per_second'] for f in limits) / 1e9:.0f} GFLOP/s,"
@@ -235,7 +237,7 @@ def compare(binary: str, source: Path, rounds: int, only: str | None) -> None:
                 each = " ".join(f"{s:.2f}" for s in taken)
                 times = "" if engine == "flashjob" else f"{median / ours:.2f} ×"
                 print(f"{work:<10}{engine:<14}{median:>9.2f}{each:>26}{roofline / median:>13.2f}{times:>13}", flush=True)
-        own = " ".join(f"{fraction:.2f}" for fraction in fractions)
+        own = " ".join("unknown" if fraction is None else f"{fraction:.2f}" for fraction in fractions)
         print(f"{work:<10}flashjob beside the limits that each of its runs measured for itself: {own}")
 
 

@@ -86,6 +86,10 @@ pub trait Backend: Send {
     /// The model's chat template, where it has one.
     fn chat_template(&self) -> Option<&ChatTemplate>;
 
+    /// Measures once more, after a run, what the machine can do, where that was measured before it; what comes of it is stated in
+    /// `events`.
+    fn measure_limits_again(&mut self, _events: &Events) {}
+
     /// Runs all `requests` and hands each completion, text included, to `finished`.
     ///
     /// # Errors

@@ -80,6 +80,7 @@ pub fn run(
     events.emit(Fact::PhaseStarted(Phase::Measure));
     backend.run(measured, events, cancel, &mut |completion| lock().push(completion))?;
     let energy_after = energy_joules();
+    backend.measure_limits_again(events);
     let mut completions = lock();
     completions.sort_by_key(|completion| completion.id);
     let mut measurement = recorder.measurement();

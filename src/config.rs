@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 
 pub use clap_complete::Shell;
 
-pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, ModelPath};
+pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
 pub use error::{ConfigError, Stop};
 pub use job_config::JobConfig;
 pub use machines::Machines;

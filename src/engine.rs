@@ -20,9 +20,11 @@ mod error;
 mod facts;
 mod follow;
 mod host_memory;
+mod instructions;
 #[cfg(any(feature = "cuda", test))]
 mod key_split;
 mod kv_cache;
+mod limits;
 mod linear;
 mod loading;
 mod machines;
@@ -49,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{DtypeChoice, EngineConfig};
 use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{Limits, Pool, cpu_quota_threads};
+use crate::kernels::{Pool, cpu_quota_threads};
 use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
@@ -71,6 +73,7 @@ pub use cuda::{gpu_identifiers, visible_gpus};
 pub use error::Error;
 pub use facts::{Cost, EngineFacts};
 pub use follow::Follower;
+pub use instructions::instructions;
 pub use machines::{End, Rendezvous};
 pub use placement::Placement;
 pub use request::{Output, Request};
@@ -90,6 +93,8 @@ pub struct Engine {
     sampler: Sampler,
     processor: Arc<Processor>,
     watcher: Option<LogitsWatcher>,
+    /// What was measured, where that can be done again.
+    limits_of: Option<limits::Processors>,
 }
 
 impl Engine {
@@ -190,9 +195,10 @@ impl Loading<'_> {
         // The last rank has least, perhaps nothing; the first one has most.
         let (_, part) = (part(world_size - 1)?, part(0)?);
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
-        let open = placement.open(here, threads, dtype)?;
+        let isa = instructions(config.instruction_set)?;
+        let open = placement.open(here, threads, isa, dtype)?;
         let shape = decoder::attention_shape(&model.config, &part);
-        let (cache, activations) = (placement.cache_order(), placement.activations(dtype));
+        let (cache, activations) = (placement.cache_order(isa), placement.activations(dtype));
         let kv_shape = KvShape { layers: model.config.layers, layout: cache.layout(shape, block_tokens), dtype };
         let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(here) as u64);
         let free_bytes = open.iter().map(Open::free_bytes).collect::<Result<Vec<_>, _>>()?;
@@ -235,14 +241,14 @@ impl Loading<'_> {
         let max_model_len = capacity.max_model_len;
         let extent = Extent { most, max_model_len, block_tokens, cache, activations };
 
-        // Before there are weights: it takes memory of its own for a moment.
+        // Before there are weights: it takes memory of its own for a moment. Machines are taken to be alike.
+        let computing = limits::Processors { threads, isa, machines };
         let measured = match open.first().filter(|_| config.measure_limits && !follows) {
-            // Machines are taken to be alike.
-            Some(open) => Some(open.limits(here, threads)?.map(|limits| limits.times(machines))),
+            Some(open) => Some(open.limits(here, computing)?),
             None => None,
         };
-        if let Some(Ok(Limits { flops_per_second, bytes_per_second, .. })) = measured {
-            events.emit(Fact::LimitsMeasured { flops_per_second, bytes_per_second });
+        if let Some(Ok(limits)) = measured {
+            limits::state(limits, events);
         }
         let max_blocks = max_model_len.div_ceil(block_tokens);
         let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, shape };
@@ -250,7 +256,7 @@ impl Loading<'_> {
         // Ranks are at rest when tokens are chosen.
         let host = match &open[..] {
             [Open::Cpu(pool)] => Arc::clone(pool),
-            _ => Arc::new(Pool::new(threads)),
+            _ => Arc::new(Pool::with_isa(threads, isa)),
         };
         let open = open.into_iter();
         let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
@@ -302,7 +308,8 @@ impl Loading<'_> {
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
         let vocab_size = model.config.vocab_size;
         let sampler = Sampler::default();
-        Ok((Engine { facts, vocab_size, ranks, step, replay, sampler, processor, watcher: None }, bounds))
+        let limits_of = (placement == Placement::Cpu && facts.limits.is_some()).then_some(computing);
+        Ok((Engine { facts, vocab_size, ranks, step, replay, sampler, processor, watcher: None, limits_of }, bounds))
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) fn config() -> EngineConfig {
         threads: NonZeroUsize::new(2),
         validate_weights: true,
         measure_limits: false,
+        // As FLASHJOB_ISA says.
+        instruction_set: None,
     }
 }
 

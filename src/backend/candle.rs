@@ -66,6 +66,10 @@ impl Backend for CandleBackend {
         self.chat_template.as_ref()
     }
 
+    fn measure_limits_again(&mut self, events: &Events) {
+        self.engine.measure_limits_again(events);
+    }
+
     fn run(
         &mut self,
         requests: Vec<Request>,

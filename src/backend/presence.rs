@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::config::{BackendKind, DeviceChoice, JobConfig};
-use crate::engine::Placement;
+use crate::engine::{Placement, instructions};
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
@@ -44,7 +44,10 @@ const CAN_IMPORT: &str = "import sys; sys.path = [p for p in sys.path if p]; imp
 /// One sentence that names what is missing and what has it.
 pub fn check(config: &JobConfig) -> Result<Found, String> {
     match config.backend {
-        BackendKind::Candle => placement(config).map(Found::Candle),
+        BackendKind::Candle => {
+            instructions(config.engine.instruction_set).map_err(|error| error.to_string())?;
+            placement(config).map(Found::Candle)
+        }
         BackendKind::Vllm => match super::vllm::refused(config) {
             Some(refused) => Err(refused),
             None => interpreter("vllm").map(Found::Vllm).ok_or_else(|| {

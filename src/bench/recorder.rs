@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::bins::Bins;
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
-use super::roofline::{MachineLimits, Roofline};
+use super::roofline::{MachineLimits, Needs};
 use super::token_clock::TokenClock;
 use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
@@ -29,7 +29,7 @@ struct Region {
     inter_token_bins: Bins,
     preemptions: u64,
     steps: u64,
-    roofline: Roofline,
+    needs: Needs,
     prefix_cache: Option<PrefixCacheHits>,
     token_clock: TokenClock,
 }
@@ -49,7 +49,8 @@ struct Track {
 impl Recorder {
     /// The measurement so far: whole after the region has run to its end, partial before.
     pub fn measurement(&self) -> Measurement {
-        self.lock().measurement()
+        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().measurement(limits)
     }
 
     // An observer never panics while it holds the lock, and a half-noted event is better than none.
@@ -63,14 +64,14 @@ impl Observer for Recorder {
         let mut region = self.lock();
         match event.fact {
             Fact::PhaseStarted(Phase::Measure) => {
-                let roofline = Roofline::under(*self.limits.lock().unwrap_or_else(PoisonError::into_inner));
                 let token_clock = TokenClock::starting(SystemTime::now());
-                *region = Region { open: true, started: Some(event.at), roofline, token_clock, ..Region::default() };
+                *region = Region { open: true, started: Some(event.at), token_clock, ..Region::default() };
             }
-            // Known before anything is measured, and kept.
+            // Before anything else is measured, and after it.
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
-                let limits = MachineLimits { flops_per_second, bytes_per_second };
-                *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+                let measured = MachineLimits { flops_per_second, bytes_per_second };
+                let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+                *limits = Some(limits.map_or(measured, |earlier| earlier.higher(measured)));
             }
             Fact::PhaseStarted(_) => region.open = false,
             _ if region.open => region.note(event),
@@ -139,13 +140,13 @@ impl Region {
                     track.finished = Some((at, reason));
                 }
             }
-            Fact::StepNeeded { flops, bytes } => self.roofline.add(flops, bytes),
+            Fact::StepNeeded { flops, bytes } => self.needs.add(flops, bytes),
             Fact::StepFinished { .. } => self.steps += 1,
             _ => {}
         }
     }
 
-    fn measurement(&self) -> Measurement {
+    fn measurement(&self, limits: Option<MachineLimits>) -> Measurement {
         let since_start = |end: Option<Instant>| match (self.started, end) {
             (Some(start), Some(end)) => end.duration_since(start),
             _ => Duration::ZERO,
@@ -160,7 +161,7 @@ impl Region {
             preemptions: self.preemptions,
             steps: self.steps,
             energy_joules: None,
-            roofline: self.roofline,
+            roofline: self.needs.under(limits, elapsed.as_secs_f64()),
             inter_token_bins: self.inter_token_bins.clone(),
             token_clock: self.token_clock.clone(),
             prefix_cache: self.prefix_cache,

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-/// The machine's limits, as they were measured before the run.
+/// What the machine can do, as far as it was seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MachineLimits {
     /// Floating-point operations of a large matrix product.
@@ -14,58 +14,93 @@ pub struct MachineLimits {
     pub bytes_per_second: f64,
 }
 
+impl MachineLimits {
+    /// Of two measurements the higher of each figure: what else runs on a machine only ever lowers them.
+    pub(super) fn higher(self, other: Self) -> Self {
+        Self {
+            flops_per_second: self.flops_per_second.max(other.flops_per_second),
+            bytes_per_second: self.bytes_per_second.max(other.bytes_per_second),
+        }
+    }
+}
+
 /// What a region needed, and what it could have taken at least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Roofline {
-    /// `None` where they were not measured; then the fractions are unknown.
+    /// The higher ones of before and after the region; `None` where they were not measured: then the fractions are unknown.
     pub limits: Option<MachineLimits>,
     /// Floating-point operations that all steps needed.
     pub flops: f64,
     /// Bytes that all steps needed.
     pub bytes: f64,
-    /// The least that all steps could have taken.
-    pub limit_seconds: f64,
+    /// The least that all steps could have taken; `None` where it is unknown.
+    pub limit_seconds: Option<f64>,
     /// Of that, in steps that operations hold up rather than bytes.
-    pub compute_bound_seconds: f64,
+    pub compute_bound_seconds: Option<f64>,
+    /// Why it is unknown although limits were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_because: Option<&'static str>,
+}
+
+/// Why limits below what the run itself did are none.
+const LIMITS_TOO_LOW: &str = "the run was faster than the machine's limits as they were measured before it and after it: either other \
+                              work held the processors up at both times, and should not run beside the job, or the model is so \
+                              small that caches hold it, and memory is no limit";
+
+/// Operations and bytes of each step of a region.
+#[derive(Debug, Default)]
+pub(super) struct Needs(Vec<(f64, f64)>);
+
+impl Needs {
+    /// Counts in a step.
+    pub(super) fn add(&mut self, flops: f64, bytes: f64) {
+        self.0.push((flops, bytes));
+    }
+
+    /// Beside `limits`, for a region of `elapsed_seconds`.
+    pub(super) fn under(&self, limits: Option<MachineLimits>, elapsed_seconds: f64) -> Roofline {
+        let mut roofline = Roofline { limits, ..Roofline::default() };
+        for (flops, bytes) in &self.0 {
+            roofline.flops += flops;
+            roofline.bytes += bytes;
+        }
+        let Some(limits) = limits else { return roofline };
+        let (mut least, mut compute_bound) = (0.0, 0.0);
+        for (flops, bytes) in &self.0 {
+            let (computing, moving) = (flops / limits.flops_per_second, bytes / limits.bytes_per_second);
+            least += computing.max(moving);
+            if computing >= moving {
+                compute_bound += computing;
+            }
+        }
+        match least > elapsed_seconds {
+            true => Roofline { unknown_because: Some(LIMITS_TOO_LOW), ..roofline },
+            false => Roofline { limit_seconds: Some(least), compute_bound_seconds: Some(compute_bound), ..roofline },
+        }
+    }
 }
 
 impl Roofline {
-    /// Of a region that begins now.
-    pub(super) fn under(limits: Option<MachineLimits>) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
-    /// Counts in a step.
-    pub(super) fn add(&mut self, flops: f64, bytes: f64) {
-        self.flops += flops;
-        self.bytes += bytes;
-        let Some(limits) = self.limits else { return };
-        let (computing, moving) = (flops / limits.flops_per_second, bytes / limits.bytes_per_second);
-        self.limit_seconds += computing.max(moving);
-        if computing >= moving {
-            self.compute_bound_seconds += computing;
-        }
-    }
-
     /// Its figures by name, for a region of `elapsed_seconds`; none where nothing was computed.
     pub fn named(&self, elapsed_seconds: f64) -> Vec<(&'static str, f64)> {
         if self.flops == 0.0 || elapsed_seconds <= 0.0 {
             return Vec::new();
         }
-        let mut named = vec![
-            ("flops_per_second", self.flops / elapsed_seconds),
-            ("memory_bytes_per_second", self.bytes / elapsed_seconds),
-        ];
-        if let Some(limits) = self.limits {
+        let (flops_per_second, bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
+        let mut named = vec![("flops_per_second", flops_per_second), ("memory_bytes_per_second", bytes_per_second)];
+        let Some(limits) = self.limits else { return named };
+        named.extend([
+            ("limit_flops_per_second", limits.flops_per_second),
+            ("limit_memory_bytes_per_second", limits.bytes_per_second),
+        ]);
+        if let (Some(limit_seconds), Some(compute_bound_seconds)) = (self.limit_seconds, self.compute_bound_seconds) {
             named.extend([
-                ("limit_flops_per_second", limits.flops_per_second),
-                ("limit_memory_bytes_per_second", limits.bytes_per_second),
-                ("roofline_seconds", self.limit_seconds),
-                ("roofline_fraction", self.limit_seconds / elapsed_seconds),
-                ("roofline_compute_bound_share", self.compute_bound_seconds / self.limit_seconds),
+                ("roofline_seconds", limit_seconds),
+                ("roofline_fraction", limit_seconds / elapsed_seconds),
+                ("roofline_compute_bound_share", compute_bound_seconds / limit_seconds),
                 // Model FLOPs and model bandwidth utilisation.
-                ("mfu", self.flops / elapsed_seconds / limits.flops_per_second),
-                ("mbu", self.bytes / elapsed_seconds / limits.bytes_per_second),
+                ("mfu", flops_per_second / limits.flops_per_second),
+                ("mbu", bytes_per_second / limits.bytes_per_second),
             ]);
         }
         named
@@ -78,12 +113,14 @@ mod tests {
 
     const LIMITS: MachineLimits = MachineLimits { flops_per_second: 100.0, bytes_per_second: 10.0 };
 
+    fn needs(steps: &[(f64, f64)]) -> Needs {
+        Needs(steps.to_vec())
+    }
+
     #[test]
     fn each_step_counts_by_what_holds_it_up() {
-        let mut roofline = Roofline::under(Some(LIMITS));
-        roofline.add(300.0, 10.0);
-        roofline.add(50.0, 20.0);
-        assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (5.0, 3.0));
+        let roofline = needs(&[(300.0, 10.0), (50.0, 20.0)]).under(Some(LIMITS), 10.0);
+        assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (Some(5.0), Some(3.0)));
         let named = roofline.named(10.0);
         let figure = |name: &str| named.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         assert_eq!((figure("roofline_fraction"), figure("roofline_compute_bound_share")), (Some(0.5), Some(0.6)));
@@ -93,9 +130,34 @@ mod tests {
 
     #[test]
     fn without_limits_there_are_rates_and_no_fractions() {
-        let mut roofline = Roofline::under(None);
-        assert!(roofline.named(1.0).is_empty());
-        roofline.add(8.0, 4.0);
+        assert!(needs(&[]).under(None, 1.0).named(1.0).is_empty());
+        let roofline = needs(&[(8.0, 4.0)]).under(None, 2.0);
         assert_eq!(roofline.named(2.0), [("flops_per_second", 4.0), ("memory_bytes_per_second", 2.0)]);
+        assert_eq!((roofline.limit_seconds, roofline.unknown_because), (None, None));
+    }
+
+    #[test]
+    fn a_run_above_the_limits_has_no_roofline_and_says_why() {
+        let steps = needs(&[(300.0, 10.0), (50.0, 20.0)]);
+        let roofline = steps.under(Some(LIMITS), 4.9);
+        assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (None, None));
+        assert!(roofline.unknown_because.is_some_and(|reason| reason.contains("faster than the machine's limits")));
+        let named = roofline.named(4.9);
+        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            names,
+            ["flops_per_second", "memory_bytes_per_second", "limit_flops_per_second", "limit_memory_bytes_per_second"]
+        );
+        // As fast as the limits is as fast as can be.
+        let fraction =
+            steps.under(Some(LIMITS), 5.0).named(5.0).into_iter().find(|(name, _)| *name == "roofline_fraction");
+        assert_eq!(fraction, Some(("roofline_fraction", 1.0)));
+    }
+
+    #[test]
+    fn of_two_measurements_the_higher_of_each_figure_counts() {
+        let other = MachineLimits { flops_per_second: 80.0, bytes_per_second: 12.0 };
+        let higher = MachineLimits { flops_per_second: 100.0, bytes_per_second: 12.0 };
+        assert_eq!((LIMITS.higher(other), other.higher(LIMITS)), (higher, higher));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{ApplyChatTemplate, BackendKind, DeviceChoice, DtypeChoice, LogFormat, MountMode, OnBadInput};
+use super::{
+    ApplyChatTemplate, BackendKind, DeviceChoice, DtypeChoice, InstructionSet, LogFormat, MountMode, OnBadInput,
+};
 
 /// A type whose values have names. The first name of a value is the one that is shown.
 pub(super) trait Choice: Copy + PartialEq + 'static {
@@ -53,6 +55,7 @@ choices! {
         "auto" => Auto, "float16" => Float16, "bfloat16" => Bfloat16, "float32" => Float32,
         "half" => Float16, "float" => Float32,
     }
+    InstructionSet { "avx512" => Avx512, "avx2" => Avx2, "portable" => Portable, }
     MountMode { "auto" => Auto, "fuse" => Fuse, "copy" => Copy, }
     LogFormat { "auto" => Auto, "text" => Text, "json" => Json, }
     DatasetKind { "random" => Random, "sharegpt" => ShareGpt, "jsonl" => Jsonl, }

@@ -78,8 +78,21 @@ pub struct EngineConfig {
     pub threads: Option<NonZeroUsize>,
     /// Look for NaN and infinities in the weights while loading.
     pub validate_weights: bool,
-    /// Measure the machine's limits once the model is loaded.
+    /// Measure the machine's limits, before weights are loaded and after the run.
     pub measure_limits: bool,
+    /// Instruction set of the CPU kernels; `None`: the widest that the processor has.
+    pub instruction_set: Option<InstructionSet>,
+}
+
+/// `FLASHJOB_ISA`: what the CPU kernels use of a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// The build's baseline.
+    Portable,
 }
 
 /// `dtype`.

@@ -166,7 +166,7 @@ keys! {
         /// Look for NaN and infinities in the weights while loading
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         validate_weights = Text("false");
-        /// Measure what the processors can do before the run, in about a second: the roofline of the result
+        /// Measure what the processors can do, before the run and after it, in half a second each: the roofline of the result
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
 
@@ -337,6 +337,9 @@ keys! {
         lws_group_size = "LWS_GROUP_SIZE";
         /// Which of them this one is, from 0, which leads: it schedules, samples, measures and reports.
         lws_worker_index = "LWS_WORKER_INDEX";
+        /// Instruction set of the CPU kernels: `avx512`, `avx2` or `portable`, for tests and comparisons; the widest that the
+        /// processor has unless given.
+        flashjob_isa = "FLASHJOB_ISA";
         /// The Job's uid: replicas, and another attempt after a killed one, find each other's runs in MLflow by it.
         job_uid = "JOB_UID";
     }

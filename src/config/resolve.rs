@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::choice::Choice;
 use super::error::ConfigError;
 use super::keys::Raw;
 use super::origin::Origin;
@@ -12,8 +13,8 @@ use super::output::{self, Output};
 use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, JobConfig, ModelPath, MountConfig, OutputStorage, Sampling,
-    TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
+    BackendKind, DeviceChoice, EngineConfig, InstructionSet, JobConfig, ModelPath, MountConfig, OutputStorage,
+    Sampling, TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
 };
 
 /// The port where neither the user nor a blueprint gives one.
@@ -216,6 +217,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
     let threads = resolver.read_open(&raw.threads, parsing::count, show_count);
     let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
     let measure_limits = resolver.read(&raw.measure_limits, parsing::boolean, bool::to_string);
+    let instruction_set = replica::variable(resolver, &raw.flashjob_isa, "flashjob-isa", InstructionSet::parse);
     if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
         && tokens < sequences
     {
@@ -238,6 +240,7 @@ fn engine(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
         threads: threads?,
         validate_weights: validate_weights?,
         measure_limits: measure_limits?,
+        instruction_set: instruction_set?,
     })
 }
 

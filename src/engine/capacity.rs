@@ -150,6 +150,7 @@ mod tests {
             threads: None,
             validate_weights: false,
             measure_limits: false,
+            instruction_set: None,
         }
     }
 

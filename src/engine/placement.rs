@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::Error;
 use super::decoder::CacheOrder;
+use super::limits::Processors;
 use super::processor::Processor;
 use super::step::StepExtent;
 use crate::cgroup::free_memory_bytes;
-use crate::kernels::{Isa, Limits, Pool, TooLittleMemory, capabilities, measure_limits};
+use crate::kernels::{Isa, Limits, Pool, TooLittleMemory};
 use crate::model::{DecoderConfig, Dtype, Model};
 #[cfg(feature = "cuda")]
 use crate::model::{Shard, ShardShape};
@@ -62,10 +63,10 @@ impl Placement {
         }
     }
 
-    /// How keys and values lie.
-    pub(super) fn cache_order(self) -> CacheOrder {
+    /// How keys and values lie, for CPU kernels of `isa`.
+    pub(super) fn cache_order(self, isa: Isa) -> CacheOrder {
         match self {
-            Placement::Cpu => CacheOrder::Panels(Isa::detect()),
+            Placement::Cpu => CacheOrder::Panels(isa),
             Placement::Gpus => CacheOrder::Tokens,
         }
     }
@@ -108,15 +109,16 @@ impl Placement {
         }
     }
 
-    /// What each of a machine's `ranks` computes with, before anything is loaded; `threads` are those of all of them together.
+    /// What each of a machine's `ranks` computes with, before anything is loaded; `threads` are those of all of them together, and
+    /// use `isa`.
     ///
     /// # Errors
     /// [`Error::Setting`] where a GPU cannot do what is asked of it, [`Error::Compute`] with what the driver says.
-    pub(super) fn open(self, ranks: usize, threads: usize, dtype: Dtype) -> Result<Vec<Open>, Error> {
+    pub(super) fn open(self, ranks: usize, threads: usize, isa: Isa, dtype: Dtype) -> Result<Vec<Open>, Error> {
         match self {
             // As many threads as there are ranks at least; no more than asked for where those are enough.
             Placement::Cpu => {
-                let pool = || Arc::new(Pool::new((threads / ranks).max(1)));
+                let pool = || Arc::new(Pool::with_isa((threads / ranks).max(1), isa));
                 Ok((0..ranks).map(|_| Open::Cpu(pool())).collect())
             }
             Placement::Gpus if dtype == Dtype::F32 => Err(Error::Setting(
@@ -160,19 +162,23 @@ impl Open {
         }
     }
 
-    /// What `ranks` of this kind can do at most together, or why that cannot be measured; `threads` are those of all ranks
-    /// on a CPU.
+    /// What all machines can do at most together, each with as many `ranks` of this kind, or why that cannot be measured;
+    /// `processors` are those that ranks on a CPU share.
     ///
     /// # Errors
     /// What a GPU says.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "ranks on a CPU share what is measured once"))]
-    pub(super) fn limits(&self, ranks: usize, threads: usize) -> Result<Result<Limits, TooLittleMemory>, Error> {
+    pub(super) fn limits(
+        &self,
+        ranks: usize,
+        processors: Processors,
+    ) -> Result<Result<Limits, TooLittleMemory>, Error> {
         match self {
-            Open::Cpu(_) => Ok(measure_limits(&Pool::new(threads), free_memory_bytes())),
+            Open::Cpu(_) => Ok(processors.limits()),
             #[cfg(feature = "cuda")]
             Open::Gpu(gpu) => {
                 let limits = gpu.limits().map_err(Error::compute("measure a GPU's limits"))?;
-                Ok(Ok(limits.times(ranks)))
+                Ok(Ok(limits.times(ranks * processors.machines)))
             }
         }
     }
@@ -180,7 +186,7 @@ impl Open {
     /// As results name what computes.
     pub(super) fn kernels(&self) -> String {
         match self {
-            Open::Cpu(_) => capabilities().to_owned(),
+            Open::Cpu(pool) => pool.isa().name().to_owned(),
             #[cfg(feature = "cuda")]
             Open::Gpu(gpu) => gpu.name(),
         }

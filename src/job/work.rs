@@ -125,7 +125,11 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     })
     .await;
     work.completions = std::mem::take(&mut completions.lock().unwrap_or_else(PoisonError::into_inner));
-    work.measurement = Some(outcome?.map_err(from_bench)?);
+    let measurement = outcome?.map_err(from_bench)?;
+    if let Some(reason) = measurement.roofline.unknown_because {
+        tracing::warn!(reason, "the roofline is unknown");
+    }
+    work.measurement = Some(measurement);
     Ok(())
 }
 

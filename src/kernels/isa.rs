@@ -1,4 +1,10 @@
-//! Which instructions the kernels of a pool use: the widest that this processor has, found once at run time.
+//! Which instructions the kernels of a pool use: the widest that this processor has, found once at run time, or a lower set.
+
+use std::sync::OnceLock;
+
+/// Selects the set of pools that are given none. A job's configuration has the same variable and says so to each pool; this is
+/// for what has no configuration: tests and benchmarks.
+const VARIABLE: &str = "FLASHJOB_ISA";
 
 /// An instruction set that the kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,9 +18,18 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The widest that this processor has.
+    /// The one that `FLASHJOB_ISA` names (`avx512`, `avx2` or `portable`), else the widest that this processor has.
+    ///
+    /// # Panics
+    /// If it names something else, or what this processor does not have.
     pub fn detect() -> Isa {
-        Isa::available()[0]
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            let available = Isa::available();
+            let Some(named) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return available[0] };
+            let found = available.iter().find(|isa| isa.short_name() == named);
+            *found.unwrap_or_else(|| panic!("{VARIABLE} is {named:?}, and this processor has {available:?}"))
+        })
     }
 
     /// All that this processor has, widest first.
@@ -37,6 +52,15 @@ impl Isa {
         }
         found.push(Isa::Portable);
         found
+    }
+
+    /// `avx512`, `avx2` or `portable`.
+    fn short_name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        }
     }
 
     /// `avx512`, `avx2+fma+f16c` or `portable`.
@@ -66,7 +90,7 @@ impl Available {
     }
 }
 
-/// The name of the widest instruction set that this processor has: what a [`super::Pool`] uses unless told otherwise.
+/// The name of the widest instruction set that this processor has, whatever is used of it.
 pub fn capabilities() -> &'static str {
-    Isa::detect().name()
+    Isa::available()[0].name()
 }

@@ -1,7 +1,8 @@
-//! What this machine can do at most: the two numbers of a roofline, measured in well under 2 s.
+//! What this machine can do at most: the two numbers of a roofline, measured in half a second.
 //!
 //! Compute is a large product of f32 matrices, memory is reading (or STREAM's triad, whichever is faster) over more
-//! than the caches hold; of each the best of several passes counts, since others share the machine.
+//! than the caches hold; of each the best of several short passes counts, since others share the machine: one that fits between
+//! two interruptions is enough.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,26 @@ use super::memory::{AlignedBytes, Parts};
 use super::simd::{Kernel, Simd, dispatch};
 use super::{PackedMatrix, Pool, WeightSlice, matmul};
 
-/// How long each limit is measured.
-const TIME_EACH: Duration = Duration::from_millis(350);
+/// How long each rate is measured at most, but for [`LEAST_PASSES`].
+const LONGEST: Duration = Duration::from_millis(150);
+
+/// How long at least: what a processor's clock takes to rise, several times over.
+const SHORTEST: Duration = Duration::from_millis(30);
+
+/// Passes that are made whatever they take.
+const LEAST_PASSES: usize = 3;
+
+/// So many passes as fast as the best one, within [`ALIKE`], show that nothing better is to come.
+const CONFIRMING_PASSES: usize = 4;
+
+/// How much longer than the best pass one takes that confirms it.
+const ALIKE: f64 = 1.02;
 
 /// Bytes of the memory that is read, where there are so many: above any processor's cache share.
 const STREAM_BYTES: usize = 256 << 20;
+
+/// Of the largest cache what is read at least, where there is more memory.
+const CACHES_READ: usize = 4;
 
 /// The largest cache of a processor that does not say.
 const UNKNOWN_CACHE_BYTES: u64 = 32 << 20;
@@ -21,8 +37,14 @@ const UNKNOWN_CACHE_BYTES: u64 = 32 << 20;
 /// Floats that a thread takes at a time.
 const STREAM_PART: usize = 1 << 20;
 
-/// Rows, depth and columns of the large product.
-const PRODUCT: (usize, usize, usize) = (384, 1024, 2048);
+/// Rows and depth of the large product.
+const PRODUCT: (usize, usize) = (192, 1024);
+
+/// Its columns for each thread: enough for a thread to be busy for a millisecond or more.
+const COLUMNS_PER_THREAD: usize = 512;
+
+/// Its columns at most: 64 MiB of a matrix.
+const MOST_COLUMNS: usize = 16 << 10;
 
 /// Measured limits of what an engine computes with.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -61,8 +83,8 @@ pub struct TooLittleMemory {
     needed_bytes: u64,
 }
 
-/// Measures the limits with all threads of `pool`, in about a second. Takes at most half of `free_bytes` for it, where these are
-/// known.
+/// Measures the limits with all threads of `pool`, in about half a second. Takes at most half of `free_bytes` for it, where these
+/// are known.
 ///
 /// # Errors
 /// That is too little.
@@ -79,8 +101,10 @@ pub fn measure_limits(pool: &Pool, free_bytes: Option<u64>) -> Result<Limits, To
 fn stream_bytes(free_bytes: Option<u64>, cache_bytes: u64) -> Result<usize, TooLittleMemory> {
     let part_bytes = STREAM_PART * size_of::<f32>();
     let needed_bytes = cache_bytes.saturating_mul(2).min(STREAM_BYTES as u64);
-    let Some(free_bytes) = free_bytes else { return Ok(STREAM_BYTES) };
-    let affordable = usize::try_from(free_bytes / 2).unwrap_or(usize::MAX).min(STREAM_BYTES) / part_bytes * part_bytes;
+    let enough = usize::try_from(cache_bytes).unwrap_or(usize::MAX).saturating_mul(CACHES_READ);
+    let enough = enough.clamp(STREAM_BYTES / 4, STREAM_BYTES) / part_bytes * part_bytes;
+    let Some(free_bytes) = free_bytes else { return Ok(enough) };
+    let affordable = usize::try_from(free_bytes / 2).unwrap_or(usize::MAX).min(enough) / part_bytes * part_bytes;
     if (affordable as u64) < needed_bytes.max(part_bytes as u64) {
         return Err(TooLittleMemory { free_bytes, needed_bytes });
     }
@@ -100,19 +124,49 @@ fn largest_cache_bytes() -> Option<u64> {
 /// `amount` over the shortest time that `pass` took.
 fn best_rate(amount: f64, mut pass: impl FnMut()) -> f64 {
     let begin = Instant::now();
-    let mut best = Duration::MAX;
-    let mut passes = 0;
-    while passes < 3 || begin.elapsed() < TIME_EACH {
+    let mut passes = Passes::default();
+    while !passes.are_enough(begin.elapsed()) {
         let start = Instant::now();
         pass();
-        best = best.min(start.elapsed());
-        passes += 1;
+        passes.add(start.elapsed().as_secs_f64());
     }
-    amount / best.as_secs_f64().max(1e-9)
+    amount / passes.best.max(1e-9)
+}
+
+/// Passes so far, in seconds.
+struct Passes {
+    count: usize,
+    best: f64,
+    /// As fast as the best one.
+    confirming: usize,
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        Self { count: 0, best: f64::INFINITY, confirming: 0 }
+    }
+}
+
+impl Passes {
+    fn add(&mut self, seconds: f64) {
+        self.count += 1;
+        if seconds * ALIKE < self.best {
+            self.confirming = 0;
+        } else if seconds <= self.best * ALIKE {
+            self.confirming += 1;
+        }
+        self.best = self.best.min(seconds);
+    }
+
+    fn are_enough(&self, elapsed: Duration) -> bool {
+        let settled = self.confirming >= CONFIRMING_PASSES && elapsed >= SHORTEST;
+        self.count >= LEAST_PASSES && (settled || elapsed >= LONGEST)
+    }
 }
 
 fn product_rate(pool: &Pool) -> f64 {
-    let (rows, in_, out) = PRODUCT;
+    let (rows, in_) = PRODUCT;
+    let out = (COLUMNS_PER_THREAD * pool.threads()).min(MOST_COLUMNS);
     let w = PackedMatrix::pack(pool, WeightSlice::F32(&vec![0.5; in_ * out]), out, in_);
     let (x, mut y) = (vec![0.25; rows * in_], vec![0.0; rows * out]);
     best_rate(2.0 * (rows * in_ * out) as f64, || matmul(pool, &x, rows, &w, None, &mut y))
@@ -227,9 +281,11 @@ mod tests {
     #[test]
     fn buffers_are_larger_than_caches_and_fit_into_what_is_free() {
         for (free, cache, mib) in [
-            (None, 32, Some(256)),
-            (Some(16 << 10), 32, Some(256)),
-            (Some(512), 32, Some(256)),
+            (None, 32, Some(128)),
+            (Some(16 << 10), 32, Some(128)),
+            (Some(16 << 10), 96, Some(256)),
+            (Some(16 << 10), 1, Some(64)),
+            (Some(512), 32, Some(128)),
             (Some(250), 32, Some(124)),
             (Some(128), 32, Some(64)),
             (Some(127), 32, None),
@@ -242,7 +298,26 @@ mod tests {
             let bytes = stream_bytes(free.map(|mib| mib * MIB), cache * MIB);
             assert_eq!(bytes.ok().map(|bytes| bytes as u64), mib.map(|mib| mib * MIB), "{free:?} {cache}");
         }
+        assert_eq!(stream_bytes(None, u64::MAX).unwrap() as u64, 256 * MIB);
         let error = stream_bytes(Some(100 * MIB), 32 * MIB).unwrap_err().to_string();
         assert!(error.contains("100 MiB of memory are free") && error.contains("64 MiB"), "{error}");
+    }
+
+    #[test]
+    fn passes_end_when_the_best_is_confirmed_or_time_is_over() {
+        let after = |seconds: &[f64], elapsed: Duration| {
+            let mut passes = Passes::default();
+            seconds.iter().for_each(|&seconds| passes.add(seconds));
+            (passes.best, passes.are_enough(elapsed))
+        };
+        // The first of a level confirms nothing.
+        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02], SHORTEST), (1.0, false));
+        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02, 0.99], SHORTEST), (0.99, true));
+        assert_eq!(after(&[1.0; 9], SHORTEST / 2), (1.0, false));
+        // Interrupted ones neither confirm nor contradict.
+        assert_eq!(after(&[1.0, 5.0, 1.0, 7.0, 1.0, 1.0, 1.0], SHORTEST), (1.0, true));
+        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], SHORTEST), (1.0, false));
+        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], LONGEST), (1.0, true));
+        assert_eq!(after(&[1.0, 5.0], LONGEST), (1.0, false));
     }
 }

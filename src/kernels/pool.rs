@@ -74,15 +74,15 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// `threads` in all, the caller's included, with the widest instruction set that this processor has.
+    /// `threads` in all, the caller's included, with the instruction set of [`Isa::detect`].
     ///
     /// # Panics
-    /// If `threads` is 0, or the system refuses a thread.
+    /// If `threads` is 0, or the system refuses a thread; as [`Isa::detect`].
     pub fn new(threads: usize) -> Pool {
         Pool::with_isa(threads, Isa::detect())
     }
 
-    /// As [`Pool::new`], with an instruction set of one's own choice: for tests and comparisons.
+    /// As [`Pool::new`], with an instruction set of the caller's choice.
     ///
     /// # Panics
     /// Also if this processor does not have `isa`.

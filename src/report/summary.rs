@@ -40,10 +40,11 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
         }
     }
     if let (Some(fraction), Some(share)) = (figure("roofline_fraction"), figure("roofline_compute_bound_share")) {
-        // Nobody is faster than the limit.
-        let doubt = if fraction > 1.0 { " (which was measured while others used it)" } else { "" };
-        let value = format!("{fraction:.2} of the machine's limit{doubt}, {share:.2} of it bound by computing");
-        line("roofline", &value);
+        line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
+    } else if let Some(reason) =
+        result.measurement.as_ref().and_then(|measurement| measurement.roofline.unknown_because)
+    {
+        line("roofline", &format!("unknown: {reason}"));
     }
     if let (Some(tokens), Some(rate)) = (figure("prefix_cache_hit_tokens"), figure("prefix_cache_hit_rate")) {
         // Beside the input tokens, which count these too.

@@ -227,8 +227,9 @@ impl Observer for Registry {
             Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
             Fact::UploadOpened { .. } => {}
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
-                self.limit_flops.set(flops_per_second as i64);
-                self.limit_bytes.set(bytes_per_second as i64);
+                // Measured twice, and too low where something else ran at that moment.
+                self.limit_flops.set(self.limit_flops.get().max(flops_per_second as i64));
+                self.limit_bytes.set(self.limit_bytes.get().max(bytes_per_second as i64));
             }
             Fact::StepNeeded { flops, bytes } => {
                 let serving = self.region(self.current_region());

@@ -1,6 +1,6 @@
 //! Programs run from outside: the built `flashjob` and the tools that tests need.
 //!
-//! A program starts with nothing of this process's environment but `PATH`, is killed when it takes too
+//! A program starts with nothing of this process's environment but `PATH` and `FLASHJOB_ISA`, is killed when it takes too
 //! long or is dropped, and never outlives the test process.
 
 #![allow(dead_code, reason = "each behaviour uses the part that it needs")]
@@ -36,7 +36,8 @@ impl Process {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        let kept = ["PATH", "FLASHJOB_ISA"];
+        command.envs(kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         Self { command, input: None, timeout: PATIENCE }
     }
 
