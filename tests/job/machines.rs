@@ -91,6 +91,9 @@ fn expect_no_result(results: &TempDir) {
     assert_eq!(files, ["flashjob.log"]);
 }
 
+/// Enough for the longest sequence, and not for the eight that run at a time.
+const CACHE_BLOCKS: u64 = 7;
+
 const LONG: [&str; 4] = ["--tensor-parallel-size=2", "--input-len=8", "--output-len=480", "--num-prompts=20000"];
 
 /// One rank on each machine, and two: then heads of keys and values are there twice.
@@ -106,8 +109,8 @@ fn two_machines_answer_exactly_as_one_process() {
     let dataset = format!("--dataset-path={}", path.display());
     for ranks in [2, 4] {
         // Prompts in chunks, and less cache than all of them want.
-        let words = |cache: usize| {
-            let cache = format!("--kv-cache-memory={cache}Ki");
+        let words = |cache_bytes: u64| {
+            let cache = format!("--kv-cache-memory={cache_bytes}");
             let words = [
                 dataset.as_str(),
                 cache.as_str(),
@@ -119,9 +122,18 @@ fn two_machines_answer_exactly_as_one_process() {
             words.map(str::to_owned).into_iter().chain([format!("--tensor-parallel-size={ranks}")]).collect::<Vec<_>>()
         };
         let alone = TempDir::new().unwrap();
-        job_without_model(&alone).args(["--model".into(), tiny_model()]).args(words(40 * ranks)).run().expect_code(0);
+        let answer_alone = |cache_bytes| {
+            let job = job_without_model(&alone).args(["--model".into(), tiny_model()]).args(words(cache_bytes));
+            job.run().expect_code(0);
+            result(&alone)["backend"]["engine"].clone()
+        };
+        // How many bytes a block takes depends on the panels of the instruction set.
+        let engine = answer_alone(64 << 20);
+        let block_bytes = engine["kv_cache_bytes"].as_u64().unwrap() / engine["kv_blocks"].as_u64().unwrap();
+        let cache_bytes = CACHE_BLOCKS * block_bytes;
+        assert_eq!(answer_alone(cache_bytes)["kv_blocks"], CACHE_BLOCKS);
         let places = two_places();
-        let [leader, worker] = machines.start(&tiny_model(), &places, &words(20 * ranks));
+        let [leader, worker] = machines.start(&tiny_model(), &places, &words(cache_bytes / 2));
         let (leader, worker) = (leader.wait().expect_code(0), worker.wait().expect_code(0));
         assert_eq!(outputs(&places[0]), outputs(&alone), "{ranks} ranks");
         assert!(worker.stderr.contains("the leader says that the job is done"), "{worker}");
