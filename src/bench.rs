@@ -28,7 +28,7 @@ pub use bins::Bins;
 pub use distribution::Distribution;
 pub use entries::{Entry, Place};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
-pub use question::{AnswerForm, Endpoint};
+pub use question::{AnswerForm, Endpoint, Labels};
 pub use recorder::Recorder;
 pub use roofline::{MachineLimits, Roofline};
 pub use token_clock::TokenClock;

@@ -53,7 +53,7 @@ pub use replica::{Replica, Share};
 pub use secret::Secret;
 pub use setting::Setting;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
-pub use watching::{Credentials, LogFormat, TelemetryConfig, Tracking};
+pub use watching::{Credentials, LogFormat, MetricsLinger, TelemetryConfig, Tracking};
 pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, ReplyLength, Sampling, Workload};
 
 pub use flags::RenderFormat;

@@ -8,6 +8,7 @@ mod files;
 mod finish;
 mod follow;
 mod left_behind;
+mod linger;
 mod locate;
 mod phases;
 mod publish;

@@ -11,5 +11,5 @@ pub mod golden;
 mod logits;
 mod plain_decoder;
 mod shards;
-mod smollm2;
+pub mod smollm2;
 mod tokens;

@@ -154,7 +154,7 @@ impl<'a> Reading<'a> {
     fn request(&mut self, place: Place, asked: Asked) -> Result<(Request, AnswerForm), Refusal> {
         let Asked { question, wish, reply, form } = asked;
         let custom_id = match &form {
-            AnswerForm::Plain => None,
+            AnswerForm::Plain(_) => None,
             AnswerForm::Batch { custom_id, .. } => Some(custom_id.clone()),
         };
         let refuse = |reason: String| Refusal { custom_id: custom_id.clone(), reason };

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::entries::Place;
 use super::openai_request::{self, UnknownFields, abbreviated};
-use super::question::{AnswerForm, Asked, Endpoint, Refusal};
+use super::question::{AnswerForm, Asked, Endpoint, Labels, Refusal};
 use crate::config::Sampling;
 
 /// Hands each line that is not blank to `take`, until the file or `take` ends it.
@@ -48,8 +48,9 @@ fn parse(line: &[u8], sampling: Sampling) -> Result<Asked, Refusal> {
     if fields.contains_key("body") || fields.contains_key("url") {
         return batch_line(fields, sampling);
     }
+    let form = AnswerForm::Plain(Labels::of(&fields));
     let (question, wish) = openai_request::read(fields, sampling, UnknownFields::Ignored).map_err(refuse)?;
-    Ok(Asked { question, wish, reply: None, form: AnswerForm::Plain })
+    Ok(Asked { question, wish, reply: None, form })
 }
 
 fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<Asked, Refusal> {

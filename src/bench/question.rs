@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::config::Sampling;
 
@@ -49,11 +49,24 @@ pub(super) struct Refusal {
     pub reason: String,
 }
 
+/// Fields of a line by which its answer is found again, as they were: `custom_id` and `id`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Labels(pub Map<String, Value>);
+
+impl Labels {
+    /// Those that are texts or numbers.
+    pub(super) fn of(fields: &Map<String, Value>) -> Self {
+        let labels = ["custom_id", "id"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+        let labels = labels.filter(|(_, value)| value.is_string() || value.is_number());
+        Self(labels.map(|(name, value)| (name.to_owned(), value.clone())).collect())
+    }
+}
+
 /// How an answer is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum AnswerForm {
     /// A line of ours.
-    Plain,
+    Plain(Labels),
     /// A line of an OpenAI batch.
     Batch {
         /// The line's name.

@@ -42,7 +42,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::bench::{AnswerForm, Place};
+    use crate::bench::{AnswerForm, Labels, Place};
     use crate::config::Sampling;
     use crate::event::RequestId;
 
@@ -58,7 +58,12 @@ mod tests {
             let id = RequestId(requests.len() as u32);
             let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
             requests.push(Request { id, prompt: vec![1], output_tokens: 1, ignore_eos: true, sampling, seed: 0 });
-            entries.push(Entry::Asked { place, request: id, prompt_tokens: 1, form: AnswerForm::Plain });
+            entries.push(Entry::Asked {
+                place,
+                request: id,
+                prompt_tokens: 1,
+                form: AnswerForm::Plain(Labels::default()),
+            });
         }
         (requests, entries)
     }

@@ -5,7 +5,7 @@
 //! Entries come in the file's order, so that the same number is the same entry whatever the seed.
 
 use std::fmt;
-use std::io::Read;
+use std::io::BufRead;
 use std::ops::ControlFlow;
 
 use serde::Deserializer;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::entries::Place;
 use super::openai_request::abbreviated;
-use super::question::{AnswerForm, Asked, Question, Refusal, Wish};
+use super::question::{AnswerForm, Asked, Labels, Question, Refusal, Wish};
 use crate::config::{ReplyLength, Sampling};
 
 /// Takes one entry; ends the reading where enough are taken.
@@ -26,11 +26,15 @@ type Take<'a> = dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()> + 'a
 /// # Errors
 /// The file cannot be read, or is not a JSON array.
 pub(super) fn read(
-    file: impl Read,
+    mut file: impl BufRead,
     sampling: Sampling,
     reply_length: ReplyLength,
     take: &mut Take<'_>,
 ) -> Result<(), serde_json::Error> {
+    // Some editors begin a file with a mark that is no part of its text.
+    if file.fill_buf().map_err(serde_json::Error::io)?.starts_with("\u{feff}".as_bytes()) {
+        file.consume("\u{feff}".len());
+    }
     let mut is_enough = false;
     let entries = Entries { sampling, reply_length, take, is_enough: &mut is_enough };
     let mut deserializer = serde_json::Deserializer::from_reader(file);
@@ -91,7 +95,7 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
         question: Question::Turn((*question).to_owned()),
         wish: Wish { output_tokens: None, sampling, seed: None, ignore_eos: None },
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
-        form: AnswerForm::Plain,
+        form: AnswerForm::Plain(entry.as_object().map(Labels::of).unwrap_or_default()),
     }))
 }
 
@@ -156,6 +160,23 @@ mod tests {
         assert!(entries(&format!("[{one}, {one}, not JSON"), 3).0.is_err());
         assert!(entries(&format!("{{\"data\": [{one}]}}"), 3).0.unwrap_err().to_string().contains("a list"));
         assert!(entries("[] []", 3).0.is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over_once_and_no_other_byte_is_lost() {
+        let one = entry(&[turn("human", "q"), turn("gpt", "r")]);
+        for (text, count) in [
+            (format!("\u{feff}[{one}]"), Some(1)),
+            (format!("\u{feff}\r\n [{one}, {one}]\r\n"), Some(2)),
+            (format!("[{one}]"), Some(1)),
+            ("\u{feff}[]".to_owned(), Some(0)),
+            (format!("\u{feff}\u{feff}[{one}]"), None),
+            ("\u{feff}".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let (outcome, found) = entries(&text, 9);
+            assert_eq!(outcome.ok().map(|()| found.len()), count, "{text:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub(super) fn read(
                 continue;
             }
         };
-        if is_service_link(field, &text) {
+        // Helm charts write `INPUT_LEN=""` for what is not set.
+        if text.trim().is_empty() || is_service_link(field, &text) {
             continue;
         }
         match found.get(field) {

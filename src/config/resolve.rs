@@ -13,8 +13,8 @@ use super::output::{self, Output};
 use super::resolver::Resolver;
 use super::setting::Setting;
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InstructionSet, JobConfig, ModelPath, MountConfig, OutputStorage,
-    Sampling, TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
+    BackendKind, DeviceChoice, EngineConfig, InstructionSet, JobConfig, MetricsLinger, ModelPath, MountConfig,
+    OutputStorage, Sampling, TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
 };
 
 /// The port where neither the user nor a blueprint gives one.
@@ -264,7 +264,17 @@ fn telemetry(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryConfig> {
         |text| text.parse::<IpAddr>().map_err(|_| "it must be an IP address such as 0.0.0.0 or ::".to_owned()),
         IpAddr::to_string,
     );
-    let metrics_linger = resolver.read(&raw.metrics_linger_seconds, parsing::duration, seconds);
+    let metrics_linger = resolver.read(
+        &raw.metrics_linger_seconds,
+        |text| match text {
+            "auto" => Ok(MetricsLinger::Auto),
+            _ => parsing::duration(text).map(MetricsLinger::For).map_err(|reason| format!("{reason}, or auto")),
+        },
+        |linger| match linger {
+            MetricsLinger::Auto => "auto".to_owned(),
+            MetricsLinger::For(duration) => seconds(duration),
+        },
+    );
     let log_format = resolver.choose(&raw.log_format);
     let termination_message = resolver.read(
         &raw.termination_message_path,

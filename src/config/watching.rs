@@ -47,11 +47,20 @@ pub struct TelemetryConfig {
     /// Where `/metrics`, `/healthz` and `/readyz` listen. Default `0.0.0.0:8000`.
     pub metrics_address: SocketAddr,
     /// How long metrics stay up at the end for a last scrape; it ends early after one.
-    pub metrics_linger: Duration,
+    pub metrics_linger: MetricsLinger,
     /// Log lines.
     pub log_format: LogFormat,
     /// Where the result or the error is left for Kubernetes, in at most 4 KiB; `None` writes none.
     pub termination_message: Option<PathBuf>,
+}
+
+/// `metrics-linger-seconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsLinger {
+    /// As long as a scraper may take to come, where one is to be expected.
+    Auto,
+    /// So long, whoever watches.
+    For(Duration),
 }
 
 /// `log-format`.

@@ -96,6 +96,7 @@ fn kubernetes() -> std::collections::BTreeMap<String, String> {
     names
         .into_iter()
         .filter_map(|name| Some((format!("kubernetes.{}", name.to_lowercase()), std::env::var(name).ok()?)))
+        .filter(|(_, value)| !value.trim().is_empty())
         .collect()
 }
 

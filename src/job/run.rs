@@ -3,6 +3,7 @@
 //! Whatever happens on the way (an error, a signal, a panic), the ending is the same: what was measured goes to
 //! disk, mounts come down, MLflow is told, and the exit code says which it was.
 
+use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::phases::Phases;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use super::work::{self, Work};
-use super::{Exit, environment, exit, follow, terminal};
+use super::{Exit, environment, exit, follow, linger, terminal};
 use crate::bench::Recorder;
 use crate::config::{Dataset, JobConfig};
 use crate::engine::Rendezvous;
@@ -76,13 +77,10 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         Ok(directory) => directory,
         Err(error) => {
             let at = job.results_dir.display();
-            return exit::before_log(
-                Exit::Configuration,
-                &format!("results-dir={at} cannot be written: {error}; choose a directory that this user may write"),
-            );
+            return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}"));
         }
     };
-    let filter = std::env::var("FLASHJOB_LOG").ok();
+    let filter = std::env::var("FLASHJOB_LOG").ok().filter(|filter| !filter.trim().is_empty());
     let log = logs::init(&logs::Options {
         format: job.telemetry.log_format,
         filter: filter.as_deref(),
@@ -103,6 +101,9 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), results_dir = %directory.path().display(), "flashjob starts");
+    if let Some(reason) = directory.unlocked() {
+        tracing::warn!(%reason, "results-dir cannot be locked here: make sure that no other job uses it");
+    }
     for setting in job.settings() {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
@@ -150,10 +151,17 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
 
     context.events.emit(Fact::PhaseStarted(Phase::Linger));
     if measured && !context.job.follows() && context.signals.exit().is_none() {
-        let linger = context.job.telemetry.metrics_linger;
+        let watchers = linger::Watchers {
+            at_a_terminal: std::io::stderr().is_terminal(),
+            was_scraped: server.was_scraped(),
+            orchestrated: linger::is_orchestrated(|name| std::env::var_os(name)),
+        };
+        let (linger, reason) = linger::decide(context.job.telemetry.metrics_linger, watchers);
+        let seconds = linger.as_secs_f64();
+        tracing::info!(seconds, reason, "metrics stay up for a last scrape");
         match server.linger(linger, context.signals.cancel()).await {
             LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
-            LingerEnd::TimedOut => tracing::info!(seconds = linger.as_secs_f64(), "nobody scraped the final metrics"),
+            LingerEnd::TimedOut => tracing::info!(seconds, "no scrape of the final metrics came"),
             LingerEnd::Cancelled => {}
         }
     }

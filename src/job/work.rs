@@ -85,6 +85,10 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     mount_inputs(context, work).await?;
     let model = located(context, &context.job.model, "model")?;
     let tokenizer = located(context, &context.job.tokenizer, "tokenizer")?;
+    let dataset = match context.job.workload.dataset.path() {
+        None => None,
+        Some(path) => Some(located_dataset(context, path)?),
+    };
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
     if let Some(rendezvous) = context.rendezvous.as_ref().filter(|_| context.job.follows()) {
@@ -96,10 +100,6 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     state(context, backend.facts());
     work.backend = Some(backend.facts().clone());
 
-    let dataset = match context.job.workload.dataset.path() {
-        None => None,
-        Some(path) => Some(located(context, &ModelPath(path.to_owned()), "dataset-path")?),
-    };
     let (workload, sampling, path) = (context.job.workload.clone(), context.job.sampling, dataset.clone());
     let (mut backend, prepared) = blocking(&context.signals, STEP_PATIENCE, move || {
         let prepared = bench::prepare(&workload, sampling, path.as_deref(), backend.as_ref());
@@ -187,8 +187,17 @@ fn report_skipped(work: &Work, dataset: &Path) {
 }
 
 fn located(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
+    located_or(Exit::Model, context, named, key)
+}
+
+/// A dataset that is not there is a mistake in what was asked for, not in a model.
+fn located_dataset(context: &Context, named: &Path) -> Result<PathBuf, Failure> {
+    located_or(Exit::Configuration, context, &ModelPath(named.to_owned()), "dataset-path")
+}
+
+fn located_or(exit: Exit, context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
     locate(named, &context.job.inputs, key).map_err(|clause| {
-        Failure::sentence(Exit::Model, format!("{clause}; check the name, and that `include` lets it through"))
+        Failure::sentence(exit, format!("{clause}; check the name, and that `include` lets it through"))
     })
 }
 

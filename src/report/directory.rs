@@ -2,8 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,18 +18,44 @@ use crate::bench::Measurement;
 const EARLIER: &str = "earlier";
 
 /// The directory that takes a run's files.
+///
+/// While it exists, no other process can open the same one: the directory itself is locked (`flock`), which the kernel undoes
+/// when a process ends, however it ends.
 #[derive(Clone, Debug)]
 pub struct ResultsDirectory {
     path: PathBuf,
+    lock: Result<Arc<File>, Arc<io::Error>>,
+}
+
+/// Why results cannot be written to a directory, as the rest of a sentence that begins with it.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another job writes there.
+    #[error("is in use by another job{}; wait for it, or give this job a directory of its own", holder(.0))]
+    InUse(Option<u32>),
+    /// As the file system says.
+    #[error("cannot be written: {0}; choose a directory that this user may write")]
+    Io(#[from] io::Error),
+}
+
+fn holder(process: &Option<u32>) -> String {
+    process.map_or(String::new(), |id| format!(" (process {id})"))
 }
 
 impl ResultsDirectory {
     /// Makes the directory. What an earlier run left there moves to `earlier/RUN`, where `RUN` is `run_name`.
     ///
     /// # Errors
-    /// The directory cannot be made or written.
-    pub fn open(path: &Path, run_name: &str) -> io::Result<Self> {
+    /// The directory cannot be made or written, or another job has it.
+    pub fn open(path: &Path, run_name: &str) -> Result<Self, DirectoryError> {
         fs::create_dir_all(path)?;
+        let directory = File::open(path)?;
+        let lock = match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Arc::new(directory)),
+            Err(Errno::WOULDBLOCK) => return Err(DirectoryError::InUse(lock_holder(&directory))),
+            // Some network file systems have no locks.
+            Err(error) => Err(Arc::new(error.into())),
+        };
         let mut left_behind = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -40,12 +70,18 @@ impl ResultsDirectory {
                 fs::rename(path.join(&name), earlier.join(&name))?;
             }
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), lock })
+    }
+
+    /// Why other jobs are not kept away, where they are not.
+    pub fn unlocked(&self) -> Option<&io::Error> {
+        self.lock.as_ref().err().map(Arc::as_ref)
     }
 
     /// A directory that a run has left.
     pub fn existing(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        let lock = Err(Arc::new(io::ErrorKind::Unsupported.into()));
+        Self { path: path.to_owned(), lock }
     }
 
     /// Where [`Self::open`] has moved what was there before, if anything was.
@@ -111,4 +147,16 @@ impl ResultsDirectory {
         fs::rename(&temporary, self.path.join(name))?;
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// The process that has `directory` locked, where `/proc/locks` shows it: it need not be in this process's namespace.
+fn lock_holder(directory: &File) -> Option<u32> {
+    let inode = directory.metadata().ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:262145 0 EOF`
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, process, place, ..] = words[..] else { return None };
+        (place.rsplit(':').next() == Some(inode.as_str())).then(|| process.parse().ok())?
+    })
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::backend::Completion;
-use crate::bench::{AnswerForm, Endpoint, Entry, Place};
+use crate::bench::{AnswerForm, Endpoint, Entry, Labels, Place};
 use crate::event::{FinishReason, RequestId};
 
 /// What all answers of a run share.
@@ -32,7 +32,7 @@ pub fn outputs<'a>(
         Entry::Asked { place, request, prompt_tokens, form } => {
             let completion = by_id.get(request)?;
             Some(match form {
-                AnswerForm::Plain => plain(*place, completion),
+                AnswerForm::Plain(labels) => plain(*place, labels, completion),
                 AnswerForm::Batch { custom_id, endpoint } => {
                     let body = body(*endpoint, completion, *prompt_tokens, answerer);
                     let id = format!("req_{}", completion.id.0);
@@ -49,11 +49,14 @@ pub fn outputs<'a>(
     })
 }
 
-fn plain(place: Place, completion: &Completion) -> Value {
+fn plain(place: Place, labels: &Labels, completion: &Completion) -> Value {
     let mut line = json!({"request": completion.id.0});
     match place {
         Place::Line(number) => line["line"] = json!(number),
         Place::Entry(number) => line["entry"] = json!(number),
+    }
+    for (name, value) in &labels.0 {
+        line[name.as_str()] = value.clone();
     }
     line["output"] = json!(completion.text);
     line["output_tokens"] = json!(completion.tokens.len());

@@ -72,6 +72,8 @@ pub struct Server {
 
 struct Shared {
     registry: Arc<Registry>,
+    /// A scrape came before values were final.
+    was_scraped: AtomicBool,
     /// From now on values are final.
     lingering: AtomicBool,
     /// A scrape saw the final values.
@@ -90,8 +92,12 @@ impl Server {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let shared =
-            Arc::new(Shared { registry, lingering: AtomicBool::new(false), scraped: CancellationToken::new() });
+        let shared = Arc::new(Shared {
+            registry,
+            was_scraped: AtomicBool::new(false),
+            lingering: AtomicBool::new(false),
+            scraped: CancellationToken::new(),
+        });
         let router = Router::new()
             .route("/", get(|| async { INDEX }))
             .route("/metrics", get(metrics))
@@ -110,6 +116,11 @@ impl Server {
     /// Where it listens, with the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether a scraper has come so far.
+    pub fn was_scraped(&self) -> bool {
+        self.shared.was_scraped.load(Ordering::SeqCst)
     }
 
     /// Declares the values final and waits until a scrape that begins from here on was answered, at most
@@ -141,6 +152,7 @@ impl Drop for Server {
 async fn metrics(State(shared): State<Arc<Shared>>, method: Method) -> impl IntoResponse {
     // Asked before rendering: a scrape that began earlier may have missed the final values.
     let is_final = shared.lingering.load(Ordering::SeqCst) && method == Method::GET;
+    shared.was_scraped.fetch_or(method == Method::GET, Ordering::SeqCst);
     let text = shared.registry.render();
     if is_final {
         shared.scraped.cancel();

@@ -18,12 +18,12 @@ fn assert_is_the_sample(job: &JobConfig) {
     assert_eq!(job.tokenizer, job.model);
     assert_eq!((job.workload.input_len.get(), job.workload.output_len.get()), (256, 32));
     assert_eq!(job.workload.num_prompts.map(usize::from), Some(16));
-    assert_eq!(job.engine.tensor_parallel_size.map(usize::from), Some(2));
+    assert_eq!(job.engine.tensor_parallel_size.map(usize::from), Some(1));
     assert_eq!(job.engine.max_model_len.map(usize::from), Some(1024));
     assert_eq!(job.engine.dtype, DtypeChoice::Bfloat16);
     let tracking = job.tracking.as_ref().unwrap();
     assert_eq!(tracking.uri.as_str(), "https://mlflow.example.com/");
-    assert_eq!((tracking.experiment.as_str(), tracking.run_name.as_deref()), ("smollm2", Some("two-a10")));
+    assert_eq!((tracking.experiment.as_str(), tracking.run_name.as_deref()), ("smollm2", Some("one-a10")));
 }
 
 /// The variables that the sample's container gets.

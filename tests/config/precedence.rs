@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use flashjob::config::{
-    BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MountMode, ParTarget, ReplyLength,
+    BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MetricsLinger, MountMode, ParTarget,
+    ReplyLength,
 };
 
 use super::{PAR, job, job_with, setting};
@@ -49,6 +50,37 @@ fn every_spelling_means_the_same() {
         let words: Vec<&str> = ["--model=m"].iter().chain(words).copied().collect();
         assert_eq!(job(&words, variables).workload.input_len.get(), 7, "{words:?} {variables:?}");
     }
+}
+
+#[test]
+fn a_variable_without_text_is_not_set() {
+    for text in ["", " ", "\t\n "] {
+        for name in ["input-len", "input_len", "INPUT_LEN"] {
+            let line = setting(&job(&["--model=m"], &[(name, text)]), "input-len");
+            assert_eq!(line, "input-len = 128 (default)", "{name}={text:?}");
+        }
+        let variables = [
+            ("MLFLOW_URI", text),
+            ("PAR", text),
+            ("DTYPE", text),
+            ("IGNORE_EOS", text),
+            ("KV_CACHE_MEMORY", text),
+            ("METRICS_LINGER_SECONDS", text),
+            ("MLFLOW_TRACKING_INSECURE_TLS", text),
+            ("MLFLOW_TRACKING_TOKEN", text),
+            ("JOB_COMPLETION_INDEX", text),
+            ("LWS_GROUP_SIZE", text),
+            ("results-dir", text),
+            ("RESULTS_DIR", "elsewhere"),
+        ];
+        assert_eq!(job(&["--model=m"], &variables).results_dir, Path::new("elsewhere"), "{text:?}");
+    }
+    // What is not set does not hide what a blueprint says, nor does an empty entry of one hide the default.
+    let blueprint = br#"{"recipe_mode": "job", "recipe_container_env": [
+        {"key": "model", "value": "m"}, {"key": "seed", "value": 3}, {"key": "output-len", "value": ""}]}"#;
+    let job = job_with(&["--blueprint=b"], &[("SEED", "")], &[("b", blueprint)]);
+    assert_eq!(setting(&job, "seed"), "seed = 3 (blueprint recipe_container_env seed)");
+    assert_eq!(setting(&job, "output-len"), "output-len = 128 (default)");
 }
 
 #[test]
@@ -104,7 +136,7 @@ fn the_port_falls_back_to_the_blueprint() {
     }
     let job = job(&["--model=m", "--metrics-address=::1", "--metrics-linger-seconds=0"], &[]);
     assert_eq!(job.telemetry.metrics_address.to_string(), "[::1]:8000");
-    assert_eq!(job.telemetry.metrics_linger, Duration::ZERO);
+    assert_eq!(job.telemetry.metrics_linger, MetricsLinger::For(Duration::ZERO));
 }
 
 #[test]

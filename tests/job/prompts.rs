@@ -46,6 +46,29 @@ fn plain_lines_may_ask_for_their_own_number_of_tokens() {
 }
 
 #[test]
+fn what_names_a_line_is_in_its_answer() {
+    let results = TempDir::new().unwrap();
+    let text = [
+        r#"{"prompt": "one", "custom_id": "a"}"#,
+        r#"{"id": 7, "prompt": "two"}"#,
+        r#"{"id": "x", "custom_id": "b", "messages": [{"role": "user", "content": "three"}]}"#,
+        r#"{"id": null, "custom_id": {"no": "name"}, "prompt": "four"}"#,
+        r#"{"custom_id": "a", "prompt": "names of plain lines may be given twice"}"#,
+    ];
+    asking(&results, "jsonl", &text.join("\n")).args(["--output-len=2"]).run().expect_code(0);
+    let outputs = lines(&results, "outputs.jsonl");
+    assert_eq!(each(&outputs, "custom_id"), [json!("a"), Value::Null, json!("b"), Value::Null, json!("a")]);
+    assert_eq!(each(&outputs, "id"), [Value::Null, json!(7), json!("x"), Value::Null, Value::Null]);
+
+    let conversation = json!({"id": "identity_0", "conversations": [
+        {"from": "human", "value": "one"}, {"from": "gpt", "value": "two"},
+    ]});
+    // A byte order mark is no part of the file.
+    asking(&results, "sharegpt", &format!("\u{feff}[{conversation}]")).run().expect_code(0);
+    assert_eq!(each(&lines(&results, "outputs.jsonl"), "id"), ["identity_0"]);
+}
+
+#[test]
 fn an_openai_batch_is_answered_in_its_own_format_and_order() {
     let results = TempDir::new().unwrap();
     let completion = json!({

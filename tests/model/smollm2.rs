@@ -29,16 +29,21 @@ static EXPECTED: LazyLock<Expected> = LazyLock::new(|| {
 });
 
 /// The file where `scripts/smollm2` keeps it; `None` where it was not fetched.
-fn model() -> Option<&'static Model> {
-    static MODEL: LazyLock<Option<Model>> = LazyLock::new(|| {
-        let tools = std::env::var_os("FLASHJOB_TOOLS").map(PathBuf::from);
-        let tools = tools.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/flashjob")))?;
-        let path = tools.join("weights/SmolLM2-135M-Instruct.Q4_1.gguf");
-        path.exists().then(|| Model::open(&path, &path).unwrap())
-    });
-    if MODEL.is_none() {
+pub fn file() -> Option<PathBuf> {
+    let tools = std::env::var_os("FLASHJOB_TOOLS").map(PathBuf::from);
+    let tools = tools.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/flashjob")))?;
+    let path = Some(tools.join("weights/SmolLM2-135M-Instruct.Q4_1.gguf")).filter(|path| path.exists());
+    if path.is_none() {
         skip("SmolLM2's weights are not here (scripts/smollm2 fetches them)");
     }
+    path
+}
+
+fn model() -> Option<&'static Model> {
+    static MODEL: LazyLock<Option<Model>> = LazyLock::new(|| {
+        let path = file()?;
+        Some(Model::open(&path, &path).unwrap())
+    });
     MODEL.as_ref()
 }
 
