@@ -10,8 +10,22 @@ pub(super) const LARGEST_COUNT: u64 = i32::MAX as u64;
 /// Ten years: beyond it, arithmetic on instants overflows on some systems.
 const LONGEST_SECONDS: u64 = 315_360_000;
 
-/// Letters of SI and IEC prefixes, each a thousand (or 1024) times the one before.
-const BYTE_PREFIXES: &str = "kMGTPE";
+/// Prefixes of units of bytes with the powers of 1000 or 1024 that they stand for; lower-case here, any case outside.
+const BYTE_PREFIXES: [(&str, u128, u32); 13] = [
+    ("", 1, 1),
+    ("k", 1000, 1),
+    ("m", 1000, 2),
+    ("g", 1000, 3),
+    ("t", 1000, 4),
+    ("p", 1000, 5),
+    ("e", 1000, 6),
+    ("ki", 1024, 1),
+    ("mi", 1024, 2),
+    ("gi", 1024, 3),
+    ("ti", 1024, 4),
+    ("pi", 1024, 5),
+    ("ei", 1024, 6),
+];
 
 /// A whole number in digits alone.
 pub(super) fn whole(text: &str, smallest: u64, largest: u64) -> Result<u64, String> {
@@ -36,8 +50,17 @@ pub(super) fn number(text: &str, words: &str, allowed: impl Fn(f64) -> bool) -> 
     number.filter(|number: &f64| number.is_finite() && allowed(*number)).ok_or_else(|| format!("it must be {words}"))
 }
 
-/// `true` or `false`, or as digits.
+/// A truth value as YAML 1.1, Helm charts and shells write it.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "y" | "on" => Ok(true),
+        "no" | "n" | "off" => Ok(false),
+        _ => strict_boolean(text),
+    }
+}
+
+/// `true` or `false`, or as digits, which is all that MLflow's client reads.
+pub(super) fn strict_boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
@@ -45,50 +68,75 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Seconds, or a number with a unit (`90s`, `5m`, `1h 30m`).
+/// Seconds, or numbers with units (`90s`, `1.5h`, `1h 30m`).
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let plain = number(text, "", |_| true).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     plain
         .or_else(|| humantime::parse_duration(text).ok())
+        .or_else(|| decimal_duration(text))
         .filter(|duration| duration.as_secs() <= LONGEST_SECONDS)
         .ok_or_else(|| "it must be a duration in seconds, or with a unit such as 90s or 5m".to_owned())
 }
 
-/// A number of bytes, at least one, perhaps with a unit of SI (`MB`), IEC (`MiB`) or Kubernetes (`M`, `Mi`, `1e6`:
-/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>). A fraction of a byte is rounded up,
-/// as there.
+/// Decimals with units one after the other, as Go prints durations (`1m30.5s`). humantime reads whole numbers alone, but
+/// knows the units.
+fn decimal_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let (decimal, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let after = after.trim_start();
+        let (unit, after) = after.split_at(after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len()));
+        let unit = humantime::parse_duration(&format!("1{unit}")).ok()?;
+        let seconds = number(decimal, "", |_| true).ok()? * unit.as_secs_f64();
+        sum = sum.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        rest = after.trim_start();
+    }
+    (!text.trim().is_empty()).then_some(sum)
+}
+
+/// A number of bytes, at least one: a decimal, perhaps with an exponent, and perhaps with a unit of SI, IEC or Kubernetes
+/// (grammar of `resource.Quantity`, `apimachinery/pkg/api/resource/quantity.go`). A part of a byte is rounded up, as there.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let factor = |unit: &str| -> Option<u64> {
-        let unit = unit.strip_suffix('B').unwrap_or(unit);
-        let (unit, base) = unit.strip_suffix('i').map_or((unit, 1000), |unit| (unit, 1024));
-        match unit {
-            // `iB` is no unit.
-            "" if base == 1000 => Some(1),
-            // Only `k` is SI's; both are written.
-            "K" => Some(base),
-            _ if unit.len() == 1 => Some(base.pow(1 + BYTE_PREFIXES.find(unit)? as u32)),
-            _ => None,
-        }
-    };
-    let parse = || {
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        // An exponent belongs to the number: `1e6`, and not `1E` or `1EiB`, which are units.
-        let exponent = text[end..].strip_prefix(['e', 'E']).map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
-        let exponent = exponent.filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        let end = exponent.map_or(end, |rest| text.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len());
-        let (number, unit) = text.split_at(end);
-        let factor = factor(unit.trim_start())?;
-        match number.parse::<u64>() {
-            Ok(whole) => whole.checked_mul(factor),
-            Err(_) => {
-                let bytes = number.parse::<f64>().ok()? * factor as f64;
-                (bytes < u64::MAX as f64).then_some(bytes.ceil() as u64)
-            }
-        }
-    };
-    parse().filter(|bytes| *bytes > 0).ok_or_else(|| {
-        "it must be a number of bytes above 0, perhaps with a unit such as 512MiB, 512Mi, 4GB or 4G".to_owned()
-    })
+    const WORDS: &str = "it must be a number of bytes above 0, perhaps with a unit such as 512MiB or 4GB";
+    let (decimal, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let (exponent, unit) = exponent(rest).unwrap_or((0, rest.trim()));
+    if matches!(unit, "m" | "u" | "n") {
+        return Err(format!("`{unit}` stands for a fraction of a byte; write `M` for 1000000 bytes, `Mi` for 1048576"));
+    }
+    // `kb` and `gb` are how people write bytes in a hurry; `Gb` is how they write bits on purpose.
+    let capital = unit.len() > 1 && unit.starts_with(|c: char| c.is_ascii_uppercase()) && unit.ends_with('b');
+    let unit = unit.to_ascii_lowercase();
+    if capital || ["bit", "bits", "bps"].iter().any(|bits| unit.ends_with(bits)) {
+        return Err("its unit counts bits; give bytes, such as 512MiB or 4GB".to_owned());
+    }
+    // An exponent without its digits.
+    let cut_short = rest.starts_with("e") && unit == "e";
+    let prefix = unit.strip_suffix('b').unwrap_or(&unit);
+    let factor = BYTE_PREFIXES.iter().find(|(name, ..)| !cut_short && *name == prefix);
+    let factor = factor.map(|(_, base, power)| base.pow(*power));
+    factor.and_then(|factor| scaled(decimal, exponent, factor)).ok_or_else(|| WORDS.to_owned())
+}
+
+/// A decimal exponent at the start of `text`, and what follows it. An `E` without digits is the unit of exabytes.
+fn exponent(text: &str) -> Option<(i32, &str)> {
+    let after = text.strip_prefix(['e', 'E'])?;
+    let unsigned = after.strip_prefix(['+', '-']).unwrap_or(after);
+    let end = after.len() - unsigned.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    Some((after[..end].parse().ok()?, after[end..].trim()))
+}
+
+/// `decimal` times ten to the power of `exponent` times `factor`, rounded up, exactly; at least 1 before it is rounded.
+fn scaled(decimal: &str, exponent: i32, factor: u128) -> Option<u64> {
+    let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let product = digits.checked_mul(factor)?;
+    let shift = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let power = 10u128.checked_pow(shift.unsigned_abs())?;
+    let bytes =
+        if shift < 0 { (product >= power).then(|| product.div_ceil(power))? } else { product.checked_mul(power)? };
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
 /// A text with something in it.
@@ -141,69 +189,96 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_the_units_of_si_iec_and_kubernetes() {
+    fn bytes_have_every_unit_of_si_iec_and_kubernetes() {
         for (text, expected) in [
             ("1", 1),
-            ("512B", 512),
-            ("1k", 1000),
-            ("1K", 1000),
-            ("1kB", 1000),
+            ("1B", 1),
+            ("7 b", 7),
+            ("3k", 3000),
+            ("3K", 3000),
+            ("3kb", 3000),
             ("1KB", 1000),
-            ("1Ki", 1 << 10),
-            ("1ki", 1 << 10),
-            ("1KiB", 1 << 10),
-            ("2M", 2_000_000),
-            ("2MB", 2_000_000),
-            ("2Mi", 2 << 20),
-            ("2 MiB", 2 << 20),
-            ("3G", 3_000_000_000),
-            ("3GiB", 3 << 30),
-            ("4T", 4_000_000_000_000),
-            ("4TB", 4_000_000_000_000),
-            ("4Ti", 4 << 40),
-            ("4TiB", 4 << 40),
-            ("5P", 5_000_000_000_000_000),
-            ("5PiB", 5 << 50),
-            ("1E", 1_000_000_000_000_000_000),
-            ("1EiB", 1 << 60),
-            ("1e6", 1_000_000),
-            ("129E6", 129_000_000),
+            ("2Ki", 2048),
+            ("2KiB", 2048),
+            ("2kib", 2048),
+            ("2 KIB", 2048),
+            ("500M", 500_000_000),
+            ("4gb", 4_000_000_000),
             ("1.5Gi", 3 << 29),
-            ("0.5k", 500),
-            (".5k", 500),
-            ("1.0000001k", 1001),
+            ("1.50GiB", 3 << 29),
+            (".5Mi", 1 << 19),
+            ("2.T", 2_000_000_000_000),
+            ("1Ti", 1 << 40),
+            ("2TiB", 1 << 41),
+            ("3tb", 3_000_000_000_000),
+            ("1P", 1_000_000_000_000_000),
+            ("1PiB", 1 << 50),
+            ("1E", 1_000_000_000_000_000_000),
+            ("1Ei", 1 << 60),
+            ("1EiB", 1 << 60),
+            ("1e9", 1_000_000_000),
+            ("129e6", 129_000_000),
+            ("1.5E3", 1500),
+            ("12e+2", 1200),
+            ("5000e-3", 5),
+            ("1.3Gi", 1_395_864_372),
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "0Gi",
-            "-1",
-            "B",
-            "Gi",
-            "iB",
-            "1iB",
-            "1m",
-            "1Mb",
-            "1gb",
-            "1KK",
-            "1 1k",
-            "1.2.3k",
-            "1e",
-            "1e400",
-            "17E",
-            "99999999999999999999",
-            "1,5G",
-            "1_000",
-            "NaN",
-            "inf",
-            "1Zi",
-            "0x10",
-            "1é",
+    }
+
+    #[test]
+    fn bytes_that_are_none_say_why() {
+        for (text, part) in [
+            ("100m", "`m` stands for a fraction of a byte"),
+            ("100n", "`n` stands for a fraction of a byte"),
+            ("4Gb", "its unit counts bits"),
+            ("4Mbit", "its unit counts bits"),
+            ("4 gbps", "its unit counts bits"),
+            ("", "a number of bytes above 0"),
+            ("0", "a number of bytes above 0"),
+            ("0.0Gi", "a number of bytes above 0"),
+            ("0.4", "a number of bytes above 0"),
+            (".", "a number of bytes above 0"),
+            ("Gi", "a number of bytes above 0"),
+            ("1.2.3", "a number of bytes above 0"),
+            ("-1", "a number of bytes above 0"),
+            ("1e", "a number of bytes above 0"),
+            ("1e999999999999", "a number of bytes above 0"),
+            ("1e99", "a number of bytes above 0"),
+            ("16Ei", "a number of bytes above 0"),
+            ("4GX", "a number of bytes above 0"),
+            ("340282366920938463463374607431768211456", "a number of bytes above 0"),
         ] {
-            assert!(bytes(text).is_err(), "{text}");
+            match bytes(text) {
+                Err(clause) => assert!(clause.contains(part), "{text}: {clause}"),
+                Ok(number) => panic!("{text}: {number}"),
+            }
         }
+    }
+
+    #[test]
+    fn durations_and_truth_values_are_read_as_charts_and_programs_write_them() {
+        for (text, milliseconds) in [
+            ("90", 90_000),
+            ("1.5", 1500),
+            ("90s", 90_000),
+            ("1h 30m", 5_400_000),
+            ("1.5h", 5_400_000),
+            ("1m30.5s", 90_500),
+            ("0.25 min", 15_000),
+            ("500ms", 500),
+            ("0s", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "1.5.5h", "-3s", "1h30", "5 parsecs", "1e300", "9999999999h", "1.5"] {
+            assert_eq!(duration(text).is_ok(), text == "1.5", "{text}");
+        }
+        for (text, value) in [("Yes", true), ("ON", true), ("y", true), ("no", false), ("Off", false), ("0", false)] {
+            assert_eq!(boolean(text), Ok(value), "{text}");
+        }
+        assert!(boolean("maybe").is_err() && strict_boolean("yes").is_err());
     }
 }

@@ -192,7 +192,7 @@ fn credentials(resolver: &mut Resolver, raw: &Raw, in_uri: Login) -> Option<Cred
 fn certificates(resolver: &mut Resolver, raw: &Raw) -> Option<(bool, Option<PathBuf>)> {
     let insecure = match set(&raw.mlflow_tracking_insecure_tls) {
         None => Some(false),
-        Some(given) => match parsing::boolean(&given.text) {
+        Some(given) => match parsing::strict_boolean(&given.text) {
             Ok(insecure) => Some(insecure),
             Err(clause) => {
                 let key = "MLFLOW_TRACKING_INSECURE_TLS";
