@@ -55,6 +55,15 @@ pub(crate) fn job_at(results: &TempDir, port: u16) -> Process {
     serving_at(results, port).args(["--measure-limits=false"]).args(["--model".into(), tiny_model()])
 }
 
+/// The figures of the roofline that `result` has, each at most 1. There are none, and a reason, where other work held the processors
+/// up while limits were measured, or caches hold the model.
+pub(crate) fn fractions_of_the_limit(result: &Value) -> Option<[f64; 3]> {
+    let figures = ["roofline_fraction", "mfu", "mbu"].map(|name| result["metrics"][name].as_f64());
+    let reason = result["measurement"]["roofline"].get("unknown_because");
+    assert_eq!(reason.is_some(), figures == [None; 3], "{}", result["metrics"]);
+    reason.is_none().then(|| figures.map(|figure| figure.filter(|figure| (0.0..=1.0).contains(figure)).unwrap()))
+}
+
 /// `result.json` of a job that [`job`] made.
 pub(crate) fn result(results: &TempDir) -> Value {
     let path = results.path().join("out/result.json");

@@ -10,7 +10,13 @@ use crate::support::process::Process;
 fn mistakes_are_sentences_on_stderr_and_exit_code_2() {
     let not_utf8 = || OsString::from_vec(b"x\xff".to_vec());
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-    let table: [(Vec<OsString>, &str, OsString, &str); 6] = [
+    let table: [(Vec<OsString>, &str, OsString, &str); 7] = [
+        (
+            words(&["--model=m"]),
+            "FLASHJOB_ISA",
+            "avx".into(),
+            "FLASHJOB_ISA is `avx` (variable FLASHJOB_ISA), but it must be one of avx512, avx2, portable",
+        ),
         (words(&["--modle", "m"]), "UNRELATED", "x".into(), "--modle is not a flag of flashjob; did you mean --model?"),
         (
             words(&["--model=m"]),
