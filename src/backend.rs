@@ -66,6 +66,9 @@ pub struct BackendFacts {
     /// Why the model takes texts alone, where its checkpoint was made for more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_modalities: Option<&'static str>,
+    /// What is wrong with the model's files and harmless.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Everything that only this engine has: device, dtype, kernels, blocks.
     pub engine: serde_json::Value,
 }

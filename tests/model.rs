@@ -13,3 +13,4 @@ mod plain_decoder;
 mod shards;
 pub mod smollm2;
 mod tokens;
+mod vocabularies;

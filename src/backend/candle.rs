@@ -162,6 +162,7 @@ fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Er
         parameters: Some(model.parameters),
         max_model_len: engine.max_model_len,
         other_modalities: model.other_modalities,
+        warnings: model.tokenizer.warnings().to_vec(),
         engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
     })
 }

@@ -83,6 +83,7 @@ impl VllmBackend {
             parameters,
             max_model_len,
             other_modalities,
+            warnings: Vec::new(),
             engine,
         };
         Ok(Self { child, texts, gpus, facts })

@@ -210,8 +210,9 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
         engine = %facts.engine,
         "model is loaded"
     );
-    if let Some(reason) = facts.other_modalities {
-        tracing::warn!("{reason}");
+    let warnings = facts.warnings.iter().map(String::as_str);
+    for warning in facts.other_modalities.into_iter().chain(warnings) {
+        tracing::warn!("{warning}");
     }
     if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");

@@ -78,6 +78,14 @@ impl ConfigJson {
         Self { object, ..self.clone() }
     }
 
+    /// The same with `text` for a key that is absent.
+    pub fn with_default(mut self, key: &str, text: &str) -> Self {
+        if self.get(key).is_none() {
+            self.object.insert(key.to_owned(), text.into());
+        }
+        self
+    }
+
     /// An error about one key.
     pub fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::setting(&self.path, format!("{}{key}", self.prefix), reason)

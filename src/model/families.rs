@@ -55,12 +55,13 @@ pub(super) struct Description {
     pub other_modalities: Option<&'static str>,
 }
 
-/// Checkpoints of several modalities whose language model is one of [`FAMILIES`], as their `architectures` name them.
-const OF_SEVERAL_MODALITIES: [&str; 4] = [
-    "Gemma3ForConditionalGeneration",
-    "Mistral3ForConditionalGeneration",
-    "LlavaForConditionalGeneration",
-    "LlavaNextForConditionalGeneration",
+/// Checkpoints of several modalities whose language model is one of [`FAMILIES`]: their `architectures`, their `model_type`, and
+/// that of a `text_config` which does not say.
+const OF_SEVERAL_MODALITIES: [(&str, &str, &str); 4] = [
+    ("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text"),
+    ("Mistral3ForConditionalGeneration", "mistral3", "mistral"),
+    ("LlavaForConditionalGeneration", "llava", "llama"),
+    ("LlavaNextForConditionalGeneration", "llava_next", "llama"),
 ];
 
 /// What is said of them.
@@ -75,11 +76,16 @@ pub fn supported_architectures() -> Vec<&'static str> {
 pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> {
     let architecture = json.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = json.text("model_type")?;
-    if let Some(several) = architecture.filter(|architecture| OF_SEVERAL_MODALITIES.contains(architecture)) {
+    let several = OF_SEVERAL_MODALITIES.iter().find(|(named, kind, _)| match architecture {
+        Some(architecture) => architecture == *named,
+        None => model_type == Some(kind),
+    });
+    if let Some((several, _, texts)) = several {
+        refuse_quantised(json)?;
         let text_config = json.object("text_config")?.ok_or_else(|| json.error("text_config", "is missing"))?;
-        let description = from_config_json(&text_config.without("architectures"))?;
+        let description = from_config_json(&text_config.without("architectures").with_default("model_type", texts))?;
         return Ok(Description {
-            architecture: several.to_owned(),
+            architecture: (*several).to_owned(),
             other_modalities: Some(TEXTS_ALONE),
             ..description
         });
@@ -96,11 +102,7 @@ pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> 
             supported: supported_architectures(),
         });
     };
-    if let Some(quantization) = json.object("quantization_config")? {
-        return Err(
-            quantization.unsupported("quant_method", "weights in float32, float16 or bfloat16 are, or a GGUF file")
-        );
-    }
+    refuse_quantised(json)?;
     let config = (family.from_config_json)(json)?;
     config.check().map_err(|(key, reason)| json.error(key, reason))?;
     Ok(Description {
@@ -109,6 +111,15 @@ pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> 
         layout: family.layout,
         other_modalities: None,
     })
+}
+
+fn refuse_quantised(json: &ConfigJson) -> Result<(), Error> {
+    match json.object("quantization_config")? {
+        Some(quantization) => {
+            Err(quantization.unsupported("quant_method", "weights in float32, float16 or bfloat16 are, or a GGUF file"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What a GGUF file describes.

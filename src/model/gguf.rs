@@ -5,11 +5,14 @@
 
 mod byte_level;
 mod cursor;
+mod end_tokens;
 mod header;
 mod metadata;
+mod pre_tokenizers;
 mod sentence_piece;
 mod tensors;
 mod tokenizer;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +26,7 @@ use super::{DecoderConfig, Dtype, Error, Files, Tokenizer, Weights};
 use header::TensorInfo;
 pub(super) use metadata::Metadata;
 use tensors::{ROPE_FACTORS, ROPE_FACTORS_SHORT_LONG};
+use vocabulary::Vocabulary;
 
 /// Reads a header and forgets it.
 pub(super) fn fuzz_header(file: &dyn super::ReadAt) {
@@ -105,20 +109,30 @@ impl Gguf {
         tensors::find(self, config, layout)
     }
 
-    /// Ids of tokens that end a text.
+    /// Ids of tokens that end a text, the end of a sequence first.
     pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
-        let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-        let ids: Result<Vec<_>, _> = keys.iter().map(|key| self.metadata.token_id(key)).collect();
-        Ok(ids?.into_iter().flatten().collect())
+        let rows = self.embedding_rows()?;
+        let mut ids = self.vocabulary()?.map(|vocabulary| vocabulary.end_tokens()).transpose()?.unwrap_or_default();
+        ids.retain(|&id| (id as usize) < rows);
+        Ok(ids)
     }
 
     /// The id of the token that begins a text.
     pub fn bos_token(&self) -> Result<Option<u32>, Error> {
-        self.metadata.token_id("tokenizer.ggml.bos_token_id")
+        let rows = self.embedding_rows()?;
+        let id = self.vocabulary()?.map(|vocabulary| vocabulary.named("tokenizer.ggml.bos_token_id")).transpose()?;
+        Ok(id.flatten().filter(|&id| (id as usize) < rows))
     }
 
-    /// The Jinja template of conversations.
+    /// None in a file whose tokenizer lies beside it.
+    fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, Error> {
+        let has = self.metadata.get("tokenizer.ggml.tokens").is_some();
+        has.then(|| Vocabulary::read(&self.metadata)).transpose()
+    }
+
+    /// The Jinja template of conversations; of several the one that has no name.
     pub fn chat_template(&self) -> Result<Option<String>, Error> {
-        Ok(self.metadata.text("tokenizer.chat_template")?.map(String::from))
+        let unnamed = self.metadata.text("tokenizer.chat_template")?;
+        Ok(unnamed.or(self.metadata.text("tokenizer.chat_template.default")?).map(String::from))
     }
 }

@@ -1,9 +1,9 @@
 //! Text to token ids and back, through the `tokenizers` library.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
-use tokenizers::{AddedToken, PostProcessorWrapper};
+use tokenizers::AddedToken;
 
 use super::config_json::BYTE_ORDER_MARK;
 use super::{Error, substitute};
@@ -15,6 +15,9 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Rows of the model's embedding, where that is known: no prompt may hold an id beyond them.
     embedding_rows: Option<usize>,
+    /// Ids of tokens that are spelled as a later one, and the ids of those.
+    repeated: HashMap<u32, u32>,
+    warnings: Vec<String>,
 }
 
 impl Tokenizer {
@@ -44,9 +47,28 @@ impl Tokenizer {
         // inference.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| refuse(&error))?;
-        let mut tokenizer = Self { vocab_size: 0, embedding_rows: None, path: path.into(), inner };
+        Ok(Self::from_library(path, inner, HashMap::new(), Vec::new()))
+    }
+
+    /// A tokenizer made from the file at `path`; `warnings` are sentences about that file. Ids in `repeated` are read as others.
+    pub(super) fn from_library(
+        path: &Path,
+        inner: tokenizers::Tokenizer,
+        repeated: HashMap<u32, u32>,
+        warnings: Vec<String>,
+    ) -> Self {
+        let mut tokenizer = Self { vocab_size: 0, embedding_rows: None, path: path.into(), inner, repeated, warnings };
         tokenizer.count();
-        Ok(tokenizer)
+        tokenizer
+    }
+
+    /// What is wrong with its file and harmless.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn spelled_as(&self, id: u32) -> u32 {
+        self.repeated.get(&id).copied().unwrap_or(id)
     }
 
     fn count(&mut self) {
@@ -74,28 +96,6 @@ impl Tokenizer {
     /// Spellings of special tokens in a text are text like any other from now on.
     pub(super) fn split_special_tokens(&mut self) {
         self.inner.set_encode_special_tokens(true);
-    }
-
-    /// Puts `bos` before and `eos` behind every text, where special tokens are asked for, and nothing else.
-    pub(super) fn surround(&mut self, bos: Option<&String>, eos: Option<&String>) -> Result<(), Error> {
-        let known = |token: &String| Some((token.clone(), self.inner.token_to_id(token)?));
-        let (bos, eos) = (bos.and_then(known), eos.and_then(known));
-        let piece = |(token, _): &(String, u32)| json!({"SpecialToken": {"id": token, "type_id": 0}});
-        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
-        let single: Vec<Value> = bos.iter().map(piece).chain([text]).chain(eos.iter().map(piece)).collect();
-        let special: Map<String, Value> = bos
-            .into_iter()
-            .chain(eos)
-            .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
-            .collect();
-        // The library builds one from a text in which a token may hold no colon and no space; its file format is exact.
-        let description = json!({
-            "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special,
-        });
-        let processor: PostProcessorWrapper = serde_json::from_value(description)
-            .map_err(|error| Error::tokenizer(&self.path, format!("its texts cannot be surrounded: {error}")))?;
-        self.inner.with_post_processor(Some(processor));
-        Ok(())
     }
 
     /// Refuses texts with ids for which an embedding of `rows` has no row from now on.
@@ -129,9 +129,13 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.inner
-            .decode(tokens, true)
-            .map_err(|error| Error::tokenizer(&self.path, format!("cannot decode {} tokens: {error}", tokens.len())))
+        let decoded = if self.repeated.is_empty() {
+            self.inner.decode(tokens, true)
+        } else {
+            let tokens: Vec<u32> = tokens.iter().map(|&id| self.spelled_as(id)).collect();
+            self.inner.decode(&tokens, true)
+        };
+        decoded.map_err(|error| Error::tokenizer(&self.path, format!("cannot decode {} tokens: {error}", tokens.len())))
     }
 
     /// One more than the highest id that a prompt may hold.
@@ -142,7 +146,9 @@ impl Tokenizer {
     /// Ids that stand for no text: BOS, EOS, padding, chat markers.
     pub fn special_tokens(&self) -> Vec<u32> {
         let added = self.inner.get_added_tokens_decoder();
-        added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
+        let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
+        let repeated = self.repeated.iter().filter(|&(_, &last)| special(last)).map(|(&id, _)| id);
+        added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(repeated).collect()
     }
 
     /// The id of a token spelled exactly so.
@@ -152,7 +158,7 @@ impl Tokenizer {
 
     /// How a token is spelled, unless there is none of this id.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.id_to_token(self.spelled_as(id))
     }
 
     /// The file it was made from.

@@ -131,15 +131,10 @@ impl TokenizerFiles {
     /// Makes `tokenizer` what transformers makes of the same files.
     pub fn complete(&self, tokenizer: &mut Tokenizer) -> Result<(), Error> {
         tokenizer.add(self.added_tokens(tokenizer)?)?;
-        let Some(config) = &self.config else { return Ok(()) };
-        if config.flag("split_special_tokens")? == Some(true) {
+        // `add_bos_token` and `add_eos_token` have no effect beside a tokenizer.json, whose post-processor decides.
+        let splits = self.config.as_ref().map(|config| config.flag("split_special_tokens")).transpose()?.flatten();
+        if splits == Some(true) {
             tokenizer.split_special_tokens();
-        }
-        let (bos, eos) = (config.flag("add_bos_token")?, config.flag("add_eos_token")?);
-        if bos.is_some() || eos.is_some() {
-            let named = self.named_tokens();
-            let token = |wanted: Option<bool>, name| named.get(name).filter(|_| wanted == Some(true));
-            tokenizer.surround(token(bos, "bos_token"), token(eos, "eos_token"))?;
         }
         Ok(())
     }

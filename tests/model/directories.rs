@@ -118,23 +118,28 @@ fn tokens_that_only_a_file_beside_it_adds_are_added() {
     }
 }
 
+/// `PreTrainedTokenizerFast`, `LlamaTokenizerFast` and `Qwen2Tokenizer` of transformers 5.23 leave what surrounds a text to the
+/// post-processor of `tokenizer.json`, whatever these keys say.
 #[test]
-fn begin_and_end_are_added_as_the_configuration_says() {
-    let plain = ids(&Altered::of("llama-gqa").open().unwrap().tokenizer, "a text");
-    for (flags, before, behind) in [
-        (json!({"add_bos_token": true}), &[1][..], &[][..]),
-        (json!({"add_bos_token": true, "add_eos_token": true}), &[1], &[2]),
-        (json!({"add_bos_token": false, "add_eos_token": true}), &[], &[2]),
-        (json!({"add_bos_token": false}), &[], &[]),
-        (json!({"add_bos_token": null}), &[], &[]),
-    ] {
-        let directory = Altered::of("llama-gqa");
-        directory.edit_json("tokenizer_config.json", |json| {
-            json.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone())
-        });
-        let tokenizer = directory.open().unwrap().tokenizer;
-        assert_eq!(ids(&tokenizer, "a text"), [before, &plain, behind].concat(), "{flags}");
-        assert_eq!(tokenizer.encode("a text", false).unwrap(), plain, "{flags}");
+fn the_tokenizer_file_decides_what_surrounds_a_text() {
+    let begin = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+    });
+    for flags in [json!({}), json!({"add_bos_token": false}), json!({"add_bos_token": true, "add_eos_token": true})] {
+        for (post_processor, first) in [(Value::Null, None), (begin.clone(), Some(1))] {
+            let directory = Altered::of("llama-gqa");
+            directory.edit_json("tokenizer.json", |json| json["post_processor"] = post_processor);
+            directory.edit_json("tokenizer_config.json", |json| {
+                json.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
+            });
+            let tokenizer = directory.open().unwrap().tokenizer;
+            let plain = tokenizer.encode("a text", false).unwrap();
+            let expected: Vec<u32> = first.into_iter().chain(plain).collect();
+            assert_eq!(ids(&tokenizer, "a text"), expected, "{flags}");
+        }
     }
 }
 

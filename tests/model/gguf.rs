@@ -110,17 +110,18 @@ fn a_senseless_or_unsupported_key_is_named() {
         ("llama.attention.layer_norm_rms_epsilon", None, "llama.attention.layer_norm_rms_epsilon: is missing"),
         ("llama.context_length", None, "llama.context_length: is missing"),
         ("llama.feed_forward_length", u32(32), "the weights do not fit the configuration"),
-        ("tokenizer.ggml.model", text("t5"), "tokenizer.ggml.model = \"t5\" is not implemented; gpt2 and llama are"),
+        (
+            "tokenizer.ggml.model",
+            text("t5"),
+            "tokenizer.ggml.model = \"t5\" is not implemented; it is Unigram; gpt2, llama",
+        ),
+        ("tokenizer.ggml.model", text("bert"), "it is WordPiece, which encoders have"),
+        ("tokenizer.ggml.model", text("rwkv"), "it is the tokenizer of RWKV"),
         ("tokenizer.ggml.model", None, "tokenizer.ggml.model: is missing"),
-        ("tokenizer.ggml.model", text("llama"), "tokenizer.ggml.scores: is missing"),
-        ("tokenizer.ggml.pre", text("tekken"), "tokenizer.ggml.pre = \"tekken\" is not implemented; default, gpt-2"),
+        ("tokenizer.ggml.pre", text("mmbert"), "tokenizer.ggml.pre = \"mmbert\" is not implemented; default, gpt-2"),
         ("tokenizer.ggml.tokens", None, "tokenizer.ggml.tokens: is missing"),
-        ("tokenizer.ggml.tokens", texts(&["a", "b", "a"]), "token \"a\" appears twice"),
-        ("tokenizer.ggml.tokens", texts(&["a", "b"]), "tokenizer.ggml.token_type: has 288 entries for 2 tokens"),
+        ("tokenizer.ggml.token_type", Some(Value::Array(vec![Value::I32(1); 2])), "has 2 entries for 288 tokens"),
         ("tokenizer.ggml.merges", None, "tokenizer.ggml.merges: is missing"),
-        ("tokenizer.ggml.merges", texts(&["ab"]), "tokenizer.ggml.merges: \"ab\" is not a pair of tokens"),
-        ("tokenizer.ggml.merges", texts(&["nosuchtoken b"]), "does not make a tokenizer"),
-        ("tokenizer.ggml.eos_token_id", u32(288), "token 288 is to begin or end texts"),
         (
             "tokenizer.ggml.eos_token_id",
             Some(Value::I32(-1)),
@@ -132,9 +133,6 @@ fn a_senseless_or_unsupported_key_is_named() {
         let refusal = Parts::of_fixture().set(key, value).model().refusal();
         assert_says(&refusal, &["model.gguf", said]);
     }
-    let no_bos = Parts::of_fixture().set("tokenizer.ggml.bos_token_id", None);
-    let refusal = no_bos.set("tokenizer.ggml.add_bos_token", Some(Value::Bool(true))).model().refusal();
-    assert_says(&refusal, &["tokenizer.ggml.bos_token_id: is missing, although texts want it"]);
 }
 
 #[test]
@@ -152,6 +150,117 @@ fn settings_that_change_the_meaning_arrive() {
     assert_eq!(eot.eos_tokens(), [0, 2]);
     let eos = Parts::of_fixture().set("tokenizer.ggml.add_eos_token", Some(Value::Bool(true))).model().open().unwrap();
     assert_eq!(eos.tokenizer.encode("a", true).unwrap().last(), Some(&2));
+}
+
+/// The fixture's tokens and kinds with `tokens` in the place of the last ones, as normal tokens.
+fn with_last_tokens(tokens: &[&str]) -> Parts {
+    let parts = Parts::of_fixture();
+    let of_key = |key: &str| {
+        let (_, value) = parts.metadata.iter().find(|(existing, _)| existing == key).unwrap();
+        value.to_vec().unwrap().clone()
+    };
+    let mut spelled = of_key("tokenizer.ggml.tokens");
+    let first = spelled.len() - tokens.len();
+    for (at, token) in tokens.iter().enumerate() {
+        spelled[first + at] = Value::String((*token).into());
+    }
+    parts.set("tokenizer.ggml.tokens", Some(Value::Array(spelled)))
+}
+
+#[test]
+fn an_answer_ends_with_every_token_that_is_spelled_as_an_end() {
+    let cases: &[(&[&str], &[u32])] = &[
+        (&["<|eot_id|>"], &[287]),
+        (&["<|end|>", "<end_of_turn>"], &[286, 287]),
+        (&["<|im_end|>x", "<｜end▁of▁sentence｜>"], &[287]),
+        (&["<EOT>", "_<EOT>", "[EOT]", "<|eom_id|>", "<end_of_utterance>"], &[283, 284, 285, 286, 287]),
+        // In these vocabularies a message ends with <|end|>, and </s> is a text.
+        (&["<|return|>", "<|call|>", "<|end|>"], &[285, 286]),
+        (&["<|flush|>", "<|calls|>", "<|end|>"], &[285, 286]),
+        (&["<|tool_response>", "</s>"], &[286]),
+        (&["</s>"], &[287]),
+        // Not marked as control tokens.
+        (&["<|eot|>", "<PAD>"], &[]),
+    ];
+    for (tokens, ends) in cases {
+        let model = with_last_tokens(tokens).model().open().unwrap();
+        let mut expected = vec![0, 2];
+        expected.extend_from_slice(ends);
+        assert_eq!(model.eos_tokens(), expected, "{tokens:?}");
+        for &end in *ends {
+            assert!(model.tokenizer.special_tokens().contains(&end), "{tokens:?}");
+            let spelled = model.tokenizer.token(end).unwrap();
+            assert_eq!(model.tokenizer.encode(&format!("a{spelled}"), false).unwrap()[1..], [end], "{tokens:?}");
+        }
+    }
+}
+
+#[test]
+fn harmless_flaws_of_a_vocabulary_are_told_of() {
+    let u32 = |number| Some(Value::U32(number));
+    let plain = || Parts::of_fixture().model().open().unwrap().tokenizer;
+    assert_eq!(plain().warnings(), [] as [&str; 0]);
+    let cases: Vec<(Parts, Option<&str>)> = vec![
+        (with_last_tokens(&["a"]), Some("1 tokens appear more than once, such as \"a\"")),
+        (with_last_tokens(&[""]), Some("1 of 29 merges")),
+        (with_last_tokens(&["\u{fffd}", "\u{fffd}"]), Some("appear more than once")),
+        (
+            Parts::of_fixture().set("tokenizer.ggml.merges", texts(&["ab", "nosuchtoken b", "a b"])),
+            Some("3 of 3 merges"),
+        ),
+        (Parts::of_fixture().set("tokenizer.ggml.bos_token_id", u32(288)), Some("bos_token_id is 288, of 288 tokens")),
+        (
+            Parts::of_fixture().set("tokenizer.ggml.eos_token_id", u32(4_294_967_295)),
+            Some("eos_token_id is 4294967295"),
+        ),
+        (Parts::of_fixture().set("tokenizer.ggml.token_type", None), None),
+        (Parts::of_fixture().set("tokenizer.ggml.eos_token_id", None), None),
+        (Parts::of_fixture().set("tokenizer.ggml.add_bos_token", u32(0)), None),
+        (
+            Parts::of_fixture()
+                .set("tokenizer.ggml.bos_token_id", None)
+                .set("tokenizer.ggml.add_bos_token", Some(Value::Bool(true))),
+            Some("bos_token_id is missing, although texts want it"),
+        ),
+    ];
+    for (parts, warning) in cases {
+        let tokenizer = parts.model().open().unwrap().tokenizer;
+        let warnings = tokenizer.warnings().join("; ");
+        match warning {
+            Some(warning) => assert_says(&warnings, &[warning]),
+            None => assert!(warnings.is_empty(), "{warnings}"),
+        }
+        let ids = tokenizer.encode("a text", false).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "a text", "{warnings}");
+    }
+}
+
+#[test]
+fn of_tokens_with_one_spelling_the_last_is_taken_and_all_are_read() {
+    let first = Parts::of_fixture().model().open().unwrap().tokenizer.encode("a", false).unwrap()[0];
+    let tokenizer = with_last_tokens(&["a"]).model().open().unwrap().tokenizer;
+    assert_eq!(tokenizer.encode("a", false).unwrap(), [287]);
+    assert_eq!(tokenizer.decode(&[first, 287]).unwrap(), "aa");
+    let twice = with_last_tokens(&["<|eot_id|>", "<|eot_id|>"]).model().open().unwrap();
+    assert_eq!(twice.eos_tokens(), [0, 2, 286, 287]);
+    assert_eq!(twice.tokenizer.decode(&[first, 286, 287]).unwrap(), "a");
+}
+
+#[test]
+fn markers_of_phi_3_take_the_white_space_behind_them() {
+    let ids = |name| {
+        let parts = Parts::of_fixture().set("general.name", text(name));
+        parts.model().open().unwrap().tokenizer.encode("<|im_end|>\na", false).unwrap()
+    };
+    assert_eq!(ids("Phi-3 mini").len() + 1, ids("another").len());
+}
+
+#[test]
+fn a_template_may_be_named_default() {
+    let unnamed = Parts::of_fixture().set("tokenizer.chat_template", None);
+    let named = unnamed.set("tokenizer.chat_template.tool_use", text("tools"));
+    let named = named.set("tokenizer.chat_template.default", text("plain"));
+    assert_eq!(named.model().open().unwrap().chat_template.unwrap().source(), "plain");
 }
 
 #[test]

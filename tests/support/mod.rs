@@ -5,5 +5,6 @@ pub mod bucket_server;
 pub mod mlflow_server;
 pub mod process;
 pub mod prometheus;
+pub mod real_files;
 pub mod venv;
 pub mod workplace;

@@ -1,77 +1,78 @@
-//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`): merges come with the file, the way texts are cut before by name.
-//!
-//! Names and patterns are those of llama.cpp (`src/llama-vocab.cpp`, `llm_tokenizer_bpe`): each pattern in turn cuts the
-//! pieces that the one before has left, matches and what lies between them alike.
+//! BPE with merges that come with the file (`tokenizer.ggml.model` = `gpt2`), over bytes in all but a few vocabularies.
 
-use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
 
 use super::Metadata;
-use super::tokenizer::Parts;
+use super::pre_tokenizers::{self, Alphabet};
+use super::tokenizer::{Parts, text_decoders};
+use super::vocabulary::Vocabulary;
 use crate::model::Error;
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*",
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-const QWEN2: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-
-/// A way of cutting texts.
-struct Cut {
-    names: &'static [&'static str],
-    patterns: &'static [&'static str],
-    /// A piece that is a token as a whole is taken as that token, whatever the merges say.
-    ignore_merges: bool,
-    adds_bos: bool,
-}
-
-const CUTS: &[Cut] = &[
-    Cut {
-        names: &["default"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-        ignore_merges: false,
-        adds_bos: false,
-    },
-    Cut { names: &["gpt-2", "phi-2"], patterns: &[GPT2], ignore_merges: false, adds_bos: false },
-    Cut { names: &["smollm"], patterns: &[r"\p{N}", GPT2], ignore_merges: false, adds_bos: false },
-    Cut { names: &["llama-bpe", "llama3", "llama-v3"], patterns: &[LLAMA3], ignore_merges: true, adds_bos: true },
-    Cut { names: &["qwen2"], patterns: &[QWEN2], ignore_merges: false, adds_bos: false },
-];
-
 /// Cuts, merges and bytes.
-pub(super) fn parts(metadata: &Metadata) -> Result<Parts, Error> {
+pub(super) fn parts(vocabulary: &mut Vocabulary<'_>) -> Result<Parts, Error> {
+    let metadata = vocabulary.metadata;
     let key = "tokenizer.ggml.pre";
-    let name = metadata.text(key)?.unwrap_or("default");
-    let Some(cut) = CUTS.iter().find(|cut| cut.names.contains(&name)) else {
-        let names: Vec<_> = CUTS.iter().flat_map(|cut| cut.names).copied().collect();
+    let of_model = match metadata.text("tokenizer.ggml.model")? {
+        Some("gemma4") => "gemma4",
+        _ => "default",
+    };
+    let name = metadata.text(key)?.unwrap_or(of_model);
+    let Some(cut) = pre_tokenizers::named(name) else {
+        let names: Vec<_> = pre_tokenizers::names().collect();
         return Err(metadata.unsupported(key, &format!("{} are", names.join(", "))));
     };
     let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+    let splits = cut.patterns.iter().map(split);
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
-    let steps: Vec<Value> = cut.patterns.iter().map(split).chain([bytes.clone()]).collect();
-    let mut model = Map::new();
-    model.insert("ignore_merges".into(), cut.ignore_merges.into());
-    model.insert("merges".into(), merges(metadata)?);
+    let merges = merges(metadata, vocabulary)?;
+    let (normalizer, steps, decoder): (_, Vec<Value>, _) = match cut.alphabet {
+        Alphabet::Bytes => (Value::Null, splits.chain([bytes.clone()]).collect(), bytes),
+        Alphabet::Text => {
+            let escape = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+            (escape, splits.collect(), json!({ "type": "Sequence", "decoders": text_decoders() }))
+        }
+    };
     Ok(Parts {
-        normalizer: Value::Null,
+        normalizer,
         pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": steps }),
-        decoder: bytes,
-        model,
+        decoder,
+        merges,
+        ignore_merges: cut.ignore_merges,
+        byte_fallback: cut.alphabet == Alphabet::Text,
+        unknown: None,
         adds_bos: cut.adds_bos,
     })
 }
 
-/// Pairs of tokens; a space separates the two, and may begin the first.
-fn merges(metadata: &Metadata) -> Result<Value, Error> {
+/// Pairs of tokens; a space separates the two, and may begin the first. Of equal pairs the first has its rank, and pairs of what
+/// is no token, or makes none, cannot be merged.
+fn merges(metadata: &Metadata, vocabulary: &mut Vocabulary<'_>) -> Result<Vec<(String, String)>, Error> {
     let key = "tokenizer.ggml.merges";
     let merges = metadata.texts(key)?.ok_or_else(|| metadata.error(key, "is missing"))?;
-    let pair = |merge: &String| {
-        let second = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
-        let (space, _) = second.ok_or_else(|| metadata.error(key, format!("{merge:?} is not a pair of tokens")))?;
-        Ok(json!([merge[..space], merge[space + 1..]]))
-    };
-    merges.iter().map(pair).collect()
+    let mut seen = HashSet::with_capacity(merges.len());
+    let mut pairs = Vec::with_capacity(merges.len());
+    let mut whole = String::new();
+    let mut useless = 0;
+    for merge in merges {
+        let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ').map(|(at, _)| at);
+        let pair = space.map(|space| (&merge[..space], &merge[space + 1..]));
+        let makes_token = |&(first, second): &(&str, &str)| {
+            whole.clear();
+            whole.push_str(first);
+            whole.push_str(second);
+            [first, second, &whole].iter().all(|token| vocabulary.ids.contains_key(*token))
+        };
+        match pair.filter(makes_token) {
+            Some(pair) if seen.insert(pair) => pairs.push((pair.0.to_owned(), pair.1.to_owned())),
+            Some(_) => {}
+            None => useless += 1,
+        }
+    }
+    if useless > 0 {
+        let reason = "name or make tokens that are not in the vocabulary: they are ignored";
+        vocabulary.warnings.push(format!("{useless} of {} merges {reason}", merges.len()));
+    }
+    Ok(pairs)
 }

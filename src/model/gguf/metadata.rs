@@ -89,6 +89,7 @@ impl Metadata {
         match self.get(key) {
             None => Ok(None),
             Some(&Value::Bool(flag)) => Ok(Some(flag)),
+            Some(&Value::Integer(flag @ (0 | 1))) => Ok(Some(flag == 1)),
             Some(_) => Err(self.wrong(key, "true or false")),
         }
     }

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::Metadata;
-use super::tokenizer::{Parts, Vocabulary};
+use super::tokenizer::{Parts, text_decoders};
+use super::vocabulary::Vocabulary;
 use crate::model::Error;
 
 /// Stands for a space in pieces.
@@ -18,44 +18,31 @@ const SPACE: &str = "▁";
 const LONGEST_PIECE_BYTES: usize = 1024;
 
 /// Scores turned into merges, spaces into their stand-in.
-pub(super) fn parts(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Parts, Error> {
-    let adds_space = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+pub(super) fn parts(vocabulary: &Vocabulary<'_>) -> Result<Parts, Error> {
+    let adds_space = vocabulary.metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let escape = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
     let prefix = json!({ "type": "Prepend", "prepend": SPACE });
     let normalizers = if adds_space { vec![prefix, escape] } else { vec![escape] };
-    let mut decoders = vec![
-        json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " }),
-        json!({ "type": "ByteFallback" }),
-        json!({ "type": "Fuse" }),
-    ];
+    let mut decoders = text_decoders();
     if adds_space {
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
-    let mut model = Map::new();
-    model.insert("byte_fallback".into(), true.into());
-    model.insert("fuse_unk".into(), true.into());
-    let unknown = metadata.token_id("tokenizer.ggml.unknown_token_id")?;
-    if let Some(unknown) = unknown.and_then(|id| vocabulary.tokens.get(id as usize)) {
-        model.insert("unk_token".into(), unknown.clone().into());
-    }
-    model.insert("merges".into(), merges(metadata, vocabulary)?);
+    let unknown = vocabulary.named("tokenizer.ggml.unknown_token_id")?;
     Ok(Parts {
         normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
         pre_tokenizer: Value::Null,
         decoder: json!({ "type": "Sequence", "decoders": decoders }),
-        model,
+        merges: merges(vocabulary)?,
+        ignore_merges: false,
+        byte_fallback: true,
+        unknown: unknown.map(|id| vocabulary.tokens[id as usize].clone()),
         adds_bos: true,
     })
 }
 
 /// Every way to cut a piece into two others, best pieces first.
-fn merges(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Value, Error> {
-    let key = "tokenizer.ggml.scores";
-    let scores = metadata.floats(key)?.ok_or_else(|| metadata.error(key, "is missing"))?;
-    if scores.len() != vocabulary.tokens.len() {
-        let reason = format!("has {} entries for {} tokens", scores.len(), vocabulary.tokens.len());
-        return Err(metadata.error(key, reason));
-    }
+fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<(String, String)>, Error> {
+    let scores = vocabulary.scores()?;
     let joinable = |id: &usize| !vocabulary.is_spelled_out(*id);
     let ids: HashMap<&str, usize> =
         (0..scores.len()).filter(joinable).map(|id| (vocabulary.tokens[id].as_str(), id)).collect();
@@ -73,7 +60,7 @@ fn merges(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Value, Err
             .filter_map(|(at, _)| Some((*ids.get(&piece[..at])?, *ids.get(&piece[at..])?, at)))
             .collect();
         cuts.sort_unstable();
-        merges.extend(cuts.into_iter().map(|(_, _, at)| json!([piece[..at], piece[at..]])));
+        merges.extend(cuts.into_iter().map(|(_, _, at)| (piece[..at].to_owned(), piece[at..].to_owned())));
     }
-    Ok(merges.into())
+    Ok(merges)
 }
