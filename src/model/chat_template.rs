@@ -5,6 +5,8 @@
 //! beyond the spellings of a few.
 
 mod json;
+mod operators;
+mod printf;
 mod python;
 mod tags;
 
@@ -63,7 +65,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime(now, format));
-        let compiled = tags::rewritten(source, python::ITERATED);
+        let compiled = operators::rewritten(&tags::rewritten(source, python::ITERATED), python::MODULO);
         environment.set_loader(move |name| Ok((name == NAME).then(|| compiled.clone())));
         Self { environment, source: source.to_owned(), path: path.to_owned(), named_tokens }
     }

@@ -1,14 +1,19 @@
 //! What Jinja2 takes from Python and minijinja has not: how values are printed, what is iterable, methods and filters.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The filter through which [`super::tags::rewritten`] passes what a loop goes through.
 pub(super) const ITERATED: &str = "__iterated__";
+
+/// The function that [`super::operators::rewritten`] puts in the place of `%`.
+pub(super) const MODULO: &str = "__modulo__";
 
 /// What `urllib.parse.quote` leaves as it is, besides letters and digits.
 const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
@@ -26,6 +31,12 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(|state, value, method, arguments| {
         match value.as_str().and_then(|text| text_method(text, method, arguments)) {
             Some(result) => result,
+            None if method == "copy" && value.kind() == ValueKind::Map => Ok(value.clone()),
+            None if method == "index" && value.kind() == ValueKind::Seq => {
+                let (item,): (Value,) = from_args(arguments)?;
+                let at = value.try_iter()?.position(|other| other == item);
+                at.map(Value::from).ok_or_else(|| refused(format!("{item} is not in list")))
+            }
             None => unknown_method_callback(state, value, method, arguments),
         }
     });
@@ -34,11 +45,44 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
     });
     environment.add_filter(ITERATED, iterated);
+    environment.add_filter("list", |value: &Value| iterated(value)?.try_iter().map(|items| items.collect::<Value>()));
     environment.add_filter("wordcount", word_count);
     environment.add_filter("truncate", truncate);
     environment.add_filter("center", |text: &str, width: Option<usize>| centered(text, width.unwrap_or(80), ' '));
     environment.add_filter("urlencode", url_encode);
-    environment.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.to_vec()));
+    environment.add_filter("string", |value: &Value| match float(value) {
+        Some(number) => Value::from(float_text(number)),
+        None if value.as_str().is_some() => value.clone(),
+        None => Value::from(value.to_string()),
+    });
+    environment.add_filter("int", to_int);
+    environment.add_filter("float", to_float);
+    environment.add_filter("indent", indent);
+    for name in ["escape", "e"] {
+        environment.add_filter(name, |value: &Value| match value.is_safe() {
+            true => value.clone(),
+            false => Value::from_safe_string(escaped(&value.to_string())),
+        });
+    }
+    environment.add_filter("forceescape", |value: &Value| Value::from_safe_string(escaped(&value.to_string())));
+    environment.add_filter("dictsort", dict_sort);
+    environment.add_function("dict", dict);
+    environment.add_filter("filesizeformat", minijinja_contrib::filters::filesizeformat);
+    environment.add_filter("striptags", minijinja_contrib::filters::striptags);
+    environment.add_filter("xmlattr", xml_attributes);
+    environment.add_filter("format", |format: &str, arguments: Rest<Value>, named: Kwargs| {
+        let pairs: Result<Vec<(String, Value)>, Error> =
+            named.args().map(|name| Ok((name.to_owned(), named.get(name)?))).collect();
+        let named = Value::from_pairs(pairs?);
+        let arguments =
+            if arguments.is_empty() && named.is_true() { named } else { Value::from(Tuple::from(arguments.to_vec())) };
+        super::printf::formatted(format, &arguments)
+    });
+    environment.add_test("callable", |value: &Value| {
+        value.is_undefined() || value.as_object().is_some_and(|object| object.repr() == ObjectRepr::Plain)
+    });
+    environment.add_function(MODULO, super::printf::modulo);
+    environment.add_function("cycler", cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
 }
 
@@ -51,7 +95,7 @@ fn iterated(value: &Value) -> Result<Value, Error> {
 }
 
 /// The number that a value is, if it is one with a fraction.
-fn float(value: &Value) -> Option<f64> {
+pub(super) fn float(value: &Value) -> Option<f64> {
     if value.kind() != ValueKind::Number || value.is_integer() { None } else { f64::try_from(value.clone()).ok() }
 }
 
@@ -72,6 +116,223 @@ pub(super) fn float_text(number: f64) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
+/// An argument at its position or by its name; None counts as not given.
+pub(super) fn given_or_named(given: &[Value], at: usize, options: &Kwargs, name: &str) -> Result<Option<Value>, Error> {
+    let value = match given.get(at) {
+        Some(value) => Some(value.clone()),
+        None => options.get::<Option<Value>>(name)?,
+    };
+    Ok(value.filter(|value| !value.is_none()))
+}
+
+/// The keys of a map, in its order.
+pub(super) fn keys(map: &Value) -> Result<Vec<Value>, Error> {
+    Ok(map.try_iter()?.collect())
+}
+
+fn dict_sort(map: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+    let named = |at: usize, name: &str| given_or_named(&given, at, &options, name);
+    let (case_sensitive, by, reverse) = (named(0, "case_sensitive")?, named(1, "by")?, named(2, "reverse")?);
+    options.assert_all_used()?;
+    let truth = |option: Option<Value>| option.is_some_and(|value| value.is_true());
+    let (case_sensitive, reverse) = (truth(case_sensitive), truth(reverse));
+    let place = match by.as_ref().map_or(Some("key"), Value::as_str) {
+        Some("key") => 0,
+        Some("value") => 1,
+        _ => return Err(refused("dictsort goes by \"key\" or \"value\"")),
+    };
+    if map.kind() != ValueKind::Map {
+        return Err(refused(format!("dictsort is for maps, not for {}", map.kind())));
+    }
+    let pairs: Result<Vec<[Value; 2]>, Error> =
+        keys(map)?.into_iter().map(|key| map.get_item(&key).map(|value| [key, value])).collect();
+    let mut pairs = pairs?;
+    let order = |pair: &[Value; 2]| match pair[place].as_str() {
+        Some(text) if !case_sensitive => Value::from(text.to_lowercase()),
+        _ => pair[place].clone(),
+    };
+    // Equal ones stay in their order either way, as with Python's `sorted`.
+    pairs.sort_by(|left, right| {
+        let ordering = order(left).cmp(&order(right));
+        if reverse { ordering.reverse() } else { ordering }
+    });
+    Ok(pairs.into_iter().map(|pair| Value::from(Tuple::from(pair.to_vec()))).collect())
+}
+
+/// Python's `dict`.
+fn dict(given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+    if given.len() > 1 {
+        return Err(refused(format!("dict expected at most 1 argument, got {}", given.len())));
+    }
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    if let Some(entries) = given.first() {
+        for item in iterated(entries)?.try_iter()? {
+            pairs.push(match entries.kind() {
+                ValueKind::Map => (item.clone(), entries.get_item(&item)?),
+                _ => (item.get_item(&Value::from(0))?, item.get_item(&Value::from(1))?),
+            });
+        }
+    }
+    for name in named.args() {
+        pairs.push((Value::from(name), named.get(name)?));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
+/// Jinja2's `cycler`.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.is_empty() {
+        return Err(refused("cycler: at least one item has to be provided"));
+    }
+    Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
+}
+
+impl Cycler {
+    fn current(&self) -> Value {
+        self.items[self.at.load(Ordering::Relaxed) % self.items.len()].clone()
+    }
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str()? == "current").then(|| self.current())
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+        let () = from_args(arguments)?;
+        match method {
+            "next" => {
+                let current = self.current();
+                self.at.fetch_add(1, Ordering::Relaxed);
+                Ok(current)
+            }
+            "reset" => {
+                self.at.store(0, Ordering::Relaxed);
+                Ok(Value::from(()))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
+}
+
+fn to_int(value: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+    let default = given_or_named(&given, 0, &options, "default")?.unwrap_or_else(|| Value::from(0));
+    let base = given_or_named(&given, 1, &options, "base")?.map_or(Ok(10), u32::try_from)?;
+    options.assert_all_used()?;
+    let Some(text) = value.as_str() else {
+        return match float(value) {
+            Some(number) if number.is_finite() => Ok(Value::from(number.trunc() as i128)),
+            None if value.kind() == ValueKind::Number => Ok(value.clone()),
+            None if value.kind() == ValueKind::Bool => Ok(Value::from(i32::from(value.is_true()))),
+            _ if value.is_undefined() => Err(Error::from(ErrorKind::UndefinedError)),
+            _ => Ok(default),
+        };
+    };
+    let text = text.trim().replace('_', "");
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(&text)),
+    };
+    let prefixed = digits.get(..2).map(str::to_ascii_lowercase);
+    let (base, digits) = match (prefixed.as_deref(), base) {
+        (Some("0x"), 0 | 16) => (16, &digits[2..]),
+        (Some("0o"), 0 | 8) => (8, &digits[2..]),
+        (Some("0b"), 0 | 2) => (2, &digits[2..]),
+        (_, 0) => (10, digits),
+        (_, base) => (base, digits),
+    };
+    if (2..=36).contains(&base)
+        && !digits.starts_with(['+', '-'])
+        && let Ok(number) = i128::from_str_radix(digits, base)
+    {
+        return Ok(Value::from(sign * number));
+    }
+    Ok(number_of(&text)
+        .filter(|number| number.is_finite())
+        .map_or(default, |number| Value::from(number.trunc() as i128)))
+}
+
+fn to_float(value: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+    let default = given_or_named(&given, 0, &options, "default")?.unwrap_or_else(|| Value::from(0.0));
+    options.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    let number = match value.as_str() {
+        Some(text) => number_of(&text.replace('_', "")),
+        None if value.kind() == ValueKind::Bool => Some(if value.is_true() { 1.0 } else { 0.0 }),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    Ok(number.map_or(default, Value::from))
+}
+
+/// The number that a text means to Python's `float`.
+fn number_of(text: &str) -> Option<f64> {
+    text.trim().parse().ok()
+}
+
+fn indent(text: &str, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
+    let named = |at: usize, name: &str| given_or_named(&given, at, &options, name);
+    let (width, first, blank) = (named(0, "width")?, named(1, "first")?, named(2, "blank")?);
+    options.assert_all_used()?;
+    let indent = match width {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => padding("", usize::try_from(width)?, ' ')?,
+        },
+    };
+    let truth = |option: Option<Value>| option.is_some_and(|value| value.is_true());
+    let (first, blank) = (truth(first), truth(blank));
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut indented = String::new();
+    for (at, line) in text.split('\n').enumerate() {
+        if at > 0 {
+            indented.push('\n');
+        }
+        if (at == 0 && first) || (at > 0 && (blank || !line.is_empty())) {
+            indented.push_str(&indent);
+        }
+        indented.push_str(line);
+    }
+    Ok(indented)
+}
+
+/// `text` as markupsafe escapes it.
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
+    text.replace('\'', "&#39;").replace('"', "&#34;")
+}
+
+fn xml_attributes(map: &Value, spaced: Option<bool>) -> Result<String, Error> {
+    let mut text = String::new();
+    for key in keys(map)? {
+        let value = map.get_item(&key)?;
+        if value.is_none() || value.is_undefined() {
+            continue;
+        }
+        let name = key.to_string();
+        if name.contains(|c: char| c.is_ascii_whitespace() || "/>=".contains(c)) {
+            return Err(refused(format!("invalid character in attribute name: {name:?}")));
+        }
+        if !text.is_empty() || spaced.unwrap_or(true) {
+            text.push(' ');
+        }
+        text.push_str(&format!("{}=\"{}\"", escaped(&name), escaped(&value.to_string())));
+    }
+    Ok(text)
+}
+
 /// Methods of Python's `str` that minijinja-contrib has not.
 fn text_method(text: &str, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     Some(match method {
@@ -83,7 +344,36 @@ fn text_method(text: &str, method: &str, arguments: &[Value]) -> Option<Result<V
         }
         "partition" => partition(arguments, |separator| text.split_once(separator), [text, "", ""]),
         "rpartition" => partition(arguments, |separator| text.rsplit_once(separator), ["", "", text]),
-        "rsplit" => rsplit(text, arguments),
+        "split" | "rsplit" => split(text, method == "rsplit", arguments),
+        "title" => from_args(arguments).map(|()| {
+            let mut inside = false;
+            let cased = |c: char| {
+                let was_inside = std::mem::replace(&mut inside, c.is_alphabetic());
+                if was_inside { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }
+            };
+            Value::from(text.chars().map(cased).collect::<String>())
+        }),
+        "istitle" => from_args(arguments).map(|()| {
+            let (mut inside, mut cased, mut title) = (false, false, true);
+            for c in text.chars() {
+                title &= if c.is_uppercase() { !inside } else { !c.is_lowercase() || inside };
+                inside = c.is_uppercase() || c.is_lowercase();
+                cased |= inside;
+            }
+            Value::from(title && cased)
+        }),
+        "isidentifier" => from_args(arguments).map(|()| {
+            let mut characters = text.chars();
+            let first = characters.next().is_some_and(|c| c.is_alphabetic() || c == '_');
+            Value::from(first && characters.all(|c| c.is_alphanumeric() || c == '_'))
+        }),
+        "isdecimal" => {
+            from_args(arguments).map(|()| Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())))
+        }
+        "isprintable" => from_args(arguments).map(|()| Value::from(!text.chars().any(char::is_control))),
+        "expandtabs" => {
+            from_args(arguments).and_then(|(width,): (Option<usize>,)| expand_tabs(text, width.unwrap_or(8)))
+        }
         "zfill" => from_args(arguments).and_then(|(width,): (usize,)| zero_filled(text, width)),
         "center" => padded(arguments, |width, fill| centered(text, width, fill)),
         "ljust" => padded(arguments, |width, fill| Ok(format!("{text}{}", padding(text, width, fill)?))),
@@ -114,34 +404,42 @@ fn partition<'a>(
     }
     let parts =
         split(separator).map_or(whole.map(Value::from), |(left, right)| [left, separator, right].map(Value::from));
-    Ok(Value::from(minijinja::value::Tuple::from(parts.to_vec())))
+    Ok(Value::from(Tuple::from(parts.to_vec())))
 }
 
-fn rsplit(text: &str, arguments: &[Value]) -> Result<Value, Error> {
-    let (separator, most, options): (Option<Value>, Option<i64>, Kwargs) = from_args(arguments)?;
-    let separator = match separator {
-        None => options.get::<Option<Value>>("sep")?,
-        given => given,
-    };
-    let most = most.map_or_else(|| options.get::<Option<i64>>("maxsplit"), |most| Ok(Some(most)))?;
+/// `split`, or `rsplit` where `from_right`.
+fn split(text: &str, from_right: bool, arguments: &[Value]) -> Result<Value, Error> {
+    let (given, options): (Rest<Value>, Kwargs) = from_args(arguments)?;
+    let separator = given_or_named(&given, 0, &options, "sep")?;
+    let most = given_or_named(&given, 1, &options, "maxsplit")?.map_or(Ok(-1), i64::try_from)?;
     options.assert_all_used()?;
-    let limit = usize::try_from(most.unwrap_or(-1)).unwrap_or(usize::MAX - 1);
-    let mut parts: Vec<&str> = match separator.as_ref().filter(|separator| !separator.is_none()) {
+    let limit = usize::try_from(most).unwrap_or(usize::MAX - 1);
+    let mut parts: Vec<&str> = match &separator {
         Some(separator) => {
-            let separator = separator.as_str().ok_or_else(|| refused("rsplit's separator is a text"))?;
+            let separator = separator.as_str().ok_or_else(|| refused("a separator must be a text"))?;
             if separator.is_empty() {
                 return Err(refused("empty separator"));
             }
-            text.rsplitn(limit.saturating_add(1), separator).collect()
+            match from_right {
+                true => text.rsplitn(limit + 1, separator).collect(),
+                false => text.splitn(limit + 1, separator).collect(),
+            }
         }
         None => {
-            let (mut parts, mut rest) = (Vec::new(), text.trim_end());
-            while parts.len() < limit
-                && let Some(at) = rest.rfind(char::is_whitespace)
-            {
-                let width = rest[at..].chars().next().map_or(1, char::len_utf8);
-                parts.push(&rest[at + width..]);
-                rest = rest[..at].trim_end();
+            let outer =
+                |text: &str| if from_right { text.trim_end().len() } else { text.len() - text.trim_start().len() };
+            let (mut parts, mut rest) = (Vec::new(), text);
+            loop {
+                let at = outer(rest);
+                rest = if from_right { &rest[..at] } else { &rest[at..] };
+                let (found, width) =
+                    match if from_right { rest.rfind(char::is_whitespace) } else { rest.find(char::is_whitespace) } {
+                        Some(at) if parts.len() < limit => (at, rest[at..].chars().next().map_or(1, char::len_utf8)),
+                        _ => break,
+                    };
+                let (left, right) = (&rest[..found], &rest[found + width..]);
+                parts.push(if from_right { right } else { left });
+                rest = if from_right { left } else { right };
             }
             if !rest.is_empty() {
                 parts.push(rest);
@@ -149,8 +447,28 @@ fn rsplit(text: &str, arguments: &[Value]) -> Result<Value, Error> {
             parts
         }
     };
-    parts.reverse();
+    if from_right {
+        parts.reverse();
+    }
     Ok(parts.into_iter().map(Value::from).collect())
+}
+
+fn expand_tabs(text: &str, width: usize) -> Result<Value, Error> {
+    let (mut expanded, mut column) = (String::new(), 0);
+    for c in text.chars() {
+        match c {
+            '\t' => {
+                let spaces = if width == 0 { 0 } else { width - column % width };
+                expanded.push_str(&padding("", spaces, ' ')?);
+                column += spaces;
+            }
+            c => {
+                expanded.push(c);
+                column = if c == '\n' || c == '\r' { 0 } else { column + 1 };
+            }
+        }
+    }
+    Ok(Value::from(expanded))
 }
 
 fn zero_filled(text: &str, width: usize) -> Result<Value, Error> {
@@ -189,17 +507,14 @@ fn word_count(text: &str) -> usize {
 }
 
 fn truncate(text: &str, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
-    let named = |at: usize, name: &str| match given.get(at) {
-        Some(value) => Ok(Some(value.clone())),
-        None => options.get::<Option<Value>>(name),
-    };
+    let named = |at: usize, name: &str| given_or_named(&given, at, &options, name);
     let (length, killwords, end, leeway) =
         (named(0, "length")?, named(1, "killwords")?, named(2, "end")?, named(3, "leeway")?);
     options.assert_all_used()?;
     let length = length.map_or(Ok(255), usize::try_from)?;
     let killwords = killwords.is_some_and(|value| value.is_true());
     let end = end.map_or_else(|| "...".to_owned(), |end| end.to_string());
-    let leeway = leeway.filter(|leeway| !leeway.is_none()).map_or(Ok(5), usize::try_from)?;
+    let leeway = leeway.map_or(Ok(5), usize::try_from)?;
     let Some(kept) = length.checked_sub(end.chars().count()) else {
         return Err(refused(format!("truncate: a length of {length} is shorter than its end")));
     };

@@ -25,6 +25,18 @@ pub(super) fn rewritten(source: &str, iterated: &str) -> String {
                 rest = behind;
             }
         }
+        // Blocks are for templates that extend others, which a chat template cannot; each renders where it stands.
+        for (name, condition) in [("block", " if true "), ("endblock", " endif ")] {
+            if let Some(behind) = unsigned.trim_start().strip_prefix(name)
+                && behind.starts_with(|c: char| c.is_whitespace() || "-+%".contains(c))
+                && let Some(end) = behind.find("%}")
+            {
+                let end = behind[..end].trim_end_matches(['-', '+']).len();
+                text.push_str(sign);
+                text.push_str(condition);
+                rest = &behind[end..];
+            }
+        }
         if let Some(behind) = unsigned.trim_start().strip_prefix("for")
             && let Some((start, end)) = iterable(behind)
         {
