@@ -1,9 +1,13 @@
 """What Hugging Face transformers makes of conversations with the templates in a directory.
 
-Usage: golden_chat.py DIRECTORY. Needs transformers and jinja2, but not torch. Formats: tests/golden/README.md.
+Usage: golden_chat.py DIRECTORY: renders its templates. golden_chat.py DIRECTORY TEMPLATES: renders the templates of real
+models in TEMPLATES (scripts/real-files) and writes checksums to DIRECTORY/real.json; renders the templates of
+DIRECTORY/features.json, too. Needs transformers and jinja2, but not torch. Formats: tests/golden/README.md.
 """
 
+import copy
 import datetime
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -57,9 +61,55 @@ def render(template: str, messages: list, named_tokens: dict) -> dict:
     return {"messages": messages, "rendered": rendered[0]}
 
 
+REAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+LOOKUP = {"type": "function", "id": "call_123", "function": {"name": "look_up", "arguments": {"q": "a \"b\"", "n": 2, "x": None}}}
+FOUND = {"role": "tool", "tool_call_id": "call_123", "name": "look_up", "content": "[1, 2]"}
+REAL_CONVERSATIONS = CONVERSATIONS[:7] + [
+    [{"role": "user", "content": ""}],
+    [SYSTEM, USER, {"role": "assistant", "content": "", "tool_calls": [LOOKUP]}, FOUND],
+    [SYSTEM, USER, {"role": "assistant", "content": "", "tool_calls": [LOOKUP]}, FOUND, ASSISTANT, USER],
+    [USER, {"role": "assistant", "content": "Looking.", "tool_calls": [LOOKUP, dict(LOOKUP, id="call_124")]}, FOUND, FOUND],
+    [USER, {"role": "assistant", "content": "4", "reasoning_content": "2 + 2\nis 4"}, USER],
+    [{"role": "user", "content": "line\r\nline\t<|im_end|> {{ x }} {% y %} \\ 你好 🙂 \u00a0"}],
+    [{"role": "developer", "content": "Answer."}, USER],
+    [USER, {"role": "assistant", "content": "One"}],
+    [SYSTEM, SYSTEM, USER, ASSISTANT, USER, ASSISTANT, USER],
+]
+
+
+def rendered_or_none(template: str, messages: list, named_tokens: dict) -> str | None:
+    try:
+        rendered, _ = chat_template_utils.render_jinja_template(
+            conversations=[copy.deepcopy(messages)], chat_template=template, add_generation_prompt=True, **named_tokens
+        )
+    except Exception:  # Python's own errors come through, too.
+        return None
+    return rendered[0]
+
+
+def real(directory: Path, templates: Path) -> None:
+    sums = {}
+    for path in sorted(templates.glob("*.jinja")):
+        texts = [rendered_or_none(path.read_text(), messages, REAL_TOKENS) for messages in REAL_CONVERSATIONS]
+        sums[path.stem] = [text and f"{hashlib.md5(text.encode()).hexdigest()} {len(text)}" for text in texts]
+    document = {"now": NOW.isoformat() + "Z", "named_tokens": REAL_TOKENS, "conversations": REAL_CONVERSATIONS, "sums": sums}
+    (directory / "real.json").write_text(json.dumps(document, indent=0, ensure_ascii=False) + "\n")
+
+
+def features(path: Path) -> None:
+    """Each entry is [template, text]; None where it is refused. The texts are written anew."""
+    entries = [[template, rendered_or_none(template, [USER], {})] for template, *_ in json.loads(path.read_text())]
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
 def main() -> None:
     # transformers asks `datetime.now()`; the fixtures must not change from day to day.
     chat_template_utils.datetime = Clock
+    if len(sys.argv) == 3:
+        real(Path(sys.argv[1]), Path(sys.argv[2]))
+        features(Path(sys.argv[1]) / "features.json")
+        return
     for path in sorted(Path(sys.argv[1]).glob("*.jinja")):
         named_tokens = NAMED_TOKENS.get(path.stem, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
         cases = [render(path.read_text(), messages, named_tokens) for messages in CONVERSATIONS]

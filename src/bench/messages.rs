@@ -34,15 +34,19 @@ fn message_of(index: usize, message: Value) -> Result<Value, String> {
     if !fields.get("role").is_some_and(Value::is_string) {
         return refuse("has no `role`".to_owned());
     }
+    fields.retain(|name, value| !is_left_open(name, value));
+    if let Err(reason) = parse_arguments(&mut fields) {
+        return refuse(reason);
+    }
     let content = match fields.remove("content") {
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => match text_of(&parts) {
             Ok(text) => text,
             Err(reason) => return refuse(reason),
         },
-        // An assistant that called tools may have said nothing beside it.
-        None | Some(Value::Null) if fields.get("tool_calls").is_some_and(|calls| !calls.is_null()) => String::new(),
-        None | Some(Value::Null) => return refuse("has no `content`".to_owned()),
+        // An assistant may have called tools, thought or refused, and said nothing beside it.
+        None if fields["role"] == "assistant" => String::new(),
+        None => return refuse("has no `content`".to_owned()),
         Some(other) => return refuse(format!("has a `content` that is no text: {}", abbreviated(&other))),
     };
     // Role first and content second, as they are written, for templates that go through a message's fields.
@@ -51,6 +55,38 @@ fn message_of(index: usize, message: Value) -> Result<Value, String> {
     ordered.insert("content".to_owned(), Value::String(content));
     ordered.extend(fields);
     Ok(Value::Object(ordered))
+}
+
+/// Whether SDKs write a field so where nothing was said: it counts as absent.
+fn is_left_open(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty() && name != "content",
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// Puts the values that the `arguments` of tool calls mean in the place of their JSON, as vLLM does: templates encode them
+/// themselves.
+fn parse_arguments(fields: &mut Map<String, Value>) -> Result<(), String> {
+    let calls = fields.get_mut("tool_calls").and_then(Value::as_array_mut);
+    for (index, call) in calls.into_iter().flatten().enumerate() {
+        let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else { continue };
+        let parsed = match function.get("arguments") {
+            Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
+            Some(Value::String(text)) => serde_json::from_str(text).map_err(|error| {
+                format!(
+                    "has `tool_calls[{index}].function.arguments` that are no JSON ({error}): {}",
+                    abbreviated(&function["arguments"])
+                )
+            })?,
+            None | Some(Value::Null) => Value::Object(Map::new()),
+            Some(_) => continue,
+        };
+        function.insert("arguments".to_owned(), parsed);
+    }
+    Ok(())
 }
 
 /// Text parts, each on a line of its own, as vLLM joins them for templates that take texts.
@@ -78,6 +114,47 @@ mod tests {
         assert_eq!(Value::from(messages).to_string(), r#"[{"role":"user","content":"a\nb","name":"n"}]"#);
         let called = read(json!([{"role": "assistant", "content": null, "tool_calls": [{}]}])).unwrap();
         assert_eq!(called[0]["content"], "");
+    }
+
+    #[test]
+    fn arguments_of_tool_calls_are_the_values_that_their_text_means() {
+        for (arguments, parsed) in [
+            (json!(r#"{"a": [1, "é"]}"#), json!({"a": [1, "é"]})),
+            (json!({"a": 1}), json!({"a": 1})),
+            (json!(""), json!({})),
+            (json!(null), json!({})),
+        ] {
+            let call = json!({"type": "function", "function": {"name": "f", "arguments": arguments}});
+            let messages = read(json!([{"role": "assistant", "content": null, "tool_calls": [call]}])).unwrap();
+            assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], parsed);
+        }
+        let call = json!({"function": {"name": "f", "arguments": "{"}});
+        let said = read(json!([{"role": "assistant", "tool_calls": [call]}])).unwrap_err();
+        assert!(said.starts_with("`messages[0]` has `tool_calls[0].function.arguments` that are no JSON ("), "{said}");
+    }
+
+    #[test]
+    fn fields_that_sdks_leave_open_count_as_absent() {
+        let bare = read(json!([{"role": "assistant", "content": "x"}])).unwrap();
+        for open in [
+            json!({"tool_calls": null}),
+            json!({"tool_calls": []}),
+            json!({"function_call": null}),
+            json!({"audio": null}),
+            json!({"refusal": null}),
+            json!({"annotations": []}),
+            json!({"name": null}),
+            json!({"additional_kwargs": {}}),
+            json!({"reasoning_content": null}),
+            json!({"provider_specific_fields": null}),
+        ] {
+            let mut message = json!({"role": "assistant", "content": "x"});
+            message.as_object_mut().unwrap().extend(open.as_object().unwrap().clone());
+            assert_eq!(read(json!([message])).unwrap(), bare, "{open}");
+        }
+        for silent in [json!({"role": "assistant"}), json!({"role": "assistant", "content": null, "tool_calls": []})] {
+            assert_eq!(read(json!([silent])).unwrap()[0]["content"], "");
+        }
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub(super) fn read(
     sampling: Sampling,
     unknown: UnknownFields,
 ) -> Result<(Question, Wish), String> {
-    fields.retain(|_, value| !value.is_null());
+    fields.retain(|name, value| !value.is_null() && (HONOURED.contains(&name.as_str()) || !is_empty(value)));
     refuse_what_is_not_honoured(&fields, unknown)?;
     let wish = Wish {
         // The newer of OpenAI's two names goes first, as there.

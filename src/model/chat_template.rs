@@ -1,21 +1,24 @@
 //! A conversation becomes the text that a model was trained on, through the Jinja template that lies beside it.
 //!
 //! Renders as Hugging Face transformers does (`transformers/utils/chat_template_utils.py`): its whitespace rules, its
-//! extra functions, Python's methods on texts and maps. It does not know where conversations come from, nor tokens
+//! extra functions, Python's methods on texts and maps (`chat_template/python.rs`). It does not know where conversations come from, nor tokens
 //! beyond the spellings of a few.
+
+mod json;
+mod operators;
+mod printf;
+mod python;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use time::OffsetDateTime;
 use time::format_description::parse_strftime_owned;
 
@@ -58,11 +61,11 @@ impl ChatTemplate {
             environment.set_syntax(syntax);
         }
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_filter("tojson", to_json);
+        python::teach(&mut environment);
+        environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime(now, format));
-        let compiled = with_generation_as_condition(source);
+        let compiled = operators::rewritten(&tags::rewritten(source, python::ITERATED), python::MODULO);
         environment.set_loader(move |name| Ok((name == NAME).then(|| compiled.clone())));
         Self { environment, source: source.to_owned(), path: path.to_owned(), named_tokens }
     }
@@ -77,8 +80,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`].
     pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
+        let messages: Vec<Value> = messages.iter().map(with_reasoning).collect();
         let context = Context {
-            messages,
+            messages: &messages,
             tools: None,
             documents: None,
             add_generation_prompt: true,
@@ -108,6 +112,19 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
+/// A message whose reasoning has all the names that templates know it by, as transformers 5 passes it.
+fn with_reasoning(message: &Value) -> Value {
+    let reasoning = ["reasoning_content", "thinking", "reasoning"]
+        .into_iter()
+        .find_map(|name| message.get(name).filter(|value| !value.is_null()));
+    let (Some(reasoning), Some(fields)) = (reasoning, message.as_object()) else { return message.clone() };
+    let mut named = serde_json::Map::new();
+    named.insert("thinking".to_owned(), reasoning.clone());
+    named.extend(fields.clone());
+    named.insert("reasoning_content".to_owned(), reasoning.clone());
+    Value::Object(named)
+}
+
 fn raise_exception(message: String) -> Result<String, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
@@ -118,71 +135,4 @@ fn strftime(now: OffsetDateTime, format: &str) -> Result<String, minijinja::Erro
     };
     let description = parse_strftime_owned(format).map_err(|error| refuse(&error))?;
     now.format(&description).map_err(|error| refuse(&error))
-}
-
-/// Python's `json.dumps(…, ensure_ascii=False)`, which escapes nothing for HTML and puts spaces behind separators.
-fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // What Python is told besides by some templates, with the value that holds here.
-    for option in ["ensure_ascii", "sort_keys"] {
-        if options.get::<Option<bool>>(option)?.unwrap_or(false) {
-            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson({option}=true)")));
-        }
-    }
-    options.assert_all_used()?;
-    let mut text = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width);
-            value.serialize(&mut Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(indent.as_bytes())))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut text, SpacedFormatter)),
-    };
-    let failed = |reason: String| minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {reason}"));
-    written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(text).map_err(|error| failed(error.to_string()))
-}
-
-/// One line, with Python's spaces.
-struct SpacedFormatter;
-
-impl Formatter for SpacedFormatter {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
-/// transformers knows `{% generation %} … {% endgeneration %}`, which mark what a model says for training and render as
-/// what they hold. A condition that is true does the same.
-fn with_generation_as_condition(source: &str) -> String {
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        text.push_str(before);
-        rest = tag;
-        let unsigned = tag.trim_start_matches(['-', '+']);
-        let sign = &tag[..tag.len() - unsigned.len()];
-        for (name, condition) in [("generation", " if true"), ("endgeneration", " endif")] {
-            if let Some(behind) = unsigned.trim_start().strip_prefix(name)
-                && behind.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
-            {
-                text.push_str(sign);
-                text.push_str(condition);
-                // A name that touches the sign behind it would change its meaning.
-                text.push(' ');
-                rest = behind;
-            }
-        }
-    }
-    text.push_str(rest);
-    text
 }
