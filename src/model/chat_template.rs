@@ -4,11 +4,14 @@
 //! extra functions, Python's methods on texts and maps (`chat_template/python.rs`). It does not know where conversations come from, nor tokens
 //! beyond the spellings of a few.
 
+mod filters;
+mod globals;
 mod json;
 mod operators;
 mod printf;
 mod python;
 mod tags;
+mod text_methods;
 
 use std::collections::BTreeMap;
 use std::fmt;

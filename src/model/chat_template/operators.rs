@@ -104,16 +104,15 @@ fn with_calls(text: &str, modulo: &str) -> String {
             ')' | ']' | '}' if depth > 1 => {
                 starts.pop();
             }
-            '%' => match starts[depth - 1] {
-                Some(start) => {
+            '%' => {
+                if let Some(start) = starts[depth - 1] {
                     written.insert_str(start, &format!("{modulo}("));
                     written.push_str(", ");
                     open.push(depth);
                     at += 1;
                     continue;
                 }
-                None => {}
-            },
+            }
             '-' | '+' if starts[depth - 1].is_none() || behind_operator(&written) => {
                 starts[depth - 1].get_or_insert(written.len());
                 // minijinja has no unary plus, which changes nothing.

@@ -3,16 +3,12 @@
 use std::fmt::Write as _;
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, State, Value};
 
-use super::python::{float, float_text};
+use super::python::{float, float_text, refused};
 
 /// The widest field and the longest fraction, in characters.
 const MAX_WIDTH: usize = 4096;
-
-fn refused(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
 
 /// `left % right`.
 pub(super) fn modulo(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
