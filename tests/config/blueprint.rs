@@ -83,7 +83,7 @@ fn more_ranks_than_gpus_are_refused_except_on_the_cpu() {
     let words = ["--blueprint=b", "--tensor-parallel-size=4"];
     assert_eq!(
         errors(&words, &[], &[("b", &sample)]),
-        ["tensor-parallel-size is 4, above recipe-nvidia-gpu-count, which is 2; each rank needs a GPU of its own"]
+        ["tensor-parallel-size is 4, above recipe-nvidia-gpu-count, which is 1; each rank needs a GPU of its own"]
     );
     job_with(&["--blueprint=b", "--tensor-parallel-size=4", "--device=cpu"], &[], &[("b", &sample)]);
 }

@@ -79,7 +79,7 @@ fn wrong_values_get_one_sentence_each() {
         (
             &["--metrics-linger-seconds=-1"],
             &[],
-            &format!("metrics-linger-seconds is `-1` (flag --metrics-linger-seconds), but {RANGE}"),
+            &format!("metrics-linger-seconds is `-1` (flag --metrics-linger-seconds), but {RANGE}, or auto"),
         ),
         (
             &["--metrics-port=70000"],
