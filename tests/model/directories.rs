@@ -8,6 +8,12 @@ use super::{golden, plain_decoder};
 
 const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 1234567\n";
 
+/// Tokens and their ids.
+type Spelled = &'static [(&'static str, u32)];
+
+/// The name of a tensor in another checkpoint.
+type Renamed = fn(&str) -> String;
+
 /// What a template makes of the tokens that it may name.
 fn rendered(model: &Model) -> String {
     let message = json!({"role": "user", "content": "x"});
@@ -93,7 +99,7 @@ fn settings_of_a_training_run_change_no_prompt() {
 #[test]
 fn tokens_that_only_a_file_beside_it_adds_are_added() {
     let token = |text: &str, special: bool| json!({"content": text, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": special});
-    let cases: [(&str, Value, &[(&str, u32)]); 3] = [
+    let cases: [(&str, Value, Spelled); 3] = [
         (
             "tokenizer_config.json",
             json!({"added_tokens_decoder": {"289": token("<|tool|>", false), "288": token("<|user|>", true), "1": token("<|im_start|>", true)}}),
@@ -194,7 +200,7 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
 
 /// The fixture as part of a checkpoint that takes images too: its configuration within another, its tensors under other
 /// names, and tensors beside them that texts never pass.
-fn of_several_modalities(fixture: &str, architecture: &str, renamed: fn(&str) -> String, left_out: &[&str]) -> Altered {
+fn of_several_modalities(fixture: &str, architecture: &str, renamed: Renamed, left_out: &[&str]) -> Altered {
     let directory = Altered::of(fixture);
     directory.edit_json("config.json", |json| {
         let mut text_config = json.clone();
@@ -231,7 +237,7 @@ fn the_language_model_of_a_checkpoint_with_images_runs() {
         Some(rest) => format!("model.language_model.{rest}"),
         None => name.to_owned(),
     };
-    let cases: [(&str, &str, fn(&str) -> String); 4] = [
+    let cases: [(&str, &str, Renamed); 4] = [
         ("gemma3-two-ropes", "Gemma3ForConditionalGeneration", old),
         ("gemma3-two-ropes", "Gemma3ForConditionalGeneration", new),
         ("mistral-window", "Mistral3ForConditionalGeneration", old),
