@@ -20,4 +20,5 @@ pub mod mlflow;
 pub mod model;
 pub mod mount;
 pub mod report;
+pub mod retry_after;
 pub mod telemetry;

@@ -13,21 +13,22 @@ use proc_macro2::{TokenStream, TokenTree};
 use imports::{Import, Target, imports};
 
 /// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("cgroup", &[]),
     ("gpus", &[]),
     ("config", &[]),
     ("deploy", &["config"]),
     ("event", &[]),
     ("kernels", &[]),
-    ("bucket", &["config", "event"]),
+    ("retry_after", &[]),
+    ("bucket", &["config", "event", "retry_after"]),
     ("mount", &["bucket", "cgroup", "config", "event"]),
     ("model", &["config", "event"]),
     ("engine", &["model", "kernels", "cgroup", "config", "event"]),
     ("backend", &["engine", "model", "config", "event"]),
     ("bench", &["backend", "config", "event"]),
     ("report", &["backend", "bench", "config", "event"]),
-    ("mlflow", &["config"]),
+    ("mlflow", &["config", "retry_after"]),
     ("telemetry", &["cgroup", "config", "event", "gpus"]),
     (
         "job",

@@ -10,6 +10,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::error::ErrorKind;
 use super::object;
+use crate::retry_after;
 
 /// Longest part of a foreign text that is repeated in a message.
 const LONGEST_QUOTE_CHARS: usize = 200;
@@ -72,7 +73,7 @@ impl Failure {
     /// What an answer other than 2xx means. `body` may be empty (HEAD) or anything (a proxy's page).
     pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
         let ErrorBody { code, message } = serde_json::from_slice(body).unwrap_or_default();
-        let retry_after = object::text(headers, RETRY_AFTER.as_str()).and_then(|value| retry_after(value, now));
+        let retry_after = object::text(headers, RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, now));
         let (kind, again) = meaning(status, code.as_deref(), message.as_deref());
 
         let mut cause = format!("the service answered {}", status.as_u16());
@@ -116,16 +117,6 @@ fn meaning(status: StatusCode, code: Option<&str>, message: Option<&str>) -> (Er
         (400..=499, _) => (ErrorKind::InvalidRequest, Never),
         _ => (ErrorKind::Protocol, Never),
     }
-}
-
-/// `Retry-After` is seconds or a date (RFC 9110, 10.2.3); a date in the past is no wait.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
 fn request_id(headers: &HeaderMap) -> Option<String> {

@@ -11,6 +11,8 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
+use crate::retry_after;
+
 /// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
 const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
@@ -184,7 +186,7 @@ impl Failure {
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
         let advice = advice(status, code.as_deref(), &said, location, host, signed_in);
         let message = [said, advice].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        Failure::Answer { status: status.as_u16(), code, message, retry_after: retry_after(headers) }
+        Failure::Answer { status: status.as_u16(), code, message, retry_after: wait(headers) }
     }
 
     fn is_transient(&self) -> bool {
@@ -245,13 +247,9 @@ fn advice(
     }
 }
 
-/// Retry-After in either of its forms (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match value.parse::<u64>() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok(),
-    }
+/// The wait that the server asks for.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    retry_after::parse(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }
 
 /// The text of an HTML page without its markup; other text as it is.
@@ -382,7 +380,7 @@ mod tests {
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("soon"), None);
         assert_eq!(wait("-1"), None);
-        assert_eq!(wait("Mon, 01 Jan 2001 00:00:00 GMT"), None);
+        assert_eq!(wait("Mon, 01 Jan 2001 00:00:00 GMT"), Some(Duration::ZERO));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!((90..=100).contains(&wait(&date).unwrap().as_secs()));
     }
