@@ -34,7 +34,7 @@ mod tests {
             ("Sunday, 06-Nov-94 08:49:47 GMT", Some(10)),
             ("Sun Nov  6 08:49:47 1994", Some(10)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
-            ("Sun, 06 Nov 1990 08:49:37 GMT", Some(0)),
+            ("Tue, 06 Nov 1990 08:49:37 GMT", Some(0)),
             ("Fri, 06 Nov 2093 08:49:37 GMT", Some(86_400)),
             ("", None),
             ("-1", None),
