@@ -63,10 +63,10 @@ pub struct BackendFacts {
     pub parameters: Option<u64>,
     /// Longest prompt plus output that it was set up for.
     pub max_model_len: usize,
-    /// Why the model takes texts alone, where its checkpoint was made for more.
+    /// Reason for taking texts alone, of a checkpoint that was made for more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_modalities: Option<&'static str>,
-    /// What is wrong with the model's files and harmless.
+    /// Harmless faults of the model's files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Everything that only this engine has: device, dtype, kernels, blocks.

@@ -93,7 +93,7 @@ pub struct Engine {
     sampler: Sampler,
     processor: Arc<Processor>,
     watcher: Option<LogitsWatcher>,
-    /// What was measured, where that can be done again.
+    /// Processors whose limits can be measured again.
     limits_of: Option<limits::Processors>,
 }
 

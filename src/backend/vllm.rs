@@ -75,14 +75,13 @@ impl VllmBackend {
         let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
         let architecture = texts.architecture.clone();
-        let other_modalities = None;
         let facts = BackendFacts {
             backend: "vllm",
             version,
             architecture,
             parameters,
             max_model_len,
-            other_modalities,
+            other_modalities: None,
             warnings: Vec::new(),
             engine,
         };

@@ -54,7 +54,7 @@ pub(super) struct Refusal {
 pub struct Labels(pub Map<String, Value>);
 
 impl Labels {
-    /// Those that are texts or numbers.
+    /// Keeps texts and numbers.
     pub(super) fn of(fields: &Map<String, Value>) -> Self {
         let labels = ["custom_id", "id"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
         let labels = labels.filter(|(_, value)| value.is_string() || value.is_number());

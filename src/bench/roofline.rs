@@ -15,7 +15,7 @@ pub struct MachineLimits {
 }
 
 impl MachineLimits {
-    /// Of two measurements the higher of each figure: what else runs on a machine only ever lowers them.
+    /// The higher figure of two measurements each: what else runs on a machine only ever lowers them.
     pub(super) fn higher(self, other: Self) -> Self {
         Self {
             flops_per_second: self.flops_per_second.max(other.flops_per_second),
@@ -37,7 +37,7 @@ pub struct Roofline {
     pub limit_seconds: Option<f64>,
     /// Of that, in steps that operations hold up rather than bytes.
     pub compute_bound_seconds: Option<f64>,
-    /// Why it is unknown although limits were measured.
+    /// Reason for an unknown roofline although limits were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_because: Option<&'static str>,
 }

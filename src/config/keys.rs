@@ -287,7 +287,7 @@ keys! {
         /// Address on which they listen
         #[arg(value_name = "IP", help_heading = WATCHING)]
         metrics_address = Text("0.0.0.0");
-        /// How long metrics stay up at the end for a last scrape: seconds, or auto, which is 35 s where a scraper has come or a
+        /// Time that metrics stay up at the end for a last scrape: seconds, or auto, which is 35 s where a scraper has come or a
         /// container orchestrator runs the job, and no time at a terminal and elsewhere
         // The interval of kube-prometheus-stack, which the blueprint platform ships, is 30 s; a scrape may be a little
         // late. The wait ends with the scrape, so that only an unwatched job waits this long.

@@ -11,7 +11,7 @@ use crate::kernels::{Isa, Limits, Pool, TooLittleMemory, measure_limits};
 /// The processors of a number of equal machines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Processors {
-    /// Of each machine.
+    /// Threads of each machine.
     pub(super) threads: usize,
     pub(super) isa: Isa,
     pub(super) machines: usize,

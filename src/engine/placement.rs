@@ -63,7 +63,7 @@ impl Placement {
         }
     }
 
-    /// How keys and values lie, for CPU kernels of `isa`.
+    /// Layout of keys and values, for CPU kernels of `isa`.
     pub(super) fn cache_order(self, isa: Isa) -> CacheOrder {
         match self {
             Placement::Cpu => CacheOrder::Panels(isa),
@@ -109,7 +109,7 @@ impl Placement {
         }
     }
 
-    /// What each of a machine's `ranks` computes with, before anything is loaded; `threads` are those of all of them together, and
+    /// Devices of a machine's `ranks`, before anything is loaded; `threads` are those of all of them together, and
     /// use `isa`.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl Open {
         }
     }
 
-    /// What all machines can do at most together, each with as many `ranks` of this kind, or why that cannot be measured;
+    /// Limits of all machines together, each with as many `ranks` of this kind, or why that cannot be measured;
     /// `processors` are those that ranks on a CPU share.
     ///
     /// # Errors

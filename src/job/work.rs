@@ -83,11 +83,12 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
     context.events.emit(Fact::PhaseStarted(Phase::Mount));
     mount_inputs(context, work).await?;
-    let model = located(context, &context.job.model, "model")?;
-    let tokenizer = located(context, &context.job.tokenizer, "tokenizer")?;
+    let model = located(context, &context.job.model, "model", Exit::Model)?;
+    let tokenizer = located(context, &context.job.tokenizer, "tokenizer", Exit::Model)?;
     let dataset = match context.job.workload.dataset.path() {
         None => None,
-        Some(path) => Some(located_dataset(context, path)?),
+        // One that is not there is a mistake in what was asked for, not in a model.
+        Some(path) => Some(located(context, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
     };
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
@@ -186,16 +187,8 @@ fn report_skipped(work: &Work, dataset: &Path) {
     }
 }
 
-fn located(context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
-    located_or(Exit::Model, context, named, key)
-}
-
-/// A dataset that is not there is a mistake in what was asked for, not in a model.
-fn located_dataset(context: &Context, named: &Path) -> Result<PathBuf, Failure> {
-    located_or(Exit::Configuration, context, &ModelPath(named.to_owned()), "dataset-path")
-}
-
-fn located_or(exit: Exit, context: &Context, named: &ModelPath, key: &str) -> Result<PathBuf, Failure> {
+/// The path of what `key` names; where there is none the job ends with `exit`.
+fn located(context: &Context, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
     locate(named, &context.job.inputs, key).map_err(|clause| {
         Failure::sentence(exit, format!("{clause}; check the name, and that `include` lets it through"))
     })

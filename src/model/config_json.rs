@@ -56,12 +56,12 @@ impl ConfigJson {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether a key is there, be it `null`.
+    /// Tells that a key is there, be it `null`.
     pub fn has(&self, key: &str) -> bool {
         self.object.contains_key(key)
     }
 
-    /// Whether it is an object within another.
+    /// Tells that it is an object within another.
     pub fn is_nested(&self) -> bool {
         !self.prefix.is_empty()
     }

@@ -51,7 +51,7 @@ pub(super) struct Description {
     /// In Hugging Face's words.
     pub architecture: String,
     pub layout: Layout,
-    /// Why the model takes texts alone, where its checkpoint was made for more.
+    /// Reason for taking texts alone, of a checkpoint that was made for more.
     pub other_modalities: Option<&'static str>,
 }
 

@@ -24,7 +24,7 @@ pub struct Model {
     pub dtype: Dtype,
     /// As `config.json` names it, such as `LlamaForCausalLM`.
     pub architecture: String,
-    /// Why the model takes texts alone, where its checkpoint was made for more.
+    /// Reason for taking texts alone, of a checkpoint that was made for more.
     pub other_modalities: Option<&'static str>,
     /// Weights in all; a tied head counts once.
     pub parameters: u64,
@@ -75,9 +75,7 @@ impl Model {
                 found = hugging_face::language_model(found);
             }
             let weights = hugging_face::weights(directory, &description.config, description.layout, &found)?;
-            let text_config = json.object("text_config")?;
-            let parts: Vec<&ConfigJson> = [&json].into_iter().chain(&text_config).collect();
-            let special_tokens = SpecialTokens::of_hugging_face(&parts, join(generation)?.as_ref())?;
+            let special_tokens = SpecialTokens::of_hugging_face(&json, join(generation)?.as_ref())?;
             Self::new(description, tokenizer, weights, special_tokens)
         })
     }

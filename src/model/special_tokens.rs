@@ -23,11 +23,12 @@ pub(super) struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Of a model in Hugging Face layout. `generation`, its `generation_config.json`, decides where it speaks; then come the
-    /// parts of its `config.json`, the outermost first.
-    pub fn of_hugging_face(parts: &[&ConfigJson], generation: Option<&ConfigJson>) -> Result<Self, Error> {
+    /// Reads a model in Hugging Face layout. Its `generation_config.json` goes before its `config.json`, and that before the
+    /// `text_config` within.
+    pub fn of_hugging_face(json: &ConfigJson, generation: Option<&ConfigJson>) -> Result<Self, Error> {
+        let text_config = json.object("text_config")?;
         let ids = |key: &str| {
-            for json in generation.iter().chain(parts) {
+            for json in generation.into_iter().chain([json]).chain(&text_config) {
                 let ids = json.token_ids(key)?;
                 if !ids.is_empty() {
                     return Ok(ids);

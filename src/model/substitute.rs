@@ -2,6 +2,8 @@
 //!
 //! Knows how these begin, and no format of a model.
 
+use super::config_json::BYTE_ORDER_MARK;
+
 /// The first line of every pointer: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
@@ -11,7 +13,7 @@ pub(super) const BEGINNING_BYTES: usize = 64;
 /// What a file that begins with `beginning` is instead of the one that its name promises, and how to get that one; the rest
 /// of a sentence that begins with the file. `None` where nothing is known against it.
 pub(super) fn reason(beginning: &[u8]) -> Option<&'static str> {
-    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+    let text = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning).trim_ascii_start();
     let begins = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
     if beginning.is_empty() {
         Some("it is empty: its download or upload did not finish; get it again")

@@ -35,11 +35,11 @@ impl Texts {
         let architecture = architecture.ok_or_else(|| json.error("architectures", "it is not there"))?;
         let (mut tokenizer, files) = open_tokenizer(tokenizer, None)?;
         let text_config = json.object("text_config")?;
-        let parts: Vec<&ConfigJson> = [&json].into_iter().chain(&text_config).collect();
-        let rows = parts.iter().rev().find_map(|json| json.size("vocab_size").transpose()).transpose()?;
+        let rows =
+            text_config.iter().chain([&json]).find_map(|json| json.size("vocab_size").transpose()).transpose()?;
         rows.inspect(|&rows| tokenizer.limit_to(rows));
         let generation = ConfigJson::read(&directory.join("generation_config.json"))?;
-        let mut special_tokens = SpecialTokens::of_hugging_face(&parts, generation.as_ref())?;
+        let mut special_tokens = SpecialTokens::of_hugging_face(&json, generation.as_ref())?;
         special_tokens.refine(&tokenizer, files, rows.unwrap_or(usize::MAX));
         let (chat_template, eos_tokens) = (special_tokens.chat_template(), special_tokens.eos);
         Ok(Self { architecture, tokenizer, chat_template, eos_tokens })

@@ -57,23 +57,18 @@ impl Tokenizer {
         repeated: HashMap<u32, u32>,
         warnings: Vec<String>,
     ) -> Self {
-        let mut tokenizer = Self { vocab_size: 0, embedding_rows: None, path: path.into(), inner, repeated, warnings };
-        tokenizer.count();
-        tokenizer
+        let highest = inner.get_vocab(true).into_values().max();
+        let vocab_size = highest.map_or(0, |id| id as usize + 1);
+        Self { vocab_size, embedding_rows: None, path: path.into(), inner, repeated, warnings }
     }
 
-    /// What is wrong with its file and harmless.
+    /// Harmless faults of its file.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     fn spelled_as(&self, id: u32) -> u32 {
         self.repeated.get(&id).copied().unwrap_or(id)
-    }
-
-    fn count(&mut self) {
-        let highest = self.inner.get_vocab(true).into_values().max();
-        self.vocab_size = highest.map_or(0, |id| id as usize + 1);
     }
 
     /// Adds `tokens`, or gives those that are there the properties that they have here. One that is in the vocabulary keeps its
@@ -84,11 +79,12 @@ impl Tokenizer {
         }
         let added = self.inner.add_tokens(tokens);
         added.map_err(|error| Error::tokenizer(&self.path, format!("tokens cannot be added to it: {error}")))?;
-        self.count();
+        let highest = self.inner.get_added_tokens_decoder().into_keys().max();
+        self.vocab_size = self.vocab_size.max(highest.map_or(0, |id| id as usize + 1));
         Ok(())
     }
 
-    /// Whether a token spelled so is an added one.
+    /// Tells that a token spelled so is an added one.
     pub(super) fn has_added(&self, text: &str) -> bool {
         self.inner.get_added_vocabulary().get_vocab().contains_key(text)
     }

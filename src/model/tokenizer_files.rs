@@ -31,7 +31,7 @@ pub(super) struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Of the tokenizer in `file`.
+    /// Reads what lies beside the tokenizer in `file`.
     pub fn read(file: &Path) -> Result<Self, Error> {
         let directory = file.parent().unwrap_or(Path::new("."));
         // All at once: from a bucket each is a journey there and back.
@@ -57,7 +57,7 @@ impl TokenizerFiles {
         })
     }
 
-    /// Whether any file names tokens.
+    /// Tells that a file names tokens.
     pub fn is_configured(&self) -> bool {
         self.config.is_some() || self.map.is_some()
     }

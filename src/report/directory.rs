@@ -73,7 +73,7 @@ impl ResultsDirectory {
         Ok(Self { path: path.to_owned(), lock })
     }
 
-    /// Why other jobs are not kept away, where they are not.
+    /// Reason for which other jobs are not kept away.
     pub fn unlocked(&self) -> Option<&io::Error> {
         self.lock.as_ref().err().map(Arc::as_ref)
     }

@@ -118,7 +118,7 @@ impl Server {
         self.address
     }
 
-    /// Whether a scraper has come so far.
+    /// Tells that a scraper has come so far.
     pub fn was_scraped(&self) -> bool {
         self.shared.was_scraped.load(Ordering::SeqCst)
     }

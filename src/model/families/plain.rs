@@ -11,7 +11,7 @@ pub(super) struct Defaults {
     /// `None` is hidden / heads.
     pub head_dim: Option<usize>,
     pub tied_head: bool,
-    /// Where the key is absent; `null` is as many as heads, and so is `None`.
+    /// Default of an absent key; `null` and `None` are as many as heads.
     pub kv_heads: Option<usize>,
     /// Sizes that the `text_config` of a checkpoint of several modalities leaves out where they are the class's.
     pub sizes: Option<Sizes>,

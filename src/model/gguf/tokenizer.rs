@@ -18,7 +18,7 @@ pub(super) struct Parts {
     pub merges: Vec<(String, String)>,
     pub ignore_merges: bool,
     pub byte_fallback: bool,
-    /// What stands for a text without a token.
+    /// Token that stands for a text without one.
     pub unknown: Option<String>,
     /// Whether BOS goes before a text unless the file says otherwise.
     pub adds_bos: bool,

@@ -29,7 +29,7 @@ pub(super) struct Vocabulary<'a> {
     kinds: Vec<i64>,
     /// The id of each spelling. Of several the last, as in llama.cpp and in a JSON object.
     pub ids: HashMap<String, u32>,
-    /// What is wrong with the file and harmless.
+    /// Harmless faults of the file.
     pub warnings: Vec<String>,
 }
 
@@ -78,12 +78,12 @@ impl<'a> Vocabulary<'a> {
         Ok(Self { tokens, metadata, kinds, ids, warnings })
     }
 
-    /// Whether a token is met only where the text spells it out, never as the result of merging.
+    /// Tells that a token is met only where the text spells it out, never as the result of merging.
     pub fn is_spelled_out(&self, id: usize) -> bool {
         matches!(self.kinds[id], kind::UNKNOWN | kind::CONTROL | kind::USER_DEFINED)
     }
 
-    /// Whether a token stands for no text.
+    /// Tells that a token stands for no text.
     pub fn is_special(&self, id: usize) -> bool {
         self.is_spelled_out(id) && self.kinds[id] != kind::USER_DEFINED
     }
