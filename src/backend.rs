@@ -8,6 +8,7 @@ mod presence;
 mod vllm;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{JobConfig, Sampling};
 use crate::engine::{End, Rendezvous};
 use crate::event::{Events, FinishReason, RequestId};
-use crate::model::{ChatTemplate, Files, Tokenizer};
+use crate::model::{Files, SharedTexts, Texts};
 
 pub use candle::Follower;
 pub use presence::{Found, Interpreter, check};
@@ -83,12 +84,6 @@ pub trait Backend: Send {
         0
     }
 
-    /// The tokenizer that belongs to the model.
-    fn tokenizer(&self) -> &Tokenizer;
-
-    /// The model's chat template, where it has one.
-    fn chat_template(&self) -> Option<&ChatTemplate>;
-
     /// Measures once more, after a run, what the machine can do, where that was measured before it; what comes of it is stated in
     /// `events`.
     fn measure_limits_again(&mut self, _events: &Events) {}
@@ -126,8 +121,9 @@ pub enum Error {
     Cancelled,
 }
 
-/// Loads what `config` asks for from `model` and `tokenizer` into the engine that [`check`] has found; our own engine opens weights
-/// through `files`, and leads the machines of `rendezvous`.
+/// Loads what `config` asks for from `paths`, the model's and the tokenizer's, into the engine that [`check`] has found. Our own
+/// engine opens weights through `files`, and leads the machines of `rendezvous`. `texts` are those of the model: they are not
+/// waited for before weights are loaded.
 ///
 /// # Errors
 /// [`Error::Unavailable`] for what this image or machine lacks, [`Error::Model`] for files, [`Error::Cancelled`].
@@ -137,15 +133,24 @@ pub fn open(
     rendezvous: Option<&Rendezvous>,
     files: &dyn Files,
     paths: [&Path; 2],
+    texts: &SharedTexts,
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Backend>, Error> {
     match found {
         Found::Candle(placement) => {
-            let backend = candle::CandleBackend::open(placement, config, rendezvous, files, paths, events, cancel)?;
+            let backend =
+                candle::CandleBackend::open(placement, config, rendezvous, files, paths[0], texts, events, cancel)?;
             Ok(Box::new(backend))
         }
         // It reads weights as files, through whatever mount they are under.
-        Found::Vllm(interpreter) => Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, paths, events, cancel)?)),
+        Found::Vllm(interpreter) => {
+            Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, paths, texts, events, cancel)?))
+        }
     }
+}
+
+/// The texts of a model that is loaded.
+fn opened(texts: &SharedTexts) -> Result<Arc<Texts>, Error> {
+    texts.get().map_err(|error| Error::Model(error.to_string()))
 }

@@ -9,6 +9,7 @@ mod finish;
 mod follow;
 mod left_behind;
 mod linger;
+mod load;
 mod locate;
 mod phases;
 mod publish;

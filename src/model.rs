@@ -36,6 +36,6 @@ pub use open::Model;
 pub use read_at::{Files, Lent, ReadAt, SystemFiles};
 pub use shard::{Shard, ShardShape};
 pub use tensor_name::{LayerTensor, TensorName};
-pub use texts::Texts;
+pub use texts::{SharedTexts, Texts};
 pub use tokenizer::Tokenizer;
 pub use weights::{RowBuffer, RowSlice, Validation, Weights};

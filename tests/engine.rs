@@ -24,7 +24,7 @@ const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
 /// A directory in Hugging Face layout, or one that holds a GGUF file.
 pub(crate) fn open(name: &str) -> Model {
-    Model::open(&directory(name), &directory(name)).unwrap()
+    Model::open(&directory(name)).unwrap()
 }
 
 /// Single precision, two threads, everything else as decided by the engine.

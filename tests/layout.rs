@@ -26,7 +26,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("model", &["config", "event"]),
     ("engine", &["model", "kernels", "cgroup", "config", "event"]),
     ("backend", &["engine", "model", "config", "event"]),
-    ("bench", &["backend", "config", "event"]),
+    ("bench", &["backend", "config", "event", "model"]),
     ("report", &["backend", "bench", "config", "event"]),
     ("mlflow", &["config", "retry_after"]),
     ("telemetry", &["cgroup", "config", "event", "gpus"]),

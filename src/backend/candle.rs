@@ -1,47 +1,42 @@
 //! Our own engine as a backend: loads a model, runs requests, and turns tokens into text.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Request};
+use super::{Backend, BackendFacts, Completion, Error, Request, opened};
 use crate::config::JobConfig;
 use crate::engine::{self, Engine, Placement, Rendezvous};
 use crate::event::{Events, Fact};
-use crate::model::{ChatTemplate, Files, Model, Tokenizer};
+use crate::model::{Files, Model, SharedTexts, Texts};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
     engine: Engine,
-    tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
-    eos_tokens: Vec<u32>,
+    texts: Arc<Texts>,
     facts: BackendFacts,
 }
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
-    /// `paths` are the model's and the tokenizer's.
     pub fn open(
         placement: Placement,
         config: &JobConfig,
         rendezvous: Option<&Rendezvous>,
         files: &dyn Files,
-        paths: [&Path; 2],
+        model: &Path,
+        texts: &SharedTexts,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let model = headers(files, paths)?;
+        let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;
-        let facts = facts(&model, engine.facts())?;
-        Ok(Self {
-            eos_tokens: model.eos_tokens().to_vec(),
-            chat_template: model.chat_template,
-            tokenizer: model.tokenizer,
-            engine,
-            facts,
-        })
+        let texts = opened(texts)?;
+        let warnings = texts.tokenizer.warnings().to_vec();
+        let facts = BackendFacts { warnings, ..facts(&model, engine.facts())? };
+        Ok(Self { engine, texts, facts })
     }
 }
 
@@ -56,14 +51,6 @@ impl Backend for CandleBackend {
             facts if facts.device == Placement::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
             _ => 0,
         }
-    }
-
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
-    fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
     }
 
     fn measure_limits_again(&mut self, events: &Events) {
@@ -83,12 +70,12 @@ impl Backend for CandleBackend {
                 id: request.id,
                 prompt: request.prompt,
                 max_new_tokens: request.output_tokens,
-                stop_tokens: if request.ignore_eos { Vec::new() } else { self.eos_tokens.clone() },
+                stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.eos_tokens.clone() },
                 sampling: request.sampling,
                 seed: request.seed,
             })
             .collect();
-        let tokenizer = &self.tokenizer;
+        let tokenizer = &self.texts.tokenizer;
         let mut undecodable = None;
         let mut complete = |output: engine::Output| {
             // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
@@ -116,17 +103,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Reads headers, finds the leader, then reads weights. `paths` are the model's and the tokenizer's.
+    /// Reads headers, finds the leader, then reads weights.
     pub fn open(
         placement: Placement,
         config: &JobConfig,
         rendezvous: &Rendezvous,
         files: &dyn Files,
-        paths: [&Path; 2],
+        model: &Path,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let model = headers(files, paths)?;
+        let model = headers(files, model)?;
         let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let facts = facts(&model, ranks.facts())?;
@@ -150,8 +137,8 @@ impl Follower {
     }
 }
 
-fn headers(files: &dyn Files, [model, tokenizer]: [&Path; 2]) -> Result<Model, Error> {
-    Model::open_through(files, model, tokenizer).map_err(|error| Error::Model(error.to_string()))
+fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
+    Model::open_through(files, model).map_err(|error| Error::Model(error.to_string()))
 }
 
 fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Error> {
@@ -162,7 +149,7 @@ fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Er
         parameters: Some(model.parameters),
         max_model_len: engine.max_model_len,
         other_modalities: model.other_modalities,
-        warnings: model.tokenizer.warnings().to_vec(),
+        warnings: Vec::new(),
         engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
     })
 }

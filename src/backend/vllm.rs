@@ -10,6 +10,7 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -18,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use self::child::{Child, Silence};
 use self::protocol::{Asked, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
-use super::{Backend, BackendFacts, Completion, Error, Request};
+use super::{Backend, BackendFacts, Completion, Error, Request, opened};
 use crate::config::JobConfig;
 use crate::event::{Events, Fact, FinishReason, RequestId};
-use crate::model::{ChatTemplate, Texts, Tokenizer};
+use crate::model::{SharedTexts, Texts};
 
 pub use settings::refused;
 
@@ -41,7 +42,7 @@ const VARIABLES: [(&str, &str); 7] = [
 /// A loaded vLLM, and what stands between it and texts.
 pub struct VllmBackend {
     child: Child,
-    texts: Texts,
+    texts: Arc<Texts>,
     gpus: usize,
     facts: BackendFacts,
 }
@@ -52,10 +53,14 @@ impl VllmBackend {
         interpreter: &Interpreter,
         config: &JobConfig,
         [model, tokenizer]: [&Path; 2],
+        texts: &SharedTexts,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let texts = Texts::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
+        if !model.join("config.json").is_file() {
+            let reason = "vLLM takes a directory in Hugging Face layout, and there is no config.json in it";
+            return Err(Error::Model(format!("{}: {reason}", model.display())));
+        }
         let mut child = Child::start(interpreter.path(), DRIVER, &config.secrets(), &VARIABLES).map_err(|error| {
             Error::Unavailable(format!("vLLM cannot be started by {}: {error}", interpreter.path().display()))
         })?;
@@ -74,6 +79,7 @@ impl VllmBackend {
         };
         let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
+        let texts = opened(texts)?;
         let architecture = texts.architecture.clone();
         let facts = BackendFacts {
             backend: "vllm",
@@ -82,7 +88,7 @@ impl VllmBackend {
             parameters,
             max_model_len,
             other_modalities: None,
-            warnings: Vec::new(),
+            warnings: texts.tokenizer.warnings().to_vec(),
             engine,
         };
         Ok(Self { child, texts, gpus, facts })
@@ -122,14 +128,6 @@ impl Backend for VllmBackend {
 
     fn gpus(&self) -> usize {
         self.gpus
-    }
-
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.texts.tokenizer
-    }
-
-    fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.texts.chat_template.as_ref()
     }
 
     fn run(

@@ -12,9 +12,10 @@ use serde::Serialize;
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, Asked, Refusal};
 use super::{Error, jsonl, share, sharegpt};
-use crate::backend::{Backend, Request};
+use crate::backend::Request;
 use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload};
 use crate::event::RequestId;
+use crate::model::Texts;
 
 /// Where in its file something stands, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,11 +70,12 @@ pub(super) fn read(
     workload: &Workload,
     sampling: Sampling,
     path: &Path,
-    backend: &dyn Backend,
+    texts: &Texts,
+    max_model_len: usize,
 ) -> Result<(Vec<Request>, Vec<Entry>), Error> {
     let at = path.display();
     let unreadable = |error: &dyn fmt::Display| Error::Workload(format!("the dataset {at} cannot be read: {error}"));
-    let mut reading = Reading::new(workload, backend, path)?;
+    let mut reading = Reading::new(workload, texts, max_model_len, path)?;
     let file = BufReader::new(File::open(path).map_err(|error| unreadable(&error))?);
     match workload.dataset {
         Dataset::ShareGpt { reply_length, .. } => read_sharegpt(&mut reading, file, sampling, reply_length),
@@ -105,7 +107,7 @@ fn read_sharegpt(
 struct Reading<'a> {
     workload: &'a Workload,
     path: &'a Path,
-    longest: usize,
+    max_model_len: usize,
     encoder: PromptEncoder<'a>,
     requests: Vec<Request>,
     entries: Vec<Entry>,
@@ -114,12 +116,12 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(workload: &'a Workload, backend: &'a dyn Backend, path: &'a Path) -> Result<Self, Error> {
+    fn new(workload: &'a Workload, texts: &'a Texts, max_model_len: usize, path: &'a Path) -> Result<Self, Error> {
         Ok(Self {
             workload,
             path,
-            longest: backend.facts().max_model_len,
-            encoder: PromptEncoder::new(backend, workload.apply_chat_template)?,
+            max_model_len,
+            encoder: PromptEncoder::new(texts, workload.apply_chat_template)?,
             requests: Vec::new(),
             entries: Vec::new(),
             names: HashMap::new(),
@@ -169,12 +171,12 @@ impl<'a> Reading<'a> {
             (None, Some(reply)) => self.encoder.reply_tokens(reply).map_err(refuse)?,
             (None, None) => self.workload.output_len.get(),
         };
-        if prompt.len().saturating_add(output_tokens) > self.longest {
+        if prompt.len().saturating_add(output_tokens) > self.max_model_len {
             return Err(refuse(format!(
                 "its prompt has {} tokens, and with {output_tokens} output tokens it exceeds max-model-len={}; shorten it or \
                  ask for less",
                 prompt.len(),
-                self.longest
+                self.max_model_len
             )));
         }
         let request = Request {

@@ -4,29 +4,29 @@ use serde_json::Value;
 
 use super::question::Question;
 use super::{Error, messages};
-use crate::backend::Backend;
 use crate::config::ApplyChatTemplate;
+use crate::model::Texts;
 
 /// Encodes for one model.
 pub(super) struct PromptEncoder<'a> {
-    backend: &'a dyn Backend,
+    texts: &'a Texts,
     apply: ApplyChatTemplate,
 }
 
 impl<'a> PromptEncoder<'a> {
-    /// For the model of `backend`.
+    /// For the model whose texts these are.
     ///
     /// # Errors
     /// A template that is always to be applied, and a model that has none.
-    pub fn new(backend: &'a dyn Backend, apply: ApplyChatTemplate) -> Result<Self, Error> {
-        if apply == ApplyChatTemplate::Always && backend.chat_template().is_none() {
+    pub fn new(texts: &'a Texts, apply: ApplyChatTemplate) -> Result<Self, Error> {
+        if apply == ApplyChatTemplate::Always && texts.chat_template.is_none() {
             return Err(Error::Workload(
                 "apply-chat-template is `always`, but the model has no chat template (tokenizer_config.json, \
                  chat_template.jinja or the GGUF file's metadata would hold it); add one, or leave it out"
                     .to_owned(),
             ));
         }
-        Ok(Self { backend, apply })
+        Ok(Self { texts, apply })
     }
 
     /// The ids of a prompt, at least one.
@@ -34,7 +34,7 @@ impl<'a> PromptEncoder<'a> {
     /// # Errors
     /// Why there is none, in words.
     pub fn encode(&self, question: &Question) -> Result<Vec<u32>, String> {
-        let template = self.backend.chat_template();
+        let template = &self.texts.chat_template;
         let ids = match (question, self.apply) {
             (Question::Prompt(text) | Question::Turn(text), _) if text.is_empty() => {
                 return Err("its prompt is empty".to_owned());
@@ -68,7 +68,7 @@ impl<'a> PromptEncoder<'a> {
 
     /// Ids of a conversation. The template has put all special tokens in that the model expects.
     fn rendered(&self, messages: &[Value]) -> Result<Vec<u32>, String> {
-        let Some(template) = self.backend.chat_template() else {
+        let Some(template) = &self.texts.chat_template else {
             return Err("`messages` need a chat template, and the model has none; give a `prompt`, or a model with a \
                         template"
                 .to_owned());
@@ -78,6 +78,6 @@ impl<'a> PromptEncoder<'a> {
     }
 
     fn ids(&self, text: &str, add_special: bool) -> Result<Vec<u32>, String> {
-        self.backend.tokenizer().encode(text, add_special).map_err(|error| error.to_string())
+        self.texts.tokenizer.encode(text, add_special).map_err(|error| error.to_string())
     }
 }

@@ -6,8 +6,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use super::Error;
-use crate::backend::Backend;
 use crate::config::Workload;
+use crate::model::Tokenizer;
 
 /// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
 const LENGTHS: u64 = 1;
@@ -22,16 +22,20 @@ pub(super) struct RandomPrompt {
 ///
 /// # Errors
 /// Lengths that do not fit the model, or a vocabulary that has not so many sequences.
-pub(super) fn draw(workload: &Workload, count: usize, backend: &dyn Backend) -> Result<Vec<RandomPrompt>, Error> {
+pub(super) fn draw(
+    workload: &Workload,
+    count: usize,
+    tokenizer: &Tokenizer,
+    max_model_len: usize,
+) -> Result<Vec<RandomPrompt>, Error> {
     let (input_lengths, output_lengths) = (workload.input_lengths(), workload.output_lengths());
-    let (input, output, longest) = (*input_lengths.end(), *output_lengths.end(), backend.facts().max_model_len);
-    if input + output > longest {
+    let (input, output) = (*input_lengths.end(), *output_lengths.end());
+    if input + output > max_model_len {
         return Err(Error::Workload(format!(
-            "random prompts of up to {input} tokens with up to {output} output tokens exceed max-model-len={longest}; lower \
+            "random prompts of up to {input} tokens with up to {output} output tokens exceed max-model-len={max_model_len}; lower \
              input-len, output-len or random-range-ratio"
         )));
     }
-    let tokenizer = backend.tokenizer();
     let special: HashSet<u32> = tokenizer.special_tokens().into_iter().collect();
     let ids: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|id| !special.contains(id)).collect();
     let distinct_sequences = (ids.len() as f64).powf(input as f64);

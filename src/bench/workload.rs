@@ -4,12 +4,16 @@ use std::path::Path;
 
 use super::entries::{self, Entry};
 use super::{Error, random_prompts, share};
-use crate::backend::{Backend, Request};
+use crate::backend::Request;
 use crate::config::{Sampling, Workload};
 use crate::event::RequestId;
+use crate::model::Texts;
 
 /// Random prompts when neither a number nor a dataset says how many.
 const DEFAULT_RANDOM_PROMPTS: usize = 64;
+
+/// Tokens after which a request of the warm-up ends: by then every kernel has run, on prompts and on single tokens.
+const WARM_UP_OUTPUT_TOKENS: usize = 8;
 
 /// The requests of a job.
 #[derive(Clone, Debug)]
@@ -21,8 +25,17 @@ pub struct Prompts {
     pub measured: Vec<Request>,
 }
 
-/// Makes the requests that `workload` asks for, with ids of `backend`'s vocabulary. A dataset is read from `dataset_path`
-/// where that is given, and each of its entries is given beside them, in its order; random prompts have none.
+impl Prompts {
+    /// Tokens of the longest request, its output included.
+    pub fn longest(&self) -> usize {
+        let tokens = |request: &Request| request.prompt.len() + request.output_tokens;
+        self.warm_up.iter().chain(&self.measured).map(tokens).max().unwrap_or(0)
+    }
+}
+
+/// Makes the requests that `workload` asks for, for a model of these `texts` that serves `max_model_len` tokens at most. A dataset
+/// is read from `dataset_path` where that is given, and each of its entries is given beside them, in its order; random prompts
+/// have none.
 ///
 /// # Errors
 /// An unreadable dataset, input that is no prompt, or a prompt that does not fit the model.
@@ -30,27 +43,32 @@ pub fn prepare(
     workload: &Workload,
     sampling: Sampling,
     dataset_path: Option<&Path>,
-    backend: &dyn Backend,
+    texts: &Texts,
+    max_model_len: usize,
 ) -> Result<(Prompts, Vec<Entry>), Error> {
-    match workload.dataset.path() {
-        None => Ok((random(workload, sampling, backend)?, Vec::new())),
+    let (mut prompts, entries) = match workload.dataset.path() {
+        None => (random(workload, sampling, texts, max_model_len)?, Vec::new()),
         Some(named) => {
             let path = dataset_path.unwrap_or(named);
-            let (measured, entries) = entries::read(workload, sampling, path, backend)?;
+            let (measured, entries) = entries::read(workload, sampling, path, texts, max_model_len)?;
             // The first prompts again, numbered behind all others.
             let warm_up = measured.iter().cycle().take(workload.warmup).cloned();
             let behind = measured.last().map_or(0, |request| request.id.0 + 1);
             let ids = (behind..).map(RequestId);
             let warm_up = ids.zip(warm_up).map(|(id, request)| Request { id, ..request }).collect();
-            Ok((Prompts { warm_up, measured }, entries))
+            (Prompts { warm_up, measured }, entries)
         }
+    };
+    for request in &mut prompts.warm_up {
+        request.output_tokens = request.output_tokens.min(WARM_UP_OUTPUT_TOKENS);
     }
+    Ok((prompts, entries))
 }
 
-fn random(workload: &Workload, sampling: Sampling, backend: &dyn Backend) -> Result<Prompts, Error> {
+fn random(workload: &Workload, sampling: Sampling, texts: &Texts, max_model_len: usize) -> Result<Prompts, Error> {
     let count = workload.num_prompts.map_or(DEFAULT_RANDOM_PROMPTS, usize::from);
     // All of them, whatever the share: a prompt is the same whoever runs it.
-    let prompts = random_prompts::draw(workload, count + workload.warmup, backend)?;
+    let prompts = random_prompts::draw(workload, count + workload.warmup, &texts.tokenizer, max_model_len)?;
     let mut measured: Vec<Request> = prompts
         .into_iter()
         .enumerate()

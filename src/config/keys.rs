@@ -166,7 +166,7 @@ keys! {
         /// Look for NaN and infinities in the weights while loading
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         validate_weights = Text("false");
-        /// Measure what the processors can do, before the run and after it, in half a second each: the roofline of the result
+        /// Measure what the processors can do, before the run and after it, in less than a second each: the roofline of the result
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
 
@@ -194,9 +194,9 @@ keys! {
         /// this process is
         #[arg(value_name = "REPLICAS", help_heading = WORKLOAD)]
         replica_count = Decided("recipe-replica-count, else 1");
-        /// Requests before the measured region
+        /// Requests before the measured region; each ends after 8 tokens
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
-        warmup = Text("1");
+        warmup = Decided("0 for jsonl, 1 otherwise");
         /// Seed of prompts and sampling
         #[arg(value_name = "NUMBER", help_heading = WORKLOAD)]
         seed = Text("0");

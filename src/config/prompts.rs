@@ -23,8 +23,12 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) 
     let random_range_ratio = range_ratio(resolver, raw, dataset.as_ref());
     let prompts_default = (dataset == Some(Dataset::Random)).then_some(NUM_PROMPTS);
     let num_prompts = resolver.read_or(&raw.num_prompts, prompts_default, parsing::count, show_count);
-    let warmup = resolver.read(
+    // Prompts of `jsonl` want answers; the others measure: they are warmed up, and lengths are part of what they measure.
+    let measures = !matches!(dataset, Some(Dataset::Jsonl(_)));
+    let warmup_default = usize::from(measures);
+    let warmup = resolver.read_or(
         &raw.warmup,
+        Some(warmup_default),
         |text| {
             let number = parsing::whole(text, 0, parsing::LARGEST_COUNT)?;
             usize::try_from(number).map_err(|_| "it is too large here".to_owned())
@@ -32,8 +36,6 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) 
         usize::to_string,
     );
     let seed = resolver.read(&raw.seed, |text| parsing::whole(text, 0, u64::MAX), u64::to_string);
-    // Prompts of `jsonl` want answers; the others measure, and lengths are part of what they measure.
-    let measures = !matches!(dataset, Some(Dataset::Jsonl(_)));
     let ignore_eos = resolver.read_or(&raw.ignore_eos, Some(measures), parsing::boolean, bool::to_string);
     let apply_chat_template = resolver.choose(&raw.apply_chat_template);
     let on_bad_input = resolver.choose(&raw.on_bad_input);
@@ -43,7 +45,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) 
         output_len: output_len?,
         random_range_ratio: random_range_ratio?,
         num_prompts: num_prompts?,
-        warmup: warmup?,
+        warmup: warmup?.unwrap_or(warmup_default),
         seed: seed?,
         ignore_eos: ignore_eos?.unwrap_or(measures),
         apply_chat_template: apply_chat_template?,

@@ -19,7 +19,7 @@ pub struct Workload {
     pub random_range_ratio: f64,
     /// Requests; `None` is all of the dataset (64 random ones).
     pub num_prompts: Option<NonZeroUsize>,
-    /// Requests before the measured region. Default 1.
+    /// Requests before the measured region. Default 0 for the prompts of `jsonl`, 1 for those that measure.
     pub warmup: usize,
     /// Seed of prompts and sampling.
     pub seed: u64,

@@ -25,7 +25,7 @@ impl Processors {
 }
 
 impl Engine {
-    /// Measures the limits again, in half a second, where they were measured on processors while loading; they are stated in
+    /// Measures the limits again, in less than a second, where they were measured on processors while loading; they are stated in
     /// `events`. Where there is too little memory left for it, what was measured first stands.
     pub fn measure_limits_again(&self, events: &Events) {
         if let Some(Ok(limits)) = self.limits_of.map(Processors::limits) {

@@ -29,7 +29,7 @@ pub async fn follow(
     found: Found,
     rendezvous: &Arc<Rendezvous>,
     files: MountedFiles,
-    [model, tokenizer]: [PathBuf; 2],
+    model: PathBuf,
 ) -> Result<(), Failure> {
     let Found::Candle(placement) = found else {
         return Err(Failure::sentence(Exit::Configuration, "only backend=candle shares a model with other machines"));
@@ -46,13 +46,13 @@ pub async fn follow(
     let open = {
         let (job, events, cancel) = (context.job.clone(), context.events.clone(), cancel.clone());
         let rendezvous = Arc::clone(rendezvous);
-        move || Follower::open(placement, &job, &rendezvous, &files, [&model, &tokenizer], &events, &cancel)
+        move || Follower::open(placement, &job, &rendezvous, &files, &model, &events, &cancel)
     };
-    let follower = blocking(&context.signals, STEP_PATIENCE, open).await?.map_err(work::from_backend)?;
+    let follower = blocking(context.signals.cancel(), STEP_PATIENCE, open).await?.map_err(work::from_backend)?;
     work::state(context, follower.facts());
     context.events.emit(Fact::PhaseStarted(Phase::Follow));
     let followed: Result<(), backend::Error> =
-        blocking(&context.signals, STEP_PATIENCE, move || follower.follow(&cancel)).await?;
+        blocking(context.signals.cancel(), STEP_PATIENCE, move || follower.follow(&cancel)).await?;
     followed.map_err(work::from_backend)
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::finish::{self, Ending};
@@ -202,22 +203,22 @@ async fn caught(work: impl Future<Output = Result<(), Failure>>) -> Result<(), F
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(environment::panic_failure()))
 }
 
-/// Waits for `work` on a thread that may block. Once the run is cancelled it is given `patience` to notice, and then
+/// Waits for `work` on a thread that may block. Once `cancel` is triggered it is given `patience` to notice, and then
 /// left behind: the process is about to end.
 ///
 /// # Errors
 /// [`Exit::Unexpected`] when `work` panicked or was left behind.
 pub async fn blocking<T: Send + 'static>(
-    signals: &Signals,
+    cancel: &CancellationToken,
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let mut task = tokio::task::spawn_blocking(work);
     let joined = tokio::select! {
         joined = &mut task => joined,
-        () = signals.cancel().cancelled() => match tokio::time::timeout(patience, task).await {
+        () = cancel.cancelled() => match tokio::time::timeout(patience, task).await {
             Ok(joined) => joined,
-            Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind on a signal")),
+            Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind when it was to stop")),
         },
     };
     joined.map_err(|_| environment::panic_failure())
@@ -234,7 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_unexpected_failure_wherever_it_happens() {
-        let on_a_thread = blocking(&Signals::default(), Duration::ZERO, || panic!("on a thread")).await;
+        let on_a_thread = blocking(&CancellationToken::new(), Duration::ZERO, || panic!("on a thread")).await;
         let in_the_future = caught(async { panic!("in the future") }).await;
         for failure in [on_a_thread.unwrap_err(), in_the_future.unwrap_err()] {
             assert_eq!(failure.exit, Exit::Unexpected);
@@ -244,10 +245,10 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_does_not_notice_a_signal_is_left_behind() {
-        let signals = Signals::default();
-        signals.cancel().cancel();
+        let cancel = CancellationToken::new();
+        cancel.cancel();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let outcome = blocking(&signals, Duration::from_millis(1), move || held.recv().ok()).await;
+        let outcome = blocking(&cancel, Duration::from_millis(1), move || held.recv().ok()).await;
         assert_eq!(outcome.unwrap_err().exit, Exit::Unexpected);
         drop(release);
     }

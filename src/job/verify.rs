@@ -58,8 +58,7 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
         let sentence = "verify looks at the numbers of one machine; leave the LWS variables out";
         return Err((Exit::Configuration, sentence.to_owned()));
     }
-    let (model, tokenizer) = (on_disk(job, &job.model, "model")?, on_disk(job, &job.tokenizer, "tokenizer")?);
-    let model = Model::open(&model, &tokenizer).map_err(|error| (Exit::Model, error.to_string()))?;
+    let model = Model::open(&on_disk(job, &job.model)?).map_err(|error| (Exit::Model, error.to_string()))?;
     let length = job.workload.input_len.get().min(model.config.max_position.saturating_sub(CONTINUED)).max(1);
     let mut random = ChaCha12Rng::seed_from_u64(job.workload.seed);
     let vocabulary = model.config.vocab_size as u32;
@@ -107,8 +106,8 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     Ok((line.to_string(), agrees))
 }
 
-fn on_disk(job: &JobConfig, named: &ModelPath, key: &str) -> Result<PathBuf, (Exit, String)> {
-    locate(named, &job.inputs, key)
+fn on_disk(job: &JobConfig, named: &ModelPath) -> Result<PathBuf, (Exit, String)> {
+    locate(named, &job.inputs, "model")
         .map_err(|clause| (Exit::Model, format!("{clause}; verify mounts nothing, so name what is on this disk")))
 }
 

@@ -8,9 +8,10 @@ use super::Exit;
 use super::exit::Failure;
 use super::files::MountedFiles;
 use super::follow;
+use super::load::{self, Ready, Sources};
 use super::locate::locate;
 use super::run::{Context, blocking};
-use crate::backend::{self, Backend, BackendFacts, Completion};
+use crate::backend::{self, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
 use crate::config::ModelPath;
 use crate::event::{Fact, Phase};
@@ -93,30 +94,23 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     context.events.emit(Fact::PhaseStarted(Phase::Load));
     if let Some(rendezvous) = context.rendezvous.as_ref().filter(|_| context.job.follows()) {
-        let followed = follow::follow(context, found, rendezvous, work.files(), [model, tokenizer]).await;
+        let followed = follow::follow(context, found, rendezvous, work.files(), model).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
-    let loaded = load(context, found, work.files(), model, tokenizer).await;
-    let backend = loaded.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
+    let sources = Sources { model, tokenizer, dataset };
+    let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
+    let Ready { mut backend, prompts, entries } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(context, backend.facts());
     work.backend = Some(backend.facts().clone());
-
-    let (workload, sampling, path) = (context.job.workload.clone(), context.job.sampling, dataset.clone());
-    let (mut backend, prepared) = blocking(&context.signals, STEP_PATIENCE, move || {
-        let prepared = bench::prepare(&workload, sampling, path.as_deref(), backend.as_ref());
-        (backend, prepared)
-    })
-    .await?;
-    let (prompts, entries) = prepared.map_err(|error| work.storage_failure().unwrap_or_else(|| from_bench(error)))?;
     work.entries = entries;
-    if let Some(path) = dataset {
-        report_skipped(work, &path);
+    if let Some(path) = &sources.dataset {
+        report_skipped(work, path);
     }
 
     let (events, recorder) = (context.events.clone(), context.recorder.clone());
     let cancel = context.signals.cancel().clone();
     let completions = Arc::new(Mutex::new(Vec::new()));
-    let outcome = blocking(&context.signals, STEP_PATIENCE, {
+    let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
         let (completions, gpus) = (completions.clone(), context.gpus.clone());
         move || {
             let used = backend.gpus();
@@ -160,20 +154,6 @@ async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure>
         work.mounts.push(mounted);
     }
     Ok(())
-}
-
-async fn load(
-    context: &Context,
-    found: backend::Found,
-    files: MountedFiles,
-    model: PathBuf,
-    tokenizer: PathBuf,
-) -> Result<Box<dyn Backend>, Failure> {
-    let (job, events, cancel) = (context.job.clone(), context.events.clone(), context.signals.cancel().clone());
-    let rendezvous = context.rendezvous.clone();
-    let open =
-        move || backend::open(found, &job, rendezvous.as_deref(), &files, [&model, &tokenizer], &events, &cancel);
-    blocking(&context.signals, STEP_PATIENCE, open).await?.map_err(from_backend)
 }
 
 fn report_skipped(work: &Work, dataset: &Path) {
@@ -229,7 +209,7 @@ pub(super) fn from_backend(error: backend::Error) -> Failure {
     Failure::new(exit, error)
 }
 
-fn from_bench(error: bench::Error) -> Failure {
+pub(super) fn from_bench(error: bench::Error) -> Failure {
     match error {
         bench::Error::Workload(_) => Failure::new(Exit::Configuration, error),
         bench::Error::Backend(error) => from_backend(error),

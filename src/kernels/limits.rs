@@ -1,4 +1,4 @@
-//! What this machine can do at most: the two numbers of a roofline, measured in half a second.
+//! What this machine can do at most: the two numbers of a roofline, measured in less than a second.
 //!
 //! Compute is a large product of f32 matrices, memory is reading (or STREAM's triad, whichever is faster) over more
 //! than the caches hold; of each the best of several short passes counts, since others share the machine: one that fits between
@@ -10,11 +10,20 @@ use super::memory::{AlignedBytes, Parts};
 use super::simd::{Kernel, Simd, dispatch};
 use super::{PackedMatrix, Pool, WeightSlice, matmul};
 
-/// How long each rate is measured at most, but for [`LEAST_PASSES`].
-const LONGEST: Duration = Duration::from_millis(150);
+/// Time that one rate is measured for, but for [`LEAST_PASSES`].
+#[derive(Clone, Copy)]
+struct Patience {
+    /// At least, also where passes confirm each other.
+    shortest: Duration,
+    longest: Duration,
+}
 
-/// How long at least: what a processor's clock takes to rise, several times over.
-const SHORTEST: Duration = Duration::from_millis(30);
+/// Of computing: at least what a processor's clock takes to rise, several times over.
+const COMPUTING: Patience = Patience { shortest: Duration::from_millis(30), longest: Duration::from_millis(150) };
+
+/// Of memory, which other processors of the machine use as well: passes confirm each other for tens of milliseconds at less than
+/// half of its rate.
+const MEMORY: Patience = Patience { shortest: Duration::from_millis(150), longest: Duration::from_millis(200) };
 
 /// Passes that are made whatever they take.
 const LEAST_PASSES: usize = 3;
@@ -83,7 +92,7 @@ pub struct TooLittleMemory {
     needed_bytes: u64,
 }
 
-/// Measures the limits with all threads of `pool`, in about half a second. Takes at most half of `free_bytes` for it, where these
+/// Measures the limits with all threads of `pool`, in about 0.7 s. Takes at most half of `free_bytes` for it, where these
 /// are known.
 ///
 /// # Errors
@@ -122,10 +131,10 @@ fn largest_cache_bytes() -> Option<u64> {
 }
 
 /// `amount` over the shortest time that `pass` took.
-fn best_rate(amount: f64, mut pass: impl FnMut()) -> f64 {
+fn best_rate(amount: f64, patience: Patience, mut pass: impl FnMut()) -> f64 {
     let begin = Instant::now();
     let mut passes = Passes::default();
-    while !passes.are_enough(begin.elapsed()) {
+    while !passes.are_enough(begin.elapsed(), patience) {
         let start = Instant::now();
         pass();
         passes.add(start.elapsed().as_secs_f64());
@@ -158,9 +167,9 @@ impl Passes {
         self.best = self.best.min(seconds);
     }
 
-    fn are_enough(&self, elapsed: Duration) -> bool {
-        let settled = self.confirming >= CONFIRMING_PASSES && elapsed >= SHORTEST;
-        self.count >= LEAST_PASSES && (settled || elapsed >= LONGEST)
+    fn are_enough(&self, elapsed: Duration, Patience { shortest, longest }: Patience) -> bool {
+        let settled = self.confirming >= CONFIRMING_PASSES && elapsed >= shortest;
+        self.count >= LEAST_PASSES && (settled || elapsed >= longest)
     }
 }
 
@@ -169,7 +178,7 @@ fn product_rate(pool: &Pool) -> f64 {
     let out = (COLUMNS_PER_THREAD * pool.threads()).min(MOST_COLUMNS);
     let w = PackedMatrix::pack(pool, WeightSlice::F32(&vec![0.5; in_ * out]), out, in_);
     let (x, mut y) = (vec![0.25; rows * in_], vec![0.0; rows * out]);
-    best_rate(2.0 * (rows * in_ * out) as f64, || matmul(pool, &x, rows, &w, None, &mut y))
+    best_rate(2.0 * (rows * in_ * out) as f64, COMPUTING, || matmul(pool, &x, rows, &w, None, &mut y))
 }
 
 /// Chains of multiply-adds at a time: enough to hide their latency, few enough for 16 registers.
@@ -186,7 +195,7 @@ fn multiply_add_rate(pool: &Pool) -> f64 {
     dispatch(pool.available(), CountLanes(&mut lanes));
     let tasks = TASKS_PER_THREAD * pool.threads();
     let flops = 2 * CHAINS * ROUNDS * lanes * tasks;
-    best_rate(flops as f64, || pool.run(tasks, |_| dispatch(pool.available(), MultiplyAdd)))
+    best_rate(flops as f64, COMPUTING, || pool.run(tasks, |_| dispatch(pool.available(), MultiplyAdd)))
 }
 
 struct CountLanes<'a>(&'a mut usize);
@@ -226,13 +235,13 @@ fn memory_rate(pool: &Pool, count: usize) -> f64 {
     // Pages are there before anything is measured.
     // SAFETY: each task takes a part of its own.
     pool.run(tasks, |task| unsafe { nth(&parts, count / tasks, task) }.fill(1.0));
-    let read = best_rate(bytes as f64, || {
+    let read = best_rate(bytes as f64, MEMORY, || {
         // SAFETY: each task takes a part of its own.
         pool.run(tasks, |task| dispatch(pool.available(), Read(unsafe { nth(&parts, count / tasks, task) })));
     });
     // STREAM's count: the line that is written is not counted as read, although it is.
     let thirds = tasks * 3;
-    let triad = best_rate((count / thirds * tasks * 3 * size_of::<f32>()) as f64, || {
+    let triad = best_rate((count / thirds * tasks * 3 * size_of::<f32>()) as f64, MEMORY, || {
         pool.run(tasks, |task| {
             // SAFETY: each task takes three parts of its own.
             let [a, b, c] = [0, 1, 2].map(|i| unsafe { nth(&parts, count / thirds, i * tasks + task) });
@@ -308,16 +317,16 @@ mod tests {
         let after = |seconds: &[f64], elapsed: Duration| {
             let mut passes = Passes::default();
             seconds.iter().for_each(|&seconds| passes.add(seconds));
-            (passes.best, passes.are_enough(elapsed))
+            (passes.best, passes.are_enough(elapsed, COMPUTING))
         };
         // The first of a level confirms nothing.
-        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02], SHORTEST), (1.0, false));
-        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02, 0.99], SHORTEST), (0.99, true));
-        assert_eq!(after(&[1.0; 9], SHORTEST / 2), (1.0, false));
+        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02], COMPUTING.shortest), (1.0, false));
+        assert_eq!(after(&[2.0, 1.0, 1.01, 1.0, 1.02, 0.99], COMPUTING.shortest), (0.99, true));
+        assert_eq!(after(&[1.0; 9], COMPUTING.shortest / 2), (1.0, false));
         // Interrupted ones neither confirm nor contradict.
-        assert_eq!(after(&[1.0, 5.0, 1.0, 7.0, 1.0, 1.0, 1.0], SHORTEST), (1.0, true));
-        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], SHORTEST), (1.0, false));
-        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], LONGEST), (1.0, true));
-        assert_eq!(after(&[1.0, 5.0], LONGEST), (1.0, false));
+        assert_eq!(after(&[1.0, 5.0, 1.0, 7.0, 1.0, 1.0, 1.0], COMPUTING.shortest), (1.0, true));
+        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], COMPUTING.shortest), (1.0, false));
+        assert_eq!(after(&[1.0, 5.0, 7.0, 9.0], COMPUTING.longest), (1.0, true));
+        assert_eq!(after(&[1.0, 5.0], COMPUTING.longest), (1.0, false));
     }
 }

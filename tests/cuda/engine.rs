@@ -143,7 +143,7 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     let (plain, grouped) = (with_window(100_000.into()), with_window(serde_json::Value::Null));
     let served = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let model = flashjob::model::Model::open(folder.path(), folder.path()).unwrap();
+        let model = flashjob::model::Model::open(folder.path()).unwrap();
         let config = on_gpu(DtypeChoice::Float16);
         let mut engine =
             Engine::load_on(Placement::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();

@@ -1,5 +1,7 @@
 //! Real prompts from outside: what each kind of dataset is answered with, and what is said of input that is none.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,6 +31,16 @@ fn chat(custom_id: &str, content: &str, more: Value) -> String {
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let line = json!({"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body});
     format!("{line}\n")
+}
+
+fn copy_of_tiny_model(folder: &TempDir) -> PathBuf {
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(tiny_model()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    model
 }
 
 #[test]
@@ -186,6 +198,62 @@ fn bad_input_ends_the_job_with_2_and_its_place() {
     assert!(error.contains("dataset, entry 1: it has no list `conversations`: {\"id\":1} ("), "{error}");
 }
 
+/// Weights that no run could begin with: the dataset's mistake is the one that is named.
+#[test]
+fn a_mistake_in_the_dataset_ends_the_job_whatever_becomes_of_the_weights() {
+    let folder = TempDir::new().unwrap();
+    let model = copy_of_tiny_model(&folder);
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let not_a_number = bytes.len() - 4..;
+    bytes[not_a_number].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    let template = json!({"chat_template": "{{ raise_exception('roles must alternate') }}"});
+    std::fs::write(model.join("tokenizer_config.json"), template.to_string()).unwrap();
+    for (text, exit, sentence) in [
+        ("{\"prompt\": \"x\"}\n".to_owned(), 4, "model.safetensors"),
+        ("{\"prompt\": \"x\"}\nnot JSON\n".to_owned(), 2, "dataset, line 2: it is not JSON"),
+        (chat("a", "x", json!({})), 2, "dataset, line 1: "),
+    ] {
+        let results = TempDir::new().unwrap();
+        let dataset = results.path().join("dataset");
+        std::fs::write(&dataset, text).unwrap();
+        let finished = job_without_model(&results)
+            .args(["--model".into(), model.as_os_str().to_owned()])
+            .args(["--dataset=jsonl".into(), "--dataset-path".into(), dataset.into_os_string()])
+            .args(["--validate-weights"])
+            .run()
+            .expect_code(exit);
+        let error = result(&results)["error"].as_str().unwrap().to_owned();
+        assert!(error.contains(sentence), "{error}");
+        assert!(!finished.stderr.contains("model is loaded"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_warm_up_ends_after_8_tokens_and_answers_have_none() {
+    let text = "{\"prompt\": \"one two\"}\n";
+    for (dataset, more, expected) in [("jsonl", &[][..], 0), ("jsonl", &["--warmup=2"][..], 16), ("random", &[][..], 8)]
+    {
+        let results = TempDir::new().unwrap();
+        let asked = if dataset == "random" { job(&results) } else { asking(&results, dataset, text) };
+        let finished = asked
+            .args(["--output-len=20", "--num-prompts=1", "--ignore-eos", "--input-len=2"])
+            .env("FLASHJOB_LOG", "flashjob=debug")
+            .args(more.iter().copied())
+            .run()
+            .expect_code(0);
+        let warm_up = finished.stderr.split("\"phase\":\"measure\"").next().unwrap();
+        let tokens: Vec<u64> = warm_up
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|line| line["output_tokens"].as_u64())
+            .collect();
+        assert_eq!(tokens.iter().sum::<u64>(), expected, "{warm_up}");
+        assert_eq!(result(&results)["metrics"]["total_output_tokens"], 20.0);
+    }
+}
+
 #[test]
 fn skipped_input_is_reported_counted_and_answered_with_an_error_where_it_has_a_name() {
     let results = TempDir::new().unwrap();
@@ -217,14 +285,8 @@ fn skipped_input_is_reported_counted_and_answered_with_an_error_where_it_has_a_n
 #[test]
 fn a_model_without_a_chat_template_says_so_to_conversations() {
     let folder = TempDir::new().unwrap();
-    let model = folder.path().join("model");
-    std::fs::create_dir(&model).unwrap();
-    for file in std::fs::read_dir(tiny_model()).unwrap() {
-        let file = file.unwrap();
-        if file.file_name() != "tokenizer_config.json" {
-            std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
-        }
-    }
+    let model = copy_of_tiny_model(&folder);
+    std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();
     let dataset = folder.path().join("dataset");
     std::fs::write(&dataset, chat("a", "x", json!({}))).unwrap();
     for (arguments, sentence) in [

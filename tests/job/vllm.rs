@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flashjob::backend::{self, Completion, Found, Interpreter, Request};
+use flashjob::backend::{self, Backend, Completion, Found, Interpreter, Request};
 use flashjob::bench::Recorder;
 use flashjob::config::{self, Command, JobConfig, Sampling};
 use flashjob::event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
-use flashjob::model::SystemFiles;
+use flashjob::model::{SharedTexts, SystemFiles};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +115,11 @@ impl Observer for Facts {
     }
 }
 
+fn open(found: Found, job: &JobConfig, model: &Path, events: &Events) -> Box<dyn Backend> {
+    let texts = SharedTexts::new(model.to_owned(), model.to_owned());
+    backend::open(found, job, None, &SystemFiles, [model, model], &texts, events, &CancellationToken::new()).unwrap()
+}
+
 /// One load; the rest is asked of it in turn.
 #[test]
 fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
@@ -124,8 +129,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let facts = Arc::new(Facts::default());
     let (events, cancel) = (Events::to(vec![facts.clone()]), CancellationToken::new());
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
-    let mut backend =
-        backend::open(found, &job, None, &SystemFiles, [model.path(), model.path()], &events, &cancel).unwrap();
+    let mut backend = open(found, &job, model.path(), &events);
     let stated = backend.facts().clone();
     assert_eq!((stated.backend, stated.version.as_str()), ("vllm", "0.32.0"));
     assert_eq!((stated.architecture.as_str(), stated.max_model_len), ("LlamaForCausalLM", 512));
@@ -205,9 +209,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     model.edit_json("generation_config.json", |json| json["eos_token_id"] = eos.into());
     drop(backend);
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
-    let mut backend =
-        backend::open(found, &job, None, &SystemFiles, [model.path(), model.path()], &Events::default(), &cancel)
-            .unwrap();
+    let mut backend = open(found, &job, model.path(), &Events::default());
     let stopping = Request { ignore_eos: false, ..request(0, &golden[1].tokens, greedy) };
     let mut tokens = Vec::new();
     let mut keep = |completion: Completion| tokens = completion.tokens;

@@ -1,12 +1,34 @@
 //! Fixtures with one thing changed.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use flashjob::model::Model;
+use flashjob::model::{Model, Texts};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::golden;
+
+/// A model with its texts.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub model: Model,
+    pub texts: Texts,
+}
+
+impl Checkpoint {
+    pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, flashjob::model::Error> {
+        Ok(Self { model: Model::open(model)?, texts: Texts::open(model, tokenizer)? })
+    }
+}
+
+impl Deref for Checkpoint {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
+    }
+}
 
 /// A copy of a fixture's directory.
 pub struct Altered {
@@ -50,8 +72,8 @@ impl Altered {
         self.write(name, json.to_string());
     }
 
-    pub fn open(&self) -> Result<Model, flashjob::model::Error> {
-        Model::open(self.path(), self.path())
+    pub fn open(&self) -> Result<Checkpoint, flashjob::model::Error> {
+        Checkpoint::open(self.path(), self.path())
     }
 
     /// Why it does not open.

@@ -1,19 +1,19 @@
 //! What `config.json` may say, and what is said of one that may not.
 
-use flashjob::model::{Dtype, Model, RopeScaling};
+use flashjob::model::{Dtype, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::altered::{Altered, assert_says};
+use super::altered::{Altered, Checkpoint, assert_says};
 use super::golden;
 
-fn open(fixture: &str) -> Model {
-    Model::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap()
+fn open(fixture: &str) -> Checkpoint {
+    Checkpoint::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap()
 }
 
 #[test]
 fn both_spellings_of_rotary_settings_mean_the_same() {
-    let new = open("llama-gqa").config;
+    let new = open("llama-gqa").model.config;
     assert_eq!(
         new.rope.scaling,
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 64 }
@@ -25,7 +25,7 @@ fn both_spellings_of_rotary_settings_mean_the_same() {
         json["rope_scaling"] = parameters;
     });
     assert_eq!(old.open().unwrap().config, new);
-    let linear = open("llama-sharded").config;
+    let linear = open("llama-sharded").model.config;
     let oldest = Altered::of("llama-sharded");
     oldest.edit_json("config.json", |json| {
         json["rope_scaling"] = json!({"type": "linear", "factor": 2.0});
@@ -38,7 +38,7 @@ fn both_spellings_of_rotary_settings_mean_the_same() {
 fn what_a_model_is_comes_from_its_files() {
     let facts = |fixture| {
         let model = open(fixture);
-        (model.dtype, model.parameters, model.config.tied_head, model.architecture)
+        (model.dtype, model.parameters, model.config.tied_head, model.model.architecture)
     };
     let llama = || "LlamaForCausalLM".to_owned();
     // 2 · 288 · 64 + 2 · (2 · 64 · 64 + 2 · 32 · 64 + 3 · 96 · 64 + 2 · 64) + 64
@@ -51,7 +51,7 @@ fn what_a_model_is_comes_from_its_files() {
 #[test]
 fn a_gguf_file_is_found_in_its_directory_unless_a_whole_model_is_there() {
     let gguf = golden::directory("llama-gguf").join("model.gguf");
-    let file = Model::open(&gguf, &gguf).unwrap();
+    let file = Checkpoint::open(&gguf, &gguf).unwrap();
     assert_eq!(file.config, open("llama-gguf").config);
     let both = Altered::of("llama-mqa-tied");
     std::fs::copy(&gguf, both.file("other.gguf")).unwrap();
@@ -142,11 +142,11 @@ fn tokens_that_end_texts_must_exist() {
     model.remove("generation_config.json");
     model.remove("tokenizer_config.json");
     let opened = model.open().unwrap();
-    assert_eq!((opened.eos_tokens(), opened.bos_token()), (&[2][..], Some(1)));
-    assert!(opened.chat_template.is_none());
+    assert_eq!((opened.texts.eos_tokens, opened.texts.bos_token), (vec![2], Some(1)));
+    assert!(opened.texts.chat_template.is_none());
     // Templates name tokens as the tokenizer's file spells them, as their ids do where there is none.
     model.write("chat_template.jinja", "{{ bos_token }}|{{ eos_token }}");
-    let rendered = |model: &Altered| model.open().unwrap().chat_template.unwrap().render(&[]).unwrap();
+    let rendered = |model: &Altered| model.open().unwrap().texts.chat_template.unwrap().render(&[]).unwrap();
     assert_eq!(rendered(&model), "<|im_start|>|<|im_end|>");
     model.write("tokenizer_config.json", json!({"bos_token": null, "eos_token": {"content": "</s>"}}).to_string());
     assert_eq!(rendered(&model), "|</s>");
@@ -154,9 +154,9 @@ fn tokens_that_end_texts_must_exist() {
     // The template has a file of its own since transformers 4.51, and had several names before.
     let named = json!({"chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]});
     model.write("tokenizer_config.json", named.to_string());
-    assert_eq!(model.open().unwrap().chat_template.unwrap().source(), "d");
+    assert_eq!(model.open().unwrap().texts.chat_template.unwrap().source(), "d");
     model.write("chat_template.jinja", "j");
-    assert_eq!(model.open().unwrap().chat_template.unwrap().source(), "j");
+    assert_eq!(model.open().unwrap().texts.chat_template.unwrap().source(), "j");
 }
 
 proptest! {

@@ -1,9 +1,9 @@
 //! What lies in a model's directory has the effect that it has in transformers, and nothing of it is dropped unseen.
 
-use flashjob::model::{Model, Tokenizer};
+use flashjob::model::Tokenizer;
 use serde_json::{Value, json};
 
-use super::altered::{Altered, assert_says};
+use super::altered::{Altered, Checkpoint, assert_says};
 use super::{golden, plain_decoder};
 
 const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 1234567\n";
@@ -15,9 +15,9 @@ type Spelled = &'static [(&'static str, u32)];
 type Renamed = fn(&str) -> String;
 
 /// What a template makes of the tokens that it may name.
-fn rendered(model: &Model) -> String {
+fn rendered(model: &Checkpoint) -> String {
     let message = json!({"role": "user", "content": "x"});
-    model.chat_template.as_ref().unwrap().render(&[message]).unwrap()
+    model.texts.chat_template.as_ref().unwrap().render(&[message]).unwrap()
 }
 
 fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
@@ -51,7 +51,7 @@ fn special_tokens_are_named_by_a_text_or_an_object_wherever_they_lie() {
         }
         let model = directory.open().unwrap();
         assert_eq!(rendered(&model), "<|im_start|>|<|im_end|>|<|endoftext|>|<image>", "{config} {map:?}");
-        assert_eq!(model.eos_tokens(), [0, 2], "{config} {map:?}");
+        assert_eq!(model.texts.eos_tokens, [0, 2], "{config} {map:?}");
     }
 }
 
@@ -80,7 +80,7 @@ fn a_template_may_lie_in_four_places_of_which_the_first_counts() {
 fn settings_of_a_training_run_change_no_prompt() {
     let text = "a text of more than eight tokens, certainly, and then some more of it";
     let plain = Altered::of("llama-gqa");
-    let expected = ids(&plain.open().unwrap().tokenizer, text);
+    let expected = ids(&plain.open().unwrap().texts.tokenizer, text);
     assert!(expected.len() > 8);
     let truncation = json!({"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0});
     let padding = json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
@@ -92,7 +92,7 @@ fn settings_of_a_training_run_change_no_prompt() {
             json["truncation"] = truncation;
             json["padding"] = padding;
         });
-        assert_eq!(ids(&directory.open().unwrap().tokenizer, text), expected);
+        assert_eq!(ids(&directory.open().unwrap().texts.tokenizer, text), expected);
     }
 }
 
@@ -141,7 +141,7 @@ fn the_tokenizer_file_decides_what_surrounds_a_text() {
             directory.edit_json("tokenizer_config.json", |json| {
                 json.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
             });
-            let tokenizer = directory.open().unwrap().tokenizer;
+            let tokenizer = directory.open().unwrap().texts.tokenizer;
             let plain = tokenizer.encode("a text", false).unwrap();
             let expected: Vec<u32> = first.into_iter().chain(plain).collect();
             assert_eq!(ids(&tokenizer, "a text"), expected, "{flags}");
@@ -153,13 +153,13 @@ fn the_tokenizer_file_decides_what_surrounds_a_text() {
 fn an_id_beyond_the_embedding_is_refused_in_a_prompt_and_nowhere_else() {
     // 300 tokens for 272 rows.
     let tokenizer = golden::directory("llama-sharded").join("tokenizer.json");
-    let model = Model::open(&golden::directory("llama-mqa-tied"), &tokenizer).unwrap();
-    assert_eq!(model.tokenizer.vocab_size(), 272);
-    let beyond = model.tokenizer.token(280).unwrap();
-    let said = model.tokenizer.encode(&beyond, false).unwrap_err().to_string();
+    let model = Checkpoint::open(&golden::directory("llama-mqa-tied"), &tokenizer).unwrap();
+    assert_eq!(model.texts.tokenizer.vocab_size(), 272);
+    let beyond = model.texts.tokenizer.token(280).unwrap();
+    let said = model.texts.tokenizer.encode(&beyond, false).unwrap_err().to_string();
     assert_says(&said, &["token", "embedding has 272 rows", "leave that token out"]);
-    assert!(!model.tokenizer.encode("q", false).unwrap().is_empty());
-    assert!(model.eos_tokens().iter().all(|&id| id < 272));
+    assert!(!model.texts.tokenizer.encode("q", false).unwrap().is_empty());
+    assert!(model.texts.eos_tokens.iter().all(|&id| id < 272));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
         let directory = Altered::of("llama-gqa");
         let marked = [b"\xef\xbb\xbf".to_vec(), directory.read(file)].concat();
         directory.write(file, marked);
-        assert_eq!(directory.open().unwrap().eos_tokens(), [0, 2], "{file}");
+        assert_eq!(directory.open().unwrap().texts.eos_tokens, [0, 2], "{file}");
     }
 }
 
@@ -247,7 +247,7 @@ fn the_language_model_of_a_checkpoint_with_images_runs() {
         let model = of_several_modalities(fixture, architecture, renamed, &["architectures"]).open().unwrap();
         assert_eq!(model.architecture, architecture);
         assert!(model.other_modalities.unwrap().contains("images are not supported"));
-        assert!(model.eos_tokens().contains(&2));
+        assert!(model.texts.eos_tokens.contains(&2));
         for prompt in golden::prompts(fixture) {
             let computed = plain_decoder::logits(&model, &prompt.tokens);
             for (position, reference) in &prompt.logits {

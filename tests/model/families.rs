@@ -1,39 +1,39 @@
 //! What distinguishes families, in both formats and in both spellings of `config.json`.
 
-use flashjob::model::{Dtype, Model, RopeConfig, RopeScaling, Shard, Validation};
+use flashjob::model::{Dtype, RopeConfig, RopeScaling, Shard, Validation};
 use serde_json::{Value, json};
 
-use super::altered::{Altered, assert_says};
+use super::altered::{Altered, Checkpoint, assert_says};
 use super::golden;
 
-fn open(fixture: &str) -> Model {
-    Model::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap()
+fn open(fixture: &str) -> Checkpoint {
+    Checkpoint::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap()
 }
 
 #[test]
 fn each_family_has_what_it_is_known_for() {
     assert_eq!(open("mistral-window").config.windows, [Some(5), Some(5)]);
-    let qwen2 = open("qwen2-bias-window").config;
+    let qwen2 = open("qwen2-bias-window").model.config;
     assert!(qwen2.qkv_bias && !qwen2.qk_norm && qwen2.tied_head);
     assert_eq!(qwen2.windows, [None, Some(20)]);
-    let qwen3 = open("qwen3-qk-norm").config;
+    let qwen3 = open("qwen3-qk-norm").model.config;
     assert!(qwen3.qk_norm && !qwen3.qkv_bias);
     assert_eq!((qwen3.head_dim, qwen3.hidden_size / qwen3.heads, &qwen3.windows[..]), (24, 8, &[None, None][..]));
-    let phi3 = open("phi3-short").config;
+    let phi3 = open("phi3-short").model.config;
     assert_eq!((phi3.head_dim, phi3.rope.dim, phi3.rope.magnitude()), (16, 12, 1.2));
-    let phi3 = open("phi3-long-window").config;
+    let phi3 = open("phi3-long-window").model.config;
     assert_eq!(phi3.windows, [Some(21), Some(21)]);
     // √(1 + ln 16 / ln 32)
     assert!((phi3.rope.magnitude() - 1.341_640_8).abs() < 1e-6);
     let plain = RopeConfig { scaling: RopeScaling::None, ..phi3.rope.clone() }.inverse_frequencies(33);
     let ratio = |longest: usize| plain[3] / phi3.rope.inverse_frequencies(longest)[3];
     assert!((ratio(32) - 1.3).abs() < 1e-5 && (ratio(33) - 4.0).abs() < 1e-5);
-    let gemma2 = open("gemma2-softcaps").config;
+    let gemma2 = open("gemma2-softcaps").model.config;
     assert_eq!((gemma2.attention_softcap, gemma2.logits_softcap), (Some(5.0), Some(1.5)));
     assert_eq!(gemma2.windows, [Some(9), None, Some(9)]);
     assert!(gemma2.output_norms && gemma2.tied_head && !gemma2.qk_norm);
     assert_eq!((gemma2.attention_scale, gemma2.embedding_scale), (24f32.powf(-0.5), 32f32.sqrt()));
-    let gemma3 = open("gemma3-two-ropes").config;
+    let gemma3 = open("gemma3-two-ropes").model.config;
     assert_eq!(gemma3.windows, [Some(8), Some(8), None]);
     assert_eq!((gemma3.rope_of(0).theta, gemma3.rope_of(2).theta), (10_000.0, 1_000_000.0));
     assert_eq!(gemma3.rope_of(2).scaling, RopeScaling::Linear { factor: 8.0 });
@@ -45,7 +45,7 @@ fn each_family_has_what_it_is_known_for() {
 fn gguf_files_hold_the_same_models() {
     for fixture in ["qwen2-bias-window", "qwen3-qk-norm", "phi3-short", "gemma2-softcaps", "gemma3-two-ropes"] {
         let path = golden::directory("gguf").join(format!("{fixture}.gguf"));
-        let (gguf, expected) = (Model::open(&path, &path).unwrap(), open(fixture));
+        let (gguf, expected) = (Checkpoint::open(&path, &path).unwrap(), open(fixture));
         assert_eq!(gguf.architecture, expected.architecture);
         let mut config = gguf.config.clone();
         if fixture.starts_with("qwen2") {
@@ -58,14 +58,17 @@ fn gguf_files_hold_the_same_models() {
         }
         assert_eq!(config, expected.config, "{fixture}");
         for tensor in expected.weights.tensors() {
-            let numbers = |model: &Model| {
+            let numbers = |model: &Checkpoint| {
                 let read = model.weights.read(tensor, Shard::WHOLE, Dtype::F32, Validation::Finite).unwrap();
                 (read.dims().to_vec(), read.flatten_all().unwrap().to_vec1::<f32>().unwrap())
             };
             assert_eq!(numbers(&gguf), numbers(&expected), "{fixture} {tensor:?}");
         }
         let text = "In 2024 there were 365 days.";
-        assert_eq!(gguf.tokenizer.encode(text, false).unwrap(), expected.tokenizer.encode(text, false).unwrap());
+        assert_eq!(
+            gguf.texts.tokenizer.encode(text, false).unwrap(),
+            expected.texts.tokenizer.encode(text, false).unwrap()
+        );
     }
 }
 

@@ -137,7 +137,7 @@ fn a_senseless_or_unsupported_key_is_named() {
 
 #[test]
 fn settings_that_change_the_meaning_arrive() {
-    let scaling = |parts: Parts| parts.model().open().unwrap().config.rope.scaling;
+    let scaling = |parts: Parts| parts.model().open().unwrap().model.config.rope.scaling;
     assert!(matches!(scaling(Parts::of_fixture()), RopeScaling::Factors(factors) if factors.len() == 8));
     let plain = || Parts::of_fixture().drop_tensor("rope_freqs.weight");
     assert_eq!(scaling(plain()), RopeScaling::None);
@@ -147,9 +147,9 @@ fn settings_that_change_the_meaning_arrive() {
     let tied = Parts::of_fixture().drop_tensor("output.weight").model().open().unwrap();
     assert!(tied.config.tied_head);
     let eot = Parts::of_fixture().set("tokenizer.ggml.eot_token_id", Some(Value::U32(0))).model().open().unwrap();
-    assert_eq!(eot.eos_tokens(), [0, 2]);
+    assert_eq!(eot.texts.eos_tokens, [0, 2]);
     let eos = Parts::of_fixture().set("tokenizer.ggml.add_eos_token", Some(Value::Bool(true))).model().open().unwrap();
-    assert_eq!(eos.tokenizer.encode("a", true).unwrap().last(), Some(&2));
+    assert_eq!(eos.texts.tokenizer.encode("a", true).unwrap().last(), Some(&2));
 }
 
 /// The fixture's tokens and kinds with `tokens` in the place of the last ones, as normal tokens.
@@ -186,11 +186,11 @@ fn an_answer_ends_with_every_token_that_is_spelled_as_an_end() {
         let model = with_last_tokens(tokens).model().open().unwrap();
         let mut expected = vec![0, 2];
         expected.extend_from_slice(ends);
-        assert_eq!(model.eos_tokens(), expected, "{tokens:?}");
+        assert_eq!(model.texts.eos_tokens, expected, "{tokens:?}");
         for &end in *ends {
-            assert!(model.tokenizer.special_tokens().contains(&end), "{tokens:?}");
-            let spelled = model.tokenizer.token(end).unwrap();
-            assert_eq!(model.tokenizer.encode(&format!("a{spelled}"), false).unwrap()[1..], [end], "{tokens:?}");
+            assert!(model.texts.tokenizer.special_tokens().contains(&end), "{tokens:?}");
+            let spelled = model.texts.tokenizer.token(end).unwrap();
+            assert_eq!(model.texts.tokenizer.encode(&format!("a{spelled}"), false).unwrap()[1..], [end], "{tokens:?}");
         }
     }
 }
@@ -198,7 +198,7 @@ fn an_answer_ends_with_every_token_that_is_spelled_as_an_end() {
 #[test]
 fn harmless_flaws_of_a_vocabulary_are_told_of() {
     let u32 = |number| Some(Value::U32(number));
-    let plain = || Parts::of_fixture().model().open().unwrap().tokenizer;
+    let plain = || Parts::of_fixture().model().open().unwrap().texts.tokenizer;
     assert_eq!(plain().warnings(), [] as [&str; 0]);
     let cases: Vec<(Parts, Option<&str>)> = vec![
         (with_last_tokens(&["a"]), Some("1 tokens appear more than once, such as \"a\"")),
@@ -224,7 +224,7 @@ fn harmless_flaws_of_a_vocabulary_are_told_of() {
         ),
     ];
     for (parts, warning) in cases {
-        let tokenizer = parts.model().open().unwrap().tokenizer;
+        let tokenizer = parts.model().open().unwrap().texts.tokenizer;
         let warnings = tokenizer.warnings().join("; ");
         match warning {
             Some(warning) => assert_says(&warnings, &[warning]),
@@ -237,20 +237,20 @@ fn harmless_flaws_of_a_vocabulary_are_told_of() {
 
 #[test]
 fn of_tokens_with_one_spelling_the_last_is_taken_and_all_are_read() {
-    let first = Parts::of_fixture().model().open().unwrap().tokenizer.encode("a", false).unwrap()[0];
-    let tokenizer = with_last_tokens(&["a"]).model().open().unwrap().tokenizer;
+    let first = Parts::of_fixture().model().open().unwrap().texts.tokenizer.encode("a", false).unwrap()[0];
+    let tokenizer = with_last_tokens(&["a"]).model().open().unwrap().texts.tokenizer;
     assert_eq!(tokenizer.encode("a", false).unwrap(), [287]);
     assert_eq!(tokenizer.decode(&[first, 287]).unwrap(), "aa");
     let twice = with_last_tokens(&["<|eot_id|>", "<|eot_id|>"]).model().open().unwrap();
-    assert_eq!(twice.eos_tokens(), [0, 2, 286, 287]);
-    assert_eq!(twice.tokenizer.decode(&[first, 286, 287]).unwrap(), "a");
+    assert_eq!(twice.texts.eos_tokens, [0, 2, 286, 287]);
+    assert_eq!(twice.texts.tokenizer.decode(&[first, 286, 287]).unwrap(), "a");
 }
 
 #[test]
 fn markers_of_phi_3_take_the_white_space_behind_them() {
     let ids = |name| {
         let parts = Parts::of_fixture().set("general.name", text(name));
-        parts.model().open().unwrap().tokenizer.encode("<|im_end|>\na", false).unwrap()
+        parts.model().open().unwrap().texts.tokenizer.encode("<|im_end|>\na", false).unwrap()
     };
     assert_eq!(ids("Phi-3 mini").len() + 1, ids("another").len());
 }
@@ -260,7 +260,7 @@ fn a_template_may_be_named_default() {
     let unnamed = Parts::of_fixture().set("tokenizer.chat_template", None);
     let named = unnamed.set("tokenizer.chat_template.tool_use", text("tools"));
     let named = named.set("tokenizer.chat_template.default", text("plain"));
-    assert_eq!(named.model().open().unwrap().chat_template.unwrap().source(), "plain");
+    assert_eq!(named.model().open().unwrap().texts.chat_template.unwrap().source(), "plain");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn exercise(model: &Altered) {
         for tensor in model.weights.tensors() {
             let _ = model.weights.read(tensor, Shard::WHOLE, Dtype::Bf16, Validation::Finite);
         }
-        let _ = model.tokenizer.encode("Some text, 12 <|im_end|>", true);
+        let _ = model.texts.tokenizer.encode("Some text, 12 <|im_end|>", true);
     }
 }
 

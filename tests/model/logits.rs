@@ -7,7 +7,7 @@ use super::{golden, plain_decoder};
 #[test]
 fn logits_are_those_of_transformers() {
     for name in golden::MODELS {
-        let model = Model::open(&golden::directory(name), &golden::directory(name)).unwrap();
+        let model = Model::open(&golden::directory(name)).unwrap();
         for prompt in golden::prompts(name) {
             assert_eq!(prompt.greedy.len(), 64);
             let computed = plain_decoder::logits(&model, &prompt.tokens);

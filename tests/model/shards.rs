@@ -16,7 +16,7 @@ use super::altered::{Altered, assert_says};
 use super::golden;
 
 fn open(fixture: &str) -> Model {
-    Model::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap()
+    Model::open(&golden::directory(fixture)).unwrap()
 }
 
 fn read(model: &Model, tensor: TensorName, shard: Shard, dtype: Dtype) -> Tensor {
@@ -132,7 +132,7 @@ fn headers_of_all_files_are_read_at_a_time() {
     let wanted = fs::read_dir(&directory).unwrap().flatten().filter(is_shard).count();
     assert!(wanted > 1);
     let together = Together { asked: Mutex::default(), wanted, all: Condvar::new() };
-    Model::open_through(&together, &directory, &directory).unwrap();
+    Model::open_through(&together, &directory).unwrap();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn weights_that_lie_in_memory_are_those_of_the_file() {
         for shift in [0, 1] {
             let lent = Arc::new(AtomicUsize::new(0));
             let files = Lenders { shift, lent: Arc::clone(&lent) };
-            let model = Model::open_through(&files, &directory, &directory).unwrap();
+            let model = Model::open_through(&files, &directory).unwrap();
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
                 for shard in [Shard::WHOLE, Shard { rank: 1, world_size: 2 }] {
                     for tensor in model.weights.tensors() {

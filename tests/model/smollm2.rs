@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use flashjob::model::{Dtype, Model};
+use flashjob::model::Dtype;
 use serde::Deserialize;
 
+use super::altered::Checkpoint;
 use super::{golden, plain_decoder};
 use crate::support::process::skip;
 
@@ -39,10 +40,10 @@ pub fn file() -> Option<PathBuf> {
     path
 }
 
-fn model() -> Option<&'static Model> {
-    static MODEL: LazyLock<Option<Model>> = LazyLock::new(|| {
+fn model() -> Option<&'static Checkpoint> {
+    static MODEL: LazyLock<Option<Checkpoint>> = LazyLock::new(|| {
         let path = file()?;
-        Some(Model::open(&path, &path).unwrap())
+        Some(Checkpoint::open(&path, &path).unwrap())
     });
     MODEL.as_ref()
 }
@@ -52,16 +53,16 @@ fn real_texts_give_the_tokens_of_llama_cpp() {
     let Some(model) = model() else { return };
     assert_eq!(EXPECTED.tokens.len(), 13);
     for (text, ids) in &EXPECTED.tokens {
-        assert_eq!(&model.tokenizer.encode(text, true).unwrap(), ids, "{text:?}");
+        assert_eq!(&model.texts.tokenizer.encode(text, true).unwrap(), ids, "{text:?}");
         let special = text.contains("<|");
-        assert!(special || &model.tokenizer.decode(ids).unwrap() == text, "{text:?}");
+        assert!(special || &model.texts.tokenizer.decode(ids).unwrap() == text, "{text:?}");
     }
 }
 
 #[test]
 fn real_weights_give_the_logits_of_transformers() {
     let Some(model) = model() else { return };
-    assert_eq!((model.parameters, model.dtype, model.eos_tokens()), (134_515_008, Dtype::F16, &[0, 2, 4][..]));
+    assert_eq!((model.parameters, model.dtype, &model.texts.eos_tokens[..]), (134_515_008, Dtype::F16, &[0, 2, 4][..]));
     let computed = plain_decoder::logits(model, &EXPECTED.logits.prompt).pop().unwrap();
     let range = EXPECTED.logits.likeliest[0].1 - EXPECTED.logits.smallest;
     for &(token, reference) in &EXPECTED.logits.likeliest {
@@ -69,5 +70,5 @@ fn real_weights_give_the_logits_of_transformers() {
         assert!(error < 1e-5, "token {token}: {error}");
     }
     let likeliest = (0..computed.len()).max_by(|&a, &b| computed[a].total_cmp(&computed[b])).unwrap();
-    assert_eq!(model.tokenizer.decode(&[likeliest as u32]).unwrap(), " Paris");
+    assert_eq!(model.texts.tokenizer.decode(&[likeliest as u32]).unwrap(), " Paris");
 }

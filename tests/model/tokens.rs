@@ -1,8 +1,9 @@
 //! Texts become the ids that the original tokenizers give, and ids become texts again.
 
-use flashjob::model::{Model, Tokenizer};
+use flashjob::model::Tokenizer;
 use serde::Deserialize;
 
+use super::altered::Checkpoint;
 use super::golden;
 
 #[derive(Deserialize)]
@@ -25,24 +26,24 @@ fn assert_encodes_as(tokenizer: &Tokenizer, fixture: &str) {
 
 #[test]
 fn a_tokenizer_json_is_taken_as_it_is() {
-    let model = Model::open(&golden::directory("llama-gqa"), &golden::directory("llama-gqa")).unwrap();
-    assert_encodes_as(&model.tokenizer, "smollm.json");
-    assert_eq!(model.tokenizer.vocab_size(), 288);
+    let model = Checkpoint::open(&golden::directory("llama-gqa"), &golden::directory("llama-gqa")).unwrap();
+    assert_encodes_as(&model.texts.tokenizer, "smollm.json");
+    assert_eq!(model.texts.tokenizer.vocab_size(), 288);
     // Only tokenizer_config.json names <|im_end|>, only generation_config.json <|endoftext|>.
-    assert_eq!(model.eos_tokens(), [0, 2]);
-    assert_eq!(model.bos_token(), Some(1));
-    assert!(model.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
+    assert_eq!(model.texts.eos_tokens, [0, 2]);
+    assert_eq!(model.texts.bos_token, Some(1));
+    assert!(model.texts.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
 }
 
 #[test]
 fn gguf_metadata_make_the_same_tokenizer() {
     let path = golden::directory("llama-gguf");
-    let model = Model::open(&path, &path).unwrap();
-    assert_encodes_as(&model.tokenizer, "smollm.json");
+    let model = Checkpoint::open(&path, &path).unwrap();
+    assert_encodes_as(&model.texts.tokenizer, "smollm.json");
     // Metadata name <|im_end|>; <|endoftext|> is known by its spelling.
-    assert_eq!(model.eos_tokens(), [0, 2]);
-    assert_eq!(model.bos_token(), Some(1));
-    assert!(model.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
+    assert_eq!(model.texts.eos_tokens, [0, 2]);
+    assert_eq!(model.texts.bos_token, Some(1));
+    assert!(model.texts.chat_template.as_ref().unwrap().source().contains("<|im_start|>assistant"));
 }
 
 #[test]
@@ -65,5 +66,8 @@ fn special_tokens_are_added_only_on_request() {
 fn an_embedding_may_have_more_rows_than_the_tokenizer_has_tokens() {
     // Padding, which many models have.
     let tokenizer = golden::directory("llama-mqa-tied");
-    assert_eq!(Model::open(&golden::directory("llama-sharded"), &tokenizer).unwrap().tokenizer.vocab_size(), 272);
+    assert_eq!(
+        Checkpoint::open(&golden::directory("llama-sharded"), &tokenizer).unwrap().texts.tokenizer.vocab_size(),
+        272
+    );
 }

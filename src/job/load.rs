@@ -1,0 +1,106 @@
+//! Weights and prompts, made ready at the same time.
+//!
+//! Prompts need a model's texts only. They are made while weights are read, so that a mistake in the dataset ends the job before
+//! that is done, and so that neither waits for the other.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use super::exit::Failure;
+use super::files::MountedFiles;
+use super::run::{Context, blocking};
+use super::work::{STEP_PATIENCE, from_backend, from_bench};
+use crate::backend::{self, Backend, Found};
+use crate::bench::{self, Entry, Prompts};
+use crate::model::SharedTexts;
+
+/// Paths of everything that is read.
+#[derive(Clone)]
+pub struct Sources {
+    /// The model's.
+    pub model: PathBuf,
+    /// The tokenizer's.
+    pub tokenizer: PathBuf,
+    /// The dataset's, unless prompts are random.
+    pub dataset: Option<PathBuf>,
+}
+
+/// Everything that a run takes.
+pub struct Ready {
+    /// An engine with its weights.
+    pub backend: Box<dyn Backend>,
+    /// The requests.
+    pub prompts: Prompts,
+    /// The dataset's contents, where prompts come from one.
+    pub entries: Vec<Entry>,
+}
+
+/// Loads the model and makes the prompts. Where neither succeeds the prompts' failure is the one that is given, so that a bad line
+/// ends the job in one way, however fast weights are read.
+///
+/// # Errors
+/// The failure with its exit code.
+pub async fn load_and_prepare(
+    context: &Context,
+    found: Found,
+    files: MountedFiles,
+    sources: Sources,
+) -> Result<Ready, Failure> {
+    let texts = SharedTexts::new(sources.model.clone(), sources.tokenizer.clone());
+    let stop_loading = context.signals.cancel().child_token();
+    let preparing = async {
+        let prepared = prepare(context, texts.clone(), sources.dataset.clone(), None).await;
+        // Machines that share the model learn of a failure over links that loading sets up.
+        if prepared.is_err() && context.rendezvous.is_none() {
+            stop_loading.cancel();
+        }
+        prepared
+    };
+    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone());
+    let (loaded, prepared) = tokio::join!(loading, preparing);
+    let ((prompts, entries), backend) = (prepared?, loaded?);
+    // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
+    let max_model_len = backend.facts().max_model_len;
+    let (prompts, entries) = match prompts.longest() > max_model_len {
+        true => prepare(context, texts, sources.dataset, Some(max_model_len)).await?,
+        false => (prompts, entries),
+    };
+    Ok(Ready { backend, prompts, entries })
+}
+
+async fn load(
+    context: &Context,
+    found: Found,
+    files: MountedFiles,
+    sources: &Sources,
+    texts: SharedTexts,
+    cancel: CancellationToken,
+) -> Result<Box<dyn Backend>, Failure> {
+    let (job, events, rendezvous) = (context.job.clone(), context.events.clone(), context.rendezvous.clone());
+    let Sources { model, tokenizer, .. } = sources.clone();
+    blocking(&cancel.clone(), STEP_PATIENCE, move || {
+        let paths = [model.as_path(), tokenizer.as_path()];
+        backend::open(found, &job, rendezvous.as_deref(), &files, paths, &texts, &events, &cancel)
+    })
+    .await?
+    .map_err(from_backend)
+}
+
+/// Makes the prompts for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
+async fn prepare(
+    context: &Context,
+    texts: SharedTexts,
+    dataset: Option<PathBuf>,
+    max_model_len: Option<usize>,
+) -> Result<(Prompts, Vec<Entry>), Failure> {
+    let (workload, sampling) = (context.job.workload.clone(), context.job.sampling);
+    let asked_len = context.job.engine.max_model_len.map(usize::from);
+    blocking(context.signals.cancel(), STEP_PATIENCE, move || {
+        let texts = texts.get().map_err(|error| Failure::new(Exit::Model, error))?;
+        let longest = max_model_len.or(asked_len).or(texts.max_position).unwrap_or(usize::MAX);
+        bench::prepare(&workload, sampling, dataset.as_deref(), &texts, longest).map_err(from_bench)
+    })
+    .await?
+}
