@@ -3,6 +3,7 @@
 //! This room reads headers first and weights by range, and knows every spelling that checkpoints have for the
 //! same thing. It knows nothing of scheduling, batching or devices: tensors come out on the CPU.
 
+mod block_format;
 mod chat_template;
 mod config_json;
 mod decode;

@@ -1,7 +1,7 @@
 //! GGUF: one file that holds configuration, tokenizer and weights.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. The reader in `candle_core::quantized` is not
-//! used because it divides by an alignment of zero and lets the last of two equal names win; its dequantisation is.
+//! used because it divides by an alignment of zero and lets the last of two equal names win.
 
 mod byte_level;
 mod cursor;

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
-
+use super::block_format::BlockFormat;
 use super::{Dtype, Error, ReadAt};
 
 /// A file that holds tensors.
@@ -20,7 +19,7 @@ pub(super) enum Encoding {
     /// One by one.
     Plain(Dtype),
     /// In blocks along a row, quantised as ggml does.
-    Blocks(GgmlDType),
+    Blocks(BlockFormat),
 }
 
 impl Encoding {
@@ -28,7 +27,7 @@ impl Encoding {
     pub fn block_len(self) -> usize {
         match self {
             Encoding::Plain(_) => 1,
-            Encoding::Blocks(blocks) => blocks.block_size(),
+            Encoding::Blocks(format) => format.block_len(),
         }
     }
 
@@ -36,7 +35,7 @@ impl Encoding {
     pub fn block_bytes(self) -> usize {
         match self {
             Encoding::Plain(dtype) => dtype.size_bytes(),
-            Encoding::Blocks(blocks) => blocks.type_size(),
+            Encoding::Blocks(format) => format.block_bytes(),
         }
     }
 }

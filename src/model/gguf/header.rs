@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::quantized::GgmlDType;
-
 use super::cursor::Cursor;
 use super::metadata::Value;
+use crate::model::block_format::BlockFormat;
 use crate::model::stored::Encoding;
 use crate::model::{Dtype, ReadAt, substitute};
 
@@ -157,20 +156,13 @@ fn tensor(cursor: &mut Cursor<'_>) -> Result<TensorInfo, String> {
 
 /// `enum ggml_type` of ggml.h.
 fn encoding(kind: u32) -> Result<Encoding, String> {
+    if let Some(format) = BlockFormat::of_ggml(kind) {
+        return Ok(Encoding::Blocks(format));
+    }
     Ok(match kind {
         0 => Encoding::Plain(Dtype::F32),
         1 => Encoding::Plain(Dtype::F16),
         30 => Encoding::Plain(Dtype::Bf16),
-        2 => Encoding::Blocks(GgmlDType::Q4_0),
-        3 => Encoding::Blocks(GgmlDType::Q4_1),
-        6 => Encoding::Blocks(GgmlDType::Q5_0),
-        7 => Encoding::Blocks(GgmlDType::Q5_1),
-        8 => Encoding::Blocks(GgmlDType::Q8_0),
-        10 => Encoding::Blocks(GgmlDType::Q2K),
-        11 => Encoding::Blocks(GgmlDType::Q3K),
-        12 => Encoding::Blocks(GgmlDType::Q4K),
-        13 => Encoding::Blocks(GgmlDType::Q5K),
-        14 => Encoding::Blocks(GgmlDType::Q6K),
         16 => return Err("IQ2_XXS".into()),
         17 => return Err("IQ2_XS".into()),
         18 => return Err("IQ3_XXS".into()),

@@ -158,7 +158,7 @@ impl<'a> Read<'a> {
         } else if whole_rows {
             let mut bytes = Bytes::zeros(rows.len() * self.stored.row_bytes());
             self.read_bytes(bytes.as_mut_slice(), first_row, 0)?;
-            self.decode(&bytes, numbers)?;
+            decode(self.stored.encoding, &bytes, numbers);
         } else {
             self.fetch_strided(numbers, first_row, rows.len())?;
         }
@@ -179,7 +179,8 @@ impl<'a> Read<'a> {
     /// Part of each row: the bytes of the blocks that it touches, then the numbers wanted of them.
     fn fetch_strided(&self, numbers: &mut Numbers<'_>, first_row: usize, rows: usize) -> Result<(), Error> {
         let columns = &self.window.columns;
-        let (block_len, block_bytes) = (self.stored.encoding.block_len(), self.stored.encoding.block_bytes());
+        let encoding = self.stored.encoding;
+        let (block_len, block_bytes) = (encoding.block_len(), encoding.block_bytes());
         let blocks = self.stored.blocks_of(columns);
         let mut bytes = Bytes::zeros(rows * blocks.len() * block_bytes);
         for (row, bytes) in bytes.as_mut_slice().chunks_mut(blocks.len() * block_bytes).enumerate() {
@@ -188,7 +189,8 @@ impl<'a> Read<'a> {
         let skip = columns.start - blocks.start * block_len;
         let width = blocks.len() * block_len;
         if skip == 0 && width == columns.len() {
-            return self.decode(&bytes, numbers);
+            decode(encoding, &bytes, numbers);
+            return Ok(());
         }
         fn cut<T: Copy>(wide: &[T], width: usize, skip: usize, columns: usize, to: &mut [T]) {
             for (row, to) in wide.chunks(width).zip(to.chunks_mut(columns)) {
@@ -198,12 +200,12 @@ impl<'a> Read<'a> {
         match numbers {
             Numbers::F32(to) => {
                 let mut wide = vec![0f32; rows * width];
-                self.decode(&bytes, &mut Numbers::F32(&mut wide))?;
+                decode(encoding, &bytes, &mut Numbers::F32(&mut wide));
                 cut(&wide, width, skip, columns.len(), to);
             }
             Numbers::Bits16(to, format) => {
                 let mut wide = vec![0u16; rows * width];
-                self.decode(&bytes, &mut Numbers::Bits16(&mut wide, *format))?;
+                decode(encoding, &bytes, &mut Numbers::Bits16(&mut wide, *format));
                 cut(&wide, width, skip, columns.len(), to);
             }
         }
@@ -222,10 +224,6 @@ impl<'a> Read<'a> {
 
     fn unread(&self, source: std::io::Error) -> Error {
         Error::read(&self.stored.file.path, format!("tensor {}", self.stored.name), source)
-    }
-
-    fn decode(&self, bytes: &Bytes, to: &mut Numbers<'_>) -> Result<(), Error> {
-        decode(self.stored.encoding, bytes, to).map_err(|error| self.stored.malformed(error))
     }
 
     fn check_finite(&self, rows: &Range<usize>, numbers: &Numbers<'_>) -> Result<(), Error> {
