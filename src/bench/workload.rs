@@ -19,6 +19,9 @@ pub struct Prompts {
     pub warm_up: Vec<Request>,
     /// The measured region.
     pub measured: Vec<Request>,
+    /// They measure: exact counts are what they are run for, and a request that ends with an error spoils them. Others are to be
+    /// answered, each as far as it can be.
+    pub exact: bool,
 }
 
 /// Makes the requests that `workload` asks for, with ids of `backend`'s vocabulary. A dataset is read from `dataset_path`
@@ -42,7 +45,7 @@ pub fn prepare(
             let behind = measured.last().map_or(0, |request| request.id.0 + 1);
             let ids = (behind..).map(RequestId);
             let warm_up = ids.zip(warm_up).map(|(id, request)| Request { id, ..request }).collect();
-            Ok((Prompts { warm_up, measured }, entries))
+            Ok((Prompts { warm_up, measured, exact: workload.ignore_eos }, entries))
         }
     }
 }
@@ -68,5 +71,6 @@ fn random(workload: &Workload, sampling: Sampling, backend: &dyn Backend) -> Res
     if measured.is_empty() {
         return Err(share::nothing_left(workload.share, count));
     }
-    Ok(Prompts { warm_up, measured })
+    // Nobody waits for the answer to a random prompt.
+    Ok(Prompts { warm_up, measured, exact: true })
 }
