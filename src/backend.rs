@@ -28,7 +28,7 @@ pub struct Request {
     pub id: RequestId,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Tokens to produce; fewer only where a stop token may end it.
+    /// Tokens to produce; fewer only where a stop token may end it, or an error that is its own.
     pub output_tokens: usize,
     /// Whether the model's end-of-sequence tokens are treated as any other.
     pub ignore_eos: bool,
@@ -49,6 +49,8 @@ pub struct Completion {
     pub text: String,
     /// Why it stopped.
     pub reason: FinishReason,
+    /// What went wrong and what to do, in a sentence: with [`FinishReason::Error`], and only then.
+    pub error: Option<String>,
 }
 
 /// What runs, as decided: stated once in the log and in the result.
@@ -88,7 +90,8 @@ pub trait Backend: Send {
     /// `events`.
     fn measure_limits_again(&mut self, _events: &Events) {}
 
-    /// Runs all `requests` and hands each completion, text included, to `finished`.
+    /// Runs all `requests` and hands each completion, text included, to `finished`: also that of a request which ends with an
+    /// error of its own.
     ///
     /// # Errors
     /// [`Error::Inference`] when a step fails, [`Error::Cancelled`] when `cancel` is triggered.

@@ -49,15 +49,27 @@ pub enum Error {
     /// The run finished, but its counts are not exactly those that were asked for.
     #[error("the run is not valid: {0}; nothing is reported from it")]
     Counts(String),
+    /// A request ended with an error, and the run is about exact counts.
+    #[error("{0}")]
+    Request(String),
+    /// Every request ended with an error.
+    #[error("none of the {requests} requests could be answered; the first ended so: {first}")]
+    NoAnswers {
+        /// How many there were.
+        requests: usize,
+        /// The error of the first.
+        first: String,
+    },
 }
 
 /// Runs the warm-up and then the measured region; `energy_joules` is what its devices have taken so far, where they say.
 /// `recorder` must be among the observers of `events`; what it
 /// has seen so far is a partial measurement when this fails, and `completions` what was complete until then; after
-/// a run to the end they are there in the order of the requests.
+/// a run to the end they are there in the order of the requests. A request that ends with an error is one of them, unless the
+/// prompts are about exact counts: that run is over at once.
 ///
 /// # Errors
-/// What the backend says, or counts that are not exact.
+/// What the backend says, counts that are not exact, or no request that was answered.
 pub fn run(
     backend: &mut dyn Backend,
     prompts: Prompts,
@@ -67,10 +79,14 @@ pub fn run(
     completions: &Mutex<Vec<Completion>>,
     energy_joules: &dyn Fn() -> Option<f64>,
 ) -> Result<Measurement, Error> {
-    let Prompts { warm_up, measured } = prompts;
+    let Prompts { warm_up, measured, exact } = prompts;
+    let mut run = |requests, finished: &mut dyn FnMut(Completion)| match exact {
+        true => run_exactly(backend, requests, events, cancel, finished),
+        false => Ok(backend.run(requests, events, cancel, finished)?),
+    };
     events.emit(Fact::PhaseStarted(Phase::WarmUp));
     if !warm_up.is_empty() {
-        backend.run(warm_up, events, cancel, &mut |_| {})?;
+        run(warm_up, &mut |_| {})?;
     }
     let expected: Vec<Request> = measured.clone();
     // Half a list is as good as a list: whoever panicked has pushed whole completions.
@@ -78,7 +94,7 @@ pub fn run(
     lock().reserve(measured.len());
     let energy_before = energy_joules();
     events.emit(Fact::PhaseStarted(Phase::Measure));
-    backend.run(measured, events, cancel, &mut |completion| lock().push(completion))?;
+    run(measured, &mut |completion| lock().push(completion))?;
     let energy_after = energy_joules();
     backend.measure_limits_again(events);
     let mut completions = lock();
@@ -89,5 +105,33 @@ pub fn run(
         completions.clear();
         return Err(Error::Counts(deviation));
     }
+    let errors = completions.iter().filter_map(|completion| completion.error.as_ref());
+    if let (Some(first), true) = (errors.clone().next(), errors.count() == expected.len()) {
+        return Err(Error::NoAnswers { requests: expected.len(), first: first.clone() });
+    }
     Ok(measurement)
+}
+
+/// Runs `requests` until one of them ends with an error.
+fn run_exactly(
+    backend: &mut dyn Backend,
+    requests: Vec<Request>,
+    events: &Events,
+    cancel: &CancellationToken,
+    finished: &mut dyn FnMut(Completion),
+) -> Result<(), Error> {
+    let stop = cancel.child_token();
+    let mut failed = None;
+    let outcome = backend.run(requests, events, &stop, &mut |completion| {
+        if let (None, Some(error)) = (&failed, &completion.error) {
+            failed = Some(error.clone());
+            stop.cancel();
+        }
+        finished(completion);
+    });
+    // It may have come with the last token of the last request, before anybody looked whether to stop.
+    match failed {
+        Some(error) => Err(Error::Request(error)),
+        None => Ok(outcome?),
+    }
 }

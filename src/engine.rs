@@ -76,7 +76,7 @@ pub use follow::Follower;
 pub use instructions::instructions;
 pub use machines::{End, Rendezvous};
 pub use placement::Placement;
-pub use request::{Output, Request};
+pub use request::{NotFinite, Output, Request};
 
 /// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
 pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;

@@ -57,6 +57,19 @@ pub enum FinishReason {
     Length,
     /// It produced a stop token (only where EOS is not ignored).
     Stop,
+    /// No further token can be computed for it. Other requests go on.
+    Error,
+}
+
+impl FinishReason {
+    /// The name used in metrics and answers: that of vLLM, and of OpenAI where it has one.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Length => "length",
+            FinishReason::Stop => "stop",
+            FinishReason::Error => "error",
+        }
+    }
 }
 
 /// Something that happened. Amounts are increments unless a name says otherwise.
@@ -143,7 +156,7 @@ pub enum Fact {
         /// The token's id in the vocabulary.
         token: u32,
     },
-    /// A request is complete, its text included.
+    /// A request is over, its text included.
     RequestFinished {
         /// Which.
         request: RequestId,

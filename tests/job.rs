@@ -3,6 +3,7 @@
 mod caching;
 mod endings;
 mod machines;
+mod not_finite;
 mod prompts;
 mod replicas;
 mod results;

@@ -83,7 +83,8 @@ impl Backend for CandleBackend {
                 undecodable.get_or_insert(error.to_string());
                 String::new()
             });
-            let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason };
+            let error = output.error.map(|error| error.to_string());
+            let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason, error };
             events.emit(Fact::RequestFinished {
                 request: completion.id,
                 output_tokens: completion.tokens.len() as u32,
@@ -176,7 +177,6 @@ fn from_engine(error: engine::Error) -> Error {
         engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(error.to_string()),
         engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(error.to_string()),
         engine::Error::Request { .. }
-        | engine::Error::NotFinite { .. }
         | engine::Error::Machines(_)
         | engine::Error::Ended { .. }
         | engine::Error::Compute { .. } => Error::Inference(error.to_string()),

@@ -218,7 +218,13 @@ impl Run<'_> {
         let tokens = self.tokens.remove(&request).unwrap_or_default();
         let output_tokens = tokens.len() as u32;
         self.events.emit_at(at, Fact::RequestFinished { request, output_tokens, reason });
-        (self.finished)(Completion { id: request, tokens, text, reason });
+        let error = (reason == FinishReason::Error).then(|| {
+            format!(
+                "vLLM ended request {} with an error after {output_tokens} tokens; its own lines in the log say which",
+                request.0
+            )
+        });
+        (self.finished)(Completion { id: request, tokens, text, reason, error });
     }
 }
 

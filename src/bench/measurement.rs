@@ -69,6 +69,16 @@ pub struct RequestTiming {
 }
 
 impl RequestTiming {
+    /// Whether it ended with an error.
+    pub fn failed(&self) -> bool {
+        self.finish_reason == Some(FinishReason::Error)
+    }
+
+    /// E2E of a request that was answered: one that broke off has none.
+    fn answered_seconds(&self) -> Option<f64> {
+        self.end_to_end_seconds.filter(|_| !self.failed())
+    }
+
     /// Mean time between its tokens (TPOT): undefined for fewer than two.
     pub fn time_per_output_token_seconds(&self) -> Option<f64> {
         let (first, last) = (self.time_to_first_token_seconds?, self.last_token_seconds?);
@@ -85,7 +95,7 @@ pub struct Latencies {
     pub time_per_output_token_seconds: Option<Distribution>,
     /// ITL: each time between two tokens of a request, over all such pairs.
     pub inter_token_latency_seconds: Option<Distribution>,
-    /// E2E: queued to text complete, over finished requests.
+    /// E2E: queued to text complete, over answered requests.
     pub end_to_end_seconds: Option<Distribution>,
     /// Queued to first place in a step, over requests.
     pub queue_seconds: Option<Distribution>,
@@ -100,7 +110,7 @@ impl Latencies {
             time_to_first_token_seconds: over(|request| request.time_to_first_token_seconds),
             time_per_output_token_seconds: over(RequestTiming::time_per_output_token_seconds),
             inter_token_latency_seconds: Distribution::of(inter_token_seconds),
-            end_to_end_seconds: over(|request| request.end_to_end_seconds),
+            end_to_end_seconds: over(RequestTiming::answered_seconds),
             queue_seconds: over(|request| request.queue_seconds),
         }
     }
@@ -118,7 +128,17 @@ impl Latencies {
 }
 
 impl Measurement {
-    /// Requests that finished.
+    /// Requests that ended with an error.
+    pub fn failed_requests(&self) -> usize {
+        self.requests.iter().filter(|request| request.failed()).count()
+    }
+
+    /// Requests that finished, and not with an error.
+    pub fn answered_requests(&self) -> usize {
+        self.finished_requests() - self.failed_requests()
+    }
+
+    /// Requests that finished, also with an error.
     pub fn finished_requests(&self) -> usize {
         self.requests.iter().filter(|request| request.end_to_end_seconds.is_some()).count()
     }
@@ -136,7 +156,7 @@ impl Measurement {
 
     /// Checks that exactly what was asked for has happened: every request once, every token counted by the events
     /// is in the completion, and of those as many as the request asks for: exactly where it ignores stop tokens or
-    /// ended by length, at most otherwise.
+    /// ended by length, fewer where it ended with an error, at most otherwise.
     ///
     /// # Errors
     /// The first deviation, in words.
@@ -168,11 +188,86 @@ impl Measurement {
                 ));
             }
             let expected = request.output_tokens;
-            let may_be_shorter = !request.ignore_eos && completion.reason == FinishReason::Stop;
-            if produced > expected || (produced < expected && !may_be_shorter) {
+            if timing.finish_reason != Some(completion.reason) {
+                return Err(format!(
+                    "request {} ended by {}, but events say otherwise",
+                    request.id.0,
+                    completion.reason.name()
+                ));
+            }
+            let in_order = match completion.reason {
+                FinishReason::Length => produced == expected,
+                FinishReason::Stop if request.ignore_eos => produced == expected,
+                FinishReason::Stop => produced <= expected,
+                FinishReason::Error => produced < expected,
+            };
+            if !in_order {
                 return Err(format!("request {} produced {produced} tokens, not {expected}", request.id.0));
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::bench::Recorder;
+    use crate::config::Sampling;
+    use crate::event::{Event, Fact, Observer, Phase, RequestId};
+
+    const REQUEST: RequestId = RequestId(0);
+
+    /// A request for two tokens that gets `produced` of them, a second each, and ends so.
+    fn measured(produced: u32, reason: FinishReason) -> Measurement {
+        let (recorder, start) = (Recorder::default(), Instant::now());
+        let observe = |seconds, fact| recorder.observe(&Event { at: start + Duration::from_secs(seconds), fact });
+        observe(0, Fact::PhaseStarted(Phase::Measure));
+        observe(0, Fact::RequestQueued { request: REQUEST, prompt_tokens: 1 });
+        (0..produced).for_each(|token| observe(1 + u64::from(token), Fact::TokenGenerated { request: REQUEST, token }));
+        observe(9, Fact::RequestFinished { request: REQUEST, output_tokens: produced, reason });
+        recorder.measurement()
+    }
+
+    #[test]
+    fn only_a_stop_or_an_error_lets_a_request_have_fewer_tokens() {
+        use FinishReason::{Error, Length, Stop};
+        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
+        let verified = |produced: u32, reason, ignore_eos| {
+            let request = Request { id: REQUEST, prompt: vec![1], output_tokens: 2, ignore_eos, sampling, seed: 0 };
+            let error = (reason == Error).then(String::new);
+            let tokens = (0..produced).collect();
+            let completion = Completion { id: REQUEST, tokens, text: String::new(), reason, error };
+            measured(produced, reason).verify(&[request], &[completion])
+        };
+        for (produced, reason, ignore_eos, good) in [
+            (2, Length, false, true),
+            (1, Length, false, false),
+            (1, Length, true, false),
+            (1, Stop, false, true),
+            (1, Stop, true, false),
+            (1, Error, false, true),
+            (0, Error, true, true),
+            (2, Error, false, false),
+            (3, Error, false, false),
+        ] {
+            assert_eq!(verified(produced, reason, ignore_eos).is_ok(), good, "{produced} {reason:?} {ignore_eos}");
+        }
+        // The events of a run and what it hands out are of one mind.
+        let request = Request { id: REQUEST, prompt: vec![1], output_tokens: 2, ignore_eos: false, sampling, seed: 0 };
+        let completion = Completion { id: REQUEST, tokens: vec![0], text: String::new(), reason: Error, error: None };
+        let deviation = measured(1, Stop).verify(&[request], &[completion]).unwrap_err();
+        assert_eq!(deviation, "request 0 ended by error, but events say otherwise");
+    }
+
+    #[test]
+    fn a_request_that_failed_is_no_answer_and_its_tokens_count() {
+        let failed = measured(1, FinishReason::Error);
+        assert_eq!((failed.failed_requests(), failed.answered_requests(), failed.total_output_tokens()), (1, 0, 1));
+        assert!(failed.latencies.time_to_first_token_seconds.is_some());
+        assert!(failed.latencies.end_to_end_seconds.is_none());
+        assert_eq!(measured(2, FinishReason::Length).answered_requests(), 1);
     }
 }

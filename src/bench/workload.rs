@@ -23,6 +23,9 @@ pub struct Prompts {
     pub warm_up: Vec<Request>,
     /// The measured region.
     pub measured: Vec<Request>,
+    /// They measure: exact counts are what they are run for, and a request that ends with an error spoils them. Others are to be
+    /// answered, each as far as it can be.
+    pub exact: bool,
 }
 
 impl Prompts {
@@ -56,7 +59,7 @@ pub fn prepare(
             let behind = measured.last().map_or(0, |request| request.id.0 + 1);
             let ids = (behind..).map(RequestId);
             let warm_up = ids.zip(warm_up).map(|(id, request)| Request { id, ..request }).collect();
-            (Prompts { warm_up, measured }, entries)
+            (Prompts { warm_up, measured, exact: workload.ignore_eos }, entries)
         }
     };
     for request in &mut prompts.warm_up {
@@ -86,5 +89,6 @@ fn random(workload: &Workload, sampling: Sampling, texts: &Texts, max_model_len:
     if measured.is_empty() {
         return Err(share::nothing_left(workload.share, count));
     }
-    Ok(Prompts { warm_up, measured })
+    // Nobody waits for the answer to a random prompt.
+    Ok(Prompts { warm_up, measured, exact: true })
 }

@@ -120,6 +120,13 @@ impl BlockPool {
         }
     }
 
+    /// What `table` holds of a sequence beyond its first `tokens` tokens cannot be found any more.
+    pub fn forget(&mut self, table: &BlockTable, tokens: usize) {
+        if let (Some(prefixes), Some(block)) = (&mut self.prefixes, table.shared.get(tokens / self.block_tokens)) {
+            prefixes.forget(block);
+        }
+    }
+
     /// Takes back everything that `table` holds.
     pub fn release(&mut self, table: &mut BlockTable) {
         self.free.extend(table.own.drain(..).rev());
@@ -149,6 +156,11 @@ impl BlockTable {
             None => self.own.get(block - self.shared.len())?.0,
         };
         Some(index * block_tokens as u32 + (position % block_tokens) as u32)
+    }
+
+    /// Whether any of its blocks may have been computed for another sequence.
+    pub fn shares(&self) -> bool {
+        !self.shared.is_empty()
     }
 
     /// Blocks held.

@@ -44,18 +44,6 @@ pub enum Error {
         /// What is wrong with it and what to change.
         reason: String,
     },
-    /// The model's output is not a number.
-    #[error(
-        "the logits of request {} at position {position} are not finite: the weights are damaged, or too large for \
-         this dtype; try --validate-weights, or dtype float32",
-        .request.0
-    )]
-    NotFinite {
-        /// Which.
-        request: RequestId,
-        /// Position of the token that was to be chosen.
-        position: usize,
-    },
     /// Other machines that share the model cannot be reached, or no longer.
     #[error("{0}")]
     Machines(String),

@@ -29,4 +29,20 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Why there are no more.
     pub reason: FinishReason,
+    /// What went wrong: with [`FinishReason::Error`], and only then.
+    pub error: Option<NotFinite>,
+}
+
+/// The model's output for a request is not a number. That is the request's own end: no other one depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the logits of request {} at position {position} are not finite: the weights are damaged, or too large for this \
+     dtype; try --validate-weights, or dtype float32",
+    .request.0
+)]
+pub struct NotFinite {
+    /// Which.
+    pub request: RequestId,
+    /// Position of the token that was to be chosen.
+    pub position: usize,
 }

@@ -9,9 +9,9 @@ use super::blocks::{BlockPool, BlockTable};
 use super::facts::StepCost;
 use super::sampler::Choice;
 use super::sampling::Draw;
-use super::scheduler::{Limits, Scheduler, SequenceIndex};
+use super::scheduler::{Failed, Limits, Scheduler, SequenceIndex};
 use super::step::{Step, Wanted};
-use super::{Engine, Error, Output, Request};
+use super::{Engine, Error, NotFinite, Output, Request};
 use crate::event::{Events, Fact, FinishReason, RequestId};
 
 /// A request on its way: its prompt, and behind it what was generated.
@@ -48,18 +48,25 @@ impl Sequence {
     fn output(&mut self, reason: FinishReason) -> Output {
         let tokens = self.tokens.split_off(self.prompt_len);
         self.tokens = Vec::new();
-        Output { id: self.request.id, tokens, reason }
+        Output { id: self.request.id, tokens, reason, error: None }
+    }
+
+    /// The end of a request whose next token cannot be chosen; it keeps those that it has.
+    fn not_finite(&mut self) -> Output {
+        let error = NotFinite { request: self.request.id, position: self.tokens.len() };
+        Output { error: Some(error), ..self.output(FinishReason::Error) }
     }
 }
 
 impl Engine {
     /// Serves `requests` and hands each output to `finished` as soon as it is complete. What happens is stated in
     /// `events`, all but [`Fact::RequestFinished`], which is for whoever turns tokens into text. Nothing that an earlier
-    /// run computed is found again, also where prefixes are cached.
+    /// run computed is found again, also where prefixes are cached. A request whose logits are not finite ends with
+    /// [`NotFinite`], and all others have the tokens that they would have without it.
     ///
     /// # Errors
     /// [`Error::Request`] before anything is computed, if one of them could never be served; [`Error::Cancelled`] within
-    /// the time of one layer; [`Error::NotFinite`] and [`Error::Compute`] when computing fails.
+    /// the time of one layer; [`Error::Compute`] when computing fails.
     pub fn run(
         &mut self,
         requests: Vec<Request>,
@@ -251,13 +258,20 @@ impl Run<'_> {
             }
             sampler.choose(processor, &logits, choices)
         })?;
+        let chosen = || sampling.iter().copied().zip(tokens);
+        for (index, _) in chosen().filter(|(_, token)| token.is_err()) {
+            match self.scheduler.fail(index) {
+                Failed::Over => finished(sequences[index].not_finite()),
+                Failed::ComputedAgain => {
+                    self.events.emit(Fact::RequestPreempted { request: sequences[index].request.id });
+                }
+            }
+        }
         self.scheduler.advance(&|index| &sequences[index].tokens);
         let now = Instant::now();
-        for (&index, token) in sampling.iter().zip(tokens) {
+        for (index, token) in chosen().filter_map(|(index, token)| Some((index, (*token).ok()?))) {
             let sequence = &mut sequences[index];
             let request = sequence.request.id;
-            let position = sequence.tokens.len();
-            let token = token.map_err(|_| Error::NotFinite { request, position })?;
             self.events.emit_at(now, Fact::TokenGenerated { request, token });
             if let Some(reason) = sequence.push(token) {
                 self.scheduler.finish(index);

@@ -80,6 +80,19 @@ struct Sequence {
     prefill: usize,
     table: BlockTable,
     has_run: bool,
+    /// Tokens at its beginning that other sequences had computed.
+    found: usize,
+    /// It neither reads blocks of other sequences nor leaves them its own.
+    alone: bool,
+}
+
+/// What becomes of a sequence for which no token could be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// It is over, and its blocks are free.
+    Over,
+    /// It has lost its blocks and is computed once more, all of it for itself.
+    ComputedAgain,
 }
 
 /// Decides step after step until every sequence is finished.
@@ -90,7 +103,7 @@ pub struct Scheduler {
     sequences: Vec<Sequence>,
     /// Oldest first.
     waiting: VecDeque<SequenceIndex>,
-    /// Oldest first; each is older than all that wait.
+    /// Oldest first; each is older than all that wait, but for those that are computed again.
     running: Vec<SequenceIndex>,
     batch: Batch,
 }
@@ -123,7 +136,15 @@ impl Scheduler {
         }
         let index = self.sequences.len();
         let table = BlockTable::with_capacity(needed_blocks);
-        self.sequences.push(Sequence { known: prompt, computed: 0, prefill: prompt, table, has_run: false });
+        self.sequences.push(Sequence {
+            known: prompt,
+            computed: 0,
+            prefill: prompt,
+            table,
+            has_run: false,
+            found: 0,
+            alone: false,
+        });
         self.waiting.push_back(index);
         Ok(index)
     }
@@ -194,16 +215,22 @@ impl Scheduler {
             }
             // `index` runs, so there is a youngest one. It has no chunk in this batch yet: it is `index` or younger.
             let Some(youngest) = self.running.pop() else { return false };
-            let victim = &mut self.sequences[youngest];
-            self.pool.release(&mut victim.table);
-            victim.computed = 0;
-            victim.prefill = victim.known;
-            self.waiting.push_front(youngest);
+            self.send_back(youngest);
             self.batch.preempted.push(youngest);
             if youngest == index {
                 return false;
             }
         }
+    }
+
+    /// A sequence that no longer runs waits again, with nothing computed.
+    fn send_back(&mut self, index: SequenceIndex) {
+        let sequence = &mut self.sequences[index];
+        self.pool.release(&mut sequence.table);
+        sequence.computed = 0;
+        sequence.prefill = sequence.known;
+        let place = self.waiting.partition_point(|&waiting| waiting < index);
+        self.waiting.insert(place, index);
     }
 
     fn schedule_prefills(&mut self, budget: &mut usize) {
@@ -226,7 +253,7 @@ impl Scheduler {
             let Some(&index) = self.waiting.front() else { return };
             let sequence = &mut self.sequences[index];
             // What is found is held before room is looked for, so that it does not itself become the room.
-            let reused_tokens = match self.pool.caches_prefixes() {
+            let reused_tokens = match self.pool.caches_prefixes() && !sequence.alone {
                 true => self.pool.reuse(&mut sequence.table, known_tokens(index)),
                 false => 0,
             };
@@ -236,12 +263,14 @@ impl Scheduler {
                 return;
             }
             sequence.computed = reused_tokens;
+            sequence.found = if sequence.has_run { sequence.found.min(reused_tokens) } else { reused_tokens };
             if !sequence.has_run {
                 sequence.has_run = true;
                 self.batch.admitted.push(Admission { sequence: index, reused_tokens });
             }
             self.waiting.pop_front();
-            self.running.push(index);
+            let place = self.running.partition_point(|&running| running < index);
+            self.running.insert(place, index);
             *budget -= self.push_chunk(index, *budget, false);
         }
     }
@@ -262,7 +291,7 @@ impl Scheduler {
             let sequence = &mut self.sequences[chunk.sequence];
             sequence.computed = chunk.positions.end;
             sequence.known += usize::from(chunk.samples);
-            if self.pool.caches_prefixes() {
+            if self.pool.caches_prefixes() && !sequence.alone {
                 self.pool.remember(&mut sequence.table, &known_tokens(chunk.sequence)[..sequence.computed]);
             }
         }
@@ -272,6 +301,26 @@ impl Scheduler {
     pub fn finish(&mut self, sequence: SequenceIndex) {
         self.running.retain(|&index| index != sequence);
         self.pool.release(&mut self.sequences[sequence].table);
+    }
+
+    /// No token could be chosen for a sequence of the scheduled step: said before [`Self::advance`], so that nobody finds what
+    /// this step computed of it. What earlier ones did is forgotten, too.
+    ///
+    /// Where it holds blocks that others may have computed, it is not over yet. Attention on a GPU multiplies values that a
+    /// query does not see by a weight of zero, and zero times NaN is NaN: the beginning of another sequence that is not finite
+    /// further on may be spoilt, and this one with it. Computed all for itself, it shows.
+    pub fn fail(&mut self, index: SequenceIndex) -> Failed {
+        self.batch.chunks.retain(|chunk| chunk.sequence != index);
+        let sequence = &mut self.sequences[index];
+        self.pool.forget(&sequence.table, sequence.found);
+        if !sequence.table.shares() {
+            self.finish(index);
+            return Failed::Over;
+        }
+        sequence.alone = true;
+        self.running.retain(|&running| running != index);
+        self.send_back(index);
+        Failed::ComputedAgain
     }
 }
 

@@ -146,8 +146,15 @@ fn answers(
         seed: 0,
     });
     let mut continued = prompts.to_vec();
-    let mut finished = |output: Output| continued[output.id.0 as usize].extend(output.tokens);
+    let mut not_finite = None;
+    let mut finished = |output: Output| {
+        continued[output.id.0 as usize].extend(output.tokens);
+        not_finite = not_finite.or(output.error);
+    };
     engine.run(requests.collect(), &Events::default(), &cancel, &mut finished).map_err(failed)?;
+    if let Some(error) = not_finite {
+        return Err((Exit::Inference, error.to_string()));
+    }
     let mut chosen_from = std::mem::take(&mut *chosen_from.lock().unwrap_or_else(PoisonError::into_inner));
     let mut computed = Logits::new();
     for ((rows, prompt), id) in of_prompts.into_iter().zip(prompts).zip(0..) {

@@ -1,5 +1,6 @@
 //! The work itself, in phases, each with the exit code that its failure means.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,15 +15,15 @@ use super::run::{Context, blocking};
 use crate::backend::{self, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
 use crate::config::ModelPath;
-use crate::event::{Fact, Phase};
+use crate::event::{Fact, Phase, RequestId};
 use crate::mount::{self, Mounted};
 use crate::report::InputFacts;
 
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Skipped input that is reported piece by piece; the rest is counted.
-const REPORTED_SKIPS: usize = 20;
+/// What is reported piece by piece of input that is skipped, and of requests that failed; the rest is counted.
+const REPORTED: usize = 20;
 
 /// What has been found out and measured so far. Survives the failure of a later phase.
 #[derive(Default)]
@@ -120,6 +121,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     })
     .await;
     work.completions = std::mem::take(&mut completions.lock().unwrap_or_else(PoisonError::into_inner));
+    report_failed(work);
     let measurement = outcome?.map_err(from_bench)?;
     if let Some(reason) = measurement.roofline.unknown_because {
         tracing::warn!(reason, "the roofline is unknown");
@@ -159,11 +161,30 @@ async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure>
 fn report_skipped(work: &Work, dataset: &Path) {
     let dataset = dataset.display();
     let skipped = work.skipped().count();
-    for (place, reason) in work.skipped().take(REPORTED_SKIPS) {
+    for (place, reason) in work.skipped().take(REPORTED) {
         tracing::warn!("{dataset}, {place} is skipped: {reason}");
     }
-    if skipped > REPORTED_SKIPS {
-        tracing::warn!("{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED_SKIPS);
+    if skipped > REPORTED {
+        tracing::warn!("{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED);
+    }
+}
+
+/// Names the entries whose requests ended with an error. Random prompts have none, and no run goes on after theirs.
+fn report_failed(work: &Work) {
+    let errors: HashMap<RequestId, &str> =
+        work.completions.iter().filter_map(|completion| Some((completion.id, completion.error.as_deref()?))).collect();
+    let failed = || {
+        work.entries.iter().filter_map(|entry| match entry {
+            Entry::Asked { place, request, .. } => Some((place, *errors.get(request)?)),
+            Entry::Skipped { .. } => None,
+        })
+    };
+    for (place, error) in failed().take(REPORTED) {
+        tracing::warn!("{place} has no whole answer: {error}");
+    }
+    let count = failed().count();
+    if count > REPORTED {
+        tracing::warn!("{} more have no whole answer, {count} in all", count - REPORTED);
     }
 }
 
@@ -213,6 +234,8 @@ pub(super) fn from_bench(error: bench::Error) -> Failure {
     match error {
         bench::Error::Workload(_) => Failure::new(Exit::Configuration, error),
         bench::Error::Backend(error) => from_backend(error),
-        bench::Error::Counts(_) => Failure::new(Exit::Inference, error),
+        bench::Error::Counts(_) | bench::Error::Request(_) | bench::Error::NoAnswers { .. } => {
+            Failure::new(Exit::Inference, error)
+        }
     }
 }

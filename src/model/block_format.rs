@@ -208,10 +208,7 @@ fn q3_k(block: &[u8; 110], to: &mut [f32; SUPER_BLOCK]) {
 fn scale_and_minimum(packed: &[u8], index: usize) -> [f32; 2] {
     let [scale, minimum] = match index {
         0..4 => [packed[index] & 63, packed[index + 4] & 63],
-        _ => [
-            low(packed[index + 4]) | packed[index - 4] >> 6 << 4,
-            high(packed[index + 4]) | packed[index] >> 6 << 4,
-        ],
+        _ => [low(packed[index + 4]) | packed[index - 4] >> 6 << 4, high(packed[index + 4]) | packed[index] >> 6 << 4],
     };
     [scale, minimum].map(f32::from)
 }

@@ -12,7 +12,7 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
     let output = measurement.total_output_tokens() as f64;
     let rate = |amount: f64| if elapsed > 0.0 { amount / elapsed } else { 0.0 };
     let mut figures: Vec<(String, f64)> = vec![
-        ("requests_per_second".to_owned(), rate(measurement.finished_requests() as f64)),
+        ("requests_per_second".to_owned(), rate(measurement.answered_requests() as f64)),
         ("input_tokens_per_second".to_owned(), rate(input)),
         ("output_tokens_per_second".to_owned(), rate(output)),
         ("total_tokens_per_second".to_owned(), rate(input + output)),
@@ -21,6 +21,7 @@ pub fn figures(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hou
         ("total_output_tokens".to_owned(), output),
     ];
     figures.extend(of_latencies(&measurement.latencies));
+    figures.push(("failed_requests".to_owned(), measurement.failed_requests() as f64));
     figures.push(("preemptions".to_owned(), measurement.preemptions as f64));
     figures.push(("steps".to_owned(), measurement.steps as f64));
     let roofline = measurement.roofline.named(elapsed);

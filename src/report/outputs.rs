@@ -1,7 +1,8 @@
 //! The lines of `outputs.jsonl`: answers in the order in which they were asked for, each in the form of its question.
 //!
 //! A batch in OpenAI's format is answered in it (<https://platform.openai.com/docs/guides/batch>), an error for each line
-//! that could not be run included. What was asked plainly, and skipped, has no line: `line` or `entry` show the gap.
+//! that could not be run included. What was asked plainly, and skipped, has no line: `line` or `entry` show the gap. An answer
+//! that broke off has an error beside the text that there is; OpenAI's format has room for the error only.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Completion;
 use crate::bench::{AnswerForm, Endpoint, Entry, Labels, Place};
-use crate::event::{FinishReason, RequestId};
+use crate::event::RequestId;
 
 /// What all answers of a run share.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,9 @@ pub fn outputs<'a>(
             let completion = by_id.get(request)?;
             Some(match form {
                 AnswerForm::Plain(labels) => plain(*place, labels, completion),
+                AnswerForm::Batch { custom_id, .. } if completion.error.is_some() => {
+                    batch(*place, custom_id, &Value::Null, &error_of(*place, completion))
+                }
                 AnswerForm::Batch { custom_id, endpoint } => {
                     let body = body(*endpoint, completion, *prompt_tokens, answerer);
                     let id = format!("req_{}", completion.id.0);
@@ -61,7 +65,18 @@ fn plain(place: Place, labels: &Labels, completion: &Completion) -> Value {
     line["output"] = json!(completion.text);
     line["output_tokens"] = json!(completion.tokens.len());
     line["finish_reason"] = json!(completion.reason);
+    if completion.error.is_some() {
+        line["error"] = error_of(place, completion);
+    }
     line
+}
+
+/// What went wrong with an answer, under OpenAI's code for what is not the request's fault; null where nothing did.
+fn error_of(place: Place, completion: &Completion) -> Value {
+    completion.error.as_ref().map_or(Value::Null, |error| {
+        let message = format!("{place}: {error}");
+        json!({"code": "server_error", "message": message})
+    })
 }
 
 fn batch(place: Place, custom_id: &str, response: &Value, error: &Value) -> Value {
@@ -72,10 +87,7 @@ fn batch(place: Place, custom_id: &str, response: &Value, error: &Value) -> Valu
 fn body(endpoint: Endpoint, completion: &Completion, prompt_tokens: usize, answerer: Answerer<'_>) -> Value {
     let Answerer { model, created } = answerer;
     let (text, request, output_tokens) = (&completion.text, completion.id.0, completion.tokens.len());
-    let reason = match completion.reason {
-        FinishReason::Length => "length",
-        FinishReason::Stop => "stop",
-    };
+    let reason = completion.reason.name();
     let usage = json!({
         "prompt_tokens": prompt_tokens,
         "completion_tokens": output_tokens,

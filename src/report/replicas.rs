@@ -69,15 +69,17 @@ pub fn replica_figures(replicas: &[ReplicaResult]) -> Vec<(String, f64)> {
     let requests: Vec<RequestTiming> = replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
     let input: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens)).sum();
     let output: u64 = replicas.iter().map(ReplicaResult::output_tokens).sum();
+    let failed = requests.iter().filter(|request| request.failed()).count();
     let rate = |amount: f64| if elapsed > 0.0 { amount / elapsed } else { 0.0 };
     let mut figures = vec![
-        ("requests_per_second".to_owned(), rate(requests.len() as f64)),
+        ("requests_per_second".to_owned(), rate((requests.len() - failed) as f64)),
         ("input_tokens_per_second".to_owned(), rate(input as f64)),
         ("output_tokens_per_second".to_owned(), rate(output as f64)),
         ("total_tokens_per_second".to_owned(), rate((input + output) as f64)),
         ("elapsed_time".to_owned(), elapsed),
         ("total_input_tokens".to_owned(), input as f64),
         ("total_output_tokens".to_owned(), output as f64),
+        ("failed_requests".to_owned(), failed as f64),
         ("replicas".to_owned(), replicas.len() as f64),
     ];
     if let Some((seconds, tokens)) = common_window(replicas) {

@@ -85,7 +85,7 @@ impl JobResult {
         document.insert("exit_code".to_owned(), json!(self.exit_code));
         document.insert("error".to_owned(), json!(self.error));
         if let Some(measurement) = self.measurement.as_ref().filter(|measurement| measurement.complete) {
-            let requests = measurement.finished_requests();
+            let requests = measurement.answered_requests();
             let tokens = measurement.total_input_tokens() + measurement.total_output_tokens();
             let elapsed = measurement.elapsed_seconds;
             document.insert("elapsed_time".to_owned(), json!(elapsed));
@@ -103,6 +103,8 @@ impl JobResult {
         document.insert("phases".to_owned(), json!(self.phases));
         document.insert("inputs".to_owned(), json!(self.inputs));
         document.insert("skipped_inputs".to_owned(), json!(self.skipped_inputs));
+        let failed = self.measurement.as_ref().map(Measurement::failed_requests);
+        document.insert("failed_requests".to_owned(), json!(failed));
         document.insert("backend".to_owned(), json!(self.backend));
         document.insert("settings".to_owned(), self.settings.clone());
         document.insert("environment".to_owned(), self.environment.clone());

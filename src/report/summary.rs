@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::result::JobResult;
+use crate::bench::Measurement;
 
 /// The result as text: what ran, the seven figures, latencies, phases, and where to find more.
 pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> String {
@@ -18,6 +19,9 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     }
     if result.skipped_inputs > 0 {
         line("skipped inputs", &result.skipped_inputs.to_string());
+    }
+    if let Some(failed) = result.measurement.as_ref().map(Measurement::failed_requests).filter(|&failed| failed > 0) {
+        line("failed requests", &failed.to_string());
     }
     for (label, name, unit) in [
         ("requests per second", "requests_per_second", ""),

@@ -77,7 +77,7 @@ impl Observer for FactLog {
                         target: "flashjob",
                         request = request.0,
                         preemptions,
-                        "the KV cache is full: a request gave up its blocks and will be recomputed"
+                        "a request gave up its blocks and will be recomputed: as a rule because the KV cache is full"
                     );
                 }
             }

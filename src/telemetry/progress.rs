@@ -108,9 +108,14 @@ fn text(totals: &Totals, expected: &Expected) -> String {
         Some(Phase::Measure) => {
             let counts = totals.measure;
             let rate = counts.generated_tokens as f64 / totals.phase_elapsed.as_secs_f64().max(1e-3);
+            let failed = if counts.requests_failed > 0 {
+                format!(" ({} failed)", counts.requests_failed)
+            } else {
+                String::new()
+            };
             let of = |all: u64| if all > 0 { format!(" of {all}") } else { String::new() };
             format!(
-                "measuring: {}{} requests, {}{} tokens, {rate:.1} tokens/s, {} running, {} waiting",
+                "measuring: {}{} requests{failed}, {}{} tokens, {rate:.1} tokens/s, {} running, {} waiting",
                 counts.requests_finished,
                 of(expected.requests),
                 counts.generated_tokens,
@@ -160,6 +165,8 @@ mod tests {
             "measuring: 1 of 4 requests, 25 of 40 tokens, 12.5 tokens/s, 3 running, 0 waiting"
         );
         assert_eq!(share(&measuring, &EXPECTED), Some((25, 40)));
+        let failing = Totals { measure: Counts { requests_failed: 1, ..counts }, ..measuring };
+        assert!(text(&failing, &EXPECTED).starts_with("measuring: 1 of 4 requests (1 failed), 25 of 40 tokens, "));
     }
 
     #[test]

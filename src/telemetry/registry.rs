@@ -23,7 +23,7 @@ use self::phases::Phases;
 use self::registrar::Registrar;
 use self::serving::{Region, Serving};
 use super::host::Sample;
-use crate::event::{Event, Fact, Observer, Phase, RequestId};
+use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Counts facts; renders Prometheus text; answers [`Totals`].
 pub struct Registry {
@@ -52,8 +52,10 @@ pub struct Registry {
 pub struct Counts {
     /// Requests that entered the waiting queue.
     pub requests_queued: u64,
-    /// Requests that are complete.
+    /// Requests that are over.
     pub requests_finished: u64,
+    /// Those of them that ended with an error.
+    pub requests_failed: u64,
     /// Prompt tokens of requests that have produced a token.
     pub prompt_tokens: u64,
     /// Tokens produced.
@@ -287,7 +289,9 @@ impl Observer for Registry {
                 serving.request_generated_tokens.observe(output_tokens.into());
                 let Some(state) = state else { return };
                 serving.request_prompt_tokens.observe(state.prompt_tokens.into());
-                serving.end_to_end_latency.observe(seconds(state.queued, at));
+                if reason != FinishReason::Error {
+                    serving.end_to_end_latency.observe(seconds(state.queued, at));
+                }
                 if let (Some(first), Some(last)) = (state.first_token, state.last_token) {
                     serving.decode_time.observe(seconds(first, last));
                 }
@@ -311,6 +315,7 @@ fn counts(serving: &Serving) -> Counts {
     Counts {
         requests_queued: serving.queued.get(),
         requests_finished: serving.finished_requests(),
+        requests_failed: serving.failed_requests(),
         prompt_tokens: serving.prompt_tokens.get(),
         generated_tokens: serving.generated_tokens.get(),
         preemptions: serving.preemptions.get(),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -216,6 +217,47 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     backend.run(vec![stopping], &Events::default(), &cancel, &mut keep).unwrap();
     let first = golden[1].greedy.iter().position(|&token| token == eos).unwrap();
     assert_eq!(tokens, golden[1].greedy[..=first]);
+}
+
+/// Half of the driver's talk, of an engine that has an answer for one of two requests.
+const ENDS_WITH_AN_ERROR: &str = r#"#!/bin/sh
+read -r settings
+echo '{"loaded": {"version": "0", "parameters": null, "max_model_len": 512, "gpus": 0, "kv_blocks": 8, "block_tokens": 16, "engine": {}}}'
+read -r take
+echo '{"taken": 2}'
+read -r run
+echo '{"step": {"at": 1, "took": 1, "running": 1, "waiting": 0, "kv_blocks_used": 1, "requests": [
+    {"id": 0, "new": [5], "end": ["error", "half"]}, {"id": 1, "new": [6], "end": ["length", "whole"]}]}}' | tr -d '\n'
+echo
+echo '"done"'
+read -r nothing
+"#;
+
+#[test]
+fn a_request_that_vllm_ends_with_an_error_ends_by_itself() {
+    let folder = TempDir::new().unwrap();
+    let interpreter = folder.path().join("python3");
+    std::fs::write(&interpreter, ENDS_WITH_AN_ERROR).unwrap();
+    std::fs::set_permissions(&interpreter, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let model = Altered::of(FIXTURE);
+    let (job, cancel) = (configured(&["--backend=vllm"]), CancellationToken::new());
+    let found = Found::Vllm(Interpreter::at(interpreter));
+    let paths = [model.path(), model.path()];
+    let mut backend = backend::open(found, &job, None, &SystemFiles, paths, &Events::default(), &cancel).unwrap();
+    let request = |id| Request {
+        id: RequestId(id),
+        prompt: vec![1],
+        output_tokens: 1 + id as usize,
+        ignore_eos: false,
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
+        seed: 7,
+    };
+    let mut ends = Vec::new();
+    let mut finished = |completion: Completion| ends.push((completion.text, completion.reason, completion.error));
+    backend.run(vec![request(0), request(1)], &Events::default(), &cancel, &mut finished).unwrap();
+    let sentence = "vLLM ended request 0 with an error after 1 tokens; its own lines in the log say which";
+    assert_eq!(ends[0], ("half".to_owned(), FinishReason::Error, Some(sentence.to_owned())));
+    assert_eq!(ends[1], ("whole".to_owned(), FinishReason::Length, None));
 }
 
 /// What it takes to hand prompts to a child, before any of them is handed to the engine, is not the engine's time.

@@ -261,7 +261,8 @@ class Engine:
             if self.engine.vllm_config.cache_config.enable_prefix_caching:
                 told["cached"] = output.num_cached_tokens or 0
         if output.finished:
-            if part.finish_reason not in ("length", "stop"):
+            # `error` is the request's own; what vLLM has aborted unasked is not.
+            if part.finish_reason not in ("length", "stop", "error"):
                 raise RuntimeError(f"request {request} ended with `{part.finish_reason}`")
             told["end"] = [part.finish_reason, "".join(texts.pop(request))]
         return told

@@ -36,6 +36,8 @@ struct Node {
     children: Children,
     /// Handles in the world.
     holders: usize,
+    /// It is not among its parent's children, whatever is there under its tokens.
+    forgotten: bool,
     /// When the last holder let go, on a clock that counts such moments; means something while there are no holders.
     idle_since: u64,
 }
@@ -92,7 +94,8 @@ impl PrefixCache {
         }
         let (index, tokens) = (block.0, Rc::<[u32]>::from(tokens));
         self.children_mut(parent).insert(Rc::clone(&tokens), index);
-        let node = Node { block, parent, tokens, children: Children::new(), holders: 1, idle_since: 0 };
+        let node =
+            Node { block, parent, tokens, children: Children::new(), holders: 1, forgotten: false, idle_since: 0 };
         self.nodes.insert(index, node);
         (SharedBlock(index), None)
     }
@@ -113,8 +116,20 @@ impl PrefixCache {
         let (_, index) = self.idle.pop_first()?;
         let node = self.nodes.remove(&index)?;
         debug_assert!(node.children.is_empty() && node.holders == 0, "the longest idle block is a leaf");
-        self.children_mut(node.parent).remove(&node.tokens);
+        if !node.forgotten {
+            self.children_mut(node.parent).remove(&node.tokens);
+        }
         Some(node.block)
+    }
+
+    /// Lets neither `block` nor anything that follows it be found again. Holders keep what they have; what nobody holds is
+    /// evicted in its turn.
+    pub fn forget(&mut self, block: &SharedBlock) {
+        let node = self.nodes.get_mut(&block.0).expect(HELD);
+        if !std::mem::replace(&mut node.forgotten, true) {
+            let (parent, tokens) = (node.parent, Rc::clone(&node.tokens));
+            self.children_mut(parent).remove(&tokens);
+        }
     }
 
     fn hold(&mut self, index: u32) -> SharedBlock {

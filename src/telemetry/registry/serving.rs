@@ -30,6 +30,7 @@ pub(super) struct Serving {
     pub(super) scheduled: IntCounter,
     finished_length: IntCounter,
     finished_stop: IntCounter,
+    finished_error: IntCounter,
     pub(super) preemptions: IntCounter,
     pub(super) prefix_queries: IntCounter,
     pub(super) prefix_hits: IntCounter,
@@ -60,7 +61,7 @@ impl Serving {
         let scheduled = counter("flashjob_requests_scheduled_total", "Requests that got their first place in a step.");
         let finished = registrar.counters(
             "flashjob_requests_finished_total",
-            "Requests that are complete, by why they stopped.",
+            "Requests that are over, by why they stopped; `error`: they failed.",
             &["phase", "reason"],
         );
         let preemptions = counter("flashjob_preemptions_total", "Times that a running request lost its KV blocks.");
@@ -90,7 +91,7 @@ impl Serving {
             seconds("flashjob_prefill_time_seconds", "From the first place in a step to the first token.");
         let decode_time = seconds("flashjob_decode_time_seconds", "From the first token to the last.");
         let first_token = seconds("flashjob_time_to_first_token_seconds", "From queued to the first token.");
-        let end_to_end = seconds("flashjob_end_to_end_latency_seconds", "From queued to finished, its text included.");
+        let end_to_end = seconds("flashjob_end_to_end_latency_seconds", "From queued to answered, its text included.");
 
         let steps = |name, help| registrar.histograms(name, help, &["phase"], step_seconds());
         let inter_token = steps("flashjob_inter_token_latency_seconds", "Between two tokens of one request.");
@@ -107,8 +108,9 @@ impl Serving {
             Self {
                 queued: queued.with_label_values(&[phase]),
                 scheduled: scheduled.with_label_values(&[phase]),
-                finished_length: finished.with_label_values(&[phase, "length"]),
-                finished_stop: finished.with_label_values(&[phase, "stop"]),
+                finished_length: finished.with_label_values(&[phase, FinishReason::Length.name()]),
+                finished_stop: finished.with_label_values(&[phase, FinishReason::Stop.name()]),
+                finished_error: finished.with_label_values(&[phase, FinishReason::Error.name()]),
                 preemptions: preemptions.with_label_values(&[phase]),
                 prefix_queries: prefix_queries.with_label_values(&[phase]),
                 prefix_hits: prefix_hits.with_label_values(&[phase]),
@@ -137,11 +139,16 @@ impl Serving {
         match reason {
             FinishReason::Length => &self.finished_length,
             FinishReason::Stop => &self.finished_stop,
+            FinishReason::Error => &self.finished_error,
         }
     }
 
     pub(super) fn finished_requests(&self) -> u64 {
-        self.finished_length.get() + self.finished_stop.get()
+        self.finished_length.get() + self.finished_stop.get() + self.failed_requests()
+    }
+
+    pub(super) fn failed_requests(&self) -> u64 {
+        self.finished_error.get()
     }
 }
 

@@ -81,6 +81,25 @@ fn warm_up_and_measured_region_are_kept_apart() {
 }
 
 #[test]
+fn a_request_that_failed_is_over_and_has_no_latency_to_its_end() {
+    let registry = Registry::new();
+    let start = Instant::now();
+    observe(&registry, start, Fact::PhaseStarted(Phase::Measure));
+    one_request(&registry, start, RequestId(0));
+    observe(&registry, start, Fact::RequestQueued { request: RequestId(1), prompt_tokens: 5 });
+    observe(&registry, start, Fact::TokenGenerated { request: RequestId(1), token: 0 });
+    let (request, reason) = (RequestId(1), FinishReason::Error);
+    observe(&registry, start, Fact::RequestFinished { request, output_tokens: 1, reason });
+    let counts = registry.totals().measure;
+    assert_eq!((counts.requests_finished, counts.requests_failed), (2, 1));
+    let text = registry.render();
+    assert_eq!(value(&text, "flashjob_requests_finished_total{phase=\"measure\",reason=\"error\"}"), 1.0);
+    assert_eq!(value(&text, "flashjob_end_to_end_latency_seconds_count{phase=\"measure\"}"), 1.0);
+    assert_eq!(value(&text, "flashjob_request_generated_tokens_count{phase=\"measure\"}"), 2.0);
+    assert_eq!(registry.requests.len(), 0);
+}
+
+#[test]
 fn phases_take_the_time_between_their_starts() {
     let registry = Registry::new();
     let start = Instant::now();

@@ -300,3 +300,36 @@ fn the_last_token_is_always_left_to_compute() {
     assert_eq!(pool.used(), 2);
     assert!(first.indices().eq(second.indices()));
 }
+
+#[test]
+fn what_is_forgotten_is_not_found_and_not_lost() {
+    let mut pool = BlockPool::with_prefix_cache(8, 2);
+    let tokens = [1, 2, 3, 4, 5, 6];
+    let serve = |pool: &mut BlockPool, table: &mut BlockTable| {
+        let reused = pool.reuse(table, &[&tokens[..], &[7]].concat());
+        pool.grow(table, tokens.len()).unwrap();
+        pool.remember(table, &tokens);
+        reused
+    };
+    let (mut first, mut second, mut third) = (BlockTable::default(), BlockTable::default(), BlockTable::default());
+    assert_eq!(serve(&mut pool, &mut first), 0);
+    assert_eq!(serve(&mut pool, &mut second), 6);
+    // From its second block on, which the other one holds, too.
+    pool.forget(&first, 2);
+    pool.forget(&second, 2);
+    pool.release(&mut first);
+    assert_eq!(serve(&mut pool, &mut third), 2);
+    assert_eq!(pool.used(), 5, "one that all three began with, and two each of two");
+    pool.release(&mut second);
+    pool.release(&mut third);
+    assert_eq!((pool.used(), pool.free()), (0, 8));
+    // What takes the place of the forgotten ones is still known when these are evicted, and all of it can be handed out.
+    let mut other = BlockTable::default();
+    pool.grow(&mut other, 10).unwrap();
+    assert_eq!(serve(&mut pool, &mut first), 6);
+    pool.release(&mut first);
+    pool.grow(&mut other, 16).unwrap();
+    assert_eq!(pool.free(), 0);
+    pool.release(&mut other);
+    assert_eq!(serve(&mut pool, &mut first), 0);
+}
