@@ -68,11 +68,11 @@ impl Model {
                     "there is no config.json in it; name a directory in Hugging Face layout or a .gguf file",
                 )
             })?;
-            let description = families::from_config_json(&json)?;
+            let mut description = families::from_config_json(&json)?;
             let tokenizer = join(tokenizer)?;
             let mut found = join(headers)?;
             if description.other_modalities.is_some() {
-                found = hugging_face::language_model(found);
+                found = hugging_face::language_model(found, &mut description.config);
             }
             let weights = hugging_face::weights(directory, &description.config, description.layout, &found)?;
             let special_tokens = SpecialTokens::of_hugging_face(&json, join(generation)?.as_ref())?;
