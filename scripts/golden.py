@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
+    Mistral3Config,
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
@@ -23,7 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 PROMPT_LENGTHS = [1, 7, 33, 100]
 NEW_TOKENS = 64
@@ -81,10 +83,15 @@ def llama3_pre_tokenizer():
     )
 
 
+def takes_images(config: PreTrainedConfig) -> bool:
+    return config.get_text_config() is not config
+
+
 def seeded_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """Weights large enough that logits spread and attention is not uniform; each is exact in bfloat16."""
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    kind = AutoModelForImageTextToText if takes_images(config) else AutoModelForCausalLM
+    model = kind.from_config(config).float().eval()
     norms_less_by_one = config.model_type.startswith("gemma")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -98,7 +105,7 @@ def seeded_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
                 value = 0.2 * noise + (0 if norms_less_by_one else 1)
                 if norms_less_by_one and "post_" in name:
                     value = value + 3
-            if name == "model.embed_tokens.weight":
+            if name.endswith("embed_tokens.weight"):
                 # Gemma scales its embedding up, and ties the head to it: what layers add must not drown in it, or each
                 # token is followed by itself.
                 value = 0.15 * noise if norms_less_by_one else noise
@@ -112,7 +119,8 @@ def reference(model: PreTrainedModel, seed: int, prompt_lengths: list[int]) -> t
     generator = torch.Generator().manual_seed(seed)
     tensors, smallest_lead = {}, float("inf")
     for index, length in enumerate(prompt_lengths):
-        prompt = torch.randint(len(SPECIAL_TOKENS), model.config.vocab_size, [1, length], generator=generator)
+        vocab_size = model.config.get_text_config().vocab_size
+        prompt = torch.randint(len(SPECIAL_TOKENS), vocab_size, [1, length], generator=generator)
         logits = model(prompt, use_cache=False).logits[0]
         positions = sorted({0, length // 2, length - 1})
         sequence = prompt
@@ -151,17 +159,17 @@ def save_reference(directory: Path, tensors, seed: int) -> None:
 
 def save_model(directory: Path, model: PreTrainedModel, tokenizer: Tokenizer, dtype: torch.dtype, shards: int) -> None:
     """A complete directory in Hugging Face layout."""
+    if takes_images(model.config):
+        # Names of tensors, and what a configuration leaves out, are transformers' own.
+        model.to(dtype).save_pretrained(directory)
+        save_texts(directory, tokenizer)
+        return
     config = model.config.to_dict()
     for absent in ["_name_or_path", "_attn_implementation_autoset"]:
         config.pop(absent, None)
     config |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
     write_json(directory / "config.json", config)
-    write_json(directory / "generation_config.json", {"bos_token_id": 1, "eos_token_id": [0, 2]})
-    tokenizer.save(str(directory / "tokenizer.json"))
-    write_json(
-        directory / "tokenizer_config.json",
-        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE},
-    )
+    save_texts(directory, tokenizer)
     state = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -176,6 +184,16 @@ def save_model(directory: Path, model: PreTrainedModel, tokenizer: Tokenizer, dt
         weight_map |= dict.fromkeys(part, file)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def save_texts(directory: Path, tokenizer: Tokenizer) -> None:
+    """What is about texts, beside the model."""
+    write_json(directory / "generation_config.json", {"bos_token_id": 1, "eos_token_id": [0, 2]})
+    tokenizer.save(str(directory / "tokenizer.json"))
+    write_json(
+        directory / "tokenizer_config.json",
+        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE},
+    )
 
 
 def write_json(path: Path, value) -> None:
@@ -205,6 +223,16 @@ SMALL = {
     "max_position_embeddings": 512,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+
+TINY_VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 4,
+    "image_size": 8,
+    "patch_size": 2,
 }
 
 # Prompts longer than a window; Phi 3's long factors hold from the first token on.
@@ -351,6 +379,38 @@ MODELS = {
         torch.bfloat16,
         1,
     ),
+    # Language models within models that take images, too; the parts for those are as small as can be.
+    "gemma3-images": (
+        lambda: Gemma3Config(
+            text_config=SMALL
+            | {
+                "num_hidden_layers": 3,
+                "head_dim": 24,
+                "query_pre_attn_scalar": 20,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+                "tie_word_embeddings": True,
+            },
+            vision_config=TINY_VISION,
+            mm_tokens_per_image=4,
+            image_token_id=0,
+            boi_token_id=0,
+            eoi_token_id=0,
+            eos_token_id=2,
+        ),
+        torch.bfloat16,
+        1,
+    ),
+    "mistral3-images": (
+        lambda: Mistral3Config(
+            text_config=SMALL | {"model_type": "mistral", "num_hidden_layers": 2, "head_dim": 16, "sliding_window": None},
+            vision_config=TINY_VISION | {"model_type": "pixtral"},
+            image_token_id=0,
+            spatial_merge_size=2,
+        ),
+        torch.bfloat16,
+        1,
+    ),
 }
 
 
@@ -364,7 +424,8 @@ def main(root: Path, only: list[str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         seed, model, tensors = first_good_seed(lambda seed: seeded_model(config(), seed), *prompt_lengths)
-        save_model(directory, model, train_tokenizer(smollm_pre_tokenizer(), model.config.vocab_size), dtype, shards)
+        tokenizer = train_tokenizer(smollm_pre_tokenizer(), model.config.get_text_config().vocab_size)
+        save_model(directory, model, tokenizer, dtype, shards)
         save_reference(directory, tensors, seed)
         spread = max(float(tensors[f"logits.{i}"].abs().max()) for i in range(len(PROMPT_LENGTHS)))
         print(f"{name}: seed {seed}, largest logit {spread:.2f}")

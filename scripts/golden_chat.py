@@ -51,10 +51,15 @@ class Clock(datetime.datetime):
         return NOW
 
 
+def without_nulls(messages: list) -> list:
+    """A copy, as `apply_chat_template` passes it on."""
+    return [{key: value for key, value in copy.deepcopy(message).items() if value is not None} for message in messages]
+
+
 def render(template: str, messages: list, named_tokens: dict) -> dict:
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
-            conversations=[messages], chat_template=template, add_generation_prompt=True, **named_tokens
+            conversations=[without_nulls(messages)], chat_template=template, add_generation_prompt=True, **named_tokens
         )
     except jinja2.exceptions.TemplateError as error:
         return {"messages": messages, "refused": error.message}
@@ -80,7 +85,7 @@ REAL_CONVERSATIONS = CONVERSATIONS[:7] + [
 def rendered_or_none(template: str, messages: list, named_tokens: dict) -> str | None:
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
-            conversations=[copy.deepcopy(messages)], chat_template=template, add_generation_prompt=True, **named_tokens
+            conversations=[without_nulls(messages)], chat_template=template, add_generation_prompt=True, **named_tokens
         )
     except Exception:  # Python's own errors come through, too.
         return None

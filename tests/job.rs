@@ -1,5 +1,6 @@
 //! The built binary from outside: what it prints, leaves behind, and exits with.
 
+mod answers;
 mod caching;
 mod endings;
 mod machines;

@@ -12,5 +12,6 @@ mod logits;
 mod plain_decoder;
 mod shards;
 pub mod smollm2;
+mod texts;
 mod tokens;
 mod vocabularies;

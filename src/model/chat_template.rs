@@ -83,7 +83,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`].
     pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
-        let messages: Vec<Value> = messages.iter().map(with_reasoning).collect();
+        let messages: Vec<Value> = messages.iter().map(|message| with_reasoning(without_nulls(message))).collect();
         let context = Context {
             messages: &messages,
             tools: None,
@@ -115,12 +115,20 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
+/// A message whose fields all say something, as `apply_chat_template` of transformers 5.23 passes it: templates would write
+/// `None`, and take a field that is absent.
+fn without_nulls(message: &Value) -> Value {
+    let mut message = message.clone();
+    if let Some(fields) = message.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    message
+}
+
 /// A message whose reasoning has all the names that templates know it by, as transformers 5 passes it.
-fn with_reasoning(message: &Value) -> Value {
-    let reasoning = ["reasoning_content", "thinking", "reasoning"]
-        .into_iter()
-        .find_map(|name| message.get(name).filter(|value| !value.is_null()));
-    let (Some(reasoning), Some(fields)) = (reasoning, message.as_object()) else { return message.clone() };
+fn with_reasoning(message: Value) -> Value {
+    let reasoning = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|name| message.get(name));
+    let (Some(reasoning), Some(fields)) = (reasoning, message.as_object()) else { return message };
     let mut named = serde_json::Map::new();
     named.insert("thinking".to_owned(), reasoning.clone());
     named.extend(fields.clone());

@@ -83,7 +83,10 @@ pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> 
     if let Some((several, _, texts)) = several {
         refuse_quantised(json)?;
         let text_config = json.object("text_config")?.ok_or_else(|| json.error("text_config", "is missing"))?;
-        let description = from_config_json(&text_config.without("architectures").with_default("model_type", texts))?;
+        let mut description =
+            from_config_json(&text_config.without("architectures").with_default("model_type", texts))?;
+        // transformers 5 saves it there, whatever the `text_config` says.
+        description.config.tied_head |= json.flag("tie_word_embeddings")?.unwrap_or(false);
         return Ok(Description {
             architecture: (*several).to_owned(),
             other_modalities: Some(TEXTS_ALONE),

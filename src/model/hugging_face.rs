@@ -40,6 +40,8 @@ const OTHER_MODALITIES: [&str; 8] = [
     "image_newline",
 ];
 
+const HEAD: &str = "lm_head.weight";
+
 /// Tensors that checkpoints carry although no decoder needs them.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
 
@@ -77,7 +79,7 @@ fn name(tensor: TensorName, config: &DecoderConfig, layout: Layout) -> String {
     let (layer, tensor) = match tensor {
         TensorName::Embedding => return "model.embed_tokens.weight".into(),
         TensorName::FinalNorm => return "model.norm.weight".into(),
-        TensorName::Head => return "lm_head.weight".into(),
+        TensorName::Head => return HEAD.into(),
         TensorName::Layer(layer, tensor) => (layer, tensor),
     };
     let name = match tensor {
@@ -180,7 +182,8 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
 }
 
 /// The language model's tensors out of a checkpoint of several modalities, by the names that they have in one of texts alone.
-pub(super) fn language_model(found: Found) -> Found {
+/// A head that is stored is no tied one: transformers ties by the configuration only where that agrees with the file.
+pub(super) fn language_model(found: Found, config: &mut DecoderConfig) -> Found {
     let named = found.into_iter().filter_map(|(name, place)| {
         if OTHER_MODALITIES.iter().any(|part| name.starts_with(part)) {
             return None;
@@ -190,7 +193,9 @@ pub(super) fn language_model(found: Found) -> Found {
             .find_map(|(prefix, alone)| Some(format!("{alone}{}", name.strip_prefix(prefix)?)));
         Some((alone.unwrap_or(name), place))
     });
-    named.collect()
+    let found: Found = named.collect();
+    config.tied_head &= !found.contains_key(HEAD);
+    found
 }
 
 fn open_file(path: &Path, opener: &dyn Files) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {

@@ -56,10 +56,10 @@ impl Model {
         // At once: from a bucket each is a journey there and back.
         std::thread::scope(|scope| {
             let headers = scope.spawn(|| hugging_face::read_headers(directory, files));
-            let description = families::from_config_json(&read_config(directory)?)?;
+            let mut description = families::from_config_json(&read_config(directory)?)?;
             let mut found = join(headers)?;
             if description.other_modalities.is_some() {
-                found = hugging_face::language_model(found);
+                found = hugging_face::language_model(found, &mut description.config);
             }
             let weights = hugging_face::weights(directory, &description.config, description.layout, &found)?;
             Ok(Self::new(description, weights))

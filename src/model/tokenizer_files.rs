@@ -17,6 +17,10 @@ use super::{Error, Tokenizer};
 /// Special tokens that every tokenizer of transformers may name; a model may have more, whose names end like these.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Classes of tokenizers of which transformers names a token that no file of their models does.
+const NAMED_BY_CLASS: [(&str, &str, &str); 2] =
+    [("GemmaTokenizer", "mask_token", "<mask>"), ("GemmaTokenizerFast", "mask_token", "<mask>")];
+
 /// What lies beside a `tokenizer.json`.
 #[derive(Default)]
 pub(super) struct TokenizerFiles {
@@ -67,9 +71,16 @@ impl TokenizerFiles {
         [&self.config, &self.map].into_iter().flatten().flat_map(ConfigJson::entries)
     }
 
-    /// Spellings by the names that templates have for them: every `…_token`, and what `extra_special_tokens` names.
+    /// Spellings by the names that templates have for them: every `…_token`, what `extra_special_tokens` names, and what the
+    /// class of the tokenizer does.
     pub fn named_tokens(&self) -> BTreeMap<String, String> {
         let mut named = BTreeMap::new();
+        let class = self.config.as_ref().and_then(|config| config.get("tokenizer_class")).and_then(Value::as_str);
+        for (_, name, token) in NAMED_BY_CLASS.into_iter().filter(|(of, ..)| class == Some(of)) {
+            if !self.entries().any(|(key, _)| key == name) {
+                named.insert(name.to_owned(), token.to_owned());
+            }
+        }
         let mut take = |name: &str, token: &Value| {
             if let Some(spelling) = spelling(token) {
                 named.insert(name.to_owned(), spelling.to_owned());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flashjob::event::Events;
-use flashjob::model::Model;
+use flashjob::model::{Model, Texts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ const BAD: &str = "~";
 /// The tiny model, to which `token` is no number.
 fn spoilt(token: &str) -> Altered {
     let model = Altered::of("llama-gqa");
-    let token = Model::open(&tiny_model(), &tiny_model()).unwrap().tokenizer.token_id(token).unwrap();
+    let token = Texts::open(&tiny_model(), &tiny_model()).unwrap().tokenizer.token_id(token).unwrap();
     model.spoil_embedding(token);
     model
 }
@@ -102,8 +102,8 @@ fn it_is_answered_with_an_error_and_counted_and_others_are_answered_as_without_i
 
 #[test]
 fn what_it_had_before_is_in_its_answer() {
-    let (prompt, clean) = ("12345", Model::open(&tiny_model(), &tiny_model()).unwrap());
-    let tokens = clean.tokenizer.encode(prompt, true).unwrap();
+    let (prompt, clean) = ("12345", Model::open(&tiny_model()).unwrap());
+    let tokens = Texts::open(&tiny_model(), &tiny_model()).unwrap().tokenizer.encode(prompt, true).unwrap();
     let mut engine =
         flashjob::engine::Engine::load(&clean, &config(), &Events::default(), &CancellationToken::new()).unwrap();
     let whole = serve(&mut engine, vec![request(0, &tokens, 40)]).unwrap().0.remove(0).tokens;

@@ -242,8 +242,7 @@ fn a_request_that_vllm_ends_with_an_error_ends_by_itself() {
     let model = Altered::of(FIXTURE);
     let (job, cancel) = (configured(&["--backend=vllm"]), CancellationToken::new());
     let found = Found::Vllm(Interpreter::at(interpreter));
-    let paths = [model.path(), model.path()];
-    let mut backend = backend::open(found, &job, None, &SystemFiles, paths, &Events::default(), &cancel).unwrap();
+    let mut backend = open(found, &job, model.path(), &Events::default());
     let request = |id| Request {
         id: RequestId(id),
         prompt: vec![1],

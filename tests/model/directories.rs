@@ -211,6 +211,7 @@ fn of_several_modalities(fixture: &str, architecture: &str, renamed: Renamed, le
         *json = json!({
             "architectures": [architecture], "model_type": "several", "text_config": text_config,
             "vision_config": {"hidden_size": 8}, "eos_token_id": [2], "image_token_id": 5,
+            "tie_word_embeddings": true,
         });
     });
     let file = directory.read("model.safetensors");
@@ -253,6 +254,21 @@ fn the_language_model_of_a_checkpoint_with_images_runs() {
             for (position, reference) in &prompt.logits {
                 let error = golden::relative_error(reference, &computed[*position]);
                 assert!(error < 1e-5, "{architecture}, position {position}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_with_images_that_transformers_saved_has_the_logits_that_it_has_there() {
+    for name in golden::MODELS_WITH_IMAGES {
+        let model = Checkpoint::open(&golden::directory(name), &golden::directory(name)).unwrap();
+        assert!(model.other_modalities.unwrap().contains("images are not supported"));
+        for prompt in golden::prompts(name) {
+            let computed = plain_decoder::logits(&model, &prompt.tokens);
+            for (position, reference) in &prompt.logits {
+                let error = golden::relative_error(reference, &computed[*position]);
+                assert!(error < 1e-5, "{name}, position {position}: {error}");
             }
         }
     }

@@ -20,6 +20,9 @@ pub const MODELS: [&str; 11] = [
     "gemma3-two-ropes",
 ];
 
+/// The same of models that take images, too: directories as transformers saves them.
+pub const MODELS_WITH_IMAGES: [&str; 2] = ["gemma3-images", "mistral3-images"];
+
 /// A prompt and what transformers makes of it.
 pub struct Prompt {
     pub tokens: Vec<u32>,
