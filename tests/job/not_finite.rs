@@ -103,7 +103,8 @@ fn it_is_answered_with_an_error_and_counted_and_others_are_answered_as_without_i
 #[test]
 fn what_it_had_before_is_in_its_answer() {
     let (prompt, clean) = ("12345", Model::open(&tiny_model()).unwrap());
-    let tokens = Texts::open(&tiny_model(), &tiny_model()).unwrap().tokenizer.encode(prompt, true).unwrap();
+    let tokenizer = Texts::open(&tiny_model(), &tiny_model()).unwrap().tokenizer;
+    let tokens = tokenizer.encode(prompt, true).unwrap();
     let mut engine =
         flashjob::engine::Engine::load(&clean, &config(), &Events::default(), &CancellationToken::new()).unwrap();
     let whole = serve(&mut engine, vec![request(0, &tokens, 40)]).unwrap().0.remove(0).tokens;
@@ -118,7 +119,7 @@ fn what_it_had_before_is_in_its_answer() {
     asking(&results, &model, "jsonl", &text).run().expect_code(0);
     let output = &outputs(&results)[0];
     assert_eq!((&output["output_tokens"], &output["finish_reason"]), (&(place + 1).into(), &"error".into()));
-    assert_eq!(output["output"].as_str().unwrap(), clean.tokenizer.decode(&whole[..=place]).unwrap());
+    assert_eq!(output["output"].as_str().unwrap(), tokenizer.decode(&whole[..=place]).unwrap());
     let message = output["error"]["message"].as_str().unwrap();
     assert_eq!(message, format!("line 1: {}", sentence(0, tokens.len() + place + 1)));
 }
