@@ -76,6 +76,9 @@ impl Tracking {
         if let Some(error) = &result.error {
             tags.push(("error".to_owned(), error.clone()));
         }
+        if let Some(reason) = result.measurement.as_ref().and_then(|measurement| measurement.roofline.unknown_because) {
+            tags.push(("roofline_unknown_because".to_owned(), reason.to_owned()));
+        }
         let end = RunEnd {
             status,
             at: SystemTime::now(),

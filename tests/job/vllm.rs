@@ -96,6 +96,8 @@ fn on_vllm_at(results: &TempDir, environment: &Path, port: u16) -> Process {
         .args(SMALL)
         .env("PATH", path)
         .env("DEVICE", "auto")
+        // vLLM refuses one, and the tests may run with it.
+        .env("FLASHJOB_ISA", "")
         .timeout(PATIENCE)
 }
 
@@ -459,4 +461,8 @@ fn what_vllm_has_no_word_for_is_refused_by_name() {
         assert!(finished.stderr.contains(sentence), "{word}: {finished}");
         assert!(result(&results)["backend"].is_null());
     }
+    let results = TempDir::new().unwrap();
+    let lowered = on_vllm(&results, &environment).args(["--model".into(), model.path().to_owned()]);
+    let finished = lowered.env("FLASHJOB_ISA", "portable").run().expect_code(2);
+    assert!(finished.stderr.contains("FLASHJOB_ISA has no counterpart in vLLM"), "{finished}");
 }

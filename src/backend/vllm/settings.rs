@@ -43,9 +43,13 @@ pub fn refused(job: &JobConfig) -> Option<String> {
             .any(|setting| setting.key == key && setting.origin != Origin::Default && setting.value != value)
     };
     let refused = WITHOUT_COUNTERPART.iter().filter(|(key, value, _)| asked(key, value));
-    let reasons: Vec<String> = refused
-        .map(|(key, value, why)| format!("{key} has no counterpart in vLLM: {why}; set it to {value}"))
-        .collect();
+    let refused =
+        refused.map(|(key, value, why)| format!("{key} has no counterpart in vLLM: {why}; set it to {value}"));
+    let instruction_set = job
+        .engine
+        .instruction_set
+        .map(|_| "FLASHJOB_ISA has no counterpart in vLLM: its kernels are chosen by itself; leave it out".to_owned());
+    let reasons: Vec<String> = refused.chain(instruction_set).collect();
     (!reasons.is_empty()).then(|| format!("{}, or use backend=candle", reasons.join("; ")))
 }
 
