@@ -160,8 +160,16 @@ fn refuse_what_is_not_honoured(fields: &Map<String, Value>, unknown: UnknownFiel
     Ok(())
 }
 
+/// A whole number, also as programs write one whose numbers all have a fraction: `5.0`.
+fn whole(value: &Value) -> Option<i64> {
+    /// Up to here every whole number is one of double precision.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let with_fraction = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT);
+    value.as_i64().or_else(|| with_fraction().map(|number| number as i64))
+}
+
 fn output_tokens(fields: &Map<String, Value>, name: &str) -> Result<Option<NonZeroUsize>, String> {
-    let read = |value: &Value| usize::try_from(i32::try_from(value.as_i64()?).ok()?).ok().and_then(NonZeroUsize::new);
+    let read = |value: &Value| usize::try_from(i32::try_from(whole(value)?).ok()?).ok().and_then(NonZeroUsize::new);
     field(fields, name, "a whole number of at least 1", read)
 }
 
@@ -180,7 +188,7 @@ fn top_p(fields: &Map<String, Value>) -> Result<Option<f32>, String> {
 }
 
 fn top_k(fields: &Map<String, Value>) -> Result<Option<Option<NonZeroUsize>>, String> {
-    let read = |value: &Value| match value.as_i64()? {
+    let read = |value: &Value| match whole(value)? {
         -1 | 0 => Some(None),
         count => usize::try_from(count).ok().map(NonZeroUsize::new),
     };
@@ -189,7 +197,7 @@ fn top_k(fields: &Map<String, Value>) -> Result<Option<Option<NonZeroUsize>>, St
 
 fn seed(fields: &Map<String, Value>) -> Result<Option<u64>, String> {
     // OpenAI's seeds have a sign.
-    let read = |value: &Value| value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    let read = |value: &Value| value.as_u64().or_else(|| whole(value).map(i64::cast_unsigned));
     field(fields, "seed", "a whole number of 64 bits", read)
 }
 
@@ -243,6 +251,15 @@ mod tests {
         assert_eq!(wish.output_tokens.map(usize::from), Some(7));
         assert_eq!(wish.sampling, Sampling { temperature: 0.5, top_p: 0.9, top_k: None });
         assert_eq!((wish.seed, wish.ignore_eos), (Some(u64::MAX), Some(true)));
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction_of_nothing() {
+        let (_, wish) = read(json!({"prompt": "x", "max_tokens": 9.0, "top_k": 4e1, "seed": -7.0})).unwrap();
+        assert_eq!(wish.output_tokens, NonZeroUsize::new(9));
+        assert_eq!(wish.sampling.top_k, NonZeroUsize::new(40));
+        assert_eq!(wish.seed, Some((-7i64).cast_unsigned()));
+        assert!(read(json!({"prompt": "x", "seed": 1e17})).is_err(), "which number that is, is not certain");
     }
 
     #[test]

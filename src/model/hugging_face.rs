@@ -40,6 +40,7 @@ const OTHER_MODALITIES: [&str; 8] = [
     "image_newline",
 ];
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// Tensors that checkpoints carry although no decoder needs them.
@@ -61,9 +62,7 @@ pub(super) fn weights(
     found: &Found,
 ) -> Result<Weights, Error> {
     let name = |tensor| name(tensor, config, layout);
-    let mut expected: BTreeSet<String> = config.tensors().map(name).collect();
-    // A tied head may be stored as well; transformers takes the embedding then, too.
-    expected.insert(name(TensorName::Head));
+    let expected: BTreeSet<String> = config.tensors().map(name).collect();
     let ignored = |name: &str| IGNORED.iter().any(|ignored| name.ends_with(ignored));
     let unexpected = found.keys().filter(|name| !expected.contains(*name) && !ignored(name)).cloned();
     let find = |tensor| {
@@ -77,7 +76,7 @@ pub(super) fn weights(
 /// What transformers calls a tensor, or the one that it is part of.
 fn name(tensor: TensorName, config: &DecoderConfig, layout: Layout) -> String {
     let (layer, tensor) = match tensor {
-        TensorName::Embedding => return "model.embed_tokens.weight".into(),
+        TensorName::Embedding => return EMBEDDING.into(),
         TensorName::FinalNorm => return "model.norm.weight".into(),
         TensorName::Head => return HEAD.into(),
         TensorName::Layer(layer, tensor) => (layer, tensor),
@@ -182,8 +181,7 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
 }
 
 /// The language model's tensors out of a checkpoint of several modalities, by the names that they have in one of texts alone.
-/// A head that is stored is no tied one: transformers ties by the configuration only where that agrees with the file.
-pub(super) fn language_model(found: Found, config: &mut DecoderConfig) -> Found {
+pub(super) fn language_model(found: Found) -> Found {
     let named = found.into_iter().filter_map(|(name, place)| {
         if OTHER_MODALITIES.iter().any(|part| name.starts_with(part)) {
             return None;
@@ -193,9 +191,20 @@ pub(super) fn language_model(found: Found, config: &mut DecoderConfig) -> Found 
             .find_map(|(prefix, alone)| Some(format!("{alone}{}", name.strip_prefix(prefix)?)));
         Some((alone.unwrap_or(name), place))
     });
-    let found: Found = named.collect();
-    config.tied_head &= !found.contains_key(HEAD);
-    found
+    named.collect()
+}
+
+/// Decides on a head that `config` ties to the embedding, as `tie_weights` of transformers 5 does: two that are stored and differ
+/// are two, and one that is stored is both, whichever it is. Two that are alike are read twice, as it takes reading to know.
+pub(super) fn settle_head(found: &mut Found, config: &mut DecoderConfig) {
+    match (found.contains_key(EMBEDDING), found.get(HEAD).cloned()) {
+        (true, Some(_)) => config.tied_head = false,
+        (false, Some(head)) if config.tied_head => {
+            found.insert(EMBEDDING.to_owned(), head);
+            found.remove(HEAD);
+        }
+        _ => {}
+    }
 }
 
 fn open_file(path: &Path, opener: &dyn Files) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {

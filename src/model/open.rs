@@ -59,8 +59,9 @@ impl Model {
             let mut description = families::from_config_json(&read_config(directory)?)?;
             let mut found = join(headers)?;
             if description.other_modalities.is_some() {
-                found = hugging_face::language_model(found, &mut description.config);
+                found = hugging_face::language_model(found);
             }
+            hugging_face::settle_head(&mut found, &mut description.config);
             let weights = hugging_face::weights(directory, &description.config, description.layout, &found)?;
             Ok(Self::new(description, weights))
         })

@@ -168,6 +168,18 @@ async fn compose_runs_the_whole_house_and_exits_as_the_job_does() {
     assert_eq!(up.status.code(), Some(4), "{}", said(&up));
 }
 
+/// None of the services asks who calls.
+#[test]
+fn ports_are_published_on_loopback_alone() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker-compose.yml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let published = lines.windows(2).filter(|pair| pair[0].trim() == "ports:").map(|pair| pair[1].trim());
+    let published: Vec<&str> = published.collect();
+    assert_eq!(published.len(), 3);
+    assert!(published.iter().all(|port| port.starts_with("- \"127.0.0.1:")), "{published:?}");
+}
+
 #[test]
 fn the_compose_file_is_valid() {
     let Some(program) = installed("docker-compose", "docker-compose") else { return };

@@ -173,4 +173,7 @@ fn the_metrics_port_has_one_name() {
     let labels = &job["spec"]["template"]["metadata"]["labels"];
     assert_eq!(monitor["spec"]["selector"]["matchLabels"], *labels);
     assert_eq!(policy["spec"]["podSelector"]["matchLabels"], *labels);
+    // A pod of any namespace may call itself Prometheus.
+    let caller = &policy["spec"]["ingress"][0]["from"][0];
+    assert_eq!(caller["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "monitoring");
 }

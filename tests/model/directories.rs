@@ -1,6 +1,7 @@
 //! What lies in a model's directory has the effect that it has in transformers, and nothing of it is dropped unseen.
 
 use flashjob::model::Tokenizer;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
 use super::altered::{Altered, Checkpoint, assert_says};
@@ -294,4 +295,44 @@ fn sizes_that_a_text_config_leaves_out_are_those_of_its_class() {
             "expected [1024, 32]",
         ],
     );
+}
+
+/// transformers 5 says that it will "NOT tie them" where both are stored and differ, and takes the one that is there for both.
+#[test]
+fn a_head_is_tied_where_the_file_agrees() {
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    let fixture = "llama-mqa-tied";
+    let prompt = &golden::prompts(fixture)[0].tokens;
+    let expected = plain_decoder::logits(
+        &Checkpoint::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap(),
+        prompt,
+    );
+    let with_tensors = |edit: &dyn Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)| {
+        let model = Altered::of(fixture);
+        let file = model.read("model.safetensors");
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let owned =
+            |(name, view): (String, TensorView<'_>)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        let mut tensors = file.tensors().into_iter().map(owned).collect();
+        edit(&mut tensors);
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, data)| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        model.write("model.safetensors", safetensors::serialize(views, None).unwrap());
+        plain_decoder::logits(&model.open().unwrap(), prompt)
+    };
+
+    let only_a_head = with_tensors(&|tensors| {
+        tensors.iter_mut().find(|tensor| tensor.0 == EMBEDDING).unwrap().0 = "lm_head.weight".to_owned();
+    });
+    assert_eq!(only_a_head, expected);
+
+    let another_head = with_tensors(&|tensors| {
+        let (_, dtype, shape, data) = tensors.iter().find(|tensor| tensor.0 == EMBEDDING).unwrap().clone();
+        let rows = data.chunks(data.len() / shape[0]).rev().flatten().copied().collect();
+        tensors.push(("lm_head.weight".to_owned(), dtype, shape, rows));
+    });
+    for (other, expected) in another_head.iter().zip(&expected) {
+        assert!(other.iter().rev().zip(expected).all(|(other, expected)| (other - expected).abs() < 1e-4));
+    }
 }
