@@ -95,8 +95,10 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
                 tracing::warn!("{note}");
             }
             tracing::info!(url = link.run_url, "the run is in MLflow");
-            let left_behind = left_behind::send(&context.job, &context.earlier);
-            context.signals.cancel().run_until_cancelled(left_behind).await;
+            if let Some(moved) = context.directory.moved() {
+                let left_behind = left_behind::send(&context.job, &moved.to);
+                context.signals.cancel().run_until_cancelled(left_behind).await;
+            }
             if !settle(context).await && exit == Exit::Done {
                 exit = Exit::Undelivered;
             }

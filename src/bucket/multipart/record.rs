@@ -41,10 +41,15 @@ pub(super) struct Record {
 
 /// Where uploads to the object called `name` are recorded in `folder`: each destination has a file of its own.
 pub(super) fn place(folder: &Path, par: &Par, name: &str) -> PathBuf {
+    folder.join(file_name(par, name))
+}
+
+/// The last part of [`place`].
+pub(super) fn file_name(par: &Par, name: &str) -> String {
     // Shown, a PAR has no token.
     let destination = digest::hash(format!("{par}{name}").as_bytes());
     let digits: String = destination.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!(".upload-{digits}.jsonl"))
+    format!(".upload-{digits}.jsonl")
 }
 
 impl Record {
