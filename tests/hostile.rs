@@ -1,6 +1,11 @@
 //! Hostile and broken inputs, as tables: an input, an exit code, a message.
 
+mod child_environment;
+mod control_characters;
+mod mlflow;
+mod mlflow_stub;
 mod results_dir;
+mod secrets;
 mod termination_message;
 mod umask;
 

@@ -56,7 +56,7 @@ impl VllmBackend {
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let texts = Texts::open(model, tokenizer).map_err(|error| Error::Model(error.to_string()))?;
-        let mut child = Child::start(interpreter.path(), DRIVER, &config.secrets(), &VARIABLES).map_err(|error| {
+        let mut child = Child::start(interpreter.path(), DRIVER, &VARIABLES).map_err(|error| {
             Error::Unavailable(format!("vLLM cannot be started by {}: {error}", interpreter.path().display()))
         })?;
         child.tell(&settings::of(config, model, tokenizer));

@@ -5,7 +5,6 @@
 //! defence, behind types that do not show themselves.
 
 mod format;
-mod redaction;
 mod sink;
 
 use std::fs::File;
@@ -20,9 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::format::{Json, Text};
 use self::sink::{FileCopy, Screen};
-use crate::config::{LogFormat, Secret};
-
-pub use self::redaction::Redaction;
+use crate::config::{LogFormat, Redaction, Secret, redact};
 
 /// What is said unless a filter asks for more or less: our facts, and other crates' warnings.
 const DEFAULT_FILTER: &str = "warn,flashjob=info";
@@ -109,7 +106,7 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     let filter = options.filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|reason| Error::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
+        .map_err(|reason| Error::Filter { filter: redact(filter), reason: redact(&reason.to_string()) })?;
     let redaction = Arc::new(Redaction::new(options.secrets));
     let copy = options.copy.map(File::try_clone).transpose().map_err(Error::Copy)?;
     let shown = if text {
