@@ -2,12 +2,14 @@
 
 mod child_environment;
 mod control_characters;
+mod copying;
 mod mlflow;
 mod mlflow_stub;
 mod results_dir;
 mod secrets;
 mod termination_message;
 mod umask;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::fs;
