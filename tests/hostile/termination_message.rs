@@ -9,11 +9,14 @@ use tempfile::TempDir;
 
 use super::{everything_in, expect_said, short_job};
 
+/// Makes what stands at a path.
+type Made<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn nothing_but_an_ordinary_file_is_written() {
     let link = |path: &Path| symlink("keys", path).unwrap();
     let pipe = |path: &Path| mkfifoat(CWD, path, Mode::from_raw_mode(0o600)).unwrap();
-    let cases: [(&dyn Fn(&Path), &str); 5] = [
+    let cases: [(Made, &str); 5] = [
         (&link, "it is a symbolic link, which is not followed"),
         (&|path| symlink("nothing", path).unwrap(), "it is a symbolic link, which is not followed"),
         (&pipe, "the termination message could not be written"),

@@ -59,6 +59,9 @@ async fn start(listed: Option<&'static str>, etag: Name, modified: Name) -> (Arc
     (store, url)
 }
 
+/// What is listed, what answers have of ETag and time, how many reads go well, and how the next one fails.
+type Case = (Option<&'static str>, Name, Name, usize, ErrorKind, &'static str);
+
 #[tokio::test]
 async fn bytes_of_two_versions_are_not_given_out() {
     let none: Name = |_| None;
@@ -66,8 +69,7 @@ async fn bytes_of_two_versions_are_not_given_out() {
     let time: Name = |version| Some(format!("Thu, 01 Jan 1970 00:00:0{version} GMT"));
     let only_at_first: Name = |version| (version == 1).then(|| "v1".to_owned());
     let only_later: Name = |version| (version == 2).then(|| "v2".to_owned());
-    // What the third of three reads of the first version gives, where it gets so far.
-    let cases: [(Option<&'static str>, Name, Name, usize, ErrorKind, &str); 9] = [
+    let cases: [Case; 9] = [
         (Some("v1"), numbered, none, 2, ErrorKind::Changed, "its ETag is `v2`, not `v1`"),
         (Some("v1"), none, time, 0, ErrorKind::Protocol, "the answer does not say of which one it is"),
         (Some("v1"), only_at_first, time, 2, ErrorKind::Protocol, "the answer does not say of which one it is"),
