@@ -4,6 +4,7 @@
 //! replaced by another one unseen: what was asked for runs, or the job ends with a sentence that says why not.
 
 mod candle;
+mod child_environment;
 mod presence;
 mod vllm;
 

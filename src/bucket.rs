@@ -18,12 +18,13 @@ mod probe;
 mod read;
 mod retry;
 mod transport;
+mod versions;
 mod write;
 
 use std::sync::Arc;
 
 pub use error::{Error, ErrorKind};
-pub use object::Object;
+pub use object::{Object, name_fault};
 pub use retry::RetryPolicy;
 
 use crate::config::Par;

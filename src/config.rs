@@ -29,6 +29,7 @@ mod resolve;
 mod resolver;
 mod secret;
 mod setting;
+mod spellings;
 mod storage;
 mod tracking;
 mod watching;
@@ -47,11 +48,12 @@ pub use machines::Machines;
 pub use manual::manual;
 pub use origin::Origin;
 pub use par::{Par, ParError, ParTarget};
-pub use redaction::redact;
+pub use redaction::{escape_controls, hide_pars, redact};
 pub use reference::{expand as expand_references, unresolved as unresolved_reference};
 pub use replica::{Replica, Share};
 pub use secret::Secret;
 pub use setting::Setting;
+pub use spellings::Redaction;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
 pub use watching::{Credentials, LogFormat, MetricsLinger, TelemetryConfig, Tracking};
 pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, ReplyLength, Sampling, Workload};
@@ -127,7 +129,13 @@ pub fn parse(
     read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Command, Stop> {
     let mut errors = Vec::new();
-    let asked = match flags::read(words, &mut errors) {
+    let asked = flags::read(words, &mut errors);
+    if let Some((what, path)) = asked.as_ref().and_then(Asked::path)
+        && let Err(clause) = parsing::path(&path)
+    {
+        errors.push(ConfigError::Usage(format!("{what} is {}, but {clause}", redaction::quoted(&path))));
+    }
+    let asked = match asked {
         Some(Asked::Help(text)) => return Err(Stop::Help(text)),
         Some(Asked::Completions(shell)) if errors.is_empty() => return Ok(Command::Completions(shell)),
         Some(Asked::Render(render)) if errors.is_empty() => return Ok(Command::Render(render)),

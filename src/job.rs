@@ -33,6 +33,7 @@ use crate::mount;
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
+    environment::keep_files_to_oneself();
     if supervisor::needed() {
         return supervisor::run();
     }

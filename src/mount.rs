@@ -152,6 +152,14 @@ fn index(par: &Par, objects: &[Object]) -> Result<Tree, Error> {
     if hidden.count() > 0 {
         tracing::warn!(objects = hidden.count(), "objects that cannot be files are hidden: {hidden}");
     }
+    let unversioned = objects.iter().filter(|object| object.etag.is_none()).count();
+    if unversioned > 0 {
+        tracing::warn!(
+            objects = unversioned,
+            "objects are listed without an ETag: all bytes of one are held to the ETag of its first answer, and where answers have \
+             none to its length and its time of writing; that it has not changed since the listing or within a second is not verified"
+        );
+    }
     match par.target() {
         ParTarget::Object(name) if !name.ends_with('/') && tree.files() == 0 => Err(Error::NoFile(hidden)),
         _ => Ok(tree),

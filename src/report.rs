@@ -10,7 +10,7 @@ mod result;
 mod summary;
 mod termination;
 
-pub use directory::{DirectoryError, ResultsDirectory};
+pub use directory::{DirectoryError, Moved, ResultsDirectory};
 pub use figures::figures;
 pub use outputs::{Answerer, outputs};
 pub use replicas::{ReplicaResult, replica_figures};

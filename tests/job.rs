@@ -14,7 +14,7 @@ mod supervisor;
 mod uploads;
 mod verify;
 mod vllm;
-mod whole;
+pub(crate) mod whole;
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@ mod kernel;
 mod ladder;
 mod passthrough;
 mod reference;
-mod scripted_source;
+pub(crate) mod scripted_source;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::process::skip;
 
-fn input(location: &Path) -> InputStorage {
+pub(crate) fn input(location: &Path) -> InputStorage {
     InputStorage { par: None, location: location.to_owned(), volume_bytes: None, include: vec![], exclude: vec![] }
 }
 
-fn config(mode: MountMode) -> MountConfig {
+pub(crate) fn config(mode: MountMode) -> MountConfig {
     MountConfig {
         mode,
         memory_bytes: Some(64 << 20),
@@ -39,7 +39,7 @@ fn config(mode: MountMode) -> MountConfig {
 }
 
 /// Runs a future on this thread.
-fn wait<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 

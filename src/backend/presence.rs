@@ -1,8 +1,9 @@
 //! Whether this image and this build hold what a job asks for, told before anything is mounted or read.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use super::child_environment;
 use crate::config::{BackendKind, DeviceChoice, JobConfig};
 use crate::engine::{Placement, instructions};
 
@@ -136,7 +137,7 @@ fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
 /// The `python3` of PATH, if it finds `package`.
 fn interpreter(package: &str) -> Option<Interpreter> {
     let python = find_program("python3")?;
-    let mut probe = Command::new(&python);
+    let mut probe = child_environment::command(&python);
     probe.args(["-c", CAN_IMPORT, package]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success()).then(|| Interpreter::at(python))
 }

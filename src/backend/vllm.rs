@@ -61,7 +61,7 @@ impl VllmBackend {
             let reason = "vLLM takes a directory in Hugging Face layout, and there is no config.json in it";
             return Err(Error::Model(format!("{}: {reason}", model.display())));
         }
-        let mut child = Child::start(interpreter.path(), DRIVER, &config.secrets(), &VARIABLES).map_err(|error| {
+        let mut child = Child::start(interpreter.path(), DRIVER, &VARIABLES).map_err(|error| {
             Error::Unavailable(format!("vLLM cannot be started by {}: {error}", interpreter.path().display()))
         })?;
         child.tell(&settings::of(config, model, tokenizer));

@@ -38,6 +38,7 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::ListingNotAllowed`] where the PAR reads objects but may not list them; see [`ErrorKind`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<Object>, Error> {
+        self.transport.versions().forget();
         match self.transport.par().target() {
             ParTarget::Collection => self.list_under(prefix).await,
             ParTarget::Object(under) if under.ends_with('/') => {

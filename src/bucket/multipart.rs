@@ -100,6 +100,11 @@ impl Bucket {
         Upload::open(transport, &plan, records).await?.finish(&plan).await
     }
 
+    /// Name of the file that records an upload to the object called `name` while it is open.
+    pub fn record_name(&self, name: &str) -> String {
+        record::file_name(self.transport.par(), name)
+    }
+
     /// Drops what an earlier process has left of an upload to the object called `name`, if anything: it is not needed any more.
     pub(super) async fn drop_upload(&self, name: &str, records: &Path) {
         let par = self.transport.par();

@@ -45,7 +45,7 @@ impl ListedObject {
         };
         Ok(Object {
             size_bytes,
-            etag: self.etag.as_deref().map(bare_etag),
+            etag: self.etag.as_deref().and_then(bare_etag),
             modified: self.time_modified.as_deref().and_then(rfc3339),
             md5: self.md5.as_deref().and_then(md5),
             name: self.name,
@@ -72,7 +72,7 @@ impl Object {
 
 /// The ETag in `headers`, bare.
 pub(super) fn etag(headers: &HeaderMap) -> Option<String> {
-    text(headers, ETAG.as_str()).map(bare_etag)
+    text(headers, ETAG.as_str()).and_then(bare_etag)
 }
 
 /// A header's value, where it is there and is text.
@@ -81,7 +81,7 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Why `name` cannot be asked for, if it cannot.
-pub(super) fn name_fault(name: &str) -> Option<&'static str> {
+pub fn name_fault(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("the name is empty"),
         // A URL's path cannot end in these segments: every client resolves them away, encoded or not.
@@ -92,9 +92,12 @@ pub(super) fn name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Object Storage sends ETags without quotes; a proxy in between may add them, or weaken them.
-fn bare_etag(etag: &str) -> String {
-    etag.trim_start_matches("W/").trim_matches('"').to_owned()
+/// Object Storage sends ETags without quotes; a proxy in between may add them, or weaken them. What names no version (nothing,
+/// or the `*` of a condition) and what no header can carry is none.
+fn bare_etag(etag: &str) -> Option<String> {
+    let bare = etag.trim_start_matches("W/").trim_matches('"');
+    let names_one = !matches!(bare, "" | "*") && bare.bytes().all(|byte| byte.is_ascii_graphic());
+    names_one.then(|| bare.to_owned())
 }
 
 /// An MD5 in base64.
@@ -142,7 +145,10 @@ mod tests {
     #[test]
     fn etags_are_compared_bare() {
         for sent in ["e-1", "\"e-1\"", "W/\"e-1\""] {
-            assert_eq!(bare_etag(sent), "e-1");
+            assert_eq!(bare_etag(sent).as_deref(), Some("e-1"));
+        }
+        for sent in ["", "\"\"", "*", "W/\"*\"", "a\nb", "a b", "\u{e4}"] {
+            assert_eq!(bare_etag(sent), None, "{sent:?}");
         }
     }
 

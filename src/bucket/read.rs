@@ -73,7 +73,7 @@ impl Bucket {
         if range.start > range.end || range.end > object.size_bytes {
             return Err(attempts.fail(invalid(format!("the object is {} bytes long", object.size_bytes))));
         }
-        let mut read = Reading { object, etag: object.etag.clone(), rest: range, sink };
+        let mut read = Reading { object, etag: None, rest: range, sink };
         while !read.rest.is_empty() {
             let (before, asked) = (read.rest.start, read.rest.end - read.rest.start);
             if let Err(failure) = read.once(transport).await {
@@ -113,7 +113,7 @@ async fn head_once(transport: &Transport, name: &str) -> Result<Object, Failure>
 /// A range on its way.
 struct Reading<'a> {
     object: &'a Object,
-    /// The version: the listed one, or that of the first answer where the listing gave none.
+    /// The version that is asked for: the listed one, or that of the object's first answer where the listing gave none.
     etag: Option<String>,
     /// What is still missing.
     rest: Range<u64>,
@@ -125,12 +125,18 @@ impl Reading<'_> {
     async fn once(&mut self, transport: &Transport) -> Result<(), Failure> {
         let url = transport.par().object_url(&self.object.name);
         let last = self.rest.end - 1;
+        self.etag = self.object.etag.clone().or_else(|| transport.versions().etag(&self.object.name));
         let mut request = transport.client().get(url).header(RANGE, format!("bytes={}-{last}", self.rest.start));
         if let Some(etag) = &self.etag {
             request = request.header(IF_MATCH, etag);
         }
         let mut reply = transport.send(request).await?.success().await?;
-        self.check(reply.status(), reply.headers()).map_err(|failure| failure.with_request_id(reply.headers()))?;
+        let is_right = self.check(reply.status(), reply.headers()).and_then(|()| match self.object.etag {
+            Some(_) => Ok(()),
+            // Others may have had their first answer since this one was asked for.
+            None => transport.versions().hold(&self.object.name, reply.headers()).map_err(changed),
+        });
+        is_right.map_err(|failure| failure.with_request_id(reply.headers()))?;
         while let Some(piece) = reply.chunk().await? {
             if piece.len() as u64 > self.rest.end - self.rest.start {
                 return Err(Failure::protocol("the body is longer than its head says").with_request_id(reply.headers()));
@@ -148,14 +154,19 @@ impl Reading<'_> {
     }
 
     /// Whether the head of an answer promises exactly the rest, of the right version.
-    fn check(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
         let size = self.object.size_bytes;
-        let changed = |cause: String| Err(Failure::new(ErrorKind::Changed, cause));
-        let etag = object::etag(headers);
-        if let (Some(wanted), Some(sent)) = (&self.etag, &etag)
-            && wanted != sent
-        {
-            return changed(format!("its ETag is `{sent}`, not `{wanted}`"));
+        match (&self.etag, &object::etag(headers)) {
+            (Some(wanted), Some(sent)) if wanted != sent => {
+                return Err(changed(format!("its ETag is `{sent}`, not `{wanted}`")));
+            }
+            // The condition may have been ignored, or taken out on the way.
+            (Some(wanted), None) => {
+                let why =
+                    format!("asked for the version with ETag `{wanted}`, the answer does not say of which one it is");
+                return Err(Failure::protocol(why));
+            }
+            _ => {}
         }
         match status {
             StatusCode::PARTIAL_CONTENT => {
@@ -167,7 +178,7 @@ impl Reading<'_> {
                 if let Some(total) = range.as_ref().and_then(|range| range.total)
                     && total != size
                 {
-                    return changed(format!("it is {total} bytes long, not {size}"));
+                    return Err(changed(format!("it is {total} bytes long, not {size}")));
                 }
                 if range.is_none_or(|range| range.bytes != self.rest) {
                     let (first, last) = (self.rest.start, self.rest.end - 1);
@@ -185,14 +196,18 @@ impl Reading<'_> {
         match object::text(headers, CONTENT_LENGTH.as_str()).map(|length| length.parse::<u64>()) {
             None => {}
             Some(Ok(length)) if length == asked => {}
-            Some(_) if status == StatusCode::OK => return changed(format!("it is no longer {size} bytes long")),
+            Some(_) if status == StatusCode::OK => return Err(changed(format!("it is no longer {size} bytes long"))),
             Some(_) => {
                 return Err(Failure::protocol(format!("asked for {asked} bytes, the answer's length is another")));
             }
         }
-        self.etag = self.etag.take().or(etag);
         Ok(())
     }
+}
+
+/// The object is another version than the one that was asked for.
+fn changed(cause: String) -> Failure {
+    Failure::new(ErrorKind::Changed, cause)
 }
 
 /// How an object is called in messages.

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::answer::Failure;
 use super::error::{Error, ErrorKind};
 use super::retry::RetryPolicy;
+use super::versions::Versions;
 use crate::config::Par;
 use crate::event::{Events, Fact};
 
@@ -38,6 +39,7 @@ pub(super) struct Transport {
     events: Events,
     permits: Semaphore,
     throttled: AtomicU64,
+    versions: Versions,
 }
 
 impl Transport {
@@ -64,7 +66,7 @@ impl Transport {
             Error::new(&par, "prepare an HTTP client", 1, failure)
         })?;
         let permits = Semaphore::new(connections);
-        Ok(Self { client, par, policy, events, permits, throttled: AtomicU64::new(0) })
+        Ok(Self { client, par, policy, events, permits, throttled: AtomicU64::new(0), versions: Versions::default() })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -81,6 +83,11 @@ impl Transport {
 
     pub(super) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Versions of objects that were listed without one.
+    pub(super) fn versions(&self) -> &Versions {
+        &self.versions
     }
 
     pub(super) fn throttled(&self) -> u64 {

@@ -114,6 +114,19 @@ pub(super) enum Asked {
     Help(String),
 }
 
+impl Asked {
+    /// The path of a command that no key reads, and what it is called.
+    pub(super) fn path(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Publish { dir, .. } => Some(("DIR", dir.clone())),
+            Self::Render(Render { blueprint, .. }) | Self::Validate { blueprint } => {
+                Some(("--blueprint", blueprint.to_string_lossy().into_owned()))
+            }
+            Self::Run(_) | Self::Check(_) | Self::Verify(_) | Self::Completions(_) | Self::Help(_) => None,
+        }
+    }
+}
+
 /// The clap command with what keys alone know: defaults, and switches that need no value.
 pub(super) fn command() -> clap::Command {
     let describe = |arg: clap::Arg| {
@@ -197,7 +210,8 @@ fn sentence(error: &clap::Error, commands: &[String]) -> String {
         }
         (ErrorKind::MissingRequiredArgument, Some(word)) => format!("{word} is missing; see --help"),
         (ErrorKind::UnknownArgument, Some(word)) if word.starts_with('-') => {
-            format!("{} does not belong to this command; see --help", word.split('=').next().unwrap_or(&word))
+            let flag = word.split('=').next().unwrap_or(&word);
+            format!("{} does not belong to this command; see --help", super::redaction::redact(flag))
         }
         (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict, Some(word)) => {
             let nearest = arguments::nearest(&word, commands.iter().map(String::as_str));

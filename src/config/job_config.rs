@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, Credentials, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig,
-    OutputStorage, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig, OutputStorage, Replica,
+    Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -64,15 +64,11 @@ impl JobConfig {
         self.machines.as_ref().is_some_and(Machines::follows)
     }
 
-    /// Texts that nobody may be shown: no log line, and no child process that has no need of them.
+    /// Texts that nobody may be shown.
     pub fn secrets(&self) -> Vec<Secret> {
         let pars = self.inputs.iter().filter_map(|input| input.par.as_ref()).chain(self.output.iter().map(|o| &o.par));
         let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();
-        match self.tracking.as_ref().map(|tracking| &tracking.credentials) {
-            Some(Credentials::Basic { password, .. }) => secrets.push(password.clone()),
-            Some(Credentials::Bearer(token)) => secrets.push(token.clone()),
-            Some(Credentials::Anonymous) | None => {}
-        }
+        secrets.extend(self.tracking.iter().flat_map(|tracking| tracking.credentials.secrets()));
         secrets
     }
 }

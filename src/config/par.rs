@@ -19,6 +19,9 @@ const OBJECT_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remov
 /// The same with `/` encoded, which the service takes as well.
 const OBJECT_NAME_AS_SEGMENT: &AsciiSet = &OBJECT_NAME.add(b'/');
 
+/// Schemes of places where people keep models, and which may be named.
+const OTHER_SCHEMES: [&str; 8] = ["ftp", "sftp", "file", "s3", "gs", "oci", "hf", "ws"];
+
 /// What a PAR gives access to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParTarget {
@@ -46,8 +49,8 @@ pub enum ParError {
     #[error("it is not a URL ({0})")]
     NotAUrl(url::ParseError),
     /// Neither http nor https.
-    #[error("its scheme is `{0}`, not https or http")]
-    Scheme(String),
+    #[error("its scheme is {}, not https or http", .0.map_or("another one".to_owned(), |scheme| format!("`{scheme}`")))]
+    Scheme(Option<&'static str>),
     /// A path that is not `/p/TOKEN/n/NAMESPACE/b/BUCKET/o/…`.
     #[error("its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found {0})")]
     Path(String),
@@ -73,7 +76,8 @@ impl Par {
         }
         let url = Url::parse(text).map_err(ParError::NotAUrl)?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(ParError::Scheme(url.scheme().to_owned()));
+            // Of a text that is no URL the first word may be anything, also a token.
+            return Err(ParError::Scheme(OTHER_SCHEMES.into_iter().find(|scheme| *scheme == url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(ParError::Query);
@@ -169,16 +173,20 @@ impl Par {
     }
 }
 
-/// The path with its token hidden and cut to a length that fits a sentence.
+/// The skeleton of a path, cut to a length that fits a sentence. Shown is what has its place in a PAR; the rest may be a token, as
+/// the path is none of a PAR.
 fn path_shape(path: &str) -> String {
-    let mut parts: Vec<&str> = path.split('/').collect();
-    if let Some(position) = parts.iter().position(|part| *part == "p")
-        && let Some(token) = parts.get_mut(position + 1)
-        && !token.is_empty()
-    {
-        *token = "<redacted>";
-    }
-    let shape: String = parts.join("/").chars().take(80).collect();
+    let parts: Vec<&str> = path.split('/').collect();
+    let at = |position: Option<usize>| position.and_then(|position| parts.get(position)).copied();
+    let shown = parts.iter().enumerate().map(|(position, part)| {
+        let around = (at(position.checked_sub(1)), at(Some(position + 1)));
+        match *part {
+            "" | "p" | "n" | "b" | "o" => *part,
+            _ if matches!(around, (Some("n"), Some("b")) | (Some("b"), Some("o"))) => *part,
+            _ => "<redacted>",
+        }
+    });
+    let shape: String = shown.collect::<Vec<_>>().join("/").chars().take(80).collect();
     if shape.is_empty() { "no path".to_owned() } else { format!("`{shape}`") }
 }
 
@@ -237,7 +245,28 @@ mod tests {
             assert!(!shown.contains("s3cr3t") && shown.contains("<redacted>"), "{shown}");
         }
         let error = Par::parse("https://host/p/s3cr3t/n/ns/x").unwrap_err().to_string();
-        assert_eq!(error, "its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found `/p/<redacted>/n/ns/x`)");
+        assert_eq!(
+            error,
+            "its path is not /p/TOKEN/n/NAMESPACE/b/BUCKET/o/ (found `/p/<redacted>/n/<redacted>/<redacted>`)"
+        );
+        for text in [
+            "https://host/s3cr3t/n/ns/b/x/o/",
+            "https://host/p/x/s3cr3t/n/ns/b/x/o/",
+            "https://host/P/s3cr3t/n/ns/b/x/o/",
+            "https://host/p//s3cr3t/n/ns/b/x/o/",
+            "https://host/n/ns/b/x/o/s3cr3t",
+            "https://host/p/s3cr3t",
+            "https://host/s3cr3t",
+            "https://host/n/s3cr3t",
+            "s3cr3t://host/p/x/n/ns/b/x/o/",
+            "s3cr3t:x",
+            "https://host/p/s3cr3t/n/ns/b/x/o/?s3cr3t",
+            "https://s3cr3t:s3cr3t@host/x",
+            "https://host:s3cr3t/p/x",
+        ] {
+            let error = Par::parse(text).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{text}: {error:?}");
+        }
     }
 
     #[test]

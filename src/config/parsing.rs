@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::redaction::holds_par;
+
 /// Counts go to kernels and block tables that hold 32-bit signed integers.
 pub(super) const LARGEST_COUNT: u64 = i32::MAX as u64;
 
@@ -158,15 +160,13 @@ pub(super) fn plain(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
-pub(super) fn holds_par(text: &str) -> bool {
-    ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
-}
-
 /// A path.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.contains("://") {
         return Err("it must be a path, not a URL".to_owned());
+    }
+    if holds_par(text) {
+        return Err("it holds a Pre-Authenticated Request, which is a secret and belongs into par alone".to_owned());
     }
     match text.is_empty() || text.contains('\0') {
         true => Err("it must be a path".to_owned()),

@@ -1,23 +1,94 @@
 //! Texts that people gave, made fit to be shown: no tokens, no passwords, no control characters, not too long.
 
-use super::parsing;
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 /// Characters of a value that fit a sentence.
 const LONGEST_SHOWN: usize = 80;
 
 const HIDDEN: &str = "<redacted>";
 
+/// What parts a URL's path, as it stands or percent-encoded once or twice; one too many or turned round is no reason to show a token.
+const SEPARATOR: &str = r"(?:[/\\]|%(?:25)?2[fF]|%(?:25)?5[cC])";
+
+/// One component between two of them.
+const COMPONENT: &str = r#"(?:[^/\\%\s"'`]|%(?:2[0-46-9a-eA-E]|5[0-9abAB]|[013467-9a-fA-F][0-9a-fA-F])|%25(?:2[0-9a-eA-E]|[013-9a-fA-F]))+"#;
+
+/// What stands between `p` and `n` of a Pre-Authenticated Request.
+static TOKEN_BEFORE_NAMESPACE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}({SEPARATOR}+n{SEPARATOR})")).ok()
+});
+
+/// What stands behind a component `p`, in a text that is a URL.
+static TOKEN: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}")).ok());
+
+/// A URL whose path begins with `p`.
+static TOKEN_AFTER_HOST: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let host = r"(?:://|https?:/+|https?%(?:25)?3a(?:%(?:25)?2f)+)[^/\\%]*";
+    Regex::new(&format!("(?i){host}{SEPARATOR}+p{SEPARATOR}+{COMPONENT}")).ok()
+});
+
+/// A component that looks drawn by lot, as tokens are. A host may look so, too.
+static RANDOM: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(&format!("(?i)([^/:]{SEPARATOR})[a-z0-9_+=-]{{40,}}")).ok());
+
+/// The beginning of a URL, right or nearly so, or Oracle's host.
+static URL: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"(?i)://|https?:/|https?(%(25)?3a)|objectstorage\.|oraclecloud").ok());
+
 /// `text` with whatever looks like a Pre-Authenticated Request's token, a URL's login or its query replaced.
 ///
 /// For texts of unknown content; where a value is known to be a secret it is not shown at all.
 pub fn redact(text: &str) -> String {
     let shown = hide_logins(text);
-    let is_url = shown.contains("://");
-    let shown = if is_url || parsing::holds_par(&shown) { hide_tokens(&shown) } else { shown };
+    let is_url = URL.as_ref().is_none_or(|url| url.is_match(&shown));
+    let mut shown = hide_pars(&shown).into_owned();
+    if is_url || holds_par(&shown) {
+        for pattern in [&TOKEN, &RANDOM] {
+            shown = replace(pattern, &shown, &format!("${{1}}{HIDDEN}")).into_owned();
+        }
+    }
     match shown.split_once('?') {
         Some((before, query)) if is_url && !query.is_empty() => format!("{before}?{HIDDEN}"),
         _ => shown,
     }
+}
+
+/// `text` with the token of each Pre-Authenticated Request in it replaced, and the rest as it is: for sentences that are done.
+pub fn hide_pars(text: &str) -> Cow<'_, str> {
+    replace(&TOKEN_BEFORE_NAMESPACE, text, &format!("${{1}}{HIDDEN}${{2}}"))
+}
+
+/// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
+pub(super) fn holds_par(text: &str) -> bool {
+    let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
+    patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
+        || ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
+}
+
+/// `text` with control characters escaped: one line, and no orders to a terminal.
+pub fn escape_controls(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character.is_control() {
+            // Writing to a String cannot fail.
+            true => drop(write!(escaped, "{}", character.escape_default())),
+            false => escaped.push(character),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A pattern that could not be made, which no test has seen, hides all.
+fn replace<'a>(pattern: &LazyLock<Option<Regex>>, text: &'a str, with: &str) -> Cow<'a, str> {
+    pattern.as_ref().map_or(Cow::Borrowed(HIDDEN), |pattern| pattern.replace_all(text, with))
 }
 
 /// `text` redacted, escaped, cut and quoted: a word of a sentence.
@@ -63,19 +134,6 @@ fn hide_logins(text: &str) -> String {
     parts.join("://")
 }
 
-/// Replaces the path segment after each `/p/`.
-fn hide_tokens(text: &str) -> String {
-    let mut parts = text.split("/p/");
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.find(|c: char| c == '/' || c == '"' || c.is_whitespace()).unwrap_or(part.len());
-        shown.push_str("/p/");
-        shown.push_str(if end == 0 { "" } else { HIDDEN });
-        shown.push_str(&part[end..]);
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +149,23 @@ mod tests {
             ("https://me:s3c/r3t@host/x?token=s3cr3t", "https://me:s3c/r3t@host/x?<redacted>"),
             ("me:s3cr3t@host", "<redacted>@host"),
             ("/data/p/llama", "/data/p/llama"),
+            ("/data/n/p/llama/b", "/data/n/p/llama/b"),
+            ("https://host/P/s3cr3t/N/ns", "https://host/P/<redacted>/N/ns"),
+            ("https://host/p//s3cr3t/n/ns", "https://host/p//<redacted>/n/ns"),
+            ("https:/host/p/s3cr3t/x", "https:/host/p/<redacted>/x"),
+            ("https%3A%2F%2Fhost%2Fp%2Fs3cr3t%2Fn%2Fns", "https%3A%2F%2Fhost%2Fp%2F<redacted>%2Fn%2Fns"),
+            (
+                "https%253A%252F%252Fhost%252Fp%252Fs3cr3t%252Fn%252Fns",
+                "https%253A%252F%252Fhost%252Fp%252F<redacted>%252Fn%252Fns",
+            ),
+            ("objectstorage.x.oraclecloud.com/p/s3cr3t", "objectstorage.x.oraclecloud.com/p/<redacted>"),
+            ("p/s3cr3t/n/ns/b/x/o/", "p/<redacted>/n/ns/b/x/o/"),
+            (r"https:\\host\p\s3cr3t\n\ns", r"https:\\host\p\<redacted>\n\ns"),
+            (
+                "see https://host/p/s%2B3cr3t/n/ns/ and /p/s3cr3t/n/",
+                "see https://host/p/<redacted>/n/ns/ and /p/<redacted>/n/",
+            ),
+            ("https://host/s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3cr3t/n/ns", "https://host/<redacted>/n/ns"),
             ("me@here", "me@here"),
         ] {
             assert_eq!(redact(text), shown, "{text}");

@@ -12,6 +12,7 @@ use super::error::ConfigError;
 use super::keys::{Raw, Slot};
 use super::origin::Given;
 use super::parsing;
+use super::redaction::holds_par;
 use super::resolver::Resolver;
 use super::{Credentials, Secret, Tracking};
 
@@ -92,7 +93,7 @@ fn parse(text: &str) -> Result<(Url, Login), String> {
     if text.contains(['<', '>']) {
         return Err("it is a placeholder; put the address of your MLflow server there".to_owned());
     }
-    if parsing::holds_par(text) {
+    if holds_par(text) {
         return Err("it is a Pre-Authenticated Request; that belongs into par, and here the MLflow server".to_owned());
     }
     let Some((scheme, rest)) = text.split_once("://") else {

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use super::Secret;
 
 /// An MLflow tracking server and what to write there.
@@ -39,6 +42,22 @@ pub enum Credentials {
     },
     /// `MLFLOW_TRACKING_TOKEN`.
     Bearer(Secret),
+}
+
+impl Credentials {
+    /// Texts that give them away: what is sent, too, as a server may repeat it.
+    pub fn secrets(&self) -> Vec<Secret> {
+        match self {
+            Self::Anonymous => Vec::new(),
+            Self::Basic { username, password } => {
+                let sent = STANDARD_NO_PAD.encode(format!("{username}:{}", password.reveal()));
+                // The other alphabet is a spelling that nobody sends, and some show.
+                let shown = sent.replace('+', "-").replace('/', "_");
+                vec![password.clone(), Secret::new(sent), Secret::new(shown)]
+            }
+            Self::Bearer(token) => vec![token.clone()],
+        }
+    }
 }
 
 /// How the job is watched.

@@ -43,7 +43,7 @@ pub fn validate(blueprint: &Path) -> Exit {
         Ok(Kind::Other) => "a blueprint that the platform deploys and flashjob does not run",
         Err(findings) => return refuse(blueprint, &findings),
     };
-    terminal::print(&format!("{} is sound: {what}\n", blueprint.display()))
+    terminal::tell(&format!("{} is sound: {what}", blueprint.display()))
 }
 
 fn read(blueprint: &Path) -> Result<String, Exit> {

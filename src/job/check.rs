@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Exit, terminal};
-use crate::config::Check;
+use crate::config::{Check, escape_controls, hide_pars};
 use crate::{backend, mount};
 
 /// Prints settings and problems. Exit 2 where there is a problem.
@@ -11,7 +11,7 @@ pub fn check(check: &Check) -> Exit {
     let mut text = String::new();
     for setting in &check.settings {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<28} {}  ({})", setting.key, setting.value, setting.origin);
+        let _ = writeln!(text, "{:<28} {}  ({})", setting.key, escape_controls(&setting.value), setting.origin);
     }
     let mut problems: Vec<String> = check.errors.iter().map(ToString::to_string).collect();
     if let Some(job) = &check.job {
@@ -32,7 +32,7 @@ pub fn check(check: &Check) -> Exit {
         return terminal::print(&text);
     }
     for problem in &problems {
-        let _ = writeln!(text, "would fail: {problem}");
+        let _ = writeln!(text, "would fail: {}", escape_controls(&hide_pars(problem)));
     }
     terminal::print(&text);
     Exit::Configuration

@@ -1,9 +1,14 @@
 //! What is around the run: the host, the pod, the clock, and what a panic left behind.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -130,9 +135,34 @@ pub fn folder_name(at: SystemTime) -> String {
 
 /// Leaves `message` where Kubernetes reads it, if there is such a file. A message that cannot be left is no failure.
 pub fn leave_termination_message(path: Option<&Path>, message: &str) {
-    if let Some(path) = path.filter(|path| path.exists())
-        && let Err(error) = std::fs::write(path, message)
+    if let Some(path) = path
+        && let Err(error) = write_over(path, message)
+        && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "the termination message could not be written");
     }
+}
+
+/// Replaces what the file at `path` holds. A link could lead to any file of this user, and a pipe would be waited for.
+fn write_over(path: &Path, text: &str) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open = File::options().write(true).custom_flags(flags.bits() as i32).open(path);
+    let mut file = open.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => io::Error::other("it is a symbolic link, which is not followed"),
+        _ => error,
+    })?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Takes from this process and its children the habit of making files that group or others may write, whatever was passed down;
+/// what else it withholds stays withheld.
+pub fn keep_files_to_oneself() {
+    let others = Mode::WGRP | Mode::WOTH;
+    // There is no other way to ask for it than to set it.
+    let passed_down = rustix::process::umask(others);
+    rustix::process::umask(passed_down | others);
 }

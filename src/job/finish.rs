@@ -8,6 +8,7 @@ use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
 use super::{Exit, environment, left_behind, replicas, upload};
+use crate::config::Redaction;
 use crate::event::{Fact, Phase};
 use crate::mlflow::{Delivery, RunStatus};
 use crate::report::{self, Answerer, JobResult, Status};
@@ -52,6 +53,8 @@ impl Ending {
 /// Keeps, unmounts, publishes and tells; gives the exit code.
 pub async fn finish(context: &Context, ending: Ending) -> Exit {
     let Ending { status, mut exit, error, mut work } = ending;
+    // It goes to files, to MLflow and to standard output, where no log redacts it.
+    let error = error.map(|error| Redaction::new(&context.job.secrets()).apply(&error).into_owned());
     if let Some(error) = &error {
         tracing::error!(exit_code = exit.code(), "{error}");
     }
@@ -95,8 +98,10 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
                 tracing::warn!("{note}");
             }
             tracing::info!(url = link.run_url, "the run is in MLflow");
-            let left_behind = left_behind::send(&context.job, &context.earlier);
-            context.signals.cancel().run_until_cancelled(left_behind).await;
+            if let Some(moved) = context.directory.moved() {
+                let left_behind = left_behind::send(&context.job, &moved.to);
+                context.signals.cancel().run_until_cancelled(left_behind).await;
+            }
             if !settle(context).await && exit == Exit::Done {
                 exit = Exit::Undelivered;
             }

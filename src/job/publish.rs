@@ -27,19 +27,23 @@ pub fn publish(asked: Publish) -> Exit {
             let mut exit = sent;
             for run in runs {
                 let name = run.key;
+                let mut more = Vec::new();
                 let line = match run.outcome {
                     Outcome::Delivered { link, notes } => {
-                        let notes: String = notes.iter().map(|note| format!("\n  {note}")).collect();
-                        format!("{name}: delivered, {}{notes}\n", link.run_url)
+                        more = notes;
+                        format!("{name}: delivered, {}", link.run_url)
                     }
-                    Outcome::AlreadyDelivered { link } => format!("{name}: had been delivered, {}\n", link.run_url),
-                    Outcome::StillRunning => format!("{name}: its job is still running\n"),
+                    Outcome::AlreadyDelivered { link } => format!("{name}: had been delivered, {}", link.run_url),
+                    Outcome::StillRunning => format!("{name}: its job is still running"),
                     Outcome::Failed { reason } => {
                         exit = Exit::Undelivered;
-                        format!("{name}: not delivered, {reason}\n")
+                        format!("{name}: not delivered, {reason}")
                     }
                 };
-                terminal::print(&line);
+                terminal::tell(&line);
+                for note in more {
+                    terminal::tell(&format!("  {note}"));
+                }
                 if let Some((tracking, member)) = &run.part_of
                     && let Err(error) = runtime.block_on(replicas::settle(tracking, member, LIMIT))
                 {
@@ -56,7 +60,7 @@ async fn to_bucket(asked: &Publish) -> Exit {
     let Some(output) = &asked.output else { return Exit::Done };
     let directory = ResultsDirectory::existing(&asked.dir);
     match upload::upload(output, &directory, LIMIT, &Events::default()).await {
-        Ok(names) => terminal::print(&format!("{}: in the bucket {}\n", names.join(", "), output.par)),
+        Ok(names) => terminal::tell(&format!("{}: in the bucket {}", names.join(", "), output.par)),
         Err(error) => exit::before_log(Exit::Undelivered, &error.to_string()),
     }
 }

@@ -5,7 +5,6 @@
 
 use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -53,8 +52,6 @@ pub struct Context {
     pub rendezvous: Option<Arc<Rendezvous>>,
     /// Those that this process may use, as far as they can be watched.
     pub gpus: Arc<Gpus>,
-    /// Where the files of the run before this one are, if there are any.
-    pub earlier: PathBuf,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -73,19 +70,24 @@ pub fn run(job: JobConfig) -> Exit {
 
 async fn run_in_runtime(job: JobConfig) -> Exit {
     let started = SystemTime::now();
-    let earlier = environment::folder_name(started);
-    let directory = match ResultsDirectory::open(&job.results_dir, &earlier) {
+    let at = job.results_dir.display();
+    let directory = match ResultsDirectory::open(&job.results_dir, &environment::folder_name(started)) {
         Ok(directory) => directory,
+        Err(error) => return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}")),
+    };
+    let copy = match directory.create_log() {
+        Ok(copy) => copy,
         Err(error) => {
-            let at = job.results_dir.display();
-            return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}"));
+            let sentence =
+                format!("results-dir={at} takes no log: {error}; choose a directory that this user may write");
+            return exit::before_log(Exit::Configuration, &sentence);
         }
     };
     let filter = std::env::var("FLASHJOB_LOG").ok().filter(|filter| !filter.trim().is_empty());
     let log = logs::init(&logs::Options {
         format: job.telemetry.log_format,
         filter: filter.as_deref(),
-        copy: Some(&directory.path().join("flashjob.log")),
+        copy: Some(&copy),
         secrets: &job.secrets(),
     });
     let log = match log {
@@ -105,16 +107,17 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     if let Some(reason) = directory.unlocked() {
         tracing::warn!(%reason, "results-dir cannot be locked here: make sure that no other job uses it");
     }
+    if let Some(moved) = directory.moved() {
+        tracing::info!(to = %moved.to.display(), files = ?moved.names, "files of the run before this one were moved");
+    }
     for setting in job.settings() {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
     let tracking = Tracking::start(&job, &directory, started);
     let gpus = Arc::new(environment::gpus());
-    let earlier = directory.earlier(&earlier);
     let rendezvous = |machines| Arc::new(Rendezvous::new(machines, signals.cancel().clone()));
     let rendezvous = job.machines.clone().map(rendezvous);
-    let context =
-        Context { job, events, signals, recorder, phases, directory, tracking, rendezvous, gpus, earlier, started };
+    let context = Context { job, events, signals, recorder, phases, directory, tracking, rendezvous, gpus, started };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,

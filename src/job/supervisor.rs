@@ -32,6 +32,7 @@ pub fn run() -> ExitCode {
 fn supervise() -> io::Result<u8> {
     // Listening starts before the child does: no signal may fall into the gap.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD])?;
+    // Itself: the only child that gets the whole environment, as its configuration is in it.
     let child = Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).spawn()?;
     let child = Pid::from_raw(child.id() as i32).ok_or_else(|| io::Error::other("the child has no process id"))?;
     for signal in signals.forever() {

@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use super::Exit;
+use crate::config::{escape_controls, hide_pars};
 
 /// Prints `text` to standard output. A reader that has gone away is no failure of the job.
 pub fn print(text: &str) -> Exit {
@@ -12,7 +13,17 @@ pub fn print(text: &str) -> Exit {
     Exit::Done
 }
 
+/// Prints a line to standard output that may hold what others have written.
+pub fn tell(line: &str) -> Exit {
+    print(&format!("{}\n", shown(line)))
+}
+
 /// Prints one line to standard error.
 pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "flashjob: {line}");
+    let _ = writeln!(std::io::stderr().lock(), "flashjob: {}", shown(line));
+}
+
+/// One line, without Pre-Authenticated Requests: no log stands between it and the reader.
+fn shown(line: &str) -> String {
+    escape_controls(&hide_pars(line)).into_owned()
 }

@@ -41,9 +41,12 @@ impl Tracking {
                 start: started,
                 member: replicas::membership(job),
             };
-            Tracker::start(tracking, &spec, directory.path())
-                .map_err(|error| tracing::error!(%error, "the run cannot be recorded for MLflow"))
-                .ok()
+            // Not noted, it would keep the next run out of the directory.
+            let started = match directory.expect_spool(spec.key.as_str()) {
+                Ok(()) => Tracker::start(tracking, &spec, directory.path()).map_err(|error| error.to_string()),
+                Err(error) => Err(format!("results-dir cannot be written: {error}")),
+            };
+            started.map_err(|error| tracing::error!(error, "the run cannot be recorded for MLflow")).ok()
         });
         let tracker = tracker.map(|tracker| Arc::new(Mutex::new(tracker)));
         let live = Live { tracker: tracker.clone(), step: Arc::default() };

@@ -24,6 +24,9 @@ pub async fn upload(
     let mut names = Vec::new();
     for path in directory.files() {
         let name = format!("{}{}", output.prefix, file_name(&path));
+        if let Err(error) = directory.expect_upload(&bucket.record_name(&name)) {
+            tracing::warn!(%error, "an upload that is broken off will not be found by the next job");
+        }
         if !bucket.holds(&name, &path, directory.path()).await? {
             bucket.put_file(&name, &path, directory.path()).await?;
         }

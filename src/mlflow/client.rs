@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, RequestBuilder, Response, redirect};
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use tokio_util::io::ReaderStream;
 use super::batch::{Batch, KeyValue};
 use super::group::REPLICA_TAG;
 use super::{Error, Failure, RunKey, RunLink, RunStatus};
-use crate::config::{Credentials, Tracking};
+use crate::config::{Credentials, Redaction, Tracking};
 
 /// The tag that carries a [`RunKey`].
 pub(super) const KEY_TAG: &str = "flashjob.run_key";
@@ -29,6 +29,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// An upload may take longer by its size at this rate.
 const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
+
+/// Of a search, a thousand runs each.
+const MOST_PAGES: usize = 1000;
 
 /// Everything except RFC 3986's unreserved characters.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -42,12 +45,15 @@ pub struct Client {
     /// The Host header, for advice.
     host: String,
     credentials: Credentials,
+    /// Hides them, wherever a server repeats them.
+    secrets: Redaction,
 }
 
 /// An experiment that runs can be created in.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Experiment {
     pub(super) experiment_id: String,
+    name: Option<String>,
     lifecycle_stage: String,
 }
 
@@ -138,6 +144,8 @@ pub(super) enum ArtifactStore {
     Proxied(String),
     /// Somewhere that needs credentials or a disk that this job does not have.
     Elsewhere,
+    /// A path that leads out of the server's artifacts: the login would go to whatever is there.
+    Astray,
 }
 
 impl ArtifactStore {
@@ -148,11 +156,26 @@ impl ArtifactStore {
             let without_authority = rest.strip_prefix("//").unwrap_or(rest);
             without_authority.strip_prefix('/')
         });
-        match path {
-            Some(path) => Self::Proxied(path.trim_end_matches('/').to_owned()),
+        match path.map(|path| path.trim_end_matches('/')) {
+            Some(path) if path.is_empty() || path.split('/').all(stays) => Self::Proxied(path.to_owned()),
+            Some(_) => Self::Astray,
             None => Self::Elsewhere,
         }
     }
+}
+
+/// Whether a component of a path is one for everybody who reads it: URL parsers take `..` away with what is before it, also where
+/// its dots or the slashes around it are encoded, and so do servers that decode once more.
+fn stays(component: &str) -> bool {
+    let mut decoded = component.to_owned();
+    while let Ok(further) = percent_decode_str(&decoded).decode_utf8()
+        && further != decoded
+    {
+        decoded = further.into_owned();
+    }
+    // Tabs and line feeds are taken out of URLs before they are read.
+    let bare: String = decoded.chars().filter(|character| !character.is_control()).collect();
+    !bare.split(['/', '\\']).any(|part| matches!(part.trim(), "" | "." | ".."))
 }
 
 impl Client {
@@ -203,7 +226,8 @@ impl Client {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
-        Ok(Self { http, server, host, credentials: tracking.credentials.clone() })
+        let secrets = Redaction::new(&tracking.credentials.secrets());
+        Ok(Self { http, server, host, credentials: tracking.credentials.clone(), secrets })
     }
 
     /// The server's base URL.
@@ -217,7 +241,8 @@ impl Client {
         RunLink {
             experiment_id: experiment_id.clone(),
             run_id: run_id.clone(),
-            run_url: format!("{}/#/experiments/{experiment_id}/runs/{run_id}", self.server),
+            // Shown to people, unlike the ids.
+            run_url: self.hide(&format!("{}/#/experiments/{experiment_id}/runs/{run_id}", self.server)),
         }
     }
 
@@ -233,10 +258,13 @@ impl Client {
         let attempt = format!("look up the experiment `{name}`");
         let request = self.api(Method::GET, "experiments/get-by-name").query(&[("experiment_name", name)]);
         match self.call::<Found>(&attempt, request).await {
+            Ok(Found { experiment }) if experiment.name.as_deref().is_some_and(|found| found != name) => {
+                Err(self.failed(&attempt, Failure::NotMlflow("it has found an experiment of another name".to_owned())))
+            }
             Ok(Found { experiment }) if experiment.lifecycle_stage == "deleted" => Err(Error::ExperimentDeleted {
                 server: self.server.clone(),
                 name: name.to_owned(),
-                id: experiment.experiment_id,
+                id: self.hide(&experiment.experiment_id),
             }),
             Ok(Found { experiment }) => Ok(Some(experiment)),
             Err(error) if error.has_code("RESOURCE_DOES_NOT_EXIST") => Ok(None),
@@ -265,20 +293,24 @@ impl Client {
 
     /// Every run of the experiment that carries `key`, deleted ones included, in a stable order.
     pub(super) async fn find_runs(&self, experiment_id: &str, key: &RunKey) -> Result<Vec<Run>, Error> {
-        self.search(experiment_id, &format!("tags.`{KEY_TAG}` = '{key}'")).await
+        self.find_tagged(experiment_id, KEY_TAG, key).await
     }
 
-    /// Every run of the experiment that `filter` lets through, deleted ones included and last.
-    pub(super) async fn search(&self, experiment_id: &str, filter: &str) -> Result<Vec<Run>, Error> {
+    /// Every run of the experiment whose `tag` is `value`, deleted ones included and last. The server is asked for no others, and
+    /// not believed: what is found is written to, and deleted where it is there twice.
+    pub(super) async fn find_tagged(&self, experiment_id: &str, tag: &str, value: &RunKey) -> Result<Vec<Run>, Error> {
         #[derive(Deserialize)]
         struct Found {
             #[serde(default)]
             runs: Vec<Run>,
             next_page_token: Option<String>,
         }
+        let filter = format!("tags.`{tag}` = '{value}'");
+        let attempt = format!("look for runs with {filter}");
         let mut runs = Vec::new();
+        let mut others = 0usize;
         let mut page: Option<String> = None;
-        loop {
+        for _ in 0..MOST_PAGES {
             let mut body = json!({
                 "experiment_ids": [experiment_id],
                 "filter": filter,
@@ -288,13 +320,27 @@ impl Client {
             if let Some(page) = &page {
                 body["page_token"] = json!(page);
             }
-            let request = self.api(Method::POST, "runs/search").json(&body);
-            let found: Found = self.call(&format!("look for runs with {filter}"), request).await?;
-            runs.extend(found.runs);
+            let found: Found = self.call(&attempt, self.api(Method::POST, "runs/search").json(&body)).await?;
+            let all = found.runs.len();
+            let is_asked_for = |run: &Run| run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str());
+            let before = runs.len();
+            runs.extend(found.runs.into_iter().filter(is_asked_for));
+            others += all - (runs.len() - before);
             page = found.next_page_token.filter(|token| !token.is_empty());
             if page.is_none() {
                 break;
             }
+        }
+        if page.is_some() {
+            return Err(self.failed(&attempt, Failure::NotMlflow("its answer has no end".to_owned())));
+        }
+        if others > 0 {
+            tracing::warn!(
+                others,
+                server = self.server,
+                filter,
+                "MLflow finds runs that it was not asked for; they are left alone"
+            );
         }
         runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
         Ok(runs)
@@ -370,13 +416,14 @@ impl Client {
         let unreadable = |source| Error::Spool { action: "read", path: path.to_owned(), source };
         let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
         let size_bytes = file.metadata().await.map_err(unreadable)?.len();
-        let url = self.artifact_url(root, name);
+        let attempt = format!("upload the artifact `{name}`");
+        let url = self.artifact_url(root, name).ok_or_else(|| self.failed(&attempt, Failure::Astray))?;
         let request = self
             .request(Method::PUT, &url)
             .header(CONTENT_LENGTH, size_bytes)
             .timeout(REQUEST_TIMEOUT + Duration::from_secs(size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND))
             .body(reqwest::Body::wrap_stream(ReaderStream::new(file)));
-        self.send(&format!("upload the artifact `{name}`"), request).await.map(drop)
+        self.send(&attempt, request).await.map(drop)
     }
 
     /// The content of the artifact `name`.
@@ -386,24 +433,36 @@ impl Client {
             return Err(self.unusable(&kept));
         };
         let attempt = format!("read the artifact `{name}` of the run {}", run.id());
-        let request = self.request(Method::GET, &self.artifact_url(&root, name)).timeout(READ_TIMEOUT);
+        let url = self.artifact_url(&root, name).ok_or_else(|| self.failed(&attempt, Failure::Astray))?;
+        let request = self.request(Method::GET, &url).timeout(READ_TIMEOUT);
         let response = self.send(&attempt, request).await?;
         let body = response.bytes().await.map_err(|error| self.failed(&attempt, broken(&error)))?;
         Ok(body.to_vec())
     }
 
-    fn artifact_url(&self, root: &str, name: &str) -> String {
-        let encoded: Vec<String> = root
-            .split('/')
-            .chain(name.split('/'))
-            .map(|part| utf8_percent_encode(part, PATH_SEGMENT).to_string())
-            .collect();
-        format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/"))
+    /// `None` where it would lead out of the server's artifacts.
+    fn artifact_url(&self, root: &str, name: &str) -> Option<String> {
+        let parts = || root.split('/').filter(|_| !root.is_empty()).chain(name.split('/'));
+        if !parts().all(stays) {
+            return None;
+        }
+        let encoded: Vec<String> = parts().map(|part| utf8_percent_encode(part, PATH_SEGMENT).to_string()).collect();
+        Some(format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/")))
+    }
+
+    /// `text` without the credentials that a server may repeat.
+    pub(super) fn hide(&self, text: &str) -> String {
+        self.secrets.apply(text).into_owned()
     }
 
     /// The runs of a job cannot be counted together.
     pub(super) fn unusable(&self, detail: &str) -> Error {
-        Error::Aggregate { server: self.server.clone(), detail: detail.to_owned() }
+        Error::Aggregate { server: self.server.clone(), detail: self.hide(detail) }
+    }
+
+    /// Artifacts would go where nobody keeps artifacts.
+    pub(super) fn astray(&self) -> Error {
+        self.failed("upload artifacts", Failure::Astray)
     }
 
     /// The server says one thing and then another.
@@ -428,6 +487,8 @@ impl Client {
         let response = self.send(attempt, request).await?;
         let body = response.bytes().await.map_err(|error| self.failed(attempt, broken(&error)))?;
         serde_json::from_slice(&body).map_err(|error| {
+            // The parser repeats what it did not expect.
+            let error = self.hide(&error.to_string());
             self.failed(attempt, Failure::NotMlflow(format!("its answer is not what MLflow's API gives ({error})")))
         })
     }
@@ -442,30 +503,13 @@ impl Client {
         // The status alone says enough where the body does not arrive.
         let body = response.bytes().await.unwrap_or_default();
         let signed_in = !matches!(self.credentials, Credentials::Anonymous);
-        let failure = Failure::from_answer(
-            status,
-            &headers,
-            &self.redact(&String::from_utf8_lossy(&body)),
-            &self.host,
-            signed_in,
-        );
+        let body = String::from_utf8_lossy(&body);
+        let failure = Failure::from_answer(status, &headers, &body, &self.host, signed_in, &self.secrets);
         Err(self.failed(attempt, failure))
     }
 
     fn failed(&self, attempt: &str, failure: Failure) -> Error {
-        Error::Request { attempt: attempt.to_owned(), server: self.server.clone(), failure }
-    }
-
-    /// `text` without the credentials that a server may echo.
-    fn redact(&self, text: &str) -> String {
-        match &self.credentials {
-            Credentials::Basic { password: secret, .. } | Credentials::Bearer(secret)
-                if !secret.reveal().is_empty() =>
-            {
-                text.replace(secret.reveal(), "<redacted>")
-            }
-            _ => text.to_owned(),
-        }
+        Error::Request { attempt: self.hide(attempt), server: self.server.clone(), failure }
     }
 }
 
@@ -506,6 +550,19 @@ mod tests {
             ("s3://bucket/3/abc", ArtifactStore::Elsewhere),
             ("/mlruns/3/abc", ArtifactStore::Elsewhere),
             ("", ArtifactStore::Elsewhere),
+            ("mlflow-artifacts:/", proxied("")),
+            ("mlflow-artifacts:/a b/%41", proxied("a b/%41")),
+            ("mlflow-artifacts:/..", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/../../../../admin", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/./x", ArtifactStore::Astray),
+            ("mlflow-artifacts:////elsewhere/x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3//x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/%2e%2E/x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/%252e%252e/x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/..%2f..%2fx", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/..\\..\\x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/.\t./x", ArtifactStore::Astray),
+            ("mlflow-artifacts:/3/.. /x", ArtifactStore::Astray),
         ] {
             assert_eq!(ArtifactStore::of(uri), store, "{uri}");
         }

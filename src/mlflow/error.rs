@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
+use crate::config::{Redaction, redact};
 use crate::retry_after;
 
 /// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
@@ -161,30 +162,36 @@ pub enum Failure {
     },
     /// Success, but not in MLflow's words.
     NotMlflow(String),
+    /// Not asked at all: the path that the server gave leads out of its artifacts.
+    Astray,
 }
 
 impl Failure {
-    /// Reads an answer that is not success. `host` is the Host header that was sent.
+    /// Reads an answer that is not success. `host` is the Host header that was sent, `secrets` what a server may repeat of it.
     pub(super) fn from_answer(
         status: StatusCode,
         headers: &HeaderMap,
         body: &str,
         host: &str,
         signed_in: bool,
+        secrets: &Redaction,
     ) -> Self {
         #[derive(Deserialize)]
         struct Body {
             error_code: Option<String>,
             message: Option<String>,
         }
+        // What is read is redacted, and before it is cut: half a secret is one, too.
         let (code, said) = match serde_json::from_str::<Body>(body) {
             Ok(Body { error_code, message }) if error_code.is_some() || message.is_some() => {
-                (error_code, quote(&message.unwrap_or_default()))
+                (error_code.map(|code| quote(&secrets.apply(&code))), message.unwrap_or_default())
             }
-            _ => (None, quote(&visible_text(body))),
+            _ => (None, visible_text(body)),
         };
+        let said = quote(&secrets.apply(&said));
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        let advice = advice(status, code.as_deref(), &said, location, host, signed_in);
+        let location = location.map(|location| redact(&secrets.apply(location)));
+        let advice = advice(status, code.as_deref(), &said, location.as_deref(), host, signed_in);
         let message = [said, advice].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         Failure::Answer { status: status.as_u16(), code, message, retry_after: wait(headers) }
     }
@@ -197,7 +204,7 @@ impl Failure {
             Failure::Answer { status, message, .. } => {
                 TRANSIENT.contains(status) || PASSING.iter().any(|trouble| message.contains(trouble))
             }
-            Failure::NotMlflow(_) => false,
+            Failure::NotMlflow(_) | Failure::Astray => false,
         }
     }
 }
@@ -215,6 +222,10 @@ impl fmt::Display for Failure {
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Failure::NotMlflow(detail) => write!(f, "{detail}: is mlflow-uri the address of an MLflow server?"),
+            Failure::Astray => f.write_str(
+                "the path that it gives for the run's artifacts leads to other places of its host, to which neither files nor \
+                 login are sent; is mlflow-uri the address of an MLflow server?",
+            ),
         }
     }
 }
@@ -289,7 +300,14 @@ mod tests {
 
     fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Failure {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        Failure::from_answer(StatusCode::from_u16(status).unwrap(), &headers, body, "mlflow:5000", false)
+        Failure::from_answer(
+            StatusCode::from_u16(status).unwrap(),
+            &headers,
+            body,
+            "mlflow:5000",
+            false,
+            &Redaction::new(&[]),
+        )
     }
 
     #[test]

@@ -142,7 +142,7 @@ async fn only_parent(client: &Client, experiment: &str, key: &RunKey) -> Result<
 }
 
 async fn members(client: &Client, experiment: &str, member: &Membership) -> Result<Vec<Run>, Error> {
-    let mut runs = client.search(experiment, &format!("tags.`{JOB_TAG}` = '{}'", member.job)).await?;
+    let mut runs = client.find_tagged(experiment, JOB_TAG, &member.job).await?;
     runs.retain(|run| run.replica().is_some() && !run.is_deleted());
     Ok(runs)
 }

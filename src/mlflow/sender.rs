@@ -169,7 +169,14 @@ impl Sender {
         let tags = end.tags.iter().map(|(tag, value)| Record::Tag { tag: tag.clone(), value: value.clone() });
         batches.extend(self.batcher.batches(tags));
         self.send(&run, &batches).await?;
-        let ArtifactStore::Proxied(root) = ArtifactStore::of(run.artifact_uri()) else { return Ok(()) };
+        let root = match ArtifactStore::of(run.artifact_uri()) {
+            ArtifactStore::Proxied(root) => root,
+            ArtifactStore::Elsewhere => return Ok(()),
+            ArtifactStore::Astray => {
+                self.note_refusal(&self.client.astray());
+                return Ok(());
+            }
+        };
         for name in &end.artifacts {
             self.upload(&root, name, &spool.artifact_path(name)).await?;
         }
@@ -243,7 +250,7 @@ impl Sender {
     }
 
     fn deleted(&self, run: Run) -> Error {
-        Error::RunDeleted { server: self.client.server().to_owned(), id: run.id().to_owned() }
+        Error::RunDeleted { server: self.client.server().to_owned(), id: self.client.hide(run.id()) }
     }
 
     /// What a person should know of a run that arrived.
@@ -256,7 +263,7 @@ impl Sender {
             notes.push(format!(
                 "artifacts were not uploaded, because this server keeps them at {} and not behind itself (mlflow server \
                  --serve-artifacts does); they are in the results directory",
-                run.artifact_uri()
+                self.client.hide(run.artifact_uri())
             ));
         }
         for (param, value) in self.batcher.contradictions() {

@@ -6,8 +6,8 @@
 //! last one stopped.
 
 use std::fs::{self, File, FileTimes};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +20,10 @@ use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
+use super::names::MARKER;
 use super::source::{BlockSource, Fault, FaultKind};
 use super::tree::{Inode, Tree};
 use crate::bucket::Object;
-
-/// A directory in the mount location that says who filled it, and holds what is not complete.
-pub(super) const MARKER: &str = ".flashjob-copy";
 
 const MARKER_TEXT: &str = "flashjob copies objects of a bucket into the directory above. Files that have the size and \
 time of their object are taken for complete and not copied again.\n";
@@ -67,7 +65,9 @@ pub(super) async fn copy(
     }
     let partial = Partial::make(location)?;
     let (missing, kept_files) = missing_files(tree, location)?;
-    let bytes = missing.iter().filter_map(|&inode| tree.attributes(inode)).map(|file| file.size_bytes).sum();
+    // Listed lengths are claims, whose sum may be beyond any number.
+    let lengths = missing.iter().filter_map(|&inode| tree.attributes(inode)).map(|file| file.size_bytes);
+    let bytes = lengths.fold(0, u64::saturating_add);
     let free_bytes = free_bytes(location)?;
     if bytes > free_bytes {
         return Err(too_large(bytes, free_bytes, "the free space of its file system"));
@@ -142,7 +142,7 @@ fn parts(
 ) -> impl Iterator<Item = Result<Part, Error>> + use<> {
     let partial = partial.join(inode.number().to_string());
     let target = tree.object(inode).zip(tree.path(inode)).map(|(object, path)| {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&partial);
+        let file = File::options().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(Error::local("create", &partial))?;
         // An empty file has one empty part, which completes it.
         let missing_parts = AtomicU64::new(object.size_bytes.div_ceil(PART_BYTES).max(1));
@@ -157,7 +157,7 @@ fn parts(
         let count = target.missing_parts.load(Ordering::Relaxed);
         (0..count).map(move |part| {
             let start = part * PART_BYTES;
-            let end = target.object.size_bytes.min(start + PART_BYTES);
+            let end = target.object.size_bytes.min(start.saturating_add(PART_BYTES));
             Ok(Part { target: Arc::clone(&target), start, end })
         })
     });
@@ -195,32 +195,52 @@ impl Part {
 }
 
 impl Target {
-    /// Checks the file and gives it its name.
+    /// Checks the file and gives it its name. What is checked and named is the file that was written, whatever its path has
+    /// become meanwhile.
     fn complete(&self) -> Result<(), Error> {
         if let Some(expected) = self.object.md5 {
-            let found = md5_of(&self.partial).map_err(Error::local("read back", &self.partial))?;
+            let found = md5_of(&self.file).map_err(Error::local("read back", &self.partial))?;
             if found != expected {
                 return Err(Error::Checksum(self.object.name.clone()));
             }
         }
+        self.named().map_err(Error::local("complete", &self.path))
+    }
+
+    fn named(&self) -> io::Result<()> {
+        let is_own = |path: &Path| -> io::Result<bool> {
+            let (own, there) = (self.file.metadata()?, fs::symlink_metadata(path)?);
+            Ok((own.dev(), own.ino(), own.len()) == (there.dev(), there.ino(), self.object.size_bytes))
+        };
+        let another = || io::Error::other("somebody else has put another file in its place");
         // Its time says that it is complete: its bytes must be on disk before its name is.
         let modified = self.object.modified.unwrap_or_else(SystemTime::now);
-        self.file
-            .sync_data()
-            .and_then(|()| self.file.set_times(FileTimes::new().set_modified(modified)))
-            .and_then(|()| fs::rename(&self.partial, &self.path))
-            .map_err(Error::local("complete", &self.path))
+        self.file.sync_data()?;
+        self.file.set_times(FileTimes::new().set_modified(modified))?;
+        if !is_own(&self.partial)? {
+            return Err(another());
+        }
+        fs::rename(&self.partial, &self.path)?;
+        if !is_own(&self.path)? {
+            // Under this name it would be taken for complete.
+            fs::remove_file(&self.path)?;
+            return Err(another());
+        }
+        Ok(())
     }
 }
 
-fn md5_of(path: &Path) -> std::io::Result<[u8; 16]> {
-    let mut file = File::open(path)?;
+fn md5_of(file: &File) -> io::Result<[u8; 16]> {
     let mut hash = Md5::new();
     let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
     loop {
-        match file.read(&mut buffer)? {
+        match file.read_at(&mut buffer, offset)? {
             0 => return Ok(hash.finalize().into()),
-            count => hash.update(&buffer[..count]),
+            count => {
+                hash.update(&buffer[..count]);
+                offset += count as u64;
+            }
         }
     }
 }
@@ -233,18 +253,26 @@ struct Partial {
 impl Partial {
     fn make(location: &Path) -> Result<Self, Error> {
         let marker = location.join(MARKER);
+        // Whatever else has the name leads elsewhere, where nothing is to be removed or written.
+        if fs::symlink_metadata(&marker).is_ok_and(|there| !there.is_dir()) {
+            fs::remove_file(&marker).map_err(Error::local("replace file", &marker))?;
+        }
         let made = Self { directory: marker.join("partial") };
         // Those of a process that was killed.
         made.remove();
-        let text = marker.join("README");
         fs::create_dir_all(&made.directory).map_err(Error::local("create directory", &made.directory))?;
-        fs::write(&text, MARKER_TEXT).map_err(Error::local("write", &text))?;
+        let text = marker.join("README");
+        let written = match fs::remove_file(&text) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::create_new(&text).and_then(|mut file| file.write_all(MARKER_TEXT.as_bytes())),
+        };
+        written.map_err(Error::local("write", &text))?;
         Ok(made)
     }
 
     fn remove(&self) {
         if let Err(error) = fs::remove_dir_all(&self.directory)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(directory = %self.directory.display(), %error, "cannot remove incomplete files");
         }

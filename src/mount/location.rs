@@ -4,8 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::copy::MARKER;
 use super::error::Error;
+use super::names::MARKER;
 use crate::config::InputStorage;
 
 /// Everything about an input's location that would fail, one sentence each. Nothing is changed, and nothing is

@@ -6,6 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::bucket;
+
+/// The folder in a mount location that says who filled it, and in which a copy keeps what is not complete.
+pub(super) const MARKER: &str = ".flashjob-copy";
+
 /// The longest path component that Linux file systems and libc agree on (`NAME_MAX`).
 const LONGEST_COMPONENT_BYTES: usize = 255;
 
@@ -29,6 +34,10 @@ pub enum Hidden {
     LongComponent,
     /// A NUL, which ends a path.
     Nul,
+    /// A line break, or more than 1024 bytes: no request can ask for such a name.
+    Unaskable,
+    /// In the folder in which a copy keeps what is not complete: it would be written over by files on their way, or over them.
+    OfTheCopy,
     /// `blue` beside `blue/x`: one path cannot be a file and a directory; the directory is shown.
     ShadowedByDirectory,
     /// `dir/` with bytes in it: shown as a directory, its bytes cannot be.
@@ -45,6 +54,8 @@ impl Hidden {
             Hidden::DotComponent => "with `.` or `..` as a path component",
             Hidden::LongComponent => "with a path component above 255 bytes",
             Hidden::Nul => "with a NUL in the name",
+            Hidden::Unaskable => "with a name that cannot be asked for (a line break, or above 1024 bytes)",
+            Hidden::OfTheCopy => "in the place of the folder that a copy works in",
             Hidden::ShadowedByDirectory => "named like a directory that exists too",
             Hidden::MarkerWithContent => "whose name ends in `/` but that are not empty",
             Hidden::Duplicate => "listed more than once",
@@ -64,6 +75,10 @@ pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
     if path.contains('\0') {
         return Err(Hidden::Nul);
     }
+    // File systems on which capitals do not count would take them for the same.
+    if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(MARKER)) {
+        return Err(Hidden::OfTheCopy);
+    }
     for component in path.split('/') {
         match component {
             "" => return Err(Hidden::EmptyComponent),
@@ -72,7 +87,16 @@ pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
             _ => {}
         }
     }
+    askable(name)?;
     Ok(if is_directory { Place::Directory(path) } else { Place::File(path) })
+}
+
+/// Whether the object called `name` can be asked for.
+///
+/// # Errors
+/// Says that it cannot.
+pub(super) fn askable(name: &str) -> Result<(), Hidden> {
+    bucket::name_fault(name).map_or(Ok(()), |_| Err(Hidden::Unaskable))
 }
 
 /// What was hidden: how many objects for each reason, and one example of each.
@@ -126,6 +150,7 @@ mod tests {
     fn a_name_is_a_path_or_says_why_not() {
         let long = "x".repeat(256);
         let longest = "x".repeat(255);
+        let too_long = "x/".repeat(512) + "x";
         for (name, expected) in [
             ("a", Ok(Place::File("a"))),
             ("a/b c/ü?#%+&.bin", Ok(Place::File("a/b c/ü?#%+&.bin"))),
@@ -144,6 +169,15 @@ mod tests {
             ("a/./", Err(Hidden::DotComponent)),
             (long.as_str(), Err(Hidden::LongComponent)),
             ("a\0b", Err(Hidden::Nul)),
+            ("a\nb", Err(Hidden::Unaskable)),
+            ("a/b\r/", Err(Hidden::Unaskable)),
+            (too_long.as_str(), Err(Hidden::Unaskable)),
+            (".flashjob-copy", Err(Hidden::OfTheCopy)),
+            (".flashjob-copy/", Err(Hidden::OfTheCopy)),
+            (".flashjob-copy/partial/2", Err(Hidden::OfTheCopy)),
+            (".FlashJob-Copy/partial/2", Err(Hidden::OfTheCopy)),
+            ("a/.flashjob-copy", Ok(Place::File("a/.flashjob-copy"))),
+            (".flashjob-copy2", Ok(Place::File(".flashjob-copy2"))),
         ] {
             assert_eq!(place(name), expected, "{name:?}");
         }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::SystemTime;
 
-use super::names::{Hidden, HiddenObjects, Place, place};
+use super::names::{Hidden, HiddenObjects, Place, askable, place};
 use crate::bucket::Object;
 
 /// A file's or directory's number, as in `st_ino`: fixed for the life of the tree, the root is 1.
@@ -121,7 +121,7 @@ impl Tree {
             None => (String::new(), object.name.as_str()),
         };
         let mut hidden = HiddenObjects::default();
-        let entries = match place(base) {
+        let entries = match askable(&object.name).and_then(|()| place(base)) {
             Ok(Place::File(path)) => vec![Entry { path, object, is_directory: false }],
             Ok(Place::Directory(_)) => Vec::new(),
             Err(reason) => {
@@ -354,6 +354,8 @@ mod tests {
             "with space/+ & # ? %.bin",
             "ü/ñ",
             "zero",
+            "line\nfeed",
+            ".flashjob-copy/partial/1",
         ];
         let objects: Vec<Object> =
             names.iter().map(|name| object(name, if *name == "full/" { 3 } else { 0 })).collect();
@@ -379,7 +381,8 @@ mod tests {
         assert_eq!(hidden.count_of(Hidden::DotComponent), 2);
         assert_eq!(hidden.count_of(Hidden::MarkerWithContent), 1);
         assert_eq!(hidden.count_of(Hidden::Duplicate), 1);
-        assert_eq!(hidden.count(), 7);
+        assert_eq!((hidden.count_of(Hidden::Unaskable), hidden.count_of(Hidden::OfTheCopy)), (1, 1));
+        assert_eq!(hidden.count(), 9);
         assert_eq!(tree.files(), 5);
     }
 

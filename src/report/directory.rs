@@ -1,4 +1,9 @@
-//! `results-dir`: files appear whole or not at all, and an earlier run's are never overwritten.
+//! `results-dir`: files appear whole or not at all, and nothing that was there before is overwritten.
+//!
+//! An earlier run's files move to `earlier/`; whatever else is there stays as it is and where it is.
+
+mod earlier;
+mod record;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -9,13 +14,17 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use self::record::{FILES, Mark, Record, SPOOL, unfinished};
 use super::result::JobResult;
 use crate::bench::Measurement;
 
-/// Where earlier runs' files are moved to, one folder a run.
-const EARLIER: &str = "earlier";
+pub use self::earlier::Moved;
+
+const LOG: &str = FILES[0];
 
 /// The directory that takes a run's files.
 ///
@@ -25,6 +34,10 @@ const EARLIER: &str = "earlier";
 pub struct ResultsDirectory {
     path: PathBuf,
     lock: Result<Arc<File>, Arc<io::Error>>,
+    run: String,
+    /// `None` for a directory that nothing is written to.
+    record: Option<Arc<Record>>,
+    moved: Option<Moved>,
 }
 
 /// Why results cannot be written to a directory, as the rest of a sentence that begins with it.
@@ -33,6 +46,28 @@ pub enum DirectoryError {
     /// Another job writes there.
     #[error("is in use by another job{}; wait for it, or give this job a directory of its own", holder(.0))]
     InUse(Option<u32>),
+    /// Somebody else's file stands where this run will write.
+    #[error("holds `{name}`, {reason}; move that file away, or give this job another directory")]
+    Foreign {
+        /// The file.
+        name: String,
+        /// Why it is not taken for an earlier run's, as a clause.
+        reason: String,
+    },
+    /// An earlier run's file cannot be moved aside.
+    #[error(
+        "holds `{name}` of an earlier run, which cannot be moved to `{}` there: {source}; move it away, or give this job another \
+         directory",
+        folder.display()
+    )]
+    Earlier {
+        /// The file.
+        name: String,
+        /// Where it should go, in the directory.
+        folder: PathBuf,
+        /// Why it does not.
+        source: io::Error,
+    },
     /// As the file system says.
     #[error("cannot be written: {0}; choose a directory that this user may write")]
     Io(#[from] io::Error),
@@ -43,34 +78,24 @@ fn holder(process: &Option<u32>) -> String {
 }
 
 impl ResultsDirectory {
-    /// Makes the directory. What an earlier run left there moves to `earlier/RUN`, where `RUN` is `run_name`.
+    /// Makes the directory and begins the record of `run`. The files of the run before it move to `earlier/`, in a folder that
+    /// has that run's name.
     ///
     /// # Errors
-    /// The directory cannot be made or written, or another job has it.
-    pub fn open(path: &Path, run_name: &str) -> Result<Self, DirectoryError> {
+    /// The directory cannot be made or written, another job has it, or somebody else's file stands where a result belongs. Then
+    /// everything is where it was.
+    pub fn open(path: &Path, run: &str) -> Result<Self, DirectoryError> {
         fs::create_dir_all(path)?;
         let directory = File::open(path)?;
-        let lock = match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Arc::new(directory)),
-            Err(Errno::WOULDBLOCK) => return Err(DirectoryError::InUse(lock_holder(&directory))),
-            // Some network file systems have no locks.
-            Err(error) => Err(Arc::new(error.into())),
-        };
-        let mut left_behind = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_name() != EARLIER && entry.file_name() != "lost+found" {
-                left_behind.push(entry.file_name());
-            }
+        let locked = flock(&directory, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(Errno::WOULDBLOCK) {
+            return Err(DirectoryError::InUse(lock_holder(&directory)));
         }
-        if !left_behind.is_empty() {
-            let earlier = path.join(EARLIER).join(run_name);
-            fs::create_dir_all(&earlier)?;
-            for name in left_behind {
-                fs::rename(path.join(&name), earlier.join(&name))?;
-            }
-        }
-        Ok(Self { path: path.to_owned(), lock })
+        let moved = earlier::make_room(path, &directory)?;
+        let record = Some(Arc::new(Record::begin(path, run)?));
+        // Some network file systems have no locks.
+        let lock = locked.map(|()| Arc::new(directory)).map_err(|error| Arc::new(error.into()));
+        Ok(Self { path: path.to_owned(), lock, run: run.to_owned(), record, moved })
     }
 
     /// Reason for which other jobs are not kept away.
@@ -78,15 +103,15 @@ impl ResultsDirectory {
         self.lock.as_ref().err().map(Arc::as_ref)
     }
 
-    /// A directory that a run has left.
+    /// A directory that a run has left, to be read.
     pub fn existing(path: &Path) -> Self {
         let lock = Err(Arc::new(io::ErrorKind::Unsupported.into()));
-        Self { path: path.to_owned(), lock }
+        Self { path: path.to_owned(), lock, run: String::new(), record: None, moved: None }
     }
 
-    /// Where [`Self::open`] has moved what was there before, if anything was.
-    pub fn earlier(&self, run_name: &str) -> PathBuf {
-        self.path.join(EARLIER).join(run_name)
+    /// What [`Self::open`] has moved, if there was anything.
+    pub fn moved(&self) -> Option<&Moved> {
+        self.moved.as_ref()
     }
 
     /// The directory itself.
@@ -96,8 +121,48 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", "flashjob.log"];
-        names.iter().map(|name| self.path.join(name)).filter(|path| path.is_file()).collect()
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", LOG];
+        let paths = names.iter().map(|name| self.path.join(name));
+        // A link leads to what is not this run's.
+        paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()
+    }
+
+    /// Makes `flashjob.log`, open for appending. Its first line names the run, by which the next one knows it.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn create_log(&self) -> io::Result<File> {
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let line = json!({
+            "timestamp": now,
+            "level": "info",
+            "target": "flashjob::report",
+            "message": "this is the log of a run",
+            "run": self.run,
+        });
+        let line = format!("{line}\n");
+        let unfinished = self.path.join(unfinished(LOG, &self.run));
+        let mut file = File::options().append(true).create_new(true).open(&unfinished)?;
+        file.write_all(line.as_bytes())?;
+        self.note(LOG, Mark::Begins(line))?;
+        fs::rename(unfinished, self.path.join(LOG))?;
+        Ok(file)
+    }
+
+    /// Notes that the spool of this run for MLflow will have the name `key`, before it is made.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn expect_spool(&self, key: &str) -> io::Result<()> {
+        self.note(&format!("{SPOOL}/{key}"), Mark::Name)
+    }
+
+    /// Notes that an upload will be recorded in the file called `name`, before it is made.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn expect_upload(&self, name: &str) -> io::Result<()> {
+        self.note(name, Mark::Name)
     }
 
     /// Writes `result.json`.
@@ -140,12 +205,23 @@ impl ResultsDirectory {
 
     /// Temporary file, fsync, rename: a reader sees all of it or none of it, also after a power cut.
     fn write(&self, name: &str, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-        let temporary = self.path.join(format!(".{name}.partial"));
-        let mut file = BufWriter::new(File::create(&temporary)?);
+        let unfinished = self.path.join(unfinished(name, &self.run));
+        // Nobody else has drawn up a file of this name; one that could not be finished is this run's own.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = BufWriter::new(File::create_new(&unfinished)?);
         fill(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&temporary, self.path.join(name))?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        self.note(name, Mark::whole(&file.metadata()?))?;
+        fs::rename(&unfinished, self.path.join(name))?;
         File::open(&self.path)?.sync_all()
+    }
+
+    fn note(&self, name: &str, mark: Mark) -> io::Result<()> {
+        self.record.as_ref().map_or(Ok(()), |record| record.note(name, mark))
     }
 }
 

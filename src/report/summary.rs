@@ -4,13 +4,15 @@ use std::fmt::Write;
 
 use super::result::JobResult;
 use crate::bench::Measurement;
+use crate::config::escape_controls;
 
-/// The result as text: what ran, the seven figures, latencies, phases, and where to find more.
+/// The result as text: what ran, the seven figures, latencies, phases, and where to find more. A
+/// file's name or a server's words start no line of their own.
 pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<26} {value}");
+        let _ = writeln!(text, "{name:<26} {}", escape_controls(value));
     };
     let figure = |name: &str| result.figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
     line("status", &format!("{:?}", result.status).to_lowercase());

@@ -5,11 +5,10 @@
 //! defence, behind types that do not show themselves.
 
 mod format;
-mod redaction;
 mod sink;
 
+use std::fs::File;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indicatif::MultiProgress;
@@ -20,9 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::format::{Json, Text};
 use self::sink::{FileCopy, Screen};
-use crate::config::{LogFormat, Secret};
-
-pub use self::redaction::Redaction;
+use crate::config::{LogFormat, Redaction, Secret, redact};
 
 /// What is said unless a filter asks for more or less: our facts, and other crates' warnings.
 const DEFAULT_FILTER: &str = "warn,flashjob=info";
@@ -35,8 +32,8 @@ pub struct Options<'a> {
     /// In the syntax of `RUST_LOG` (`tracing_subscriber::EnvFilter`); `None` or empty is our facts at `info`
     /// and other crates' warnings.
     pub filter: Option<&'a str>,
-    /// Takes a copy of each line as JSON; made with its directories, appended to when it is there.
-    pub copy: Option<&'a Path>,
+    /// Takes a copy of each line as JSON; open for appending.
+    pub copy: Option<&'a File>,
     /// Texts that no line may hold.
     pub secrets: &'a [Secret],
 }
@@ -54,14 +51,9 @@ pub enum Error {
         /// The parser's words.
         reason: String,
     },
-    /// The copy cannot be opened.
-    #[error("the log cannot be copied to {}: {source}; make results-dir a directory that this user may write to", path.display())]
-    Copy {
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    /// The system has no further descriptor for the copy.
+    #[error("the log cannot be copied to results-dir: {0}; raise the number of files that this process may have open")]
+    Copy(std::io::Error),
     /// Someone else logs in this process already.
     #[error("logging was started twice in one process (a bug: please report)")]
     Twice,
@@ -95,7 +87,7 @@ impl Logs {
 /// Starts logging for the whole process, once.
 ///
 /// # Errors
-/// A bad filter, a copy that cannot be opened, or a second start.
+/// A bad filter, no descriptor for the copy, or a second start.
 pub fn init(options: &Options) -> Result<Logs, Error> {
     let terminal = std::io::stderr().is_terminal();
     let screen = MultiProgress::new();
@@ -114,18 +106,15 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     let filter = options.filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|reason| Error::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
+        .map_err(|reason| Error::Filter { filter: redact(filter), reason: redact(&reason.to_string()) })?;
     let redaction = Arc::new(Redaction::new(options.secrets));
-    let copy = match options.copy {
-        Some(path) => Some(FileCopy::open(path).map_err(|source| Error::Copy { path: path.to_owned(), source })?),
-        None => None,
-    };
+    let copy = options.copy.map(File::try_clone).transpose().map_err(Error::Copy)?;
     let shown = if text {
         fmt::layer().event_format(Text { redaction: redaction.clone() }).with_writer(screen).boxed()
     } else {
         fmt::layer().event_format(Json { redaction: redaction.clone() }).with_writer(screen).boxed()
     };
-    let copied = copy.map(|copy| fmt::layer().event_format(Json { redaction }).with_writer(copy));
+    let copied = copy.map(|file| fmt::layer().event_format(Json { redaction }).with_writer(FileCopy::to(file)));
     Ok(Dispatch::new(Registry::default().with(filter).with(shown).with(copied)))
 }
 

@@ -81,14 +81,14 @@ fn outputs(results: &TempDir) -> String {
     std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap()
 }
 
-/// A machine that was led has a log and nothing that looks like a result.
+/// A machine that was led has a log, the record of it, and nothing that looks like a result.
 fn expect_no_result(results: &TempDir) {
     let mut files: Vec<String> = std::fs::read_dir(results.path().join("out"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     files.sort();
-    assert_eq!(files, ["flashjob.log"]);
+    assert_eq!(files, [".flashjob-run.jsonl", "flashjob.log"]);
 }
 
 /// Enough for the longest sequence, and not for the eight that run at a time.

@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::prometheus::Prometheus;
 
 /// A bucket folder with the tiny model under the name that a hub would give it.
-pub(super) fn bucket_folder() -> TempDir {
+pub(crate) fn bucket_folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     let model = folder.path().join("tiny/llama");
     std::fs::create_dir_all(&model).unwrap();
@@ -24,7 +24,7 @@ pub(super) fn bucket_folder() -> TempDir {
 }
 
 /// A job that mounts `url` under `results` and runs the tiny model from there.
-pub(super) fn mounting(results: &TempDir, url: &str) -> Process {
+pub(crate) fn mounting(results: &TempDir, url: &str) -> Process {
     let location = results.path().join("models");
     job_without_model(results)
         .args(["--model", "tiny/llama", "--par", url, "--mount-location", &location.display().to_string()])

@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
+use super::super::child_environment;
 use super::protocol::Said;
-use crate::config::Secret;
 
 /// How often a wait for the child's next line looks at the child itself and at the cancellation.
 const LOOK_UP: Duration = Duration::from_millis(25);
@@ -54,25 +54,18 @@ pub enum Silence {
 }
 
 impl Child {
-    /// Starts `interpreter` on `script`. Variables that hold one of `secrets` are not passed on; `variables` are added where
-    /// nobody has set them.
+    /// Starts `interpreter` on `script`, with what an engine has use for in its environment; `variables` are added where nobody
+    /// has set them.
     ///
     /// # Errors
     /// The system starts no process.
-    pub fn start(interpreter: &Path, script: &str, secrets: &[Secret], variables: &[(&str, &str)]) -> io::Result<Self> {
-        let mut command = Command::new(interpreter);
+    pub fn start(interpreter: &Path, script: &str, variables: &[(&str, &str)]) -> io::Result<Self> {
+        let mut command = child_environment::command(interpreter);
         command.args(["-c", script]).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for (name, value) in std::env::vars_os() {
-            let value = value.to_string_lossy();
-            if secrets.iter().any(|secret| !secret.reveal().is_empty() && value.contains(secret.reveal())) {
-                command.env_remove(name);
-            }
-        }
-        for (name, value) in variables {
-            if std::env::var_os(name).is_none() {
-                command.env(name, value);
-            }
+        let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, value) in variables.iter().filter(|(name, _)| !set.iter().any(|set| set == name)) {
+            command.env(name, value);
         }
         let mut process = command.spawn()?;
         let group = Pid::from_raw(process.id() as i32);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::super::digest::{self, Hash};
 use super::super::object;
 use crate::config::Par;
+
+/// A link would lead out of the folder, to a file that is none of ours.
+const NO_LINK: i32 = libc::O_NOFOLLOW;
 
 /// An upload, and the file that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,16 +45,21 @@ pub(super) struct Record {
 
 /// Where uploads to the object called `name` are recorded in `folder`: each destination has a file of its own.
 pub(super) fn place(folder: &Path, par: &Par, name: &str) -> PathBuf {
+    folder.join(file_name(par, name))
+}
+
+/// The last part of [`place`].
+pub(super) fn file_name(par: &Par, name: &str) -> String {
     // Shown, a PAR has no token.
     let destination = digest::hash(format!("{par}{name}").as_bytes());
     let digits: String = destination.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!(".upload-{digits}.jsonl"))
+    format!(".upload-{digits}.jsonl")
 }
 
 impl Record {
     /// What an earlier process has left at `path`, if it can be read and no process is at it.
     pub(super) fn find(path: &Path) -> Option<(Self, Begun, BTreeMap<u64, Hash>)> {
-        let mut file = OpenOptions::new().read(true).append(true).open(path).ok()?;
+        let mut file = OpenOptions::new().read(true).append(true).custom_flags(NO_LINK).open(path).ok()?;
         file.try_lock().ok()?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).ok()?;
@@ -69,7 +78,7 @@ impl Record {
     /// # Errors
     /// Another process has locked it, or the file system refuses.
     pub(super) fn begin(path: &Path, begun: &Begun) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).custom_flags(NO_LINK).open(path)?;
         file.try_lock()?;
         let record = Self { file, path: path.to_owned() };
         record.file.set_len(0)?;

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Redaction;
+use crate::config::{Redaction, escape_controls};
 
 /// RFC 3339 with milliseconds.
 const TIMESTAMP: EncodedConfig =
@@ -111,15 +111,14 @@ where
         let line = Line::of(event, &self.redaction);
         let target = line.target.strip_prefix("flashjob::").unwrap_or(&line.target);
         write!(out, "{} {:>5} {target}: ", timestamp(), event.metadata().level().as_str())?;
-        write_escaped(&mut out, &line.message)?;
+        out.write_str(&escape_controls(&line.message))?;
         for (name, value) in &line.fields {
             match value {
                 Value::String(text) if text.contains(char::is_whitespace) || text.is_empty() => {
                     write!(out, " {name}={text:?}")?;
                 }
                 Value::String(text) => {
-                    write!(out, " {name}=")?;
-                    write_escaped(&mut out, text)?;
+                    write!(out, " {name}={}", escape_controls(text))?;
                 }
                 other => write!(out, " {name}={other}")?,
             }
@@ -153,15 +152,4 @@ where
 
 fn timestamp() -> String {
     OffsetDateTime::now_utc().format(&Iso8601::<TIMESTAMP>).unwrap_or_default()
-}
-
-fn write_escaped(out: &mut Writer<'_>, text: &str) -> fmt::Result {
-    for character in text.chars() {
-        if character.is_control() {
-            write!(out, "{}", character.escape_default())?;
-        } else {
-            out.write_char(character)?;
-        }
-    }
-    Ok(())
 }

@@ -2,9 +2,8 @@
 //!
 //! A line that cannot be written is lost, never a reason for the job to fail.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::MultiProgress;
@@ -66,16 +65,9 @@ pub(super) struct FileCopy {
 }
 
 impl FileCopy {
-    /// Opens `path` for appending and makes its directories.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { file: Mutex::new(Some(file)) })
+    /// A copy in `file`, which is open for appending.
+    pub(super) fn to(file: File) -> Self {
+        Self { file: Mutex::new(Some(file)) }
     }
 }
 
