@@ -26,12 +26,6 @@ static TOKEN_BEFORE_NAMESPACE: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}")).ok());
 
-/// A URL whose path begins with `p`.
-static TOKEN_AFTER_HOST: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    let host = r"(?:://|https?:/+|https?%(?:25)?3a(?:%(?:25)?2f)+)[^/\\%]*";
-    Regex::new(&format!("(?i){host}{SEPARATOR}+p{SEPARATOR}+{COMPONENT}")).ok()
-});
-
 /// A component that looks drawn by lot, as tokens are. A host may look so, too.
 static RANDOM: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)([^/:]{SEPARATOR})[a-z0-9_+=-]{{40,}}")).ok());
@@ -65,8 +59,7 @@ pub fn hide_pars(text: &str) -> Cow<'_, str> {
 
 /// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
 pub(super) fn holds_par(text: &str) -> bool {
-    let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
-    patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
+    TOKEN_BEFORE_NAMESPACE.as_ref().is_none_or(|pattern| pattern.is_match(text))
         || ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
 }
 
