@@ -2,6 +2,7 @@
 
 mod blueprint;
 mod check;
+mod descriptors;
 mod environment;
 mod exit;
 mod files;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
     if supervisor::needed() {
         return supervisor::run();
     }
+    descriptors::raise_limit();
     let read_file = |path: &Path| std::fs::read(path);
     let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
         Ok(Command::Run(job)) => {

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors::KeptBack;
 use super::exit::Failure;
 use super::finish::{self, Ending};
 use super::phases::Phases;
@@ -37,6 +38,8 @@ const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
 pub struct Context {
     /// What was asked for.
     pub job: JobConfig,
+    /// What is counted of it.
+    pub registry: Arc<Registry>,
     /// The stream of facts.
     pub events: Events,
     /// What stops the run early.
@@ -55,6 +58,8 @@ pub struct Context {
     pub gpus: Arc<Gpus>,
     /// Where the files of the run before this one are, if there are any.
     pub earlier: PathBuf,
+    /// For the files of the result.
+    pub descriptors: KeptBack,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -113,8 +118,21 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let earlier = directory.earlier(&earlier);
     let rendezvous = |machines| Arc::new(Rendezvous::new(machines, signals.cancel().clone()));
     let rendezvous = job.machines.clone().map(rendezvous);
-    let context =
-        Context { job, events, signals, recorder, phases, directory, tracking, rendezvous, gpus, earlier, started };
+    let context = Context {
+        job,
+        registry: registry.clone(),
+        events,
+        signals,
+        recorder,
+        phases,
+        directory,
+        tracking,
+        rendezvous,
+        gpus,
+        earlier,
+        descriptors: KeptBack::take(),
+        started,
+    };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
@@ -162,7 +180,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         tracing::info!(seconds, reason, "metrics stay up for a last scrape");
         match server.linger(linger, context.signals.cancel()).await {
             LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
-            LingerEnd::TimedOut => tracing::info!(seconds, "no scrape of the final metrics came"),
+            LingerEnd::TimedOut => tracing::info!(seconds, "no scraper that had come before took the final metrics"),
             LingerEnd::Cancelled => {}
         }
     }

@@ -1,0 +1,4 @@
+//! Inputs that somebody made to do harm, or that broke on their way: the job keeps its memory, its time and its result.
+
+mod memory;
+mod metrics_port;
