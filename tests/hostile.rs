@@ -2,3 +2,5 @@
 
 mod memory;
 mod metrics_port;
+mod mlflow;
+mod stranger;

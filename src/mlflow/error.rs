@@ -179,7 +179,7 @@ impl Failure {
         }
         let (code, said) = match serde_json::from_str::<Body>(body) {
             Ok(Body { error_code, message }) if error_code.is_some() || message.is_some() => {
-                (error_code, quote(&message.unwrap_or_default()))
+                (error_code.map(|code| quote(&code)), quote(&message.unwrap_or_default()))
             }
             _ => (None, quote(&visible_text(body))),
         };
@@ -274,7 +274,7 @@ fn visible_text(body: &str) -> String {
 }
 
 /// One line of bounded length.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = words.char_indices().nth(LONGEST_QUOTE_CHARS) {
         words.truncate(end);
