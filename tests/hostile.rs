@@ -4,4 +4,5 @@ mod dataset;
 mod memory;
 mod metrics_port;
 mod mlflow;
+mod store;
 mod stranger;
