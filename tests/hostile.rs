@@ -4,5 +4,6 @@ mod dataset;
 mod memory;
 mod metrics_port;
 mod mlflow;
+mod model_files;
 mod store;
 mod stranger;

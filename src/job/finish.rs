@@ -38,7 +38,12 @@ impl Ending {
     /// An error ended it.
     pub fn failed(failure: Failure, work: Work) -> Self {
         // `{:#}` joins the chain of causes with colons.
-        Self { status: Status::Failed, exit: failure.exit, error: Some(format!("{:#}", failure.error)), work }
+        Self {
+            status: Status::Failed,
+            exit: failure.exit,
+            error: Some(super::exit::cut(format!("{:#}", failure.error))),
+            work,
+        }
     }
 
     /// A signal ended it.

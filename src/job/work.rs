@@ -205,7 +205,7 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
         "model is loaded"
     );
     let warnings = facts.warnings.iter().map(String::as_str);
-    for warning in facts.other_modalities.into_iter().chain(warnings) {
+    for warning in facts.other_modalities.into_iter().chain(warnings).take(REPORTED) {
         tracing::warn!("{warning}");
     }
     if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
