@@ -51,7 +51,16 @@ const CASES: [Case; 12] = [
         "an object, byte by byte",
         |line, stream| match is_listing(line) {
             true => page(stream, ["tiny/llama/config.json".to_owned()].into_iter(), None),
-            false => trickle(stream, "HTTP/1.1 206 X\r\nContent-Range: bytes 0-99999/100000\r\nContent-Length: 100000"),
+            // From where the one before broke off.
+            false => {
+                let range = line
+                    .to_ascii_lowercase()
+                    .split("bytes=")
+                    .nth(1)
+                    .and_then(|rest| Some(rest.lines().next()?.to_owned()));
+                let range = range.unwrap_or_else(|| "0-99999".to_owned());
+                trickle(stream, &format!("HTTP/1.1 206 X\r\nContent-Range: bytes {range}/100000"))
+            }
         },
         3,
         "bytes of the body came in",

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// What is written in answer to a request, whose first line and body it is told. An error is the client's leaving.
+/// What is written in answer to a request, whose head and body it is told. An error is the client's leaving.
 pub type Answer = dyn Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
 /// Listens for as long as the tests run.
@@ -24,8 +24,8 @@ pub fn start(answer: impl Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> 
 fn serve(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
-        let mut first = String::new();
-        if reader.read_line(&mut first)? == 0 {
+        let mut head = String::new();
+        if reader.read_line(&mut head)? == 0 {
             return Ok(());
         }
         let mut length = 0;
@@ -37,10 +37,11 @@ fn serve(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap_or(0);
             }
+            head.push_str(&line);
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        answer(first.trim_end(), &String::from_utf8_lossy(&body), &mut stream)?;
+        answer(&head, &String::from_utf8_lossy(&body), &mut stream)?;
     }
 }
 

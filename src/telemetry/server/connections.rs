@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Watched};
 use crate::telemetry::Registry;
 
-const PLACES: usize = 64;
+const MOST_PLACES: usize = 64;
 const HEADER_BYTES: usize = 16 * 1024;
 
 /// Requests that one connection may make at once, and the time in which it earns another one: beyond that it is answered
@@ -40,7 +41,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `stop` is cancelled, then finishes the answers under way. Dropping the future closes everything.
 pub(super) async fn serve(listener: TcpListener, router: Router, registry: Arc<Registry>, stop: CancellationToken) {
-    let places = Arc::new(Places::default());
+    let places = Arc::new(Places { most: places(getrlimit(Resource::Nofile).current), ..Places::default() });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -62,6 +63,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, registry: Arc<R
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// How many connections there may be in a process of so many descriptors, most of which are not the port's.
+fn places(descriptors: Option<u64>) -> usize {
+    let quarter = descriptors.map_or(MOST_PLACES, |all| usize::try_from(all / 4).unwrap_or(MOST_PLACES));
+    quarter.clamp(2, MOST_PLACES)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -144,6 +151,7 @@ impl Pace {
 /// Who is connected.
 #[derive(Default)]
 struct Places {
+    most: usize,
     taken: Mutex<Vec<Taken>>,
     last_number: AtomicU64,
 }
@@ -168,7 +176,7 @@ impl Places {
         let number = places.last_number.fetch_add(1, Ordering::Relaxed);
         let (activity, evicted) = (Activity::begin(), CancellationToken::new());
         let mut taken = places.lock();
-        while taken.len() >= PLACES {
+        while taken.len() >= places.most {
             evict(&mut taken);
         }
         taken.push(Taken { number, activity: activity.clone(), evicted: evicted.clone() });
@@ -195,5 +203,32 @@ fn evict(taken: &mut Vec<Taken>) {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.lock().retain(|taken| taken.number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_a_quarter_of_few_descriptors() {
+        for (descriptors, expected) in [(None, 64), (Some(1 << 20), 64), (Some(256), 64), (Some(100), 25), (Some(0), 2)]
+        {
+            assert_eq!(places(descriptors), expected, "{descriptors:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_idle_connection_gives_way() {
+        let places = Arc::new(Places { most: 2, ..Places::default() });
+        let [first, second] = [Places::take(&places), Places::take(&places)];
+        // The first one asks, and is not the longest idle any more.
+        first.activity.requested();
+        let third = Places::take(&places);
+        let evicted = [&first, &second, &third].map(|place| place.evicted.is_cancelled());
+        assert_eq!(evicted, [false, true, false]);
+        drop((first, second));
+        let fourth = Places::take(&places);
+        assert!(!third.evicted.is_cancelled() && !fourth.evicted.is_cancelled());
     }
 }
