@@ -4,12 +4,14 @@
 //! warm-up. This room does not know where results go.
 
 mod bins;
+mod bounded_json;
 mod distribution;
 mod entries;
 mod jsonl;
 mod measurement;
 mod messages;
 mod openai_request;
+mod pieces;
 mod prompt_encoder;
 mod question;
 mod random_prompts;

@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod listing;
 mod multipart;
 mod object;
+mod pace;
 mod probe;
 mod read;
 mod retry;

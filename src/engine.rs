@@ -210,6 +210,7 @@ impl Loading<'_> {
             workspace_bytes: of_memory(workspace_bytes),
             block_bytes: of_memory(kv_shape.block_bytes()),
             max_position: model.config.max_position,
+            position_bytes: rope::position_bytes(&model.config),
             max_num_seqs,
         };
         let replays = placement.replays() && !config.enforce_eager;

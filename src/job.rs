@@ -2,6 +2,7 @@
 
 mod blueprint;
 mod check;
+mod descriptors;
 mod environment;
 mod exit;
 mod files;
@@ -18,6 +19,7 @@ mod run;
 mod signals;
 mod supervisor;
 mod terminal;
+mod text_file;
 mod tracking;
 mod upload;
 mod verify;
@@ -37,7 +39,8 @@ pub fn main() -> ExitCode {
     if supervisor::needed() {
         return supervisor::run();
     }
-    let read_file = |path: &Path| std::fs::read(path);
+    descriptors::raise_limit();
+    let read_file = |path: &Path| text_file::read(path);
     let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
         Ok(Command::Run(job)) => {
             // Before there is a second thread.

@@ -5,6 +5,7 @@
 //! what a run measures: names and values are handed to it.
 
 mod batch;
+mod body;
 mod client;
 mod error;
 mod group;

@@ -20,6 +20,7 @@ mod open;
 mod read_at;
 mod safetensors;
 mod shard;
+mod small_file;
 mod special_tokens;
 mod stored;
 mod substitute;

@@ -120,6 +120,9 @@ pub async fn mount_source(
     present(input, config, tree, source, workers, cancel).await
 }
 
+/// Files and directories of one mount, which take about 150 bytes each: a name of 1024 bytes may stand for 500 directories.
+const MOST_NODES: usize = 2_000_000;
+
 /// Every object that is wanted. Only the included paths are listed, so that a large bucket is not listed whole.
 async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Error> {
     let mut objects = Vec::new();
@@ -137,9 +140,16 @@ async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Err
             return Err(Error::NothingIncluded(path.clone()));
         }
         objects.append(&mut found);
+        if objects.len() > MOST_NODES {
+            return Err(Error::TooManyFiles { needed: objects.len(), limit: MOST_NODES });
+        }
     }
     objects.retain(|object| selection.takes(&object.name));
-    Ok(objects)
+    let needed = Tree::nodes_needed(&objects);
+    match needed > MOST_NODES {
+        true => Err(Error::TooManyFiles { needed, limit: MOST_NODES }),
+        false => Ok(objects),
+    }
 }
 
 /// The tree of a listing; logs what it hides.

@@ -3,10 +3,17 @@
 mod child_environment;
 mod control_characters;
 mod copying;
+mod dataset;
+mod memory;
+mod metrics_port;
 mod mlflow;
+mod mlflow_answers;
 mod mlflow_stub;
+mod model_files;
 mod results_dir;
 mod secrets;
+mod store;
+mod stranger;
 mod termination_message;
 mod umask;
 mod versions;

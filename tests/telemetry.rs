@@ -1,6 +1,6 @@
 //! Telemetry from outside: real `promtool`, real Prometheus, HTTP as probes and scrapers speak it.
 
-mod job_story;
+pub(crate) mod job_story;
 mod metrics_page;
 mod prometheus;
 mod promtool;

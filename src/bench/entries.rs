@@ -112,7 +112,23 @@ struct Reading<'a> {
     requests: Vec<Request>,
     entries: Vec<Entry>,
     names: HashMap<String, Place>,
+    skipped: usize,
     failed: Option<Error>,
+}
+
+/// What is skipped is remembered until its answer is written.
+const MOST_SKIPPED: usize = 1_000_000;
+
+/// Longest reason that is remembered, in bytes: some name all that a template says.
+const LONGEST_REASON_BYTES: usize = 500;
+
+fn cut(mut reason: String) -> String {
+    if reason.len() > LONGEST_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(LONGEST_REASON_BYTES));
+        reason.push('…');
+        reason.shrink_to_fit();
+    }
+    reason
 }
 
 impl<'a> Reading<'a> {
@@ -121,10 +137,11 @@ impl<'a> Reading<'a> {
             workload,
             path,
             max_model_len,
-            encoder: PromptEncoder::new(texts, workload.apply_chat_template)?,
+            encoder: PromptEncoder::new(texts, workload.apply_chat_template, max_model_len)?,
             requests: Vec::new(),
             entries: Vec::new(),
             names: HashMap::new(),
+            skipped: 0,
             failed: None,
         })
     }
@@ -139,10 +156,19 @@ impl<'a> Reading<'a> {
                 self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
             }
             Err(Refusal { custom_id, reason }) if self.workload.on_bad_input == OnBadInput::Skip => {
-                self.entries.push(Entry::Skipped { place, custom_id, reason });
+                self.skipped += 1;
+                if self.skipped > MOST_SKIPPED {
+                    let at = self.path.display();
+                    self.failed = Some(Error::Workload(format!(
+                        "{at}: more than {MOST_SKIPPED} lines or entries up to {place} are no prompts, the last because {reason}; is \
+                         it a dataset?"
+                    )));
+                    return ControlFlow::Break(());
+                }
+                self.entries.push(Entry::Skipped { place, custom_id, reason: cut(reason) });
             }
             Err(Refusal { reason, .. }) => {
-                let at = self.path.display();
+                let (at, reason) = (self.path.display(), cut(reason));
                 self.failed = Some(Error::Workload(format!(
                     "{at}, {place}: {reason} (on-bad-input=skip reports such input and goes on)"
                 )));

@@ -8,9 +8,11 @@ use std::ops::ControlFlow;
 
 use serde_json::{Map, Value};
 
+use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
-use super::openai_request::{self, UnknownFields, abbreviated};
-use super::question::{AnswerForm, Asked, Endpoint, Labels, Refusal};
+use super::openai_request::{self, UnknownFields};
+use super::pieces::{self, Piece};
+use super::question::{AnswerForm, Asked, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
 use crate::config::Sampling;
 
 /// Hands each line that is not blank to `take`, until the file or `take` ends it.
@@ -22,14 +24,19 @@ pub(super) fn read(
     sampling: Sampling,
     take: &mut dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let mut bytes = Vec::new();
     let mut number = 0;
-    loop {
-        bytes.clear();
-        if file.read_until(b'\n', &mut bytes)? == 0 {
-            return Ok(());
-        }
+    while let Some(piece) = pieces::line(&mut file)? {
         number += 1;
+        let bytes = match piece {
+            Piece::Whole(bytes) => bytes,
+            Piece::TooLong(bytes) => {
+                let refusal = Refusal { custom_id: None, reason: Piece::refusal(bytes) };
+                if take(Place::Line(number), Err(refusal)).is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
         let line = bytes.trim_ascii();
         // Some editors begin a file with a mark that is no part of its text.
         let line = if number == 1 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line };
@@ -37,24 +44,29 @@ pub(super) fn read(
             return Ok(());
         }
     }
+    Ok(())
 }
 
 fn parse(line: &[u8], sampling: Sampling) -> Result<Asked, Refusal> {
     let refuse = |reason: String| Refusal { custom_id: None, reason };
-    let line: Value = serde_json::from_slice(line).map_err(|error| refuse(not_json(&error)))?;
+    let line: Value = bounded_json::parse(line).map_err(|error| refuse(not_json(&error)))?;
     let Value::Object(fields) = line else {
         return Err(refuse(format!("it is not a JSON object but {}", abbreviated(&line))));
     };
     if fields.contains_key("body") || fields.contains_key("url") {
         return batch_line(fields, sampling);
     }
-    let form = AnswerForm::Plain(Labels::of(&fields));
+    let form = AnswerForm::Plain(Labels::of(&fields).map_err(refuse)?);
     let (question, wish) = openai_request::read(fields, sampling, UnknownFields::Ignored).map_err(refuse)?;
     Ok(Asked { question, wish, reply: None, form })
 }
 
 fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<Asked, Refusal> {
     let custom_id = match fields.remove("custom_id") {
+        Some(Value::String(id)) if id.len() > LONGEST_LABEL_BYTES => {
+            let reason = format!("`custom_id` has {} bytes; up to {LONGEST_LABEL_BYTES} are kept", id.len());
+            return Err(Refusal { custom_id: None, reason });
+        }
         Some(Value::String(id)) if !id.is_empty() => id,
         other => {
             let found = other.map_or("missing".to_owned(), |value| abbreviated(&value));

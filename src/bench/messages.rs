@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::openai_request::abbreviated;
+use super::bounded_json::{self, abbreviated};
 
 /// Reads `messages`.
 ///
@@ -75,7 +75,7 @@ fn parse_arguments(fields: &mut Map<String, Value>) -> Result<(), String> {
         let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else { continue };
         let parsed = match function.get("arguments") {
             Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
-            Some(Value::String(text)) => serde_json::from_str(text).map_err(|error| {
+            Some(Value::String(text)) => bounded_json::parse(text.as_bytes()).map_err(|error| {
                 format!(
                     "has `tool_calls[{index}].function.arguments` that are no JSON ({error}): {}",
                     abbreviated(&function["arguments"])

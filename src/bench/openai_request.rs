@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Map, Value};
 
+use super::bounded_json::abbreviated;
 use super::question::{Question, Wish};
 use crate::config::Sampling;
 
@@ -215,15 +216,6 @@ fn field<T>(
     let Some(value) = fields.get(name) else { return Ok(None) };
     let refuse = || format!("`{name}` must be {allowed}, not {}", abbreviated(value));
     read(value).map(Some).ok_or_else(refuse)
-}
-
-/// Enough of a value to recognise it in an error.
-pub(super) fn abbreviated(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]

@@ -49,16 +49,28 @@ pub(super) struct Refusal {
     pub reason: String,
 }
 
+/// Longest text by which an answer is found again.
+pub(super) const LONGEST_LABEL_BYTES: usize = 1024;
+
 /// Fields of a line by which its answer is found again, as they were: `custom_id` and `id`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Labels(pub Map<String, Value>);
 
 impl Labels {
     /// Keeps texts and numbers.
-    pub(super) fn of(fields: &Map<String, Value>) -> Self {
+    ///
+    /// # Errors
+    /// One that is too long to be kept until its answer is written.
+    pub(super) fn of(fields: &Map<String, Value>) -> Result<Self, String> {
         let labels = ["custom_id", "id"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
         let labels = labels.filter(|(_, value)| value.is_string() || value.is_number());
-        Self(labels.map(|(name, value)| (name.to_owned(), value.clone())).collect())
+        let kept = labels.map(|(name, value)| match value.as_str().map(str::len) {
+            Some(bytes) if bytes > LONGEST_LABEL_BYTES => {
+                Err(format!("`{name}` has {bytes} bytes; up to {LONGEST_LABEL_BYTES} are kept"))
+            }
+            _ => Ok((name.to_owned(), value.clone())),
+        });
+        kept.collect::<Result<_, _>>().map(Self)
     }
 }
 

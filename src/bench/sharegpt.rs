@@ -4,16 +4,15 @@
 //! that hold no such pair are passed over, as in vLLM; they are no mistakes but what the well-known file is full of.
 //! Entries come in the file's order, so that the same number is the same entry whatever the seed.
 
-use std::fmt;
 use std::io::BufRead;
 use std::ops::ControlFlow;
 
-use serde::Deserializer;
-use serde::de::{Error, SeqAccess, Visitor};
+use serde::de::Error as _;
 use serde_json::Value;
 
+use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
-use super::openai_request::abbreviated;
+use super::pieces::{self, End, Piece};
 use super::question::{AnswerForm, Asked, Labels, Question, Refusal, Wish};
 use crate::config::{ReplyLength, Sampling};
 
@@ -35,42 +34,67 @@ pub(super) fn read(
     if file.fill_buf().map_err(serde_json::Error::io)?.starts_with("\u{feff}".as_bytes()) {
         file.consume("\u{feff}".len());
     }
-    let mut is_enough = false;
-    let entries = Entries { sampling, reply_length, take, is_enough: &mut is_enough };
-    let mut deserializer = serde_json::Deserializer::from_reader(file);
-    match deserializer.deserialize_seq(entries).and_then(|()| deserializer.end()) {
-        Err(_) if is_enough => Ok(()),
-        outcome => outcome,
+    if !opens(&mut file)? {
+        return Err(serde_json::Error::custom("it does not begin as a list of conversations"));
     }
-}
-
-struct Entries<'a, 'b> {
-    sampling: Sampling,
-    reply_length: ReplyLength,
-    take: &'a mut Take<'b>,
-    is_enough: &'a mut bool,
-}
-
-impl<'de> Visitor<'de> for Entries<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of conversations")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let mut number = 0;
-        while let Some(entry) = entries.next_element::<Value>()? {
-            number += 1;
-            let Some(asked) = asked(&entry, self.sampling, self.reply_length).transpose() else { continue };
-            if (self.take)(Place::Entry(number), asked).is_break() {
-                // The rest of the file may be long; an error is how a visitor leaves early.
-                *self.is_enough = true;
-                return Err(A::Error::custom("enough"));
+    for number in 1.. {
+        let (piece, end) = pieces::element(&mut file).map_err(serde_json::Error::io)?;
+        let is_over = match piece {
+            // An array without entries has one piece, of spaces.
+            Piece::Whole(text) if number == 1 && end == End::Bracket && text.trim_ascii().is_empty() => false,
+            Piece::Whole(text) => {
+                let entry = bounded_json::parse(&text).map_err(|error| within(number, &error))?;
+                let asked = asked(&entry, sampling, reply_length).transpose();
+                asked.is_some_and(|asked| take(Place::Entry(number), asked).is_break())
             }
+            Piece::TooLong(bytes) => {
+                let refusal = Refusal { custom_id: None, reason: Piece::refusal(bytes) };
+                take(Place::Entry(number), Err(refusal)).is_break()
+            }
+        };
+        match end {
+            // The rest of the file may be long, and nobody looks at it.
+            _ if is_over => return Ok(()),
+            End::Comma => {}
+            End::Bracket => break,
+            End::File => return Err(serde_json::Error::custom(format!("it ends within entry {number}"))),
         }
-        Ok(())
     }
+    match first_byte(&mut file)? {
+        None => Ok(()),
+        Some(_) => Err(serde_json::Error::custom("something follows the list")),
+    }
+}
+
+/// Passes over the bracket that opens the array. False: there is none.
+fn opens(file: &mut impl BufRead) -> Result<bool, serde_json::Error> {
+    let found = first_byte(file)? == Some(b'[');
+    if found {
+        file.consume(1);
+    }
+    Ok(found)
+}
+
+/// The first byte that is no space, which is not passed over.
+fn first_byte(file: &mut impl BufRead) -> Result<Option<u8>, serde_json::Error> {
+    loop {
+        let buffer = file.fill_buf().map_err(serde_json::Error::io)?;
+        let blank = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        match buffer.get(blank) {
+            Some(byte) => {
+                let byte = *byte;
+                file.consume(blank);
+                return Ok(Some(byte));
+            }
+            None if blank == 0 => return Ok(None),
+            None => file.consume(blank),
+        }
+    }
+}
+
+/// A mistake within an entry, whose lines are not the file's.
+fn within(number: usize, error: &serde_json::Error) -> serde_json::Error {
+    serde_json::Error::custom(format!("entry {number} is no JSON ({error} of the entry)"))
 }
 
 /// The question of an entry; `None` where it is passed over.
@@ -95,7 +119,7 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
         question: Question::Turn((*question).to_owned()),
         wish: Wish { output_tokens: None, sampling, seed: None, ignore_eos: None },
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
-        form: AnswerForm::Plain(entry.as_object().map(Labels::of).unwrap_or_default()),
+        form: AnswerForm::Plain(entry.as_object().map(Labels::of).transpose().map_err(refuse)?.unwrap_or_default()),
     }))
 }
 

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Protocol,
     /// The service refuses the request as it is, or it cannot be made at all (a name, a range).
     InvalidRequest,
+    /// More objects than an index of them has room for.
+    TooManyObjects,
     /// The local file that was to be sent cannot be read.
     LocalFile,
 }
@@ -61,6 +63,7 @@ impl ErrorKind {
             ErrorKind::Unreachable => "Check the host in the PAR's URL, the network and its proxies",
             ErrorKind::Protocol => "Check that the URL is one of Object Storage and that no proxy alters answers",
             ErrorKind::InvalidRequest => "Correct the name or the range",
+            ErrorKind::TooManyObjects => "Name the directories and objects that are wanted with `include`",
             ErrorKind::LocalFile => "Check that the file is there, readable, and not being written",
         }
     }
@@ -83,7 +86,7 @@ impl Error {
         Self {
             kind: failure.kind,
             attempted: clean(attempted),
-            cause: clean(&failure.cause),
+            cause: cut(clean(&failure.cause)),
             request_id: failure.request_id.as_deref().map(clean),
             tries,
         }
@@ -117,6 +120,17 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {self}", self.kind)
     }
+}
+
+/// Longest cause that is shown, in bytes: names, and what others answer, may be as long as they like.
+const LONGEST_CAUSE_BYTES: usize = 1000;
+
+fn cut(mut cause: String) -> String {
+    if cause.len() > LONGEST_CAUSE_BYTES {
+        cause.truncate(cause.floor_char_boundary(LONGEST_CAUSE_BYTES));
+        cause.push('…');
+    }
+    cause
 }
 
 /// Hides whatever stands where a PAR has its token: `accessUri`s of multipart uploads have tokens of their own.

@@ -18,6 +18,12 @@ use crate::config::ParTarget;
 const PAGE_OBJECTS: usize = 1000;
 /// A page of the longest names, each byte escaped, is about 13 MB.
 const LONGEST_PAGE_BYTES: usize = 32 << 20;
+/// Pages in a row that may hold nothing, and all pages of a listing: those that are full are a hundredth of them.
+const MOST_EMPTY_PAGES: usize = 100;
+const MOST_PAGES: usize = 100_000;
+/// What one listing may hold: some 400 MB, together with the index that is made of it.
+const MOST_OBJECTS: usize = 1_000_000;
+const MOST_TEXT_BYTES: usize = 128 << 20;
 /// A name that nobody uses, to learn whether a PAR reads at all.
 const UNUSED_NAME: &str = ".flashjob-probe";
 
@@ -64,12 +70,20 @@ impl Bucket {
         let mut attempts = Attempts::new(transport, attempted);
         let mut objects = Vec::new();
         let mut start = None;
+        let (mut pages, mut empty_pages, mut text_bytes) = (0, 0, 0);
         loop {
+            let before = objects.len();
             match page(transport, prefix, start.as_deref(), &mut objects).await {
                 Ok(None) => return Ok(objects),
                 Ok(next) => {
                     attempts.progressed();
                     start = next;
+                    pages += 1;
+                    empty_pages = if objects.len() == before { empty_pages + 1 } else { 0 };
+                    text_bytes += objects[before..].iter().map(text_bytes_of).sum::<usize>();
+                    if let Err(failure) = limited(pages, empty_pages, objects.len(), text_bytes) {
+                        return Err(attempts.fail(failure));
+                    }
                 }
                 Err(failure)
                     if failure.is_denied() && probe::reads(transport, &format!("{prefix}{UNUSED_NAME}")).await =>
@@ -80,6 +94,32 @@ impl Bucket {
             }
         }
     }
+}
+
+fn text_bytes_of(object: &Object) -> usize {
+    object.name.len() + object.etag.as_ref().map_or(0, String::len)
+}
+
+/// Refuses a listing that goes on and on.
+fn limited(pages: usize, empty_pages: usize, objects: usize, text_bytes: usize) -> Result<(), Failure> {
+    let too_many = |cause: String| Err(Failure::new(ErrorKind::TooManyObjects, cause));
+    if empty_pages >= MOST_EMPTY_PAGES {
+        return too_many(format!(
+            "the listing has no object on {empty_pages} pages in a row, and says that there are more"
+        ));
+    }
+    if pages >= MOST_PAGES {
+        return too_many(format!("the listing goes on after {pages} pages"));
+    }
+    if objects > MOST_OBJECTS {
+        return too_many(format!("the listing goes on after {objects} objects, and {MOST_OBJECTS} are the limit"));
+    }
+    if text_bytes > MOST_TEXT_BYTES {
+        return too_many(format!(
+            "names take {text_bytes} bytes after {objects} objects, and {MOST_TEXT_BYTES} are the limit"
+        ));
+    }
+    Ok(())
 }
 
 /// Adds one page to `objects`, all of it or nothing, and gives the start of the next.
@@ -112,6 +152,13 @@ pub(super) fn read_page(
     last: Option<&str>,
 ) -> Result<(Vec<Object>, Option<String>), String> {
     let page: Page = serde_json::from_slice(body).map_err(|error| format!("the listing is not whole: {error}"))?;
+    // Another service's pages may be larger, but not a hundred times.
+    if page.objects.len() > 100 * PAGE_OBJECTS {
+        return Err(format!(
+            "a page of the listing holds {} objects, {PAGE_OBJECTS} were asked for",
+            page.objects.len()
+        ));
+    }
     let mut objects: Vec<Object> = Vec::with_capacity(page.objects.len());
     for listed in page.objects {
         let before = objects.last().map(|object| object.name.as_str()).or(last);

@@ -11,6 +11,9 @@ use time::format_description::well_known::Rfc3339;
 /// The longest name the service takes.
 const LONGEST_NAME_BYTES: usize = 1024;
 
+/// The longest ETag that is believed to be one; the service's have 36.
+const LONGEST_ETAG_BYTES: usize = 256;
+
 /// An object's name and the version of its content that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -40,6 +43,17 @@ pub(super) struct ListedObject {
 impl ListedObject {
     /// The object, or what its entry lacks.
     pub(super) fn into_object(self) -> Result<Object, String> {
+        if self.name.len() > LONGEST_NAME_BYTES {
+            let beginning = &self.name[..self.name.floor_char_boundary(60)];
+            return Err(format!(
+                "the listing holds a name of {} bytes: `{}…`",
+                self.name.len(),
+                beginning.escape_debug()
+            ));
+        }
+        if self.etag.as_ref().is_some_and(|etag| etag.len() > LONGEST_ETAG_BYTES) {
+            return Err(format!("the listing gives an ETag above {LONGEST_ETAG_BYTES} bytes for `{}`", self.name));
+        }
         let Some(size_bytes) = self.size else {
             return Err(format!("the listing gives no size for `{}`", self.name));
         };

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::Failure;
 use super::error::{Error, ErrorKind};
+use super::pace::Pace;
 use super::retry::RetryPolicy;
 use super::versions::Versions;
 use crate::config::Par;
@@ -118,7 +119,8 @@ impl Transport {
             self.permits.acquire().await.map_err(|error| Failure::unreachable("connect", error.to_string()))?;
         let response = while_it_moves(request.send(), progress, self.policy.progress_timeout).await;
         let response = response.ok_or_else(|| self.silent("answer"))?.map_err(transport_failure)?;
-        Ok(Reply { response, transport: self, _permit: permit })
+        let pace = Pace::over(self.policy.progress_timeout);
+        Ok(Reply { response, pace, transport: self, _permit: permit })
     }
 
     fn silent(&self, what: &str) -> Failure {
@@ -136,6 +138,7 @@ impl std::fmt::Debug for Transport {
 /// The head of an answer, its body still on the wire. Holds one of the permitted connections.
 pub(super) struct Reply<'a> {
     response: Response,
+    pace: Pace,
     transport: &'a Transport,
     _permit: SemaphorePermit<'a>,
 }
@@ -151,11 +154,19 @@ impl Reply<'_> {
 
     /// The next piece of the body, `None` at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        let asked = Instant::now();
         let next = tokio::time::timeout(self.transport.policy.progress_timeout, self.response.chunk()).await;
         let next = match next {
             Err(_) => Err(self.transport.silent("part of the body")),
             Ok(Err(error)) => Err(transport_failure(error)),
-            Ok(Ok(piece)) => Ok(piece),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(piece))) => match self.pace.came(piece.len(), asked.elapsed()) {
+                Ok(()) => Ok(Some(piece)),
+                Err((bytes, waited)) => {
+                    let cause = format!("only {bytes} bytes of the body came in {:.1} s", waited.as_secs_f64());
+                    Err(Failure::unreachable("timeout", cause))
+                }
+            },
         };
         next.map_err(|failure| failure.with_request_id(self.response.headers()))
     }

@@ -19,9 +19,15 @@ pub struct Demand {
     pub block_bytes: u64,
     /// Longest sequence that the model was made for.
     pub max_position: usize,
+    /// Angles of rotary embedding for each position.
+    pub position_bytes: u64,
     /// Sequences that run at a time.
     pub max_num_seqs: usize,
 }
+
+/// Tables of angles, unless `max-model-len` asks for more: a million positions of a usual head. A configuration may claim any number
+/// of positions, and a small model's cache has room for most of them.
+const MOST_ANGLE_BYTES: u64 = 512 << 20;
 
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,7 +46,9 @@ pub struct Capacity {
 pub fn plan(config: &EngineConfig, demand: &Demand) -> Result<Capacity, Error> {
     let block_tokens = config.block_tokens.get();
     let asked_len = config.max_model_len.map(|length| length.get());
-    let longest = asked_len.unwrap_or(demand.max_position);
+    let most_positions = MOST_ANGLE_BYTES.checked_div(demand.position_bytes).unwrap_or(u64::MAX);
+    let default_len = demand.max_position.min(usize::try_from(most_positions).unwrap_or(usize::MAX)).max(1);
+    let longest = asked_len.unwrap_or(default_len);
     if longest > demand.max_position {
         let most = demand.max_position;
         return Err(Error::Setting(format!(
@@ -132,6 +140,7 @@ mod tests {
         workspace_bytes: 1_000,
         block_bytes: 100,
         max_position: 640,
+        position_bytes: 64,
         max_num_seqs: 8,
     };
 
@@ -167,6 +176,10 @@ mod tests {
         assert_eq!(capacity(0, Some(1_050), DEMAND), (10, 320));
         assert_eq!(capacity(0, Some(6_000), DEMAND), (60, 640));
         assert_eq!(capacity(0, None, Demand { free_bytes: None, ..DEMAND }), (160, 640));
+        // Angles of 8 Mi positions are half a GiB; who asks for more gets it.
+        let claimed = Demand { free_bytes: None, max_position: 1 << 28, max_num_seqs: 1, ..DEMAND };
+        assert_eq!(capacity(0, None, claimed).1, 8 << 20);
+        assert_eq!(capacity(1 << 25, None, claimed).1, 1 << 25);
     }
 
     #[test]

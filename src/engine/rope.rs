@@ -3,7 +3,7 @@
 use candle_core::{Device, Result};
 
 use crate::kernels::RopeTable;
-use crate::model::RopeConfig;
+use crate::model::{DecoderConfig, RopeConfig};
 
 /// A table, and a copy of it where computing happens.
 pub struct Angles {
@@ -46,6 +46,13 @@ impl Angles {
         let Some([cos, sin]) = &self.on_device else { candle_core::bail!("these angles are not on a GPU") };
         Ok([Operand::of(cos).address()?, Operand::of(sin).address()?])
     }
+}
+
+/// Bytes that a position takes in all tables of a model.
+pub fn position_bytes(config: &DecoderConfig) -> u64 {
+    let ropes = std::iter::once(&config.rope).chain(&config.windowed_rope);
+    // A cosine and a sine for each pair.
+    ropes.map(|rope| (rope.dim * size_of::<f32>()) as u64).sum()
 }
 
 /// For positions below `positions`. Angles are single-precision products, as transformers computes them: at long

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Exit, exit, terminal};
+use super::{Exit, exit, terminal, text_file};
 use crate::config::{Render, RenderFormat, redact};
 use crate::deploy::{self, Finding, Format, Kind, RenderError};
 
@@ -47,15 +47,17 @@ pub fn validate(blueprint: &Path) -> Exit {
 }
 
 fn read(blueprint: &Path) -> Result<String, Exit> {
-    std::fs::read_to_string(blueprint).map_err(|error| {
+    let text = text_file::read(blueprint).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    text.map_err(|error| {
         let at = blueprint.display();
         exit::before_log(Exit::Configuration, &format!("the blueprint {at} cannot be read: {error}"))
     })
 }
 
 fn refuse(blueprint: &Path, findings: &[Finding]) -> Exit {
-    for finding in findings {
-        terminal::complain(&format!("{}: {}", blueprint.display(), redact(&finding.to_string())));
+    let findings = findings.iter().map(|finding| format!("{}: {}", blueprint.display(), redact(&finding.to_string())));
+    for finding in exit::first_of(findings) {
+        terminal::complain(&finding);
     }
     Exit::Configuration
 }

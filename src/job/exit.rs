@@ -73,20 +73,45 @@ impl Failure {
     }
 }
 
+/// Longest message for people, in bytes: what it names may come from a file or a server and be as long as that likes.
+const LONGEST_MESSAGE_BYTES: usize = 2000;
+
+/// Mistakes of one file or command that are named; the rest is counted.
+const MOST_MISTAKES: usize = 50;
+
+/// `message`, cut to a length that logs and people take.
+pub fn cut(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
+}
+
+/// The first of many mistakes, each cut, and how many there are besides.
+pub fn first_of(mistakes: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    let more = mistakes.len().saturating_sub(MOST_MISTAKES);
+    let mut named: Vec<String> = mistakes.take(MOST_MISTAKES).map(cut).collect();
+    if more > 0 {
+        named.push(format!("and {more} more mistakes"));
+    }
+    named
+}
+
 /// Ends a process that has no log yet: one line on standard error.
 pub fn before_log(exit: Exit, sentence: &str) -> Exit {
-    super::terminal::complain(sentence);
+    super::terminal::complain(&cut(sentence.to_owned()));
     exit
 }
 
 /// Ends a process whose configuration is not valid, every reason on a line of its own, also in the termination message.
 pub fn invalid(errors: &[ConfigError]) -> Exit {
-    for error in errors {
-        super::terminal::complain(&error.to_string());
+    let all = first_of(errors.iter().map(ToString::to_string));
+    for error in &all {
+        super::terminal::complain(error);
     }
-    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let message =
-        serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": all.join("\n")});
+        serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": cut(all.join("\n"))});
     super::environment::leave_termination_message(Some(Path::new("/dev/termination-log")), &message.to_string());
     Exit::Configuration
 }

@@ -39,7 +39,12 @@ impl Ending {
     /// An error ended it.
     pub fn failed(failure: Failure, work: Work) -> Self {
         // `{:#}` joins the chain of causes with colons.
-        Self { status: Status::Failed, exit: failure.exit, error: Some(format!("{:#}", failure.error)), work }
+        Self {
+            status: Status::Failed,
+            exit: failure.exit,
+            error: Some(super::exit::cut(format!("{:#}", failure.error))),
+            work,
+        }
     }
 
     /// A signal ended it.
@@ -75,6 +80,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         settings: environment::settings(&context.job),
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
+        disturbances: disturbances(context),
         backend: work.backend.as_ref().map(|facts| json!(facts)),
         environment: environment::describe(),
         phases,
@@ -82,6 +88,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         figures,
     };
     // On disk before anything that can hang or fail.
+    context.descriptors.give_back();
     let mut kept = write(context, &result, &work);
     tokio::task::block_in_place(|| work.unmount());
 
@@ -140,6 +147,18 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     );
     show(&report::summary(&result, &context.directory.path().display().to_string(), run_url.as_deref()));
     exit
+}
+
+/// What else the machine was kept busy with while it measured.
+fn disturbances(context: &Context) -> Vec<String> {
+    let rate = context.registry.disturbing_requests_per_second();
+    let sentence = rate.map(|rate| {
+        format!(
+            "{rate:.0} requests per second reached the metrics port while it was measured: answering them took processor \
+             time, so that figures may be too low; scrape less often and measure again"
+        )
+    });
+    sentence.into_iter().inspect(|sentence| tracing::warn!("{sentence}")).collect()
 }
 
 fn write(context: &Context, result: &JobResult, work: &Work) -> bool {

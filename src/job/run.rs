@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors::KeptBack;
 use super::exit::Failure;
 use super::finish::{self, Ending};
 use super::phases::Phases;
@@ -36,6 +37,8 @@ const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
 pub struct Context {
     /// What was asked for.
     pub job: JobConfig,
+    /// What is counted of it.
+    pub registry: Arc<Registry>,
     /// The stream of facts.
     pub events: Events,
     /// What stops the run early.
@@ -52,6 +55,8 @@ pub struct Context {
     pub rendezvous: Option<Arc<Rendezvous>>,
     /// Those that this process may use, as far as they can be watched.
     pub gpus: Arc<Gpus>,
+    /// For the files of the result.
+    pub descriptors: KeptBack,
     /// When the process began to work.
     pub started: SystemTime,
 }
@@ -117,7 +122,20 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let gpus = Arc::new(environment::gpus());
     let rendezvous = |machines| Arc::new(Rendezvous::new(machines, signals.cancel().clone()));
     let rendezvous = job.machines.clone().map(rendezvous);
-    let context = Context { job, events, signals, recorder, phases, directory, tracking, rendezvous, gpus, started };
+    let context = Context {
+        job,
+        registry: registry.clone(),
+        events,
+        signals,
+        recorder,
+        phases,
+        directory,
+        tracking,
+        rendezvous,
+        gpus,
+        descriptors: KeptBack::take(),
+        started,
+    };
 
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
@@ -165,7 +183,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         tracing::info!(seconds, reason, "metrics stay up for a last scrape");
         match server.linger(linger, context.signals.cancel()).await {
             LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
-            LingerEnd::TimedOut => tracing::info!(seconds, "no scrape of the final metrics came"),
+            LingerEnd::TimedOut => tracing::info!(seconds, "no scraper that had come before took the final metrics"),
             LingerEnd::Cancelled => {}
         }
     }

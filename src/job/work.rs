@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Exit;
-use super::exit::Failure;
+use super::exit::{self, Failure};
 use super::files::MountedFiles;
 use super::follow;
 use super::load::{self, Ready, Sources};
@@ -205,8 +205,8 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
         "model is loaded"
     );
     let warnings = facts.warnings.iter().map(String::as_str);
-    for warning in facts.other_modalities.into_iter().chain(warnings) {
-        tracing::warn!("{warning}");
+    for warning in facts.other_modalities.into_iter().chain(warnings).take(REPORTED) {
+        tracing::warn!("{}", exit::cut(warning.to_owned()));
     }
     if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");

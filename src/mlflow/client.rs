@@ -9,12 +9,14 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, RequestBuilder, Response, redirect};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::io::ReaderStream;
 
 use super::batch::{Batch, KeyValue};
+use super::body;
+use super::error::quote;
 use super::group::REPLICA_TAG;
 use super::{Error, Failure, RunKey, RunLink, RunStatus};
 use crate::config::{Credentials, Redaction, Tracking};
@@ -30,8 +32,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// An upload may take longer by its size at this rate.
 const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
 
-/// Of a search, a thousand runs each.
-const MOST_PAGES: usize = 1000;
+/// Pages of one search, and bytes in all of them: more runs than any job has attempts and replicas.
+const MOST_PAGES: usize = 100;
+const LONGEST_SEARCH_BYTES: usize = 64 << 20;
+
+/// Longest id, and address of artifacts, that a server may give a run; MLflow's are 32 hexadecimal digits, and some 100 bytes.
+const LONGEST_ID_BYTES: usize = 256;
+const LONGEST_ARTIFACT_URI_BYTES: usize = 4096;
 
 /// Everything except RFC 3986's unreserved characters.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -261,6 +268,7 @@ impl Client {
             Ok(Found { experiment }) if experiment.name.as_deref().is_some_and(|found| found != name) => {
                 Err(self.failed(&attempt, Failure::NotMlflow("it has found an experiment of another name".to_owned())))
             }
+            Ok(Found { experiment }) if !is_id(&experiment.experiment_id) => Err(self.failed(&attempt, no_id())),
             Ok(Found { experiment }) if experiment.lifecycle_stage == "deleted" => Err(Error::ExperimentDeleted {
                 server: self.server.clone(),
                 name: name.to_owned(),
@@ -279,7 +287,7 @@ impl Client {
         }
         let attempt = format!("create the experiment `{name}`");
         let request = self.api(Method::POST, "experiments/create").json(&json!({ "name": name }));
-        match self.call::<serde_json::Value>(&attempt, request).await {
+        match self.call::<IgnoredAny>(&attempt, request).await {
             Ok(_) => {}
             Err(error) if error.has_code("RESOURCE_ALREADY_EXISTS") => {}
             Err(error) => return Err(error),
@@ -310,6 +318,7 @@ impl Client {
         let mut runs = Vec::new();
         let mut others = 0usize;
         let mut page: Option<String> = None;
+        let mut left_bytes = LONGEST_SEARCH_BYTES;
         for _ in 0..MOST_PAGES {
             let mut body = json!({
                 "experiment_ids": [experiment_id],
@@ -320,30 +329,31 @@ impl Client {
             if let Some(page) = &page {
                 body["page_token"] = json!(page);
             }
-            let found: Found = self.call(&attempt, self.api(Method::POST, "runs/search").json(&body)).await?;
-            let all = found.runs.len();
-            let is_asked_for = |run: &Run| run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str());
-            let before = runs.len();
-            runs.extend(found.runs.into_iter().filter(is_asked_for));
-            others += all - (runs.len() - before);
+            let request = self.api(Method::POST, "runs/search").json(&body);
+            let (found, bytes): (Found, _) = self.call_within(&attempt, request, left_bytes).await?;
+            left_bytes -= bytes;
+            for run in found.runs {
+                let run = self.checked(&attempt, run)?;
+                match run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str()) {
+                    true => runs.push(run),
+                    false => others += 1,
+                }
+            }
             page = found.next_page_token.filter(|token| !token.is_empty());
             if page.is_none() {
-                break;
+                if others > 0 {
+                    tracing::warn!(
+                        others,
+                        server = self.server,
+                        filter,
+                        "MLflow finds runs that it was not asked for; they are left alone"
+                    );
+                }
+                runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
+                return Ok(runs);
             }
         }
-        if page.is_some() {
-            return Err(self.failed(&attempt, Failure::NotMlflow("its answer has no end".to_owned())));
-        }
-        if others > 0 {
-            tracing::warn!(
-                others,
-                server = self.server,
-                filter,
-                "MLflow finds runs that it was not asked for; they are left alone"
-            );
-        }
-        runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
-        Ok(runs)
+        Err(self.failed(&attempt, Failure::NotMlflow(format!("its answer goes on after {MOST_PAGES} pages"))))
     }
 
     /// Creates a run. Not safe to repeat: look for `key` first.
@@ -375,8 +385,9 @@ impl Client {
             body["run_name"] = json!(run_name);
         }
         let request = self.api(Method::POST, "runs/create").json(&body);
-        let Created { run } = self.call(&format!("create the run `{run_name}`"), request).await?;
-        Ok(run)
+        let attempt = format!("create the run `{run_name}`");
+        let Created { run } = self.call(&attempt, request).await?;
+        self.checked(&attempt, run)
     }
 
     /// Adds metrics, params and tags; the same ones again change nothing.
@@ -388,26 +399,26 @@ impl Client {
             batch: &'a Batch,
         }
         let request = self.api(Method::POST, "runs/log-batch").json(&Body { run_id, batch });
-        self.call::<serde_json::Value>("add metrics, params and tags", request).await.map(drop)
+        self.call::<IgnoredAny>("add metrics, params and tags", request).await.map(drop)
     }
 
     /// Ends a run.
     pub(super) async fn end_run(&self, run_id: &str, status: RunStatus, end_time_ms: i64) -> Result<(), Error> {
         let body = json!({ "run_id": run_id, "status": status, "end_time": end_time_ms });
         let request = self.api(Method::POST, "runs/update").json(&body);
-        self.call::<serde_json::Value>("end the run", request).await.map(drop)
+        self.call::<IgnoredAny>("end the run", request).await.map(drop)
     }
 
     /// Has a run that had ended go on.
     pub(super) async fn reopen_run(&self, run_id: &str) -> Result<(), Error> {
         let request = self.api(Method::POST, "runs/update").json(&json!({ "run_id": run_id, "status": "RUNNING" }));
-        self.call::<serde_json::Value>("open the run again", request).await.map(drop)
+        self.call::<IgnoredAny>("open the run again", request).await.map(drop)
     }
 
     /// Moves a run to MLflow's bin.
     pub(super) async fn delete_run(&self, run_id: &str) -> Result<(), Error> {
         let request = self.api(Method::POST, "runs/delete").json(&json!({ "run_id": run_id }));
-        self.call::<serde_json::Value>("remove a run that was created twice", request).await.map(drop)
+        self.call::<IgnoredAny>("remove a run that was created twice", request).await.map(drop)
     }
 
     /// Uploads the file at `path` as the artifact `name` (with `/` between folders); replaces one of that name.
@@ -426,8 +437,8 @@ impl Client {
         self.send(&attempt, request).await.map(drop)
     }
 
-    /// The content of the artifact `name`.
-    pub(super) async fn get_artifact(&self, run: &Run, name: &str) -> Result<Vec<u8>, Error> {
+    /// The content of the artifact `name`, of at most `limit` bytes.
+    pub(super) async fn get_artifact(&self, run: &Run, name: &str, limit: usize) -> Result<Vec<u8>, Error> {
         let ArtifactStore::Proxied(root) = ArtifactStore::of(run.artifact_uri()) else {
             let kept = format!("artifacts are kept at {} and not behind the server", run.artifact_uri());
             return Err(self.unusable(&kept));
@@ -436,8 +447,7 @@ impl Client {
         let url = self.artifact_url(&root, name).ok_or_else(|| self.failed(&attempt, Failure::Astray))?;
         let request = self.request(Method::GET, &url).timeout(READ_TIMEOUT);
         let response = self.send(&attempt, request).await?;
-        let body = response.bytes().await.map_err(|error| self.failed(&attempt, broken(&error)))?;
-        Ok(body.to_vec())
+        body::whole(response, limit).await.map_err(|failure| self.failed(&attempt, failure))
     }
 
     /// `None` where it would lead out of the server's artifacts.
@@ -484,13 +494,34 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&self, attempt: &str, request: RequestBuilder) -> Result<T, Error> {
+        Ok(self.call_within(attempt, request, body::LONGEST_ANSWER_BYTES).await?.0)
+    }
+
+    /// The answer, and how long it was: at most `limit` bytes.
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        attempt: &str,
+        request: RequestBuilder,
+        limit: usize,
+    ) -> Result<(T, usize), Error> {
         let response = self.send(attempt, request).await?;
-        let body = response.bytes().await.map_err(|error| self.failed(attempt, broken(&error)))?;
-        serde_json::from_slice(&body).map_err(|error| {
+        let body = body::whole(response, limit.min(body::LONGEST_ANSWER_BYTES)).await;
+        let body = body.map_err(|failure| self.failed(attempt, failure))?;
+        let answer = serde_json::from_slice(&body).map_err(|error| {
             // The parser repeats what it did not expect.
-            let error = self.hide(&error.to_string());
-            self.failed(attempt, Failure::NotMlflow(format!("its answer is not what MLflow's API gives ({error})")))
-        })
+            let why = quote(&self.hide(&error.to_string()));
+            self.failed(attempt, Failure::NotMlflow(format!("its answer is not what MLflow's API gives ({why})")))
+        })?;
+        Ok((answer, body.len()))
+    }
+
+    /// `run`, unless what the server calls it could not be shown or sent back.
+    fn checked(&self, attempt: &str, run: Run) -> Result<Run, Error> {
+        let RunInfo { run_id, experiment_id, artifact_uri, .. } = &run.info;
+        match is_id(run_id) && is_id(experiment_id) && artifact_uri.len() <= LONGEST_ARTIFACT_URI_BYTES {
+            true => Ok(run),
+            false => Err(self.failed(attempt, no_id())),
+        }
     }
 
     async fn send(&self, attempt: &str, request: RequestBuilder) -> Result<Response, Error> {
@@ -500,8 +531,7 @@ impl Client {
             return Ok(response);
         }
         let headers = response.headers().clone();
-        // The status alone says enough where the body does not arrive.
-        let body = response.bytes().await.unwrap_or_default();
+        let body = body::beginning(response).await;
         let signed_in = !matches!(self.credentials, Credentials::Anonymous);
         let body = String::from_utf8_lossy(&body);
         let failure = Failure::from_answer(status, &headers, &body, &self.host, signed_in, &self.secrets);
@@ -513,8 +543,17 @@ impl Client {
     }
 }
 
+/// Tells what can be shown, and stand in an address.
+fn is_id(text: &str) -> bool {
+    text.len() <= LONGEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn no_id() -> Failure {
+    Failure::NotMlflow("its answer holds an id or an address that is too long, or no id at all".to_owned())
+}
+
 /// Why no whole answer came. The URL is left out: the error around it names the server.
-fn broken(error: &reqwest::Error) -> Failure {
+pub(super) fn broken(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         return Failure::TimedOut;
     }

@@ -285,7 +285,7 @@ fn visible_text(body: &str) -> String {
 }
 
 /// One line of bounded length.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = words.char_indices().nth(LONGEST_QUOTE_CHARS) {
         words.truncate(end);

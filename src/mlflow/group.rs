@@ -23,6 +23,9 @@ pub(super) const PARENT_TAG: &str = "mlflow.parentRunId";
 /// On a parent: the runs that its figures come from. Whoever finds it there writes no other figures.
 const AGGREGATE_TAG: &str = "flashjob.aggregate_of";
 
+/// Files of all replicas, which are in memory together: those of a million requests.
+const MOST_FILE_BYTES: usize = 256 << 20;
+
 /// A run's place in a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
@@ -191,10 +194,13 @@ async fn write_aggregate(
     aggregation: &Aggregation<'_>,
 ) -> Result<(), Error> {
     let mut replicas = Vec::new();
+    let mut left_bytes = MOST_FILE_BYTES;
     for (index, run) in finished {
         let mut files = Vec::new();
         for name in aggregation.files {
-            files.push(client.get_artifact(run, name).await?);
+            let file = client.get_artifact(run, name, left_bytes).await?;
+            left_bytes -= file.len();
+            files.push(file);
         }
         replicas.push(FinishedReplica { index: *index, files });
     }

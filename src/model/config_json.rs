@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Error, substitute};
+use super::{Error, small_file, substitute};
 
 /// No dimension of a model is larger; what claims to be is a mistake or an attack.
 pub(super) const LARGEST_SIZE: u64 = 1 << 28;
@@ -26,11 +26,8 @@ pub struct ConfigJson {
 impl ConfigJson {
     /// Reads the file at `path`, unless there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, Error> {
-        match std::fs::read(path) {
-            Ok(text) => Self::parse(path, &text).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::read(path, "the configuration", source)),
-        }
+        let text = small_file::read_if_there(path, "the configuration", small_file::LARGEST_JSON_BYTES)?;
+        text.map(|text| Self::parse(path, &text)).transpose()
     }
 
     /// Parses the text of the file at `path`.

@@ -4,7 +4,7 @@ use super::{gguf, safetensors};
 
 /// A safetensors file.
 pub fn safetensors_header(file: &[u8]) {
-    let Ok(tensors) = safetensors::read_header(&file.to_vec()) else { return };
+    let Ok(tensors) = safetensors::read_header(&file.to_vec(), &safetensors::HeaderBytes::default()) else { return };
     let held: u64 = tensors.values().map(|entry| entry.size_bytes).sum();
     assert!(held < file.len() as u64, "tensors and a header fit into their file");
     for (name, entry) in tensors {

@@ -9,12 +9,15 @@ use serde::Deserialize;
 use super::config_json::BYTE_ORDER_MARK;
 use super::layout::Layout;
 use super::open::join;
-use super::safetensors::{Entry, read_header};
+use super::safetensors::{Entry, HeaderBytes, read_header};
 use super::stored::{Encoding, RowOrder, Stored, WeightFile};
-use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights, substitute};
+use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights, small_file, substitute};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// Of one model; the largest are in some 200.
+const MOST_FILES: usize = 4096;
 
 /// From a bucket, each is a journey there and back.
 const HEADERS_AT_A_TIME: usize = 16;
@@ -141,7 +144,7 @@ fn stored(
 /// Reads the headers of all files. `model.safetensors` goes before an index, as in transformers.
 pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found, Error> {
     if directory.join(SINGLE).exists() {
-        let (file, header) = open_file(&directory.join(SINGLE), opener)?;
+        let (file, header) = open_file(&directory.join(SINGLE), opener, &HeaderBytes::default())?;
         return Ok(header.into_iter().map(|(name, entry)| (name, (file.clone(), entry))).collect());
     }
     if !directory.join(INDEX).exists() {
@@ -151,18 +154,31 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
     }
     let weight_map = read_index(&directory.join(INDEX))?;
     let names: BTreeSet<&String> = weight_map.values().collect();
+    if names.len() > MOST_FILES {
+        let reason = format!("it names {} files, and {MOST_FILES} are the limit", names.len());
+        return Err(Error::malformed(&directory.join(INDEX), reason));
+    }
     let absent: Vec<&str> =
         names.iter().filter(|name| !directory.join(name).exists()).map(|name| name.as_str()).collect();
     if !absent.is_empty() {
         return Err(Error::incomplete(
             directory,
-            format!("{INDEX} names files that are not there: {}", absent.join(", ")),
+            format!("{INDEX} names files that are not there: {}", some_of(&absent)),
         ));
     }
+    let headers = HeaderBytes::default();
     let mut files = BTreeMap::new();
     for some in names.into_iter().collect::<Vec<_>>().chunks(HEADERS_AT_A_TIME) {
         let opened = std::thread::scope(|scope| {
-            let open = |&name| (name, scope.spawn(move || open_file(&directory.join(name), opener)));
+            let open = |&name| {
+                (
+                    name,
+                    scope.spawn({
+                        let headers = &headers;
+                        move || open_file(&directory.join(name), opener, headers)
+                    }),
+                )
+            };
             let opening: Vec<_> = some.iter().map(open).collect();
             opening.into_iter().map(|(name, file)| Ok((name, join(file)?))).collect::<Result<Vec<_>, Error>>()
         });
@@ -207,9 +223,23 @@ pub(super) fn settle_head(found: &mut Found, config: &mut DecoderConfig) {
     }
 }
 
-fn open_file(path: &Path, opener: &dyn Files) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
+/// The first of many names.
+fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn open_file(
+    path: &Path,
+    opener: &dyn Files,
+    headers: &HeaderBytes,
+) -> Result<(Arc<WeightFile>, BTreeMap<String, Entry>), Error> {
     let bytes = opener.open(path).map_err(|source| Error::read(path, "the weights", source))?;
-    let header = read_header(&*bytes).map_err(|reason| Error::malformed(path, reason))?;
+    let header = read_header(&*bytes, headers).map_err(|reason| Error::malformed(path, reason))?;
     Ok((Arc::new(WeightFile { path: path.into(), bytes }), header))
 }
 
@@ -220,7 +250,7 @@ struct Index {
 
 /// Tensor name to file name. A file name that leads out of the directory is refused.
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let text = std::fs::read(path).map_err(|source| Error::read(path, "the index", source))?;
+    let text = small_file::read(path, "the index", small_file::LARGEST_INDEX_BYTES)?;
     if let Some(reason) = substitute::reason(&text) {
         return Err(Error::malformed(path, reason));
     }

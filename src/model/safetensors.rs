@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -13,6 +14,28 @@ use super::{ReadAt, substitute};
 
 /// Headers of real checkpoints are a few megabytes at most; the reference implementation has the same limit.
 const LARGEST_HEADER_BYTES: u64 = 100_000_000;
+
+/// Headers of all files of a model, which are in memory together: those of a hundred thousand tensors have 12 MB.
+const LARGEST_HEADERS_BYTES: u64 = 64 << 20;
+
+/// `GGML_MAX_DIMS` is 4, and torch allows 64; nothing that is a weight of a decoder has more than 2.
+const MOST_DIMENSIONS: usize = 64;
+
+/// What the headers of a model's files have taken so far.
+#[derive(Default)]
+pub(super) struct HeaderBytes(AtomicU64);
+
+impl HeaderBytes {
+    fn take(&self, bytes: u64) -> Result<(), String> {
+        let all = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match all <= LARGEST_HEADERS_BYTES {
+            true => Ok(()),
+            false => Err(format!(
+                "with its header of {bytes} bytes all headers take more than {LARGEST_HEADERS_BYTES}, the limit for a model"
+            )),
+        }
+    }
+}
 
 /// One tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +51,7 @@ pub(super) struct Entry {
 }
 
 /// Reads and checks the header of `file`. The error is a sentence about the file.
-pub(super) fn read_header(file: &dyn ReadAt) -> Result<BTreeMap<String, Entry>, String> {
+pub(super) fn read_header(file: &dyn ReadAt, headers: &HeaderBytes) -> Result<BTreeMap<String, Entry>, String> {
     let file_bytes = file.size_bytes().map_err(|error| format!("its size cannot be read: {error}"))?;
     let mut beginning = [0; substitute::BEGINNING_BYTES];
     let beginning = &mut beginning[..file_bytes.min(substitute::BEGINNING_BYTES as u64) as usize];
@@ -45,6 +68,7 @@ pub(super) fn read_header(file: &dyn ReadAt) -> Result<BTreeMap<String, Entry>, 
             "it claims a header of {header_bytes} bytes in a file of {file_bytes}: truncated, or not safetensors"
         ));
     }
+    headers.take(header_bytes)?;
     let mut header = vec![0; header_bytes as usize];
     file.read_exact_at(&mut header, 8).map_err(|error| format!("its header cannot be read: {error}"))?;
     let Header(entries) = serde_json::from_slice(&header).map_err(|error| format!("its header is wrong: {error}"))?;
@@ -61,6 +85,9 @@ pub(super) fn read_header(file: &dyn ReadAt) -> Result<BTreeMap<String, Entry>, 
 /// Checks one tensor by itself: its shape and type must need exactly the bytes it claims.
 fn place(name: &str, raw: RawEntry, data_start: u64) -> Result<Entry, String> {
     let [begin, end] = raw.data_offsets;
+    if raw.shape.len() > MOST_DIMENSIONS {
+        return Err(format!("tensor {name} has {} dimensions, and {MOST_DIMENSIONS} are the limit", raw.shape.len()));
+    }
     let bits = bits(&raw.dtype).ok_or_else(|| format!("tensor {name} has the unknown type {}", raw.dtype))?;
     let needed_bits = raw.shape.iter().try_fold(bits, |product, &n| product.checked_mul(n));
     let claimed = end.checked_sub(begin).ok_or_else(|| format!("tensor {name} ends before it begins"))?;
@@ -174,7 +201,7 @@ mod tests {
                 (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), &data[..bytes]).unwrap())
             });
             let file = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
-            let read = read_header(&file).unwrap();
+            let read = read_header(&file, &HeaderBytes::default()).unwrap();
             let library = safetensors::SafeTensors::deserialize(&file).unwrap();
             prop_assert_eq!(read.len(), tensors.len());
             for (name, entry) in read {
@@ -188,8 +215,8 @@ mod tests {
 
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read_header(&bytes);
-            let _ = read_header(&file(&bytes, 8));
+            let _ = read_header(&bytes, &HeaderBytes::default());
+            let _ = read_header(&file(&bytes, 8), &HeaderBytes::default());
         }
 
         #[test]
@@ -202,7 +229,7 @@ mod tests {
             });
             let file = file(format!("{{{}}}", entries.collect::<Vec<_>>().join(",")).as_bytes(), data_bytes);
             let library = safetensors::SafeTensors::deserialize(&file);
-            match read_header(&file) {
+            match read_header(&file, &HeaderBytes::default()) {
                 Ok(tensors) => {
                     prop_assert!(library.is_ok());
                     for entry in tensors.values() {

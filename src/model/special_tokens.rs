@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
 use super::tokenizer_files::TokenizerFiles;
-use super::{ChatTemplate, Error, Tokenizer};
+use super::{ChatTemplate, Error, Tokenizer, small_file};
 
 /// What a model says about the texts it was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,13 +72,15 @@ impl SpecialTokens {
 
 /// The file at `path`, unless there is none.
 pub(super) fn read_template(path: &Path) -> Result<Option<(PathBuf, String)>, Error> {
-    let unreadable = |source| Error::read(path, "the chat template", source);
-    match std::fs::read_to_string(path) {
-        Ok(text) => match super::substitute::reason(text.as_bytes()) {
-            Some(reason) if !text.is_empty() => Err(Error::malformed(path, reason)),
-            _ => Ok(Some((path.to_owned(), text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()))),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(unreadable(source)),
+    let what = "the chat template";
+    let Some(bytes) = small_file::read_if_there(path, what, small_file::LARGEST_TEMPLATE_BYTES)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Error::read(path, what, std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+    })?;
+    match super::substitute::reason(text.as_bytes()) {
+        Some(reason) if !text.is_empty() => Err(Error::malformed(path, reason)),
+        _ => Ok(Some((path.to_owned(), text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()))),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::AddedToken;
 
 use super::config_json::BYTE_ORDER_MARK;
-use super::{Error, substitute};
+use super::{Error, small_file, substitute};
 
 /// A model's tokenizer. Cheap to share by reference; any thread may use it.
 pub struct Tokenizer {
@@ -23,7 +23,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub(super) fn from_tokenizer_json(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read(path).map_err(|source| Error::read(path, "the tokenizer", source))?;
+        let text = small_file::read(path, "the tokenizer", small_file::LARGEST_TOKENIZER_BYTES)?;
         Self::from_json(path, &text)
     }
 

@@ -21,6 +21,17 @@ pub enum Error {
          include takes whole directories or objects, and names are case-sensitive"
     )]
     NothingIncluded(String),
+    /// More files and directories than an index has room for.
+    #[error(
+        "the objects would be {needed} files and directories, and {limit} are the limit; name those that are wanted with \
+         include, or leave others out with exclude"
+    )]
+    TooManyFiles {
+        /// Files and directories.
+        needed: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// An object PAR whose object cannot be a file.
     #[error("the PAR is for an object that cannot be a file ({0}); use a PAR for the bucket or for a prefix")]
     NoFile(HiddenObjects),

@@ -123,6 +123,7 @@ impl From<Error> for Fault {
             | ErrorKind::Unreachable
             | ErrorKind::Protocol
             | ErrorKind::InvalidRequest
+            | ErrorKind::TooManyObjects
             | ErrorKind::LocalFile => FaultKind::Unreachable,
         };
         Self::new(kind, error.to_string())

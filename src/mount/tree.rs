@@ -133,6 +133,19 @@ impl Tree {
         (tree, hidden)
     }
 
+    /// Files and directories that the index of a listing has, the root excluded, where names come in the order of their bytes; where
+    /// they do not, or objects are hidden, at least as many.
+    pub fn nodes_needed(objects: &[Object]) -> usize {
+        let mut before: &[u8] = &[];
+        let new_directories = objects.iter().map(|object| {
+            let name = object.name.as_bytes();
+            let shared = name.iter().zip(before).take_while(|(a, b)| a == b).count();
+            before = name;
+            name[shared..].iter().filter(|byte| **byte == b'/').count()
+        });
+        objects.len() + new_directories.sum::<usize>()
+    }
+
     fn build(mut entries: Vec<Entry<'_>>, hidden: &mut HiddenObjects, object_prefix: String) -> Self {
         // With `/` below every other byte, whatever shares a directory is contiguous: `blue`, `blue/x`, `blue-x`.
         let key = |byte: u8| if byte == b'/' { 0 } else { byte };
@@ -384,6 +397,14 @@ mod tests {
         assert_eq!((hidden.count_of(Hidden::Unaskable), hidden.count_of(Hidden::OfTheCopy)), (1, 1));
         assert_eq!(hidden.count(), 9);
         assert_eq!(tree.files(), 5);
+    }
+
+    #[test]
+    fn nodes_are_counted_before_they_are_made() {
+        for names in [vec![], vec!["a"], vec!["a/b/c", "a/b/d", "a/c/d", "b"], vec!["x-y/z", "x/y", "x/y-", "x/z/a"]] {
+            let objects: Vec<Object> = names.iter().map(|name| object(name, 1)).collect();
+            assert_eq!(Tree::nodes_needed(&objects) + 1, Tree::new(&objects).0.nodes(), "{names:?}");
+        }
     }
 
     #[test]

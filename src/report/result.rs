@@ -59,6 +59,8 @@ pub struct JobResult {
     pub inputs: Vec<InputFacts>,
     /// Lines or entries of the dataset that could not be run and were left out.
     pub skipped_inputs: usize,
+    /// What else the machine was kept busy with while it measured, each in a sentence.
+    pub disturbances: Vec<String>,
     /// What ran; `None` where it never got so far.
     pub backend: Option<Value>,
     /// Host, processor, memory, versions.
@@ -103,6 +105,7 @@ impl JobResult {
         document.insert("phases".to_owned(), json!(self.phases));
         document.insert("inputs".to_owned(), json!(self.inputs));
         document.insert("skipped_inputs".to_owned(), json!(self.skipped_inputs));
+        document.insert("disturbances".to_owned(), json!(self.disturbances));
         let failed = self.measurement.as_ref().map(Measurement::failed_requests);
         document.insert("failed_requests".to_owned(), json!(failed));
         document.insert("backend".to_owned(), json!(self.backend));

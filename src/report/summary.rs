@@ -25,6 +25,9 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     if let Some(failed) = result.measurement.as_ref().map(Measurement::failed_requests).filter(|&failed| failed > 0) {
         line("failed requests", &failed.to_string());
     }
+    for disturbance in &result.disturbances {
+        line("disturbed", disturbance);
+    }
     for (label, name, unit) in [
         ("requests per second", "requests_per_second", ""),
         ("input tokens per second", "input_tokens_per_second", ""),

@@ -55,6 +55,7 @@ mod tests {
             settings: Value::Null,
             inputs: Vec::new(),
             skipped_inputs: 0,
+            disturbances: Vec::new(),
             backend: None,
             environment: Value::Null,
             phases: Vec::new(),

@@ -8,6 +8,7 @@ mod family;
 mod gpus;
 mod in_flight;
 mod machine;
+mod onlookers;
 mod phases;
 mod registrar;
 mod serving;
@@ -19,6 +20,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, TextEncoder};
 use self::gpus::GpuFamilies;
 use self::in_flight::{InFlight, Requests};
 use self::machine::Machine;
+use self::onlookers::Onlookers;
 use self::phases::Phases;
 use self::registrar::Registrar;
 use self::serving::{Region, Serving};
@@ -45,6 +47,7 @@ pub struct Registry {
     limit_bytes: IntGauge,
     machine: Machine,
     gpus: GpuFamilies,
+    onlookers: Onlookers,
 }
 
 /// What has been counted of one region.
@@ -140,6 +143,7 @@ impl Registry {
             ),
             machine: Machine::register(&registrar),
             gpus: GpuFamilies::register(&registrar),
+            onlookers: Onlookers::register(&registrar),
             families,
         }
     }
@@ -179,6 +183,17 @@ impl Registry {
         self.machine.set(sample);
     }
 
+    /// Counts a request for a page of the metrics port.
+    pub fn page_requested(&self) {
+        self.onlookers.requested();
+    }
+
+    /// Requests per second for pages of the metrics port while the region was measured, where they were so many that answering
+    /// them took processor time from the measurement.
+    pub fn disturbing_requests_per_second(&self) -> Option<f64> {
+        self.onlookers.disturbing_requests_per_second()
+    }
+
     fn region(&self, region: Region) -> &Serving {
         &self.serving[region as usize]
     }
@@ -190,6 +205,7 @@ impl Registry {
 
     fn phase_started(&self, phase: Phase, at: Instant) {
         self.phases.start(phase, at);
+        self.onlookers.phase_started(phase, at);
         if matches!(phase, Phase::Publish | Phase::Linger) {
             // Serving is over; what is still in flight was abandoned, and levels would otherwise stand for ever.
             self.requests.clear();

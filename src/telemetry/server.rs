@@ -1,21 +1,28 @@
 //! HTTP for those who watch: metrics for scrapers, probes for kubelets, a page for people.
 //!
-//! It knows nothing but a [`Registry`], and reads the phase from there.
+//! It knows nothing but a [`Registry`], and reads the phase from there. Whoever reaches the port may be anybody: connections
+//! are few and limited in time ([`connections`]), and the text is rendered a few times a second ([`page`]).
+
+mod activity;
+mod connections;
+mod page;
+mod scrapers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{Method, StatusCode, header};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::page::Page;
+use self::scrapers::{Scraper, Scrapers};
 use super::Registry;
 use crate::event::Phase;
 
@@ -54,7 +61,7 @@ pub enum ServerError {
 /// Why a linger ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LingerEnd {
-    /// A scrape that began after the final values stood was answered.
+    /// Every scraper that had come regularly has the final values; where none had, one that had come before.
     Scraped,
     /// Nobody came in time.
     TimedOut,
@@ -72,12 +79,8 @@ pub struct Server {
 
 struct Shared {
     registry: Arc<Registry>,
-    /// A scrape came before values were final.
-    was_scraped: AtomicBool,
-    /// From now on values are final.
-    lingering: AtomicBool,
-    /// A scrape saw the final values.
-    scraped: CancellationToken,
+    page: Page,
+    scrapers: Scrapers,
 }
 
 impl Server {
@@ -92,12 +95,8 @@ impl Server {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let shared = Arc::new(Shared {
-            registry,
-            was_scraped: AtomicBool::new(false),
-            lingering: AtomicBool::new(false),
-            scraped: CancellationToken::new(),
-        });
+        let page = Page::of(registry.clone());
+        let shared = Arc::new(Shared { registry: registry.clone(), page, scrapers: Scrapers::default() });
         let router = Router::new()
             .route("/", get(|| async { INDEX }))
             .route("/metrics", get(metrics))
@@ -105,11 +104,7 @@ impl Server {
             .route("/readyz", get(ready))
             .with_state(shared.clone());
         let stop = CancellationToken::new();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let task = tokio::spawn(async move {
-            // axum's server handles errors of single connections itself and never returns one.
-            let _ = serve.await;
-        });
+        let task = tokio::spawn(connections::serve(listener, router, registry, stop.clone()));
         Ok(Self { address, shared, stop, task })
     }
 
@@ -120,17 +115,17 @@ impl Server {
 
     /// Tells that a scraper has come so far.
     pub fn was_scraped(&self) -> bool {
-        self.shared.was_scraped.load(Ordering::SeqCst)
+        self.shared.scrapers.any()
     }
 
-    /// Declares the values final and waits until a scrape that begins from here on was answered, at most
-    /// for `duration`.
+    /// Declares the values final and waits until those that scraped before have scraped them, at most for `duration`.
     pub async fn linger(&self, duration: Duration, cancel: &CancellationToken) -> LingerEnd {
-        self.shared.lingering.store(true, Ordering::SeqCst);
+        self.shared.page.forget();
+        let satisfied = self.shared.scrapers.expect_final();
         tokio::select! {
             biased;
             () = cancel.cancelled() => LingerEnd::Cancelled,
-            () = self.shared.scraped.cancelled() => LingerEnd::Scraped,
+            () = satisfied.cancelled() => LingerEnd::Scraped,
             () = tokio::time::sleep(duration) => LingerEnd::TimedOut,
         }
     }
@@ -149,13 +144,17 @@ impl Drop for Server {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, method: Method) -> impl IntoResponse {
-    // Asked before rendering: a scrape that began earlier may have missed the final values.
-    let is_final = shared.lingering.load(Ordering::SeqCst) && method == Method::GET;
-    shared.was_scraped.fetch_or(method == Method::GET, Ordering::SeqCst);
-    let text = shared.registry.render();
-    if is_final {
-        shared.scraped.cancel();
+async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    method: Method,
+    headers: HeaderMap,
+) -> impl IntoResponse {
+    // Noted before rendering: a scrape that began earlier may have missed the final values.
+    let scrape = (method == Method::GET).then(|| shared.scrapers.begin(Scraper::of(peer.ip(), &headers)));
+    let text = shared.page.text();
+    if let Some(scrape) = scrape {
+        shared.scrapers.end(scrape);
     }
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text)
 }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -29,6 +29,15 @@ const KILL: Duration = Duration::from_millis(500);
 
 /// How long what it wrote to standard error before its end may take to arrive.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Longest line of the driver's: a step in which a thousand requests end says all of their texts.
+const LONGEST_ANSWER_BYTES: usize = 64 << 20;
+
+/// Lines of the driver's that wait to be heard; it waits with further ones.
+const MOST_UNHEARD: usize = 1024;
+
+/// A line of standard error is logged up to here: progress bars may go on without a line feed.
+const LONGEST_LOGGED_BYTES: usize = 2000;
 
 /// A line of standard error is cut to this in a message.
 const LONGEST_WORDS: usize = 500;
@@ -81,12 +90,16 @@ impl Child {
                 }
             }
         });
-        let (said, output) = channel();
+        let (said, output) = sync_channel(MOST_UNHEARD);
         thread::spawn(move || {
             let Some(stdout) = stdout else { return };
-            for line in BufReader::new(stdout).split(b'\n') {
-                let Ok(line) = line else { return };
-                let parsed = serde_json::from_slice(&line).map_err(|error| format!("says what is no answer: {error}"));
+            let mut reader = BufReader::new(stdout);
+            let mut line = Vec::new();
+            while matches!(read_line(&mut reader, &mut line, LONGEST_ANSWER_BYTES), Ok(true)) {
+                let parsed = match line.len() < LONGEST_ANSWER_BYTES {
+                    true => serde_json::from_slice(&line).map_err(|error| format!("says what is no answer: {error}")),
+                    false => Err(format!("says a line of more than {LONGEST_ANSWER_BYTES} bytes")),
+                };
                 if said.send(parsed).is_err() {
                     return;
                 }
@@ -194,16 +207,56 @@ impl Drop for Child {
     }
 }
 
+/// Reads the next line into `line`, without its line feed and as far as `limit` bytes; what is longer is passed over. False: there is
+/// none.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
+    line.clear();
+    let mut is_there = false;
+    loop {
+        let buffer = match reader.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            buffer => buffer?,
+        };
+        if buffer.is_empty() {
+            return Ok(is_there);
+        }
+        is_there = true;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let piece = &buffer[..end.unwrap_or(buffer.len())];
+        line.extend_from_slice(&piece[..piece.len().min(limit - line.len())]);
+        let used = end.map_or(buffer.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
 /// Passes lines on to the log, and keeps the last one. Progress bars end theirs with carriage returns.
 fn log(stderr: impl Read, last_words: &Mutex<Option<String>>) {
     let mut reader = BufReader::new(stderr);
     let mut bytes = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
+    while matches!(read_line(&mut reader, &mut bytes, LONGEST_LOGGED_BYTES), Ok(true)) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        bytes.clear();
         let Some(line) = text.split(['\r', '\n']).map(str::trim_end).rfind(|line| !line.is_empty()) else { continue };
         tracing::info!("vllm: {line}");
         let words = line.chars().take(LONGEST_WORDS).collect();
         *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_to_a_limit_and_the_next_one_whole() {
+        let text = format!("short\n\n{}\nlast", "x".repeat(100_000));
+        let (mut reader, mut line, mut lengths) =
+            (BufReader::with_capacity(7, text.as_bytes()), Vec::new(), Vec::new());
+        while read_line(&mut reader, &mut line, 50).unwrap() {
+            lengths.push(line.len());
+        }
+        assert_eq!(lengths, [5, 0, 50, 4]);
     }
 }

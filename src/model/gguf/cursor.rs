@@ -3,10 +3,17 @@
 use crate::model::ReadAt;
 
 /// Real headers are mostly vocabulary: 10 to 20 megabytes for a quarter of a million tokens.
-const LARGEST_HEADER_BYTES: u64 = 256 << 20;
+const LARGEST_HEADER_BYTES: u64 = 64 << 20;
 
-/// Chat templates are the longest strings that are met.
-const LARGEST_STRING_BYTES: u64 = 16 << 20;
+/// Chat templates are the longest strings that are met, and below 100 kB.
+const LARGEST_STRING_BYTES: u64 = 1 << 20;
+
+/// Names, and elements of lists: tokens above all. The format's own limit for keys.
+const LARGEST_NAME_BYTES: u64 = (1 << 16) - 1;
+
+/// Elements of all lists: they may be bytes in the file, and take 8 to 24 in memory. Vocabularies have up to half a million tokens,
+/// each with a spelling, a kind and a score, and as many merges.
+const MOST_ELEMENTS: u64 = 8 << 20;
 
 const READ_AHEAD_BYTES: usize = 1 << 20;
 
@@ -17,12 +24,13 @@ pub(super) struct Cursor<'a> {
     position: u64,
     ahead: Vec<u8>,
     used: usize,
+    elements: u64,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(file: &'a dyn ReadAt) -> Result<Self, String> {
         let file_bytes = file.size_bytes().map_err(|error| format!("its size cannot be read: {error}"))?;
-        Ok(Self { file, file_bytes, position: 0, ahead: Vec::new(), used: 0 })
+        Ok(Self { file, file_bytes, position: 0, ahead: Vec::new(), used: 0, elements: 0 })
     }
 
     /// Offset of the next byte.
@@ -57,11 +65,29 @@ impl<'a> Cursor<'a> {
 
     /// A string. What is not UTF-8 in it becomes U+FFFD, as other readers have it.
     pub fn string(&mut self) -> Result<String, String> {
+        self.string_of(LARGEST_STRING_BYTES)
+    }
+
+    /// The same, where it is a name or a token.
+    pub fn name(&mut self) -> Result<String, String> {
+        self.string_of(LARGEST_NAME_BYTES)
+    }
+
+    fn string_of(&mut self, limit: u64) -> Result<String, String> {
         let length = self.u64()?;
-        if length > LARGEST_STRING_BYTES {
-            return Err(format!("it claims a string of {length} bytes"));
+        if length > limit {
+            return Err(format!("it claims a string of {length} bytes, where {limit} are the limit"));
         }
         self.take(length as usize).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Fails unless lists of the header may have `count` more elements.
+    pub fn expect_elements(&mut self, count: u64) -> Result<(), String> {
+        self.elements = self.elements.saturating_add(count);
+        match self.elements <= MOST_ELEMENTS {
+            true => Ok(()),
+            false => Err(format!("its lists have more than {MOST_ELEMENTS} elements")),
+        }
     }
 
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {

@@ -52,9 +52,10 @@ pub(super) fn read(file: &dyn ReadAt) -> Result<Header, String> {
     let tensor_count = cursor.u64()?;
     let key_count = cursor.u64()?;
     cursor.expect("metadata keys", key_count, 13)?;
+    cursor.expect_elements(key_count)?;
     let mut metadata = BTreeMap::new();
     for _ in 0..key_count {
-        let key = cursor.string()?;
+        let key = cursor.name()?;
         let kind = cursor.u32()?;
         let value = value(&mut cursor, kind).map_err(|reason| format!("{key}: {reason}"))?;
         if metadata.insert(key.clone(), value).is_some() {
@@ -71,9 +72,10 @@ pub(super) fn read(file: &dyn ReadAt) -> Result<Header, String> {
         Some(_) => return Err("general.alignment should be a power of two below a million".into()),
     };
     cursor.expect("tensors", tensor_count, 24)?;
+    cursor.expect_elements(tensor_count)?;
     let mut tensors = BTreeMap::new();
     for _ in 0..tensor_count {
-        let name = cursor.string()?;
+        let name = cursor.name()?;
         let info = tensor(&mut cursor).map_err(|reason| format!("tensor {name}: {reason}"))?;
         if tensors.insert(name.clone(), info).is_some() {
             return Err(format!("tensor {name} appears twice"));
@@ -112,8 +114,9 @@ fn array(cursor: &mut Cursor<'_>) -> Result<Value, String> {
         other => return Err(format!("value type {other} is unknown")),
     };
     cursor.expect("array elements", count, smallest)?;
+    cursor.expect_elements(count)?;
     Ok(match kind {
-        8 => Value::Texts((0..count).map(|_| cursor.string()).collect::<Result<_, _>>()?),
+        8 => Value::Texts((0..count).map(|_| cursor.name()).collect::<Result<_, _>>()?),
         6 | 12 => Value::Floats((0..count).map(|_| Ok(float(cursor, kind)? as f32)).collect::<Result<_, String>>()?),
         7 => Value::Integers((0..count).map(|_| cursor.u8().map(i64::from)).collect::<Result<_, _>>()?),
         _ => {

@@ -1,0 +1,35 @@
+//! Descriptors: as many as the system allows, and a few kept back for the result.
+
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// What writing the result, the termination message and a first connection to whoever takes it need at once, generously.
+const KEPT_BACK: usize = 16;
+
+/// Raises this process's limit to the one that it may set itself. A system that refuses leaves it as it was.
+pub fn raise_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
+/// Descriptors that nobody else in this process can use up: a result that was measured is written in any case.
+#[derive(Default)]
+pub struct KeptBack(Mutex<Vec<File>>);
+
+impl KeptBack {
+    /// Takes them, as far as there are any.
+    pub fn take() -> Self {
+        let files = (0..KEPT_BACK).map_while(|_| File::open("/dev/null").ok()).collect();
+        Self(Mutex::new(files))
+    }
+
+    /// Gives them back, to be used by whatever comes next.
+    pub fn give_back(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
