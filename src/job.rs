@@ -29,10 +29,13 @@ use std::process::ExitCode;
 pub use exit::Exit;
 
 use crate::config::{self, Command, MountMode, Stop};
-use crate::mount;
+use crate::{model, mount};
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
+    if let Some(code) = model::serve_texts(std::env::args_os().skip(1)) {
+        return code;
+    }
     if supervisor::needed() {
         return supervisor::run();
     }

@@ -11,6 +11,7 @@ mod cuda;
 mod deploy;
 mod engine;
 mod fuzzing;
+mod hostile;
 mod job;
 mod kernels;
 mod kubernetes;

@@ -1,83 +1,63 @@
-//! Questions become token ids, through the model's chat template where one is called for.
-
-use serde_json::Value;
+//! Questions of a dataset as questions to a model's texts, through its chat template where one is called for.
 
 use super::question::Question;
 use super::{Error, messages};
 use crate::config::ApplyChatTemplate;
-use crate::model::Texts;
+use crate::model::{Ask, TextFacts};
 
-/// Encodes for one model.
-pub(super) struct PromptEncoder<'a> {
-    texts: &'a Texts,
+/// Asks for one model.
+pub(super) struct PromptEncoder {
+    has_template: bool,
     apply: ApplyChatTemplate,
 }
 
-impl<'a> PromptEncoder<'a> {
+impl PromptEncoder {
     /// For the model whose texts these are.
     ///
     /// # Errors
     /// A template that is always to be applied, and a model that has none.
-    pub fn new(texts: &'a Texts, apply: ApplyChatTemplate) -> Result<Self, Error> {
-        if apply == ApplyChatTemplate::Always && texts.chat_template.is_none() {
+    pub fn new(texts: &TextFacts, apply: ApplyChatTemplate) -> Result<Self, Error> {
+        let has_template = texts.chat_template.is_some();
+        if apply == ApplyChatTemplate::Always && !has_template {
             return Err(Error::Workload(
                 "apply-chat-template is `always`, but the model has no chat template (tokenizer_config.json, \
                  chat_template.jinja or the GGUF file's metadata would hold it); add one, or leave it out"
                     .to_owned(),
             ));
         }
-        Ok(Self { texts, apply })
+        Ok(Self { has_template, apply })
     }
 
-    /// The ids of a prompt, at least one.
+    /// The text or conversation of a prompt.
     ///
     /// # Errors
-    /// Why there is none, in words.
-    pub fn encode(&self, question: &Question) -> Result<Vec<u32>, String> {
-        let template = &self.texts.chat_template;
-        let ids = match (question, self.apply) {
+    /// A question that has none, in words.
+    pub fn ask(&self, question: Question) -> Result<Ask, String> {
+        match (question, self.apply) {
             (Question::Prompt(text) | Question::Turn(text), _) if text.is_empty() => {
-                return Err("its prompt is empty".to_owned());
+                Err("its prompt is empty".to_owned())
             }
-            (Question::Prompt(text), ApplyChatTemplate::Always) => self.rendered(&messages::of_user(text))?,
-            (Question::Turn(text), ApplyChatTemplate::Auto | ApplyChatTemplate::Always) if template.is_some() => {
-                self.rendered(&messages::of_user(text))?
+            (Question::Prompt(text), ApplyChatTemplate::Always) => Ok(Ask::Messages(messages::of_user(&text))),
+            (Question::Turn(text), ApplyChatTemplate::Auto | ApplyChatTemplate::Always) if self.has_template => {
+                Ok(Ask::Messages(messages::of_user(&text)))
             }
-            (Question::Prompt(text) | Question::Turn(text), _) => self.ids(text, true)?,
+            (Question::Prompt(text) | Question::Turn(text), _) => Ok(Ask::Text { text, add_special: true }),
             (Question::Messages(_), ApplyChatTemplate::Never) => {
-                return Err(
-                    "`messages` need the chat template, and apply-chat-template is `never`; give a `prompt`, or \
-                            leave apply-chat-template out"
-                        .to_owned(),
-                );
+                Err("`messages` need the chat template, and apply-chat-template is `never`; give a `prompt`, or leave \
+                     apply-chat-template out"
+                    .to_owned())
             }
-            (Question::Messages(messages), ApplyChatTemplate::Auto | ApplyChatTemplate::Always) => {
-                self.rendered(messages)?
+            (Question::Messages(_), _) if !self.has_template => {
+                Err("`messages` need a chat template, and the model has none; give a `prompt`, or a model with a \
+                     template"
+                    .to_owned())
             }
-        };
-        if ids.is_empty() { Err("its prompt has no tokens".to_owned()) } else { Ok(ids) }
+            (Question::Messages(messages), _) => Ok(Ask::Messages(messages)),
+        }
     }
 
-    /// How many tokens a reply has, at least one.
-    ///
-    /// # Errors
-    /// What the tokenizer says.
-    pub fn reply_tokens(&self, reply: &str) -> Result<usize, String> {
-        Ok(self.ids(reply, false)?.len().max(1))
-    }
-
-    /// Ids of a conversation. The template has put all special tokens in that the model expects.
-    fn rendered(&self, messages: &[Value]) -> Result<Vec<u32>, String> {
-        let Some(template) = &self.texts.chat_template else {
-            return Err("`messages` need a chat template, and the model has none; give a `prompt`, or a model with a \
-                        template"
-                .to_owned());
-        };
-        let text = template.render(messages).map_err(|error| error.to_string())?;
-        self.ids(&text, false)
-    }
-
-    fn ids(&self, text: &str, add_special: bool) -> Result<Vec<u32>, String> {
-        self.texts.tokenizer.encode(text, add_special).map_err(|error| error.to_string())
+    /// The text of a reply, whose tokens are only counted.
+    pub fn ask_of_reply(&self, reply: String) -> Ask {
+        Ask::Text { text: reply, add_special: false }
     }
 }
