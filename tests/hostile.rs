@@ -1,5 +1,6 @@
 //! Hostile and broken inputs: each ends in an exit code and a sentence, and leaves nothing behind.
 
+mod ends;
 mod templates;
 mod tokenizers;
 
