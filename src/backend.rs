@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{JobConfig, Sampling};
 use crate::engine::{End, Rendezvous};
 use crate::event::{Events, FinishReason, RequestId};
-use crate::model::{Files, SharedTexts, Texts};
+use crate::model::{Files, SharedTexts, TextService};
 
 pub use candle::Follower;
 pub use presence::{Found, Interpreter, check};
@@ -155,6 +155,6 @@ pub fn open(
 }
 
 /// The texts of a model that is loaded.
-fn opened(texts: &SharedTexts) -> Result<Arc<Texts>, Error> {
+fn opened(texts: &SharedTexts) -> Result<Arc<TextService>, Error> {
     texts.get().map_err(|error| Error::Model(error.to_string()))
 }

@@ -30,25 +30,36 @@ use std::process::ExitCode;
 
 pub use exit::Exit;
 
+use supervisor::Remains;
+
 use crate::config::{self, Command, MountMode, Stop};
-use crate::mount;
+use crate::{model, mount};
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
+    if let Some(code) = model::serve_texts(std::env::args_os().skip(1)) {
+        return code;
+    }
     environment::keep_files_to_oneself();
-    if supervisor::needed() {
-        return supervisor::run();
+    let read_file = |path: &Path| text_file::read(path);
+    let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
+    // Before there is a second thread.
+    let remains = match &asked {
+        Ok(Command::Run(job)) => Some(Remains::of(job)),
+        _ => supervisor::is_first().then(Remains::default),
+    };
+    if let Some(code) = remains.and_then(|remains| supervisor::part(&remains)) {
+        return code;
     }
     descriptors::raise_limit();
-    let read_file = |path: &Path| text_file::read(path);
-    let exit = match config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file) {
+    let exit = match asked {
         Ok(Command::Run(job)) => {
-            // Before there is a second thread.
             if job.inputs.iter().any(|input| input.par.is_some())
                 && job.mount.mode != MountMode::Copy
                 && job.mount.descriptor.is_none()
             {
                 mount::enter_if_needed();
+                let _ = supervisor::end_with_watcher();
             }
             run::run(*job)
         }

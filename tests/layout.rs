@@ -57,13 +57,15 @@ const PROGRAMS: [(&str, &[&str]); 2] = [("src/main.rs", &["job"]), ("src/bin/dev
 
 /// The only files, or folders where the name ends in `/`, that may hold `unsafe`, each with a reason that no safe crate
 /// covers.
-const UNSAFE_FILES: [(&str, &str); 9] = [
+const UNSAFE_FILES: [(&str, &str); 11] = [
     ("src/engine/cuda.rs", "a device whose work is on one stream"),
     ("src/engine/cuda/", "launches, and copies between a host and a GPU"),
     ("src/engine/communicator/nccl.rs", "calls of NCCL"),
     ("src/kernels/", "vector instructions, and buffers that tasks share in disjoint parts"),
     ("src/mount/blocks/buffer.rs", "blocks that are read while they are filled"),
     ("tests/support/allocations.rs", "an allocator that counts"),
+    ("src/model/texts_process/confinement.rs", "descriptors that the process was started with"),
+    ("src/job/supervisor.rs", "fork, while there is one thread"),
     ("src/mount/descriptor.rs", "a descriptor that the process was started with"),
     ("src/mount/namespace.rs", "unshare, for which rustix has no safe call"),
     ("tests/support/process.rs", "prctl in a child before exec, kill"),

@@ -57,7 +57,7 @@ fn mount_fuse(location: &Path, objects: &[Object], source: Arc<dyn BlockSource>)
 }
 
 /// What `/proc/mounts` has at `location`.
-fn mounts_at(location: &Path) -> usize {
+pub(crate) fn mounts_at(location: &Path) -> usize {
     let table = std::fs::read_to_string("/proc/mounts").unwrap();
     let location = location.to_str().unwrap();
     table.lines().filter(|line| line.split(' ').nth(1) == Some(location)).count()

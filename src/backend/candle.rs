@@ -9,12 +9,12 @@ use super::{Backend, BackendFacts, Completion, Error, Request, opened};
 use crate::config::JobConfig;
 use crate::engine::{self, Engine, Placement, Rendezvous};
 use crate::event::{Events, Fact};
-use crate::model::{Files, Model, SharedTexts, Texts};
+use crate::model::{Files, Model, SharedTexts, TextService};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
     engine: Engine,
-    texts: Arc<Texts>,
+    texts: Arc<TextService>,
     facts: BackendFacts,
 }
 
@@ -34,7 +34,7 @@ impl CandleBackend {
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;
         let texts = opened(texts)?;
-        let warnings = texts.tokenizer.warnings().to_vec();
+        let warnings = texts.facts().warnings.clone();
         let facts = BackendFacts { warnings, ..facts(&model, engine.facts())? };
         Ok(Self { engine, texts, facts })
     }
@@ -70,16 +70,15 @@ impl Backend for CandleBackend {
                 id: request.id,
                 prompt: request.prompt,
                 max_new_tokens: request.output_tokens,
-                stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.eos_tokens.clone() },
+                stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.facts().eos_tokens.clone() },
                 sampling: request.sampling,
                 seed: request.seed,
             })
             .collect();
-        let tokenizer = &self.texts.tokenizer;
         let mut undecodable = None;
         let mut complete = |output: engine::Output| {
             // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
-            let text = tokenizer.decode(&output.tokens).unwrap_or_else(|error| {
+            let text = self.texts.decode(&output.tokens).unwrap_or_else(|error| {
                 undecodable.get_or_insert(error.to_string());
                 String::new()
             });

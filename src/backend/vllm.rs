@@ -22,7 +22,7 @@ use super::presence::Interpreter;
 use super::{Backend, BackendFacts, Completion, Error, Request, opened};
 use crate::config::JobConfig;
 use crate::event::{Events, Fact, FinishReason, RequestId};
-use crate::model::{SharedTexts, Texts};
+use crate::model::{SharedTexts, TextService};
 
 pub use settings::refused;
 
@@ -42,7 +42,7 @@ const VARIABLES: [(&str, &str); 7] = [
 /// A loaded vLLM, and what stands between it and texts.
 pub struct VllmBackend {
     child: Child,
-    texts: Arc<Texts>,
+    texts: Arc<TextService>,
     gpus: usize,
     facts: BackendFacts,
 }
@@ -80,7 +80,7 @@ impl VllmBackend {
         let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
         let texts = opened(texts)?;
-        let architecture = texts.architecture.clone();
+        let architecture = texts.facts().architecture.clone();
         let facts = BackendFacts {
             backend: "vllm",
             version,
@@ -88,7 +88,7 @@ impl VllmBackend {
             parameters,
             max_model_len,
             other_modalities: None,
-            warnings: texts.tokenizer.warnings().to_vec(),
+            warnings: texts.facts().warnings.clone(),
             engine,
         };
         Ok(Self { child, texts, gpus, facts })
@@ -96,7 +96,7 @@ impl VllmBackend {
 
     /// Has the driver hold `requests` ready.
     fn hand_over(&mut self, requests: &[Request], cancel: &CancellationToken) -> Result<(), Error> {
-        let asked = requests.iter().map(|request| Asked::new(request, &self.texts.eos_tokens)).collect();
+        let asked = requests.iter().map(|request| Asked::new(request, &self.texts.facts().eos_tokens)).collect();
         self.child.tell(&Order::Take(asked));
         match self.listen(cancel)? {
             Said::Taken(taken) if taken == requests.len() => Ok(()),

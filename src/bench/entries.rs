@@ -10,12 +10,16 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::prompt_encoder::PromptEncoder;
-use super::question::{AnswerForm, Asked, Refusal};
+use super::question::{AnswerForm, Asked, Refusal, Wish};
 use super::{Error, jsonl, share, sharegpt};
-use crate::backend::Request;
+use crate::backend::{self, Request};
 use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload};
 use crate::event::RequestId;
-use crate::model::Texts;
+use crate::model::{Ask, TextService};
+
+/// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
+const TOGETHER: usize = 4096;
+const TOGETHER_BYTES: usize = 1 << 20;
 
 /// Where in its file something stands, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,14 +74,14 @@ pub(super) fn read(
     workload: &Workload,
     sampling: Sampling,
     path: &Path,
-    texts: &Texts,
+    texts: &TextService,
     max_model_len: usize,
 ) -> Result<(Vec<Request>, Vec<Entry>), Error> {
     let at = path.display();
     let unreadable = |error: &dyn fmt::Display| Error::Workload(format!("the dataset {at} cannot be read: {error}"));
     let mut reading = Reading::new(workload, texts, max_model_len, path)?;
     let file = BufReader::new(File::open(path).map_err(|error| unreadable(&error))?);
-    match workload.dataset {
+    let outcome = match workload.dataset {
         Dataset::ShareGpt { reply_length, .. } => read_sharegpt(&mut reading, file, sampling, reply_length),
         // No file has random prompts.
         Dataset::Random => Ok(()),
@@ -85,8 +89,13 @@ pub(super) fn read(
             let take = &mut |place, asked| reading.take(place, asked);
             jsonl::read(file, sampling, take).map_err(|error| unreadable(&error))
         }
-    }?;
-    reading.end()
+    };
+    // What stands before the place where a file cannot be read further is judged first.
+    reading.encode_waiting();
+    match reading.failed {
+        None => outcome.and_then(|()| reading.end()),
+        Some(error) => Err(error),
+    }
 }
 
 fn read_sharegpt(
@@ -108,7 +117,9 @@ struct Reading<'a> {
     workload: &'a Workload,
     path: &'a Path,
     max_model_len: usize,
-    encoder: PromptEncoder<'a>,
+    texts: &'a TextService,
+    encoder: PromptEncoder,
+    waiting: Waiting,
     requests: Vec<Request>,
     entries: Vec<Entry>,
     names: HashMap<String, Place>,
@@ -131,13 +142,36 @@ fn cut(mut reason: String) -> String {
     reason
 }
 
+/// Entries that are encoded together.
+#[derive(Default)]
+struct Waiting {
+    entries: Vec<(Place, Result<Encodable, Refusal>)>,
+    /// What is to become tokens: of each encodable entry its prompt, and its reply where it has one.
+    asks: Vec<Ask>,
+    bytes: usize,
+}
+
+/// An entry without the texts that become tokens.
+struct Encodable {
+    wish: Wish,
+    has_reply: bool,
+    form: AnswerForm,
+}
+
 impl<'a> Reading<'a> {
-    fn new(workload: &'a Workload, texts: &'a Texts, max_model_len: usize, path: &'a Path) -> Result<Self, Error> {
+    fn new(
+        workload: &'a Workload,
+        texts: &'a TextService,
+        max_model_len: usize,
+        path: &'a Path,
+    ) -> Result<Self, Error> {
         Ok(Self {
             workload,
             path,
             max_model_len,
-            encoder: PromptEncoder::new(texts, workload.apply_chat_template, max_model_len)?,
+            texts,
+            encoder: PromptEncoder::new(texts.facts(), workload.apply_chat_template, max_model_len)?,
+            waiting: Waiting::default(),
             requests: Vec::new(),
             entries: Vec::new(),
             names: HashMap::new(),
@@ -149,77 +183,124 @@ impl<'a> Reading<'a> {
     /// Takes one entry in. Ends the reading once `num-prompts` are read, skipped ones included, or when one is bad and
     /// that is to be fatal.
     fn take(&mut self, place: Place, asked: Result<Asked, Refusal>) -> ControlFlow<()> {
-        match asked.and_then(|asked| self.request(place, asked)) {
-            Ok((request, form)) => {
-                let (id, prompt_tokens) = (request.id, request.prompt.len());
-                self.requests.push(request);
-                self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
-            }
-            Err(Refusal { custom_id, reason }) if self.workload.on_bad_input == OnBadInput::Skip => {
-                self.skipped += 1;
-                if self.skipped > MOST_SKIPPED {
-                    let at = self.path.display();
-                    self.failed = Some(Error::Workload(format!(
-                        "{at}: more than {MOST_SKIPPED} lines or entries up to {place} are no prompts, the last because {reason}; is \
-                         it a dataset?"
-                    )));
-                    return ControlFlow::Break(());
-                }
-                self.entries.push(Entry::Skipped { place, custom_id, reason: cut(reason) });
-            }
-            Err(Refusal { reason, .. }) => {
-                let (at, reason) = (self.path.display(), cut(reason));
-                self.failed = Some(Error::Workload(format!(
-                    "{at}, {place}: {reason} (on-bad-input=skip reports such input and goes on)"
-                )));
-                return ControlFlow::Break(());
-            }
+        let encodable = asked.and_then(|asked| self.encodable(place, asked));
+        let is_fatal = encodable.is_err() && self.workload.on_bad_input == OnBadInput::Fail;
+        self.waiting.entries.push((place, encodable));
+        let read = self.entries.len() + self.waiting.entries.len();
+        let is_last = is_fatal || self.workload.num_prompts.map(usize::from) == Some(read);
+        if is_last || self.waiting.entries.len() >= TOGETHER || self.waiting.bytes >= TOGETHER_BYTES {
+            self.encode_waiting();
         }
-        let limit = self.workload.num_prompts.map(usize::from);
-        if limit == Some(self.entries.len()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if is_last || self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn request(&mut self, place: Place, asked: Asked) -> Result<(Request, AnswerForm), Refusal> {
+    /// Puts the texts of an entry to those that become tokens.
+    fn encodable(&mut self, place: Place, asked: Asked) -> Result<Encodable, Refusal> {
         let Asked { question, wish, reply, form } = asked;
-        let custom_id = match &form {
-            AnswerForm::Plain(_) => None,
-            AnswerForm::Batch { custom_id, .. } => Some(custom_id.clone()),
-        };
-        let refuse = |reason: String| Refusal { custom_id: custom_id.clone(), reason };
-        if let Some(custom_id) = &custom_id
-            && let Some(earlier) = self.names.insert(custom_id.clone(), place)
+        let refuse = |reason: String| Refusal { custom_id: form.custom_id().map(str::to_owned), reason };
+        if let Some(custom_id) = form.custom_id()
+            && let Some(earlier) = self.names.insert(custom_id.to_owned(), place)
         {
             return Err(refuse(format!("its `custom_id` is that of {earlier} too; give each line one of its own")));
         }
-        let prompt = self.encoder.encode(&question).map_err(refuse)?;
-        let output_tokens = match (wish.output_tokens, &reply) {
+        let prompt = self.encoder.ask(question).map_err(refuse)?;
+        // Its length counts only where the line itself does not say how much is to be generated.
+        let reply = reply.filter(|_| wish.output_tokens.is_none()).map(|reply| self.encoder.ask_of_reply(reply));
+        let reply = reply.transpose().map_err(refuse)?;
+        let has_reply = reply.is_some();
+        for ask in [prompt].into_iter().chain(reply) {
+            self.waiting.bytes += ask.bytes();
+            self.waiting.asks.push(ask);
+        }
+        Ok(Encodable { wish, has_reply, form })
+    }
+
+    /// Encodes the entries that wait, and takes them one by one until one is bad and that is to be fatal.
+    fn encode_waiting(&mut self) {
+        let Waiting { entries, asks, .. } = std::mem::take(&mut self.waiting);
+        if self.failed.is_some() {
+            return;
+        }
+        let stop_at_first = self.workload.on_bad_input == OnBadInput::Fail;
+        let mut encoded = match self.texts.encode(asks, stop_at_first) {
+            Ok(encoded) => encoded.into_iter(),
+            Err(error) => {
+                self.failed = Some(backend::Error::Model(error.to_string()).into());
+                return;
+            }
+        };
+        let missing = || Err("its tokens are missing".to_owned());
+        for (place, encodable) in entries {
+            let request = encodable.and_then(|Encodable { wish, has_reply, form }| {
+                let prompt = encoded.next().unwrap_or_else(missing);
+                let reply = has_reply.then(|| encoded.next().unwrap_or_else(missing));
+                let custom_id = form.custom_id().map(str::to_owned);
+                let request = prompt.and_then(|prompt| self.request(prompt, reply, wish));
+                Ok((request.map_err(|reason| Refusal { custom_id, reason })?, form))
+            });
+            match request {
+                Ok((request, form)) => {
+                    let (id, prompt_tokens) = (request.id, request.prompt.len());
+                    self.requests.push(request);
+                    self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
+                }
+                Err(Refusal { custom_id, reason }) if !stop_at_first => {
+                    self.skipped += 1;
+                    if self.skipped > MOST_SKIPPED {
+                        let at = self.path.display();
+                        self.failed = Some(Error::Workload(format!(
+                            "{at}: more than {MOST_SKIPPED} lines or entries up to {place} are no prompts, the last because \
+                             {reason}; is it a dataset?"
+                        )));
+                        return;
+                    }
+                    self.entries.push(Entry::Skipped { place, custom_id, reason: cut(reason) });
+                }
+                Err(Refusal { reason, .. }) => {
+                    let (at, reason) = (self.path.display(), cut(reason));
+                    self.failed = Some(Error::Workload(format!(
+                        "{at}, {place}: {reason} (on-bad-input=skip reports such input and goes on)"
+                    )));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The request of an entry, or a sentence about its absence.
+    fn request(
+        &self,
+        prompt: Vec<u32>,
+        reply: Option<Result<Vec<u32>, String>>,
+        wish: Wish,
+    ) -> Result<Request, String> {
+        if prompt.is_empty() {
+            return Err("its prompt has no tokens".to_owned());
+        }
+        let output_tokens = match (wish.output_tokens, reply) {
             (Some(tokens), _) => tokens.get(),
-            (None, Some(reply)) => self.encoder.reply_tokens(reply).map_err(refuse)?,
+            (None, Some(reply)) => reply?.len().max(1),
             (None, None) => self.workload.output_len.get(),
         };
         if prompt.len().saturating_add(output_tokens) > self.max_model_len {
-            return Err(refuse(format!(
+            return Err(format!(
                 "its prompt has {} tokens, and with {output_tokens} output tokens it exceeds max-model-len={}; shorten it or \
                  ask for less",
                 prompt.len(),
                 self.max_model_len
-            )));
+            ));
         }
-        let request = Request {
+        Ok(Request {
             id: RequestId(self.requests.len() as u32),
             prompt,
             output_tokens,
             ignore_eos: wish.ignore_eos.unwrap_or(self.workload.ignore_eos),
             sampling: wish.sampling,
             seed: wish.seed.unwrap_or(self.workload.seed),
-        };
-        Ok((request, form))
+        })
     }
 
     fn end(self) -> Result<(Vec<Request>, Vec<Entry>), Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
         let at = self.path.display();
         if self.requests.is_empty() {
             let first = self.entries.iter().find_map(|entry| match entry {

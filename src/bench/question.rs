@@ -88,6 +88,16 @@ pub enum AnswerForm {
     },
 }
 
+impl AnswerForm {
+    /// The line's name, where it is a line of a batch.
+    pub(super) fn custom_id(&self) -> Option<&str> {
+        match self {
+            AnswerForm::Plain(_) => None,
+            AnswerForm::Batch { custom_id, .. } => Some(custom_id),
+        }
+    }
+}
+
 /// The endpoints of OpenAI's interface that a batch may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {

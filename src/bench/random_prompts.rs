@@ -7,7 +7,7 @@ use rand_chacha::ChaCha12Rng;
 
 use super::Error;
 use crate::config::Workload;
-use crate::model::Tokenizer;
+use crate::model::TextFacts;
 
 /// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
 const LENGTHS: u64 = 1;
@@ -25,7 +25,7 @@ pub(super) struct RandomPrompt {
 pub(super) fn draw(
     workload: &Workload,
     count: usize,
-    tokenizer: &Tokenizer,
+    texts: &TextFacts,
     max_model_len: usize,
 ) -> Result<Vec<RandomPrompt>, Error> {
     let (input_lengths, output_lengths) = (workload.input_lengths(), workload.output_lengths());
@@ -36,8 +36,8 @@ pub(super) fn draw(
              input-len, output-len or random-range-ratio"
         )));
     }
-    let special: HashSet<u32> = tokenizer.special_tokens().into_iter().collect();
-    let ids: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|id| !special.contains(id)).collect();
+    let special: HashSet<u32> = texts.special_tokens.iter().copied().collect();
+    let ids: Vec<u32> = (0..texts.vocab_size as u32).filter(|id| !special.contains(id)).collect();
     let distinct_sequences = (ids.len() as f64).powf(input as f64);
     // Half of all sequences at most, so that drawing until they differ ends soon.
     if (count as f64) > distinct_sequences / 2.0 {

@@ -7,7 +7,7 @@ use super::{Error, random_prompts, share};
 use crate::backend::Request;
 use crate::config::{Sampling, Workload};
 use crate::event::RequestId;
-use crate::model::Texts;
+use crate::model::TextService;
 
 /// Random prompts when neither a number nor a dataset says how many.
 const DEFAULT_RANDOM_PROMPTS: usize = 64;
@@ -46,7 +46,7 @@ pub fn prepare(
     workload: &Workload,
     sampling: Sampling,
     dataset_path: Option<&Path>,
-    texts: &Texts,
+    texts: &TextService,
     max_model_len: usize,
 ) -> Result<(Prompts, Vec<Entry>), Error> {
     let (mut prompts, entries) = match workload.dataset.path() {
@@ -68,10 +68,15 @@ pub fn prepare(
     Ok((prompts, entries))
 }
 
-fn random(workload: &Workload, sampling: Sampling, texts: &Texts, max_model_len: usize) -> Result<Prompts, Error> {
+fn random(
+    workload: &Workload,
+    sampling: Sampling,
+    texts: &TextService,
+    max_model_len: usize,
+) -> Result<Prompts, Error> {
     let count = workload.num_prompts.map_or(DEFAULT_RANDOM_PROMPTS, usize::from);
     // All of them, whatever the share: a prompt is the same whoever runs it.
-    let prompts = random_prompts::draw(workload, count + workload.warmup, &texts.tokenizer, max_model_len)?;
+    let prompts = random_prompts::draw(workload, count + workload.warmup, texts.facts(), max_model_len)?;
     let mut measured: Vec<Request> = prompts
         .into_iter()
         .enumerate()

@@ -48,8 +48,7 @@ impl Ending {
     }
 
     /// A signal ended it.
-    pub fn killed(signal: Exit, work: Work) -> Self {
-        let name = if signal == Exit::Interrupted { "SIGINT" } else { "SIGTERM" };
+    pub fn killed(signal: Exit, name: &str, work: Work) -> Self {
         let error = format!("stopped by {name}; partial results are kept");
         Self { status: Status::Killed, exit: signal, error: Some(error), work }
     }

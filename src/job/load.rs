@@ -3,7 +3,7 @@
 //! Prompts need a model's texts only. They are made while weights are read, so that a mistake in the dataset ends the job before
 //! that is done, and so that neither waits for the other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,9 @@ use super::work::{STEP_PATIENCE, from_backend, from_bench};
 use crate::backend::{self, Backend, Found};
 use crate::bench::{self, Entry, Prompts};
 use crate::model::SharedTexts;
+
+/// The program that runs, wherever it lies.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Paths of everything that is read.
 #[derive(Clone)]
@@ -48,7 +51,7 @@ pub async fn load_and_prepare(
     files: MountedFiles,
     sources: Sources,
 ) -> Result<Ready, Failure> {
-    let texts = SharedTexts::new(sources.model.clone(), sources.tokenizer.clone());
+    let texts = SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone());
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
         let prepared = prepare(context, texts.clone(), sources.dataset.clone(), None).await;
@@ -99,7 +102,7 @@ async fn prepare(
     let asked_len = context.job.engine.max_model_len.map(usize::from);
     blocking(context.signals.cancel(), STEP_PATIENCE, move || {
         let texts = texts.get().map_err(|error| Failure::new(Exit::Model, error))?;
-        let longest = max_model_len.or(asked_len).or(texts.max_position).unwrap_or(usize::MAX);
+        let longest = max_model_len.or(asked_len).or(texts.facts().max_position).unwrap_or(usize::MAX);
         bench::prepare(&workload, sampling, dataset.as_deref(), &texts, longest).map_err(from_bench)
     })
     .await?

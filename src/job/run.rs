@@ -166,7 +166,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let measured = outcome.is_ok();
     let ending = match (context.signals.exit(), outcome) {
         (_, Ok(())) => Ending::measured(work),
-        (Some(signal), Err(_)) => Ending::killed(signal, work),
+        (Some(signal), Err(_)) => Ending::killed(signal, context.signals.name(), work),
         (None, Err(failure)) => Ending::failed(failure, work),
     };
     let exit = finish(&context, ending).await;

@@ -1,55 +1,165 @@
-//! As PID 1: a first process that starts the real one, passes signals on, and reaps whatever dies.
+//! A process that outlives the job: it passes signals on, reaps whatever dies, and clears up behind a job that a signal ended.
 //!
-//! A container's PID 1 inherits orphans and gets no default signal handlers. Doing both in a process that does
-//! nothing else keeps the job's own waiting for children simple, and lets a mount be taken down even after the job
-//! was killed by SIGKILL (out of memory).
+//! A job that is killed outright (memory runs out, a library aborts) cannot take its mounts down nor say a word. So the program
+//! parts in two before anything is begun: the job, and this process, which does nothing else. As a container's PID 1 it also
+//! inherits orphans, and the job never runs with PID 1's special rules for signals and children.
 
+use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+use std::time::SystemTime;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use rustix::process::{
+    Pid, Resource, Signal, WaitOptions, getpid, getppid, getrlimit, kill_process, set_parent_process_death_signal, wait,
+};
+use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-/// Whether this process is PID 1.
-pub fn needed() -> bool {
+use super::{Exit, environment, signals, terminal};
+use crate::config::JobConfig;
+use crate::mount;
+
+/// Traces of a job that was killed.
+#[derive(Default)]
+pub struct Remains {
+    /// Places of its own mounts.
+    mounts: Vec<PathBuf>,
+    /// The file of its last words.
+    termination_message: Option<PathBuf>,
+    /// The time of the last change there before the job began.
+    written: Option<SystemTime>,
+}
+
+impl Remains {
+    /// Those of `job`, which has not begun yet.
+    pub fn of(job: &JobConfig) -> Self {
+        // A mount that was passed in is for others to take down.
+        let is_own = job.mount.descriptor.is_none();
+        let mounted = job.inputs.iter().filter(|input| is_own && input.par.is_some());
+        let termination_message = job.telemetry.termination_message.clone();
+        let written = termination_message.as_deref().and_then(written);
+        Self { mounts: mounted.map(|input| input.location.clone()).collect(), termination_message, written }
+    }
+
+    /// Takes the mounts down, and leaves the last words of a job that had no time for its own.
+    fn clear(&self, exit_code: u8, sentence: &str) {
+        for location in &self.mounts {
+            mount::clear_stale(location);
+        }
+        if self.termination_message.as_deref().and_then(written) == self.written {
+            let message = serde_json::json!({"status": "killed", "exit_code": exit_code, "error": sentence});
+            environment::leave_termination_message(self.termination_message.as_deref(), &message.to_string());
+        }
+    }
+}
+
+fn written(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
+}
+
+/// Tells that this process is PID 1.
+pub fn is_first() -> bool {
     std::process::id() == 1
 }
 
-/// Starts this program again as a child and waits for it. Its exit code becomes ours; a child that died of signal N
-/// gives 128 + N, as a shell would.
-pub fn run() -> ExitCode {
-    match supervise() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            super::terminal::complain(&format!("the job's process cannot be started or watched: {error}"));
-            ExitCode::from(super::Exit::Unexpected.code())
+/// Parts this process in two, while it has one thread: returns nothing in the job's, and in the other one the exit code once the job
+/// has ended. A job that died of signal N gives 128 + N, as a shell would.
+pub fn part(remains: &Remains) -> Option<ExitCode> {
+    let code = match fork() {
+        Ok(None) => return None,
+        Ok(Some(job)) => watch(job, remains),
+        Err(error) => Err(error),
+    };
+    Some(ExitCode::from(code.unwrap_or_else(|error| {
+        terminal::complain(&format!("the job's process cannot be started or watched: {error}"));
+        Exit::Unexpected.code()
+    })))
+}
+
+/// The job's process, or nothing in that process itself.
+fn fork() -> io::Result<Option<Pid>> {
+    let parent = getpid();
+    // SAFETY: there is one thread, which the caller vouches for, so that no lock is held and no state is half made in the copy.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            end_with_watcher()?;
+            match getppid() == Some(parent) {
+                true => Ok(None),
+                false => Err(io::Error::other("the process that watches it is gone")),
+            }
         }
+        child => Pid::from_raw(child).map(Some).ok_or_else(|| io::Error::other("the job has no process id")),
     }
 }
 
-fn supervise() -> io::Result<u8> {
-    // Listening starts before the child does: no signal may fall into the gap.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD])?;
-    // Itself: the only child that gets the whole environment, as its configuration is in it.
-    let child = Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).spawn()?;
-    let child = Pid::from_raw(child.id() as i32).ok_or_else(|| io::Error::other("the child has no process id"))?;
+/// Has the kernel end the job in order, mounts included, when the process that watches it is killed. To be called again once this
+/// process has other rights: the kernel forgets it then.
+///
+/// # Errors
+/// The system refuses it.
+pub fn end_with_watcher() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
+fn watch(job: Pid, remains: &Remains) -> io::Result<u8> {
+    let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
+    let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
+    // It may have ended before anybody listened.
+    if let Some(status) = reap(job) {
+        return Ok(end(status, remains));
+    }
     for signal in signals.forever() {
-        if signal != SIGCHLD {
-            if let Some(signal) = Signal::from_named_raw(signal) {
-                // It may just have exited; its SIGCHLD is on the way then.
-                let _ = kill_process(child, signal);
+        match Signal::from_named_raw(signal) {
+            Some(Signal::CHILD) => {
+                if let Some(status) = reap(job) {
+                    return Ok(end(status, remains));
+                }
             }
-            continue;
-        }
-        // One SIGCHLD may stand for several deaths.
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == child {
-                let status = ExitStatus::from_raw(status.as_raw());
-                return Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1) as u8);
-            }
+            // It may just have ended; its SIGCHLD is on the way then. At a terminal the job has had the signal already, and does
+            // not mind a second one.
+            Some(signal) => drop(kill_process(job, signal)),
+            None => {}
         }
     }
     Err(io::Error::other("the signal stream ended"))
+}
+
+/// The end of the job, if it has come. One SIGCHLD may stand for several deaths.
+fn reap(job: Pid) -> Option<ExitStatus> {
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if pid == job {
+            return Some(ExitStatus::from_raw(status.as_raw()));
+        }
+    }
+    None
+}
+
+/// The exit code of a job that has ended, behind which everything is clear.
+fn end(status: ExitStatus, remains: &Remains) -> u8 {
+    let Some(signal) = status.signal() else { return status.code().unwrap_or(1) as u8 };
+    let name = signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
+    let limit = getrlimit(Resource::As).current;
+    let (code, clause) = match (signal, limit) {
+        (SIGABRT, Some(bytes)) => {
+            let clause = format!(
+                "it may have {bytes} bytes of address space, which may be too few: lift the limit (`ulimit -v`)"
+            );
+            (Exit::Configuration.code(), clause)
+        }
+        (SIGKILL, _) => {
+            (128 + signal as u8, "as happens where memory runs out: give it more, or ask for less".to_owned())
+        }
+        (SIGTERM | SIGINT | SIGHUP | SIGQUIT, _) => {
+            (128 + signal as u8, "before it could be stopped in order".to_owned())
+        }
+        _ => (128 + signal as u8, "which is a bug of it or of a library: please report it with its log".to_owned()),
+    };
+    let sentence = format!("the job's process was ended by {name}, {clause}");
+    terminal::complain(&sentence);
+    remains.clear(code, &sentence);
+    code
 }

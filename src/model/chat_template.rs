@@ -7,6 +7,7 @@
 mod filters;
 mod globals;
 mod json;
+mod limits;
 mod operators;
 mod printf;
 mod python;
@@ -15,6 +16,8 @@ mod text_methods;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -64,12 +67,16 @@ impl ChatTemplate {
             environment.set_syntax(syntax);
         }
         environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(limits::FUEL));
         python::teach(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime(now, format));
-        let compiled = operators::rewritten(&tags::rewritten(source, python::ITERATED), python::MODULO);
-        environment.set_loader(move |name| Ok((name == NAME).then(|| compiled.clone())));
+        if source.len() <= limits::MAX_SOURCE_BYTES {
+            let compiled = tags::rewritten(source, python::ITERATED, python::KEPT);
+            let compiled = operators::rewritten(&compiled, python::MODULO);
+            environment.set_loader(move |name| Ok((name == NAME).then(|| compiled.clone())));
+        }
         Self { environment, source: source.to_owned(), path: path.to_owned(), named_tokens }
     }
 
@@ -78,11 +85,20 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The file that holds it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The prompt that asks for the next message after `messages`, BOS included where the template has one.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`].
     pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
+        if self.source.len() > limits::MAX_SOURCE_BYTES {
+            let (length, most) = (self.source.len(), limits::MAX_SOURCE_BYTES);
+            return Err(self.error(format!("cannot be applied: it has {length} bytes, and {most} are the most")));
+        }
         let messages: Vec<Value> = messages.iter().map(|message| with_reasoning(without_nulls(message))).collect();
         let context = Context {
             messages: &messages,
@@ -91,8 +107,26 @@ impl ChatTemplate {
             add_generation_prompt: true,
             named_tokens: &self.named_tokens,
         };
-        let template = self.environment.get_template(NAME);
-        template.and_then(|template| template.render(Serde(&context))).map_err(|error| self.refusal(&error))
+        let mut text = BoundedBytes::default();
+        // A comparison that contradicts itself makes a sort panic, as do faults of libraries.
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
+            let template = self.environment.get_template(NAME)?;
+            template.render_captured_to(Serde(&context), &mut text).map(drop)
+        }));
+        match rendered {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) if text.is_full => {
+                let most = limits::MAX_TEXT_BYTES;
+                return Err(self.error(format!("cannot be applied: it makes a text of more than {most} bytes")));
+            }
+            Ok(Err(error)) => return Err(self.refusal(&error)),
+            Err(_) => return Err(self.error("cannot be applied: the minijinja library gave up on it".to_owned())),
+        }
+        String::from_utf8(text.bytes).map_err(|error| self.error(format!("makes what is no text: {error}")))
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::ChatTemplate { path: self.path.clone(), reason }
     }
 
     fn refusal(&self, error: &minijinja::Error) -> Error {
@@ -100,18 +134,45 @@ impl ChatTemplate {
         let reason = match (raised, error.line()) {
             (Some(raised), _) => format!("does not take this conversation: {raised}"),
             (None, Some(line)) => {
-                let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+                let what = match error.kind() {
+                    ErrorKind::OutOfFuel => {
+                        format!("it works without an end, or makes too much: {} steps", limits::FUEL)
+                    }
+                    kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+                };
                 format!("cannot be applied: {what} (in its line {line})")
             }
             (None, None) => format!("cannot be applied: {error}"),
         };
-        Error::ChatTemplate { path: self.path.clone(), reason }
+        self.error(reason)
     }
 }
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ChatTemplate({}, {} bytes)", self.path.display(), self.source.len())
+    }
+}
+
+/// A rendered text, which is refused once it is too long.
+#[derive(Default)]
+struct BoundedBytes {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl io::Write for BoundedBytes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > limits::MAX_TEXT_BYTES {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -101,6 +101,22 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What the process that reads the texts says of them.
+    #[error("{0}")]
+    Texts(String),
+    /// The process that reads the texts ended.
+    #[error(
+        "the texts of {model} cannot be used: the process that reads the tokenizer {tokenizer} and the chat template {end}; its \
+         files are damaged or made to do harm: get them again from where the model was published, or name another tokenizer"
+    )]
+    TextsEnded {
+        /// Of which model.
+        model: PathBuf,
+        /// With which tokenizer.
+        tokenizer: PathBuf,
+        /// How it ended: the rest of a clause that begins with it.
+        end: String,
+    },
     /// A chat template is not Jinja, or does not take a conversation.
     #[error("the chat template of {path} {reason}")]
     ChatTemplate {

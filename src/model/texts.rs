@@ -3,8 +3,7 @@
 //! They are opened apart from the weights, so that prompts are made while weights are read, and for engines that read weights
 //! themselves.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::path::Path;
 
 use super::config_json::ConfigJson;
 use super::gguf::Gguf;
@@ -87,6 +86,7 @@ impl Texts {
             let reason = format!("token {id} is to begin or end texts, but the model's embedding has {rows} rows");
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
+        tokenizer.try_out()?;
         let (chat_template, bos_token) = (special_tokens.chat_template(), special_tokens.bos);
         Ok(Self { architecture, tokenizer, chat_template, eos_tokens: special_tokens.eos, bos_token, max_position })
     }
@@ -100,28 +100,6 @@ fn first_architecture(json: &ConfigJson) -> Result<String, Error> {
 fn embedding_rows(json: &ConfigJson) -> Result<Option<usize>, Error> {
     let text_config = json.object("text_config")?;
     text_config.iter().chain([json]).find_map(|json| json.size("vocab_size").transpose()).transpose()
-}
-
-/// [`Texts`] that are opened once, by whoever needs them first; others wait for that.
-#[derive(Clone)]
-pub struct SharedTexts(Arc<LazyLock<Result<Arc<Texts>, Arc<Error>>, Opening>>);
-
-type Opening = Box<dyn FnOnce() -> Result<Arc<Texts>, Arc<Error>> + Send>;
-
-impl SharedTexts {
-    /// Will open those of the model at `model` with the tokenizer at `tokenizer`.
-    pub fn new(model: PathBuf, tokenizer: PathBuf) -> Self {
-        let open: Opening = Box::new(move || Texts::open(&model, &tokenizer).map(Arc::new).map_err(Arc::new));
-        Self(Arc::new(LazyLock::new(open)))
-    }
-
-    /// Opens them, or waits for whoever does.
-    ///
-    /// # Errors
-    /// As [`Texts::open`].
-    pub fn get(&self) -> Result<Arc<Texts>, Arc<Error>> {
-        LazyLock::force(&self.0).clone()
-    }
 }
 
 impl Tokenizer {

@@ -1,12 +1,19 @@
 //! Text to token ids and back, through the `tokenizers` library.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::AddedToken;
 
 use super::config_json::BYTE_ORDER_MARK;
 use super::{Error, small_file, substitute};
+
+/// A text that every tokenizer gets through, be it as unknown tokens.
+const ANY_TEXT: &str = "Hello";
+
+/// Ids that are looked through for the longest token.
+const MOST_IDS: usize = 1 << 21;
 
 /// A model's tokenizer. Cheap to share by reference; any thread may use it.
 pub struct Tokenizer {
@@ -77,8 +84,12 @@ impl Tokenizer {
         if tokens.is_empty() {
             return Ok(());
         }
-        let added = self.inner.add_tokens(tokens);
-        added.map_err(|error| Error::tokenizer(&self.path, format!("tokens cannot be added to it: {error}")))?;
+        let refuse = |reason: &dyn std::fmt::Display| {
+            Error::tokenizer(&self.path, format!("tokens cannot be added to it: {reason}"))
+        };
+        let added = catch_unwind(AssertUnwindSafe(|| self.inner.add_tokens(tokens)));
+        let added = added.map_err(|_| refuse(&"the tokenizers library gave up on them"))?;
+        added.map_err(|error| refuse(&error))?;
         let highest = self.inner.get_added_tokens_decoder().into_keys().max();
         self.vocab_size = self.vocab_size.max(highest.map_or(0, |id| id as usize + 1));
         Ok(())
@@ -104,9 +115,13 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, add_special);
-        let encoding =
-            encoding.map_err(|error| Error::tokenizer(&self.path, format!("cannot encode a text: {error}")))?;
+        let refuse = |reason: &dyn std::fmt::Display| {
+            Error::tokenizer(&self.path, format!("cannot encode a text of {} bytes: {reason}", text.len()))
+        };
+        // A damaged map of characters makes the library panic, at texts that come upon the damage.
+        let encoding = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
+        let encoding = encoding.map_err(|_| refuse(&"the tokenizers library gave up on it"))?;
+        let encoding = encoding.map_err(|error| refuse(&error))?;
         let ids = encoding.get_ids();
         if let Some(rows) = self.embedding_rows
             && let Some(id) = ids.iter().find(|&&id| id as usize >= rows)
@@ -120,23 +135,50 @@ impl Tokenizer {
         Ok(ids.to_vec())
     }
 
+    /// Refuses a tokenizer of which the library gives up on any text: the file is at fault there, not the text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub(super) fn try_out(&self) -> Result<(), Error> {
+        let tried = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(ANY_TEXT, true).map(drop)));
+        let refuse =
+            |_| Error::tokenizer(&self.path, "the tokenizers library gives up on any text with it: get the file again");
+        // A vocabulary may lack these very letters.
+        tried.map(drop).map_err(refuse)
+    }
+
     /// The text of `tokens`, special ones left out. Ids outside the vocabulary give nothing.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        let decoded = if self.repeated.is_empty() {
-            self.inner.decode(tokens, true)
-        } else {
-            let tokens: Vec<u32> = tokens.iter().map(|&id| self.spelled_as(id)).collect();
-            self.inner.decode(&tokens, true)
+        let refuse = |reason: &dyn std::fmt::Display| {
+            Error::tokenizer(&self.path, format!("cannot decode {} tokens: {reason}", tokens.len()))
         };
-        decoded.map_err(|error| Error::tokenizer(&self.path, format!("cannot decode {} tokens: {error}", tokens.len())))
+        let decoded = catch_unwind(AssertUnwindSafe(|| {
+            if self.repeated.is_empty() {
+                self.inner.decode(tokens, true)
+            } else {
+                let tokens: Vec<u32> = tokens.iter().map(|&id| self.spelled_as(id)).collect();
+                self.inner.decode(&tokens, true)
+            }
+        }));
+        let decoded = decoded.map_err(|_| refuse(&"the tokenizers library gave up on them"))?;
+        decoded.map_err(|error| refuse(&error))
     }
 
     /// One more than the highest id that a prompt may hold.
     pub fn vocab_size(&self) -> usize {
         self.embedding_rows.map_or(self.vocab_size, |rows| rows.min(self.vocab_size))
+    }
+
+    /// Length of the longest token's spelling; without a bound where a file claims more ids than any tokenizer has.
+    pub fn longest_token_bytes(&self) -> usize {
+        if self.vocab_size > MOST_IDS {
+            return usize::MAX;
+        }
+        let spelled = (0..self.vocab_size as u32).filter_map(|id| self.inner.id_to_token(id));
+        spelled.map(|token| token.len()).max().unwrap_or(0).max(1)
     }
 
     /// Ids that stand for no text: BOS, EOS, padding, chat markers.

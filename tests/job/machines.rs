@@ -158,7 +158,7 @@ fn a_worker_that_is_killed_ends_the_job_with_5() {
     let places = two_places();
     let [mut leader, worker] = machines.start(&tiny_model(), &places, &LONG);
     leader.wait_for_stderr("\"phase\":\"measure\"");
-    worker.signal(libc::SIGKILL);
+    worker.signal_job(libc::SIGKILL);
     let leader = leader.wait().expect_code(5);
     assert!(leader.stderr.contains(&format!("machine 1 ({WORKER}:")), "{leader}");
     assert!(leader.stderr.contains("closed its connection without a last word"), "{leader}");
@@ -172,7 +172,7 @@ fn a_leader_that_is_killed_ends_its_workers_with_5() {
     let places = two_places();
     let [mut leader, worker] = machines.start(&tiny_model(), &places, &LONG);
     leader.wait_for_stderr("\"phase\":\"measure\"");
-    leader.signal(libc::SIGKILL);
+    leader.signal_job(libc::SIGKILL);
     let worker = worker.wait().expect_code(5);
     assert!(worker.stderr.contains(&format!("the leader ({LEADER}, port 29500) closed its connection")), "{worker}");
     expect_no_result(&places[1]);

@@ -77,8 +77,8 @@ fn four_replicas_of_which_one_is_killed_become_one_run_with_the_figures_of_all()
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     victim.wait_for_stderr("\"phase\":\"measure\"");
-    victim.signal(libc::SIGKILL);
-    assert_eq!(victim.wait().signal(), Some(libc::SIGKILL));
+    victim.signal_job(libc::SIGKILL);
+    victim.wait().expect_code(137);
     for replica in running {
         replica.wait().expect_code(0);
     }
@@ -196,8 +196,8 @@ fn a_job_that_died_is_ended_by_the_next_one_in_its_directory() {
     };
     let mut died = with("died").args(super::LONG).start();
     died.wait_for_stderr("\"phase\":\"measure\"");
-    died.signal(libc::SIGKILL);
-    died.wait();
+    died.signal_job(libc::SIGKILL);
+    died.wait().expect_code(137);
     with("next").args(["--input-len=4", "--output-len=2", "--num-prompts=2"]).run().expect_code(0);
     let mut found: Vec<(String, String)> =
         mlflow.runs("died").iter().map(|run| (run.name().to_owned(), run.status().to_owned())).collect();

@@ -103,13 +103,13 @@ fn two_jobs_do_not_share_a_directory() {
     let mut first = job(&results).args(super::LONG).start();
     first.wait_for_stderr("\"phase\":\"measure\"");
     let refused = job(&results).run().expect_code(2);
-    let said = format!("is in use by another job (process {})", first.id());
+    let said = format!("is in use by another job (process {})", first.job());
     assert!(refused.stderr.contains(&said) && refused.stderr.contains("results-dir="), "{refused}");
     let log = std::fs::read_to_string(results.path().join("out/flashjob.log")).unwrap();
     assert!(!log.contains("in use"), "{log}");
     assert!(!results.path().join("out/earlier").exists());
-    first.signal(libc::SIGKILL);
-    first.wait();
+    first.signal_job(libc::SIGKILL);
+    first.wait().expect_code(137);
     job(&results).args(["--input-len=4", "--output-len=4", "--num-prompts=2"]).run().expect_code(0);
 }
 

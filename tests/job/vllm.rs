@@ -334,7 +334,7 @@ fn driver_of(running: &Running) -> i32 {
     let deadline = Instant::now() + PATIENCE;
     let is_driver = |pid: &i32| command_line(*pid).contains("Runs vLLM for flashjob");
     loop {
-        match children(running.id()).into_iter().find(is_driver) {
+        match children(running.job() as u32).into_iter().find(is_driver) {
             Some(child) => return child,
             None => assert!(Instant::now() < deadline, "no child: {}", running.stderr_so_far()),
         }
@@ -422,8 +422,8 @@ fn a_child_does_not_outlive_a_job_that_is_killed() {
     let Some(environment) = venv("vllm") else { return };
     let (results, model) = (TempDir::new().unwrap(), widened());
     let (running, child) = measuring(&results, &environment, model.path());
-    running.signal(libc::SIGKILL);
-    assert_eq!(running.wait().signal(), Some(libc::SIGKILL));
+    running.signal_job(libc::SIGKILL);
+    running.wait().expect_code(137);
     is_gone(child);
 }
 

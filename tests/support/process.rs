@@ -116,6 +116,19 @@ impl Running {
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0, "{}", io::Error::last_os_error());
     }
 
+    /// The process of the job, which the one that was started watches.
+    pub fn job(&self) -> i32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = std::fs::read_to_string(children).unwrap();
+        children.split_whitespace().next().expect("the job's process").parse().unwrap()
+    }
+
+    /// Ends the job's process by `signal`, past the one that watches it.
+    pub fn signal_job(&self, signal: i32) {
+        // SAFETY: kill has no memory effects, and the job is reaped by the process that watches it, which has not ended.
+        assert_eq!(unsafe { libc::kill(self.job(), signal) }, 0, "{}", io::Error::last_os_error());
+    }
+
     /// Waits until standard error holds `text`.
     pub fn wait_for_stderr(&mut self, text: &str) {
         while !self.stderr.so_far().contains(text) {

@@ -6,6 +6,7 @@ use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::limits::{check_length, printed};
 use super::python::{float, given_or_named, keys, refused};
 use super::text_methods::padding;
 
@@ -117,6 +118,7 @@ pub(super) fn indent(text: &str, given: Rest<Value>, options: Kwargs) -> Result<
         if at > 0 {
             indented.push('\n');
         }
+        check_length(indented.len() + indent.len() + line.len())?;
         if (at == 0 && first) || (at > 0 && (blank || !line.is_empty())) {
             indented.push_str(&indent);
         }
@@ -126,9 +128,11 @@ pub(super) fn indent(text: &str, given: Rest<Value>, options: Kwargs) -> Result<
 }
 
 /// `text` as markupsafe escapes it.
-pub(super) fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> Result<String, Error> {
+    // An apostrophe becomes five bytes.
+    check_length(text.len().saturating_mul(5))?;
     let text = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
-    text.replace('\'', "&#39;").replace('"', "&#34;")
+    Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
 }
 
 pub(super) fn xml_attributes(map: &Value, spaced: Option<bool>) -> Result<String, Error> {
@@ -138,14 +142,15 @@ pub(super) fn xml_attributes(map: &Value, spaced: Option<bool>) -> Result<String
         if value.is_none() || value.is_undefined() {
             continue;
         }
-        let name = key.to_string();
+        let name = printed(&key)?;
         if name.contains(|c: char| c.is_ascii_whitespace() || "/>=".contains(c)) {
             return Err(refused(format!("invalid character in attribute name: {name:?}")));
         }
         if !text.is_empty() || spaced.unwrap_or(true) {
             text.push(' ');
         }
-        text.push_str(&format!("{}=\"{}\"", escaped(&name), escaped(&value.to_string())));
+        text.push_str(&format!("{}=\"{}\"", escaped(&name)?, escaped(&printed(&value)?)?));
+        check_length(text.len())?;
     }
     Ok(text)
 }
@@ -161,7 +166,7 @@ pub(super) fn truncate(text: &str, given: Rest<Value>, options: Kwargs) -> Resul
     options.assert_all_used()?;
     let length = length.map_or(Ok(255), usize::try_from)?;
     let killwords = killwords.is_some_and(|value| value.is_true());
-    let end = end.map_or_else(|| "...".to_owned(), |end| end.to_string());
+    let end = end.map_or_else(|| Ok("...".to_owned()), |end| printed(&end))?;
     let leeway = leeway.map_or(Ok(5), usize::try_from)?;
     let Some(kept) = length.checked_sub(end.chars().count()) else {
         return Err(refused(format!("truncate: a length of {length} is shorter than its end")));
@@ -176,10 +181,11 @@ pub(super) fn truncate(text: &str, given: Rest<Value>, options: Kwargs) -> Resul
 
 pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
     if value.as_str().is_some() || value.is_none() || value.try_iter().is_err() {
-        return Ok(utf8_percent_encode(&value.to_string(), QUOTED).to_string());
+        return Ok(utf8_percent_encode(&printed(value)?, QUOTED).to_string());
     }
-    let quoted =
-        |value: &Value| utf8_percent_encode(&value.to_string(), QUOTED_IN_QUERY).to_string().replace("%20", "+");
+    let quoted = |value: &Value| -> Result<String, Error> {
+        Ok(utf8_percent_encode(&printed(value)?, QUOTED_IN_QUERY).to_string().replace("%20", "+"))
+    };
     let mut text = String::new();
     for item in value.try_iter()? {
         let (key, item) = if value.kind() == ValueKind::Map {
@@ -188,7 +194,8 @@ pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
             (item.get_item(&Value::from(0))?, item.get_item(&Value::from(1))?)
         };
         let separator = if text.is_empty() { "" } else { "&" };
-        write!(text, "{separator}{}={}", quoted(&key), quoted(&item)).map_err(|error| refused(error.to_string()))?;
+        write!(text, "{separator}{}={}", quoted(&key)?, quoted(&item)?).map_err(|error| refused(error.to_string()))?;
+        check_length(text.len())?;
     }
     Ok(text)
 }

@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::limits::listed;
 use super::python::{iterated, refused};
 
 /// Python's `dict`.
-pub(super) fn dict(given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+pub(super) fn dict(state: &State, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
     if given.len() > 1 {
         return Err(refused(format!("dict expected at most 1 argument, got {}", given.len())));
     }
     let mut pairs: Vec<(Value, Value)> = Vec::new();
     if let Some(entries) = given.first() {
-        for item in iterated(entries)?.try_iter()? {
+        for item in listed(state, &iterated(entries)?)? {
             pairs.push(match entries.kind() {
                 ValueKind::Map => (item.clone(), entries.get_item(&item)?),
                 _ => (item.get_item(&Value::from(0))?, item.get_item(&Value::from(1))?),

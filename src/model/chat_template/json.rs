@@ -3,6 +3,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::limits::check_length;
 use super::python::{float, float_text, given_or_named, keys};
 
 /// The widest indentation that is written, in characters a level.
@@ -56,31 +57,32 @@ impl Writer {
         if depth > MAX_DEPTH {
             return Err(failed("lists in lists are nested too deeply"));
         }
+        check_length(self.text.len())?;
         match value.kind() {
             ValueKind::None => self.text.push_str("null"),
             ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.text.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.entries(['[', ']'], items.len(), depth, |writer, at| writer.value(&items[at], depth + 1))?;
+                // One by one: a list may be as long as it is told to be without being there.
+                self.entries(['[', ']'], value.try_iter()?, depth, |writer, item| writer.value(item, depth + 1))?;
             }
             ValueKind::Map => {
                 let mut keys = keys(value)?;
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.entries(['{', '}'], keys.len(), depth, |writer, at| {
-                    let name = match keys[at].kind() {
-                        ValueKind::String => keys[at].to_string(),
-                        ValueKind::Number => number(&keys[at]),
-                        ValueKind::Bool => if keys[at].is_true() { "true" } else { "false" }.to_owned(),
+                self.entries(['{', '}'], keys.into_iter(), depth, |writer, key| {
+                    let name = match key.kind() {
+                        ValueKind::String => key.to_string(),
+                        ValueKind::Number => number(key),
+                        ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
                         ValueKind::None => "null".to_owned(),
                         kind => return Err(failed(&format!("a key must be a text, not a {kind}"))),
                     };
                     writer.string(&name);
                     writer.text.push_str(&writer.behind_key.clone());
-                    writer.value(&value.get_item(&keys[at])?, depth + 1)
+                    writer.value(&value.get_item(key)?, depth + 1)
                 })?;
             }
             kind => return Err(failed(&format!("a value that is {kind} has no JSON"))),
@@ -91,19 +93,21 @@ impl Writer {
     fn entries(
         &mut self,
         [open, close]: [char; 2],
-        count: usize,
+        items: impl Iterator<Item = Value>,
         depth: usize,
-        mut entry: impl FnMut(&mut Self, usize) -> Result<(), Error>,
+        mut entry: impl FnMut(&mut Self, &Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.text.push(open);
-        for at in 0..count {
-            if at > 0 {
+        let mut is_empty = true;
+        for item in items {
+            if !is_empty {
                 self.text.push_str(&self.between.clone());
             }
+            is_empty = false;
             self.line(depth + 1);
-            entry(self, at)?;
+            entry(self, &item)?;
         }
-        if count > 0 {
+        if !is_empty {
             self.line(depth);
         }
         self.text.push(close);

@@ -33,7 +33,7 @@ fn is_raw(tag: &str) -> bool {
 }
 
 /// The bytes up to where an expression ends, which is the first `end` outside texts and brackets.
-fn expression(text: &str, end: &str) -> Option<usize> {
+pub(super) fn expression(text: &str, end: &str) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_usize);
     while at < text.len() {
         if depth == 0 && text.as_bytes()[at..].starts_with(end.as_bytes()) {

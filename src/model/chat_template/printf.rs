@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use minijinja::value::ValueKind;
 use minijinja::{Error, State, Value};
 
+use super::limits::{check_length, debugged, listed, printed};
 use super::python::{float, float_text, refused};
 
 /// The widest field and the longest fraction, in characters.
@@ -13,7 +14,7 @@ const MAX_WIDTH: usize = 4096;
 /// `left % right`.
 pub(super) fn modulo(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
     match left.as_str() {
-        Some(format) => formatted(format, right).map(Value::from),
+        Some(format) => formatted(state, format, right).map(Value::from),
         None => state.env().compile_expression("left % right")?.eval(minijinja::context! { left, right }),
     }
 }
@@ -31,9 +32,8 @@ struct Field {
 }
 
 /// `format % arguments`.
-pub(super) fn formatted(format: &str, arguments: &Value) -> Result<String, Error> {
-    let tuple: Vec<Value> =
-        if arguments.is_tuple() { arguments.try_iter()?.collect() } else { vec![arguments.clone()] };
+pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Result<String, Error> {
+    let tuple: Vec<Value> = if arguments.is_tuple() { listed(state, arguments)? } else { vec![arguments.clone()] };
     let (mut text, mut used, mut rest) = (String::new(), 0, format.chars().peekable());
     while let Some(c) = rest.next() {
         if c != '%' {
@@ -92,6 +92,7 @@ pub(super) fn formatted(format: &str, arguments: &Value) -> Result<String, Error
             continue;
         }
         let value = named.map_or_else(next, Ok)?;
+        check_length(text.len())?;
         write!(text, "{}", field.converted(letter, &value)?).map_err(|error| refused(error.to_string()))?;
     }
     if used < tuple.len() && arguments.kind() != ValueKind::Map && (arguments.is_tuple() || used == 0) {
@@ -112,8 +113,8 @@ impl Field {
             's' | 'r' | 'a' => {
                 let text = match (letter, float(value)) {
                     (_, Some(number)) => float_text(number),
-                    ('s', None) => value.to_string(),
-                    _ => format!("{value:?}"),
+                    ('s', None) => printed(value)?,
+                    _ => debugged(value)?,
                 };
                 let text = text.chars().take(self.precision.unwrap_or(usize::MAX)).collect();
                 return Ok(self.padded(String::new(), text, false));

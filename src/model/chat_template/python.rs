@@ -1,15 +1,19 @@
 //! What Jinja2 takes from Python and minijinja has not: how values are printed, what is iterable, methods and filters.
 
 use minijinja::value::{Kwargs, ObjectRepr, Rest, Tuple, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::filters::{dict_sort, escaped, indent, to_float, to_int, truncate, url_encode, word_count, xml_attributes};
 use super::globals::{cycler, dict};
+use super::limits::{kept, listed, printed};
 use super::text_methods::{centered, text_method};
 
 /// The filter through which [`super::tags::rewritten`] passes what a loop goes through.
 pub(super) const ITERATED: &str = "__iterated__";
+
+/// The function through which [`super::tags::rewritten`] passes what a namespace is to keep.
+pub(super) const KEPT: &str = "__kept__";
 
 /// The function that [`super::operators::rewritten`] puts in the place of `%`.
 pub(super) const MODULO: &str = "__modulo__";
@@ -19,7 +23,10 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
     environment.set_formatter(|out, _, value| {
         let written = match float(value) {
             Some(number) => out.write_str(&float_text(number)),
-            None => write!(out, "{value}"),
+            None => match value.as_str() {
+                Some(text) => out.write_str(text),
+                None => out.write_str(&printed(value)?),
+            },
         };
         written.map_err(|_| Error::from(ErrorKind::WriteFailure))
     });
@@ -29,7 +36,7 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
             None if method == "copy" && value.kind() == ValueKind::Map => Ok(value.clone()),
             None if method == "index" && value.kind() == ValueKind::Seq => {
                 let (item,): (Value,) = from_args(arguments)?;
-                let at = value.try_iter()?.position(|other| other == item);
+                let at = listed(state, value)?.into_iter().position(|other| other == item);
                 at.map(Value::from).ok_or_else(|| refused(format!("{item} is not in list")))
             }
             None => unknown_method_callback(state, value, method, arguments),
@@ -40,38 +47,39 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
     });
     environment.add_filter(ITERATED, iterated);
-    environment.add_filter("list", |value: &Value| iterated(value)?.try_iter().map(|items| items.collect::<Value>()));
+    environment.add_filter("list", |state: &State, value: &Value| listed(state, &iterated(value)?).map(Value::from));
+    environment.add_function(KEPT, kept);
     environment.add_filter("wordcount", word_count);
     environment.add_filter("truncate", truncate);
     environment.add_filter("center", |text: &str, width: Option<usize>| centered(text, width.unwrap_or(80), ' '));
     environment.add_filter("urlencode", url_encode);
     environment.add_filter("string", |value: &Value| match float(value) {
-        Some(number) => Value::from(float_text(number)),
-        None if value.as_str().is_some() => value.clone(),
-        None => Value::from(value.to_string()),
+        Some(number) => Ok(Value::from(float_text(number))),
+        None if value.as_str().is_some() => Ok(value.clone()),
+        None => printed(value).map(Value::from),
     });
     environment.add_filter("int", to_int);
     environment.add_filter("float", to_float);
     environment.add_filter("indent", indent);
     for name in ["escape", "e"] {
         environment.add_filter(name, |value: &Value| match value.is_safe() {
-            true => value.clone(),
-            false => Value::from_safe_string(escaped(&value.to_string())),
+            true => Ok(value.clone()),
+            false => escaped(&printed(value)?).map(Value::from_safe_string),
         });
     }
-    environment.add_filter("forceescape", |value: &Value| Value::from_safe_string(escaped(&value.to_string())));
+    environment.add_filter("forceescape", |value: &Value| escaped(&printed(value)?).map(Value::from_safe_string));
     environment.add_filter("dictsort", dict_sort);
     environment.add_function("dict", dict);
     environment.add_filter("filesizeformat", minijinja_contrib::filters::filesizeformat);
     environment.add_filter("striptags", minijinja_contrib::filters::striptags);
     environment.add_filter("xmlattr", xml_attributes);
-    environment.add_filter("format", |format: &str, arguments: Rest<Value>, named: Kwargs| {
+    environment.add_filter("format", |state: &State, format: &str, arguments: Rest<Value>, named: Kwargs| {
         let pairs: Result<Vec<(String, Value)>, Error> =
             named.args().map(|name| Ok((name.to_owned(), named.get(name)?))).collect();
         let named = Value::from_pairs(pairs?);
         let arguments =
             if arguments.is_empty() && named.is_true() { named } else { Value::from(Tuple::from(arguments.to_vec())) };
-        super::printf::formatted(format, &arguments)
+        super::printf::formatted(state, format, &arguments)
     });
     environment.add_test("callable", |value: &Value| {
         value.is_undefined() || value.as_object().is_some_and(|object| object.repr() == ObjectRepr::Plain)

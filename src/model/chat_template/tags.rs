@@ -1,11 +1,14 @@
 //! What is rewritten in a template's source before minijinja compiles it.
 
+use super::operators::expression;
+
 /// `source` with the statements that minijinja lacks, or takes otherwise than Jinja2, put into ones that it has.
 ///
 /// transformers knows `{% generation %} … {% endgeneration %}`, which mark what a model says for training and render as
 /// what they hold: a condition that is true does the same. What a loop goes through passes the filter `iterated`, because
-/// minijinja takes None for an empty list and Python refuses it.
-pub(super) fn rewritten(source: &str, iterated: &str) -> String {
+/// minijinja takes None for an empty list and Python refuses it. What a namespace is to keep passes the function `kept`, which
+/// looks for itself in it.
+pub(super) fn rewritten(source: &str, iterated: &str, kept: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
@@ -48,9 +51,29 @@ pub(super) fn rewritten(source: &str, iterated: &str) -> String {
             text.push(' ');
             rest = &behind[end..];
         }
+        if let Some(behind) = unsigned.trim_start().strip_prefix("set")
+            && let Some((start, end)) = attribute_value(behind)
+        {
+            text.push_str(&tag[..tag.len() - behind.len() + start]);
+            text.push_str(&format!(" {kept}(("));
+            text.push_str(&behind[start..end]);
+            text.push_str(")) ");
+            rest = &behind[end..];
+        }
     }
     text.push_str(rest);
     text
+}
+
+/// Where, in the text behind a tag's `set`, the expression begins and ends that an attribute is set to.
+fn attribute_value(tag: &str) -> Option<(usize, usize)> {
+    let name = tag.find('=')?;
+    let target = tag[..name].trim();
+    let is_attribute = target.contains('.') && target.chars().all(|c| c.is_alphanumeric() || "_. ".contains(c));
+    (is_attribute && tag.starts_with(char::is_whitespace)).then_some(())?;
+    let value = &tag[name + 1..];
+    let length = value[..expression(value, "%}")?].trim_end_matches(['-', '+']).len();
+    Some((name + 1, name + 1 + length))
 }
 
 /// Where, in the text behind a tag's `for`, the expression begins and ends that the loop goes through.

@@ -3,6 +3,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, from_args};
 use minijinja::{Error, Value};
 
+use super::limits::check_length;
 use super::python::{given_or_named, refused};
 
 /// Methods of Python's `str` that minijinja-contrib has not.
@@ -131,6 +132,7 @@ fn expand_tabs(text: &str, width: usize) -> Result<Value, Error> {
         match c {
             '\t' => {
                 let spaces = if width == 0 { 0 } else { width - column % width };
+                check_length(expanded.len())?;
                 expanded.push_str(&padding("", spaces, ' ')?);
                 column += spaces;
             }

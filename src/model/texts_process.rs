@@ -1,0 +1,223 @@
+//! A process for a model's texts: this program, started again with nothing but its pipes.
+//!
+//! Templates and tokenizers are programs that come with a model. Limits within stop those that are merely wrong; what ends a process
+//! all the same (a stack that overflows, memory that runs out, a loop inside a library) ends this one. The job notices, starts it
+//! again, and asks singly what was not answered: so a question at fault gets its sentence, and others their tokens.
+
+mod confinement;
+mod frames;
+mod process;
+mod served;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::frames::{Answer, Order};
+use self::process::Process;
+use super::{Ask, Error, TextFacts};
+
+pub use self::served::serve_texts;
+
+/// The first argument of the process.
+const MARKER: &str = "__texts";
+
+/// Questions of one order, and bytes after which it takes no more: small enough that workers end at nearly the same time.
+const MOST_ASKS: usize = 32;
+const MOST_BYTES: usize = 64 << 10;
+
+/// Orders on their way at a time: each worker has one, and finds the next one ready.
+const ORDERS_UNDER_WAY: usize = 2 * served::MOST_WORKERS;
+
+/// Deaths after which the model is at fault, whatever it was asked.
+const MOST_DEATHS: usize = 32;
+
+/// Time on processors that opening may take.
+const PATIENCE_OPENING: Duration = Duration::from_secs(120);
+
+/// Time on processors that a question may take, besides a second for each [`MOST_BYTES`] of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ids, or a sentence about their absence.
+type Answered = Result<Vec<u32>, String>;
+
+/// The process, started again when it dies.
+pub(super) struct Apart {
+    program: PathBuf,
+    model: PathBuf,
+    tokenizer: PathBuf,
+    process: Option<Process>,
+    deaths: usize,
+}
+
+impl Apart {
+    /// Starts `program`, which opens the texts.
+    ///
+    /// # Errors
+    /// [`Error::Texts`] with the reason of the process, [`Error::TextsEnded`].
+    pub fn open(program: PathBuf, model: PathBuf, tokenizer: PathBuf) -> Result<(Self, TextFacts), Error> {
+        let mut apart = Self { program, model, tokenizer, process: None, deaths: 0 };
+        let facts = apart.start()?;
+        Ok((apart, facts))
+    }
+
+    fn start(&mut self) -> Result<TextFacts, Error> {
+        let started = Process::start(&self.program, &self.model, &self.tokenizer);
+        let mut process = started.map_err(|error| self.ended(format!("could not be started: {error}")))?;
+        match process.answer(PATIENCE_OPENING) {
+            Ok(Answer::Opened(facts)) => {
+                self.process = Some(process);
+                Ok(*facts)
+            }
+            Ok(Answer::Refused(sentence)) => Err(Error::Texts(sentence)),
+            Ok(_) => Err(self.ended("said what nobody asked it".to_owned())),
+            Err(end) => Err(self.ended(end)),
+        }
+    }
+
+    fn ended(&self, end: String) -> Error {
+        Error::TextsEnded { model: self.model.clone(), tokenizer: self.tokenizer.clone(), end }
+    }
+
+    /// The process, which is started where there is none.
+    fn running(&mut self) -> Result<&mut Process, Error> {
+        if self.process.is_none() {
+            if self.deaths > MOST_DEATHS {
+                return Err(self.ended(format!("ended {} times", self.deaths)));
+            }
+            self.start()?;
+        }
+        match &mut self.process {
+            Some(process) => Ok(process),
+            None => Err(Error::Texts("the process is not there".to_owned())),
+        }
+    }
+
+    fn died(&mut self) {
+        self.process = None;
+        self.deaths += 1;
+    }
+
+    /// See [`super::TextService::encode`].
+    pub fn encode(&mut self, facts: &TextFacts, asks: Vec<Ask>, stop_at_first: bool) -> Result<Vec<Answered>, Error> {
+        let orders = orders(asks);
+        let mut answers: Vec<Option<Vec<Answered>>> = vec![None; orders.len()];
+        self.encode_together(&orders, &mut answers)?;
+        let (mut results, mut failed) = (Vec::new(), false);
+        for (order, answer) in orders.into_iter().zip(answers) {
+            let Order::Encode { asks, .. } = order else { continue };
+            if let Some(answer) = answer.filter(|answer| answer.len() == asks.len()) {
+                failed |= answer.iter().any(Result::is_err);
+                results.extend(answer);
+                continue;
+            }
+            for ask in asks {
+                let result = match failed && stop_at_first {
+                    true => Err("it comes behind one that failed".to_owned()),
+                    false => self.encode_alone(facts, ask)?,
+                };
+                failed |= result.is_err();
+                results.push(result);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Notes what is answered of `orders`, until all are or the process dies.
+    fn encode_together(&mut self, orders: &[Order], answers: &mut [Option<Vec<Answered>>]) -> Result<(), Error> {
+        let process = self.running()?;
+        let (mut told, mut answered) = (0, 0);
+        while answered < orders.len() {
+            while told < orders.len() && told - answered < ORDERS_UNDER_WAY {
+                // One that is gone is noticed where it is to answer.
+                let _ = process.tell(&orders[told]);
+                told += 1;
+            }
+            let bytes = orders[answered..told].iter().map(Order::bytes).sum();
+            match process.answer(patience(bytes)) {
+                Ok(Answer::Encoded { number, results }) if (number as usize) < orders.len() => {
+                    answers[number as usize] = Some(results);
+                    answered += 1;
+                }
+                _ => {
+                    self.died();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer to a question that the process may have died of.
+    fn encode_alone(&mut self, facts: &TextFacts, ask: Ask) -> Result<Answered, Error> {
+        if let (Ask::Messages(_), Some(path)) = (&ask, &facts.chat_template) {
+            match self.ask_alone(&Order::Render { number: 0, asks: vec![ask.clone()] })? {
+                Ok(Ok(_)) => {}
+                Ok(Err(sentence)) => return Ok(Err(sentence)),
+                Err(end) => {
+                    return Ok(Err(format!(
+                        "the chat template of {} cannot be applied: its process {end}",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        let path = self.tokenizer.display().to_string();
+        let answered = self.ask_alone(&Order::Encode { number: 0, asks: vec![ask] })?;
+        Ok(answered.unwrap_or_else(|end| Err(format!("tokenizer {path}: cannot encode a text: its process {end}"))))
+    }
+
+    /// The answer to the one question of `order`, or how the process ended.
+    fn ask_alone(&mut self, order: &Order) -> Result<Result<Answered, String>, Error> {
+        let process = self.running()?;
+        let _ = process.tell(order);
+        let end = match process.answer(patience(order.bytes())) {
+            Ok(Answer::Encoded { results, .. }) => match <[Answered; 1]>::try_from(results) {
+                Ok([answered]) => return Ok(Ok(answered)),
+                Err(_) => "answered what nobody asked it".to_owned(),
+            },
+            Ok(_) => "answered what nobody asked it".to_owned(),
+            Err(end) => end,
+        };
+        self.died();
+        Ok(Err(end))
+    }
+
+    /// See [`super::TextService::decode`].
+    pub fn decode(&mut self, tokens: &[u32]) -> Result<String, Error> {
+        let order = Order::Decode(tokens.to_vec());
+        let process = self.running()?;
+        let _ = process.tell(&order);
+        let end = match process.answer(patience(order.bytes())) {
+            Ok(Answer::Decoded(Ok(text))) => return Ok(text),
+            Ok(Answer::Decoded(Err(sentence))) => return Err(Error::Texts(sentence)),
+            Ok(_) => "answered what nobody asked it".to_owned(),
+            Err(end) => end,
+        };
+        self.died();
+        Err(self.ended(format!("could not decode {} tokens: it {end}", tokens.len())))
+    }
+}
+
+fn patience(bytes: usize) -> Duration {
+    PATIENCE + Duration::from_secs((bytes / MOST_BYTES) as u64)
+}
+
+/// `asks` in orders, numbered from 0.
+fn orders(asks: Vec<Ask>) -> Vec<Order> {
+    let mut orders: Vec<Order> = Vec::new();
+    let (mut bytes, mut count) = (MOST_BYTES, MOST_ASKS);
+    for ask in asks {
+        match orders.last_mut() {
+            Some(Order::Encode { asks, .. }) if bytes < MOST_BYTES && count < MOST_ASKS => {
+                bytes += ask.bytes();
+                count += 1;
+                asks.push(ask);
+            }
+            _ => {
+                (bytes, count) = (ask.bytes(), 1);
+                orders.push(Order::Encode { number: orders.len() as u32, asks: vec![ask] });
+            }
+        }
+    }
+    orders
+}
