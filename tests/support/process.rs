@@ -119,8 +119,14 @@ impl Running {
     /// The process of the job, which the one that was started watches.
     pub fn job(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let children = std::fs::read_to_string(children).unwrap();
-        children.split_whitespace().next().expect("the job's process").parse().unwrap()
+        loop {
+            // It is not there yet in the first moments.
+            if let Some(job) = std::fs::read_to_string(&children).unwrap().split_whitespace().next() {
+                return job.parse().unwrap();
+            }
+            assert!(Instant::now() < self.deadline, "it has no job:\n{}", self.stderr.so_far());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends the job's process by `signal`, past the one that watches it.
