@@ -125,32 +125,34 @@ pub enum Error {
     Cancelled,
 }
 
-/// Loads what `config` asks for from `paths`, the model's and the tokenizer's, into the engine that [`check`] has found. Our own
-/// engine opens weights through `files`, and leads the machines of `rendezvous`. `texts` are those of the model: they are not
-/// waited for before weights are loaded.
+/// Everything that loading takes.
+pub struct Loading<'a> {
+    /// The job.
+    pub config: &'a JobConfig,
+    /// Other machines that share the model, where this one leads them.
+    pub rendezvous: Option<&'a Rendezvous>,
+    /// Files that hold weights: our own engine opens them so, another one by their paths.
+    pub files: &'a dyn Files,
+    /// Path of the model.
+    pub model: &'a Path,
+    /// Path of the tokenizer.
+    pub tokenizer: &'a Path,
+    /// Texts of the model, which are not waited for before weights are loaded.
+    pub texts: &'a SharedTexts,
+    /// The stream of facts.
+    pub events: &'a Events,
+    /// The end of it all.
+    pub cancel: &'a CancellationToken,
+}
+
+/// Loads a model into the engine that [`check`] has found.
 ///
 /// # Errors
 /// [`Error::Unavailable`] for what this image or machine lacks, [`Error::Model`] for files, [`Error::Cancelled`].
-pub fn open(
-    found: Found,
-    config: &JobConfig,
-    rendezvous: Option<&Rendezvous>,
-    files: &dyn Files,
-    paths: [&Path; 2],
-    texts: &SharedTexts,
-    events: &Events,
-    cancel: &CancellationToken,
-) -> Result<Box<dyn Backend>, Error> {
+pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Error> {
     match found {
-        Found::Candle(placement) => {
-            let backend =
-                candle::CandleBackend::open(placement, config, rendezvous, files, paths[0], texts, events, cancel)?;
-            Ok(Box::new(backend))
-        }
-        // It reads weights as files, through whatever mount they are under.
-        Found::Vllm(interpreter) => {
-            Ok(Box::new(vllm::VllmBackend::open(&interpreter, config, paths, texts, events, cancel)?))
-        }
+        Found::Candle(placement) => Ok(Box::new(candle::CandleBackend::open(placement, loading)?)),
+        Found::Vllm(interpreter) => Ok(Box::new(vllm::VllmBackend::open(&interpreter, loading)?)),
     }
 }
 

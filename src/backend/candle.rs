@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Request, opened};
+use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
 use crate::config::JobConfig;
 use crate::engine::{self, Engine, Placement, Rendezvous};
 use crate::event::{Events, Fact};
-use crate::model::{Files, Model, SharedTexts, TextService};
+use crate::model::{Files, Model, TextService};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
@@ -20,16 +20,8 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
-    pub fn open(
-        placement: Placement,
-        config: &JobConfig,
-        rendezvous: Option<&Rendezvous>,
-        files: &dyn Files,
-        model: &Path,
-        texts: &SharedTexts,
-        events: &Events,
-        cancel: &CancellationToken,
-    ) -> Result<Self, Error> {
+    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+        let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;

@@ -9,7 +9,6 @@ mod protocol;
 mod settings;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,10 +18,9 @@ use tokio_util::sync::CancellationToken;
 use self::child::{Child, Silence};
 use self::protocol::{Asked, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
-use super::{Backend, BackendFacts, Completion, Error, Request, opened};
-use crate::config::JobConfig;
+use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
 use crate::event::{Events, Fact, FinishReason, RequestId};
-use crate::model::{SharedTexts, TextService};
+use crate::model::TextService;
 
 pub use settings::refused;
 
@@ -49,14 +47,8 @@ pub struct VllmBackend {
 
 impl VllmBackend {
     /// Starts vLLM and waits until it stands.
-    pub fn open(
-        interpreter: &Interpreter,
-        config: &JobConfig,
-        [model, tokenizer]: [&Path; 2],
-        texts: &SharedTexts,
-        events: &Events,
-        cancel: &CancellationToken,
-    ) -> Result<Self, Error> {
+    pub fn open(interpreter: &Interpreter, loading: &Loading<'_>) -> Result<Self, Error> {
+        let &Loading { config, model, tokenizer, texts, events, cancel, .. } = loading;
         if !model.join("config.json").is_file() {
             let reason = "vLLM takes a directory in Hugging Face layout, and there is no config.json in it";
             return Err(Error::Model(format!("{}: {reason}", model.display())));

@@ -12,7 +12,7 @@ use super::exit::Failure;
 use super::files::MountedFiles;
 use super::run::{Context, blocking};
 use super::work::{STEP_PATIENCE, from_backend, from_bench};
-use crate::backend::{self, Backend, Found};
+use crate::backend::{self, Backend, Found, Loading};
 use crate::bench::{self, Entry, Prompts};
 use crate::model::SharedTexts;
 
@@ -84,8 +84,17 @@ async fn load(
     let (job, events, rendezvous) = (context.job.clone(), context.events.clone(), context.rendezvous.clone());
     let Sources { model, tokenizer, .. } = sources.clone();
     blocking(&cancel.clone(), STEP_PATIENCE, move || {
-        let paths = [model.as_path(), tokenizer.as_path()];
-        backend::open(found, &job, rendezvous.as_deref(), &files, paths, &texts, &events, &cancel)
+        let loading = Loading {
+            config: &job,
+            rendezvous: rendezvous.as_deref(),
+            files: &files,
+            model: &model,
+            tokenizer: &tokenizer,
+            texts: &texts,
+            events: &events,
+            cancel: &cancel,
+        };
+        backend::open(found, &loading)
     })
     .await?
     .map_err(from_backend)

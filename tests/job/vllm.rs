@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flashjob::backend::{self, Backend, Completion, Found, Interpreter, Request};
+use flashjob::backend::{self, Backend, Completion, Found, Interpreter, Loading, Request};
 use flashjob::bench::Recorder;
 use flashjob::config::{self, Command, JobConfig, Sampling};
 use flashjob::event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
@@ -120,7 +120,17 @@ impl Observer for Facts {
 
 fn open(found: Found, job: &JobConfig, model: &Path, events: &Events) -> Box<dyn Backend> {
     let texts = SharedTexts::new(model.to_owned(), model.to_owned());
-    backend::open(found, job, None, &SystemFiles, [model, model], &texts, events, &CancellationToken::new()).unwrap()
+    let loading = Loading {
+        config: job,
+        rendezvous: None,
+        files: &SystemFiles,
+        model,
+        tokenizer: model,
+        texts: &texts,
+        events,
+        cancel: &CancellationToken::new(),
+    };
+    backend::open(found, &loading).unwrap()
 }
 
 /// One load; the rest is asked of it in turn.
