@@ -297,6 +297,9 @@ fn sizes_that_a_text_config_leaves_out_are_those_of_its_class() {
     );
 }
 
+/// Name, format, shape and bytes.
+type OwnedTensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
 /// transformers 5 says that it will "NOT tie them" where both are stored and differ, and takes the one that is there for both.
 #[test]
 fn a_head_is_tied_where_the_file_agrees() {
@@ -307,7 +310,7 @@ fn a_head_is_tied_where_the_file_agrees() {
         &Checkpoint::open(&golden::directory(fixture), &golden::directory(fixture)).unwrap(),
         prompt,
     );
-    let with_tensors = |edit: &dyn Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)| {
+    let with_tensors = |edit: &dyn Fn(&mut Vec<OwnedTensor>)| {
         let model = Altered::of(fixture);
         let file = model.read("model.safetensors");
         let file = SafeTensors::deserialize(&file).unwrap();
