@@ -41,6 +41,7 @@ pub fn main() -> ExitCode {
         return code;
     }
     environment::keep_files_to_oneself();
+    descriptors::raise_limit();
     let read_file = |path: &Path| text_file::read(path);
     let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
     // Before there is a second thread.
@@ -51,7 +52,6 @@ pub fn main() -> ExitCode {
     if let Some(code) = remains.and_then(|remains| supervisor::part(&remains)) {
         return code;
     }
-    descriptors::raise_limit();
     let exit = match asked {
         Ok(Command::Run(job)) => {
             if job.inputs.iter().any(|input| input.par.is_some())

@@ -26,6 +26,12 @@ static TOKEN_BEFORE_NAMESPACE: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}")).ok());
 
+/// A URL of Oracle's object storage whose path begins with `p`. Other servers may be at such a path, MLflow among them.
+static TOKEN_AFTER_HOST: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let host = r"(?:objectstorage|oraclecloud)[^/\\%]*";
+    Regex::new(&format!("(?i){host}{SEPARATOR}+p{SEPARATOR}+{COMPONENT}")).ok()
+});
+
 /// A component that looks drawn by lot, as tokens are. A host may look so, too.
 static RANDOM: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)([^/:]{SEPARATOR})[a-z0-9_+=-]{{40,}}")).ok());
@@ -59,7 +65,8 @@ pub fn hide_pars(text: &str) -> Cow<'_, str> {
 
 /// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
 pub(super) fn holds_par(text: &str) -> bool {
-    TOKEN_BEFORE_NAMESPACE.as_ref().is_none_or(|pattern| pattern.is_match(text))
+    let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
+    patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
         || ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
 }
 

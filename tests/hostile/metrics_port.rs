@@ -113,6 +113,7 @@ async fn requests_without_an_end_are_cut_off() {
 async fn the_linger_is_for_those_who_scraped_before() {
     for (before, within, end) in [
         (vec![], vec!["curl"], LingerEnd::TimedOut),
+        (vec![], vec!["Prometheus", "curl", "Prometheus"], LingerEnd::Scraped),
         (vec!["Prometheus"], vec!["curl", "curl"], LingerEnd::TimedOut),
         (vec!["Prometheus"], vec!["curl", "Prometheus"], LingerEnd::Scraped),
         (vec!["Prometheus", "Prometheus", "curl"], vec!["curl"], LingerEnd::TimedOut),

@@ -92,7 +92,7 @@ fn an_experiment_of_another_name_and_pages_without_an_end_are_no_answers() {
             json!({"experiment": {"experiment_id": "1", "name": "theirs", "lifecycle_stage": "active"}}),
             "an experiment of another name",
         ),
-        ("runs/search", json!({"runs": [], "next_page_token": "again"}), "its answer has no end"),
+        ("runs/search", json!({"runs": [], "next_page_token": "again"}), "its answer goes on after 100 pages"),
     ] {
         let folder = TempDir::new().unwrap();
         let server = MlflowStub::start(Vec::new(), "", move |(_, asked, ..)| {

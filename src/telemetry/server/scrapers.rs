@@ -2,7 +2,8 @@
 //!
 //! A scraper is known by its address and its User-Agent: behind one address there may be a Prometheus and, through a
 //! forwarded port, a person. One that came twice or more while values changed is regular; the final values are for all of these
-//! (Prometheus is often run in pairs), and only where there are none for one that came once.
+//! (Prometheus is often run in pairs), and only where there are none for one that came once. Of a job that was too short to be
+//! scraped, whoever comes a second time is no stranger.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -42,7 +43,7 @@ pub(super) struct Scrapers {
 
 #[derive(Default)]
 struct Known {
-    /// Scrapes of each before values were final.
+    /// Scrapes of each before values were final, and afterwards where there were none.
     scrapes: HashMap<Scraper, u32>,
     /// Those that are waited for, once values are final.
     awaited: Option<Awaited>,
@@ -51,6 +52,8 @@ struct Known {
 enum Awaited {
     All(Vec<Scraper>),
     AnyOf(Vec<Scraper>),
+    /// Nobody has come before.
+    AnyTwice,
 }
 
 impl Scrapers {
@@ -63,7 +66,9 @@ impl Scrapers {
     pub(super) fn begin(&self, scraper: Scraper) -> Scrape {
         let mut known = self.lock();
         let is_final = known.awaited.is_some();
-        if !is_final && (known.scrapes.len() < MOST || known.scrapes.contains_key(&scraper)) {
+        if matches!(known.awaited, None | Some(Awaited::AnyTwice))
+            && (known.scrapes.len() < MOST || known.scrapes.contains_key(&scraper))
+        {
             *known.scrapes.entry(scraper.clone()).or_default() += 1;
         }
         Scrape { scraper, is_final }
@@ -74,8 +79,11 @@ impl Scrapers {
         if !is_final {
             return;
         }
-        let satisfied = match &mut self.lock().awaited {
+        let mut known = self.lock();
+        let scrapes = known.scrapes.get(&scraper).copied().unwrap_or(0);
+        let satisfied = match &mut known.awaited {
             None => false,
+            Some(Awaited::AnyTwice) => scrapes > 1,
             Some(Awaited::AnyOf(scrapers)) => scrapers.contains(&scraper),
             Some(Awaited::All(scrapers)) => {
                 let before = scrapers.len();
@@ -94,9 +102,10 @@ impl Scrapers {
         if known.awaited.is_none() {
             let regular: Vec<Scraper> =
                 known.scrapes.iter().filter(|(_, scrapes)| **scrapes > 1).map(|(scraper, _)| scraper.clone()).collect();
-            known.awaited = Some(match regular.is_empty() {
-                true => Awaited::AnyOf(known.scrapes.keys().cloned().collect()),
-                false => Awaited::All(regular),
+            known.awaited = Some(match (known.scrapes.is_empty(), regular.is_empty()) {
+                (true, _) => Awaited::AnyTwice,
+                (false, true) => Awaited::AnyOf(known.scrapes.keys().cloned().collect()),
+                (false, false) => Awaited::All(regular),
             });
         }
         self.satisfied.clone()
@@ -115,7 +124,8 @@ mod tests {
     fn only_those_who_came_before_are_waited_for() {
         for (before, within, satisfied) in [
             ("", "", false),
-            ("", "aaa", false),
+            ("", "ab", false),
+            ("", "aba", true),
             ("a", "b", false),
             ("a", "ba", true),
             ("ab", "b", true),
