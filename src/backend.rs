@@ -50,7 +50,7 @@ pub struct Completion {
     pub text: String,
     /// Why it stopped.
     pub reason: FinishReason,
-    /// What went wrong and what to do, in a sentence: with [`FinishReason::Error`], and only then.
+    /// Sentence on the fault and its remedy: with [`FinishReason::Error`], and only then.
     pub error: Option<String>,
 }
 

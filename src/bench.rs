@@ -57,7 +57,7 @@ pub enum Error {
     /// Every request ended with an error.
     #[error("none of the {requests} requests could be answered; the first ended so: {first}")]
     NoAnswers {
-        /// How many there were.
+        /// Number of requests.
         requests: usize,
         /// The error of the first.
         first: String,
@@ -71,7 +71,7 @@ pub enum Error {
 /// prompts are about exact counts: that run is over at once.
 ///
 /// # Errors
-/// What the backend says, counts that are not exact, or no request that was answered.
+/// Errors of the backend, counts that are not exact, or no request that was answered.
 pub fn run(
     backend: &mut dyn Backend,
     prompts: Prompts,

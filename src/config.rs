@@ -48,7 +48,7 @@ pub use machines::Machines;
 pub use manual::manual;
 pub use origin::Origin;
 pub use par::{Par, ParError, ParTarget};
-pub use redaction::{escape_controls, hide_pars, redact};
+pub use redaction::{escape_controls, hide_pars, redact, shortened};
 pub use reference::{expand as expand_references, unresolved as unresolved_reference};
 pub use replica::{Replica, Share};
 pub use secret::Secret;

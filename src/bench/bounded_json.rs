@@ -17,7 +17,7 @@ const QUOTED_CHARS: usize = 60;
 /// Parses `text`.
 ///
 /// # Errors
-/// What is no JSON, and what holds too many values.
+/// Text that is no JSON, or that holds too many values.
 pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     if values_at_most(text) > MOST_VALUES {
         return Err(serde_json::Error::custom(format!("it holds more than {MOST_VALUES} values")));

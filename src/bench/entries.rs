@@ -13,7 +13,7 @@ use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, Asked, Refusal, Wish};
 use super::{Error, jsonl, share, sharegpt};
 use crate::backend::{self, Request};
-use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload};
+use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
 use crate::event::RequestId;
 use crate::model::{Ask, TextService};
 
@@ -127,26 +127,17 @@ struct Reading<'a> {
     failed: Option<Error>,
 }
 
-/// What is skipped is remembered until its answer is written.
+/// Skipped entries at most: each is kept until its answer is written.
 const MOST_SKIPPED: usize = 1_000_000;
 
 /// Longest reason that is remembered, in bytes: some name all that a template says.
 const LONGEST_REASON_BYTES: usize = 500;
 
-fn cut(mut reason: String) -> String {
-    if reason.len() > LONGEST_REASON_BYTES {
-        reason.truncate(reason.floor_char_boundary(LONGEST_REASON_BYTES));
-        reason.push('…');
-        reason.shrink_to_fit();
-    }
-    reason
-}
-
 /// Entries that are encoded together.
 #[derive(Default)]
 struct Waiting {
     entries: Vec<(Place, Result<Encodable, Refusal>)>,
-    /// What is to become tokens: of each encodable entry its prompt, and its reply where it has one.
+    /// Texts to encode: of each encodable entry its prompt, and its reply where it has one.
     asks: Vec<Ask>,
     bytes: usize,
 }
@@ -254,10 +245,14 @@ impl<'a> Reading<'a> {
                         )));
                         return;
                     }
-                    self.entries.push(Entry::Skipped { place, custom_id, reason: cut(reason) });
+                    self.entries.push(Entry::Skipped {
+                        place,
+                        custom_id,
+                        reason: shortened(reason, LONGEST_REASON_BYTES),
+                    });
                 }
                 Err(Refusal { reason, .. }) => {
-                    let (at, reason) = (self.path.display(), cut(reason));
+                    let (at, reason) = (self.path.display(), shortened(reason, LONGEST_REASON_BYTES));
                     self.failed = Some(Error::Workload(format!(
                         "{at}, {place}: {reason} (on-bad-input=skip reports such input and goes on)"
                     )));

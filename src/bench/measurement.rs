@@ -69,7 +69,7 @@ pub struct RequestTiming {
 }
 
 impl RequestTiming {
-    /// Whether it ended with an error.
+    /// Tells that it ended with an error.
     pub fn failed(&self) -> bool {
         self.finish_reason == Some(FinishReason::Error)
     }

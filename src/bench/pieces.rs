@@ -1,13 +1,13 @@
 //! A dataset's file in pieces, lines or elements of an array, each of a length that fits in memory.
 //!
-//! What is longer is passed over without being kept: a file that has lost its line feeds is one piece.
+//! Longer ones are passed over without being kept: a file that has lost its line feeds is one piece.
 
 use std::io::{self, BufRead};
 
 /// Longest line or element that is looked at. A prompt of a million tokens has a few MiB.
 const LONGEST_BYTES: usize = 64 << 20;
 
-/// What stands between two ends.
+/// Bytes between two ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Whole(Vec<u8>),
@@ -16,7 +16,7 @@ pub(super) enum Piece {
 }
 
 impl Piece {
-    /// Why a piece of so many bytes is refused.
+    /// Sentence that refuses a piece of so many bytes.
     pub(super) fn refusal(bytes: u64) -> String {
         format!("it has {bytes} bytes, and nothing above {} MiB is read; is a line feed missing?", LONGEST_BYTES >> 20)
     }
@@ -64,7 +64,7 @@ pub(super) fn line(file: &mut impl BufRead) -> io::Result<Option<Piece>> {
     }
 }
 
-/// What ended an element.
+/// Mark that ended an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// Another one follows.

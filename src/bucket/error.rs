@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::config::Par;
+use crate::config::{Par, shortened};
 
 /// Kinds of failure that a caller may want to treat differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +86,7 @@ impl Error {
         Self {
             kind: failure.kind,
             attempted: clean(attempted),
-            cause: cut(clean(&failure.cause)),
+            cause: shortened(clean(&failure.cause), LONGEST_CAUSE_BYTES),
             request_id: failure.request_id.as_deref().map(clean),
             tries,
         }
@@ -124,14 +124,6 @@ impl fmt::Debug for Error {
 
 /// Longest cause that is shown, in bytes: names, and what others answer, may be as long as they like.
 const LONGEST_CAUSE_BYTES: usize = 1000;
-
-fn cut(mut cause: String) -> String {
-    if cause.len() > LONGEST_CAUSE_BYTES {
-        cause.truncate(cause.floor_char_boundary(LONGEST_CAUSE_BYTES));
-        cause.push('…');
-    }
-    cause
-}
 
 /// Hides whatever stands where a PAR has its token: `accessUri`s of multipart uploads have tokens of their own.
 fn without_tokens(text: &str) -> String {

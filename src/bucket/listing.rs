@@ -21,7 +21,7 @@ const LONGEST_PAGE_BYTES: usize = 32 << 20;
 /// Pages in a row that may hold nothing, and all pages of a listing: those that are full are a hundredth of them.
 const MOST_EMPTY_PAGES: usize = 100;
 const MOST_PAGES: usize = 100_000;
-/// What one listing may hold: some 400 MB, together with the index that is made of it.
+/// Limits of one listing: some 400 MB, together with the index that is made of it.
 const MOST_OBJECTS: usize = 1_000_000;
 const MOST_TEXT_BYTES: usize = 128 << 20;
 /// A name that nobody uses, to learn whether a PAR reads at all.

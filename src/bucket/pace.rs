@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A line of 2 Mbit/s that 64 connections share gives each of them this much.
 const LEAST_BYTES_PER_SECOND: u64 = 4096;
 
-/// What has come, and how long it was waited for: time in which nobody asked for more does not count.
+/// Bytes that have come, and the time that they were waited for: time in which nobody asked for more does not count.
 pub(super) struct Pace {
     window: Duration,
     waited: Duration,
@@ -21,7 +21,7 @@ impl Pace {
     /// Takes note of a piece.
     ///
     /// # Errors
-    /// Where it comes too slowly: what came in the window, and how long that was.
+    /// Bytes of the window and its length, where they come too slowly.
     pub(super) fn came(&mut self, bytes: usize, waited: Duration) -> Result<(), (u64, Duration)> {
         self.bytes += bytes as u64;
         self.waited += waited;

@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, LAST_MODIFIED};
 
 use super::object;
 
-/// What an answer says of the version that it is of.
+/// Version of an object, as an answer states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
     etag: Option<String>,

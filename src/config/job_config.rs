@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig, OutputStorage, Replica,
-    Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig, OutputStorage, Redaction,
+    Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -70,5 +70,10 @@ impl JobConfig {
         let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();
         secrets.extend(self.tracking.iter().flat_map(|tracking| tracking.credentials.secrets()));
         secrets
+    }
+
+    /// `sentence` without these texts: for files, MLflow and standard output, where no log redacts it.
+    pub fn hide(&self, sentence: &str) -> String {
+        Redaction::new(&self.secrets()).apply(sentence).into_owned()
     }
 }

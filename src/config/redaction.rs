@@ -11,18 +11,18 @@ const LONGEST_SHOWN: usize = 80;
 
 const HIDDEN: &str = "<redacted>";
 
-/// What parts a URL's path, as it stands or percent-encoded once or twice; one too many or turned round is no reason to show a token.
+/// Separator of a URL's path, as it stands or percent-encoded once or twice; one too many or turned round is no reason to show a token.
 const SEPARATOR: &str = r"(?:[/\\]|%(?:25)?2[fF]|%(?:25)?5[cC])";
 
 /// One component between two of them.
 const COMPONENT: &str = r#"(?:[^/\\%\s"'`]|%(?:2[0-46-9a-eA-E]|5[0-9abAB]|[013467-9a-fA-F][0-9a-fA-F])|%25(?:2[0-9a-eA-E]|[013-9a-fA-F]))+"#;
 
-/// What stands between `p` and `n` of a Pre-Authenticated Request.
+/// Component between `p` and `n` of a Pre-Authenticated Request.
 static TOKEN_BEFORE_NAMESPACE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}({SEPARATOR}+n{SEPARATOR})")).ok()
 });
 
-/// What stands behind a component `p`, in a text that is a URL.
+/// Component behind a component `p`, in a text that is a URL.
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}")).ok());
 
@@ -63,7 +63,7 @@ pub fn hide_pars(text: &str) -> Cow<'_, str> {
     replace(&TOKEN_BEFORE_NAMESPACE, text, &format!("${{1}}{HIDDEN}${{2}}"))
 }
 
-/// Whether a Pre-Authenticated Request, right or nearly so, is part of `text`.
+/// Tells that a Pre-Authenticated Request, right or nearly so, is part of `text`.
 pub(super) fn holds_par(text: &str) -> bool {
     let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
     patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
@@ -84,6 +84,16 @@ pub fn escape_controls(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// `text`, cut to `most_bytes` and an ellipsis where it is longer: it may name what comes from a file or a server.
+pub fn shortened(mut text: String, most_bytes: usize) -> String {
+    if text.len() > most_bytes {
+        text.truncate(text.floor_char_boundary(most_bytes));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// A pattern that could not be made, which no test has seen, hides all.

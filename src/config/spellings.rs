@@ -1,7 +1,7 @@
 //! Known secrets, cut out of whatever is about to be shown, in every spelling: the last defence behind types that do not show
 //! themselves.
 //!
-//! Who is told a secret may repeat it in other words: a URL percent-encodes it, JSON and HTML escape it, a header has it in base64.
+//! Others repeat a secret in other spellings: a URL percent-encodes it, JSON and HTML escape it, a header has it in base64.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ use regex::Regex;
 
 use super::{Secret, hide_pars};
 
-/// What stands where a secret stood: the first of these that cannot itself hold or complete one.
+/// Replacements of a secret: the first of these that cannot itself hold or complete one.
 const REPLACEMENTS: [&str; 4] = ["<redacted>", "***", "\u{2588}", "\u{fffd}"];
 
 /// A shorter text in base64 is part of many words.
@@ -22,7 +22,7 @@ const SHORTEST_IN_BASE64: usize = 4;
 /// Knows the secrets of this process. Tokens of Pre-Authenticated Requests go whether they are known or not.
 #[derive(Clone)]
 pub struct Redaction {
-    /// Of the longest first, so that a secret that holds another goes as a whole.
+    /// The longest first, so that a secret that holds another goes as a whole.
     spellings: Vec<Regex>,
     replacement: &'static str,
 }

@@ -120,7 +120,7 @@ impl BlockPool {
         }
     }
 
-    /// What `table` holds of a sequence beyond its first `tokens` tokens cannot be found any more.
+    /// Takes the blocks of `table` beyond its first `tokens` tokens out of the prefix cache.
     pub fn forget(&mut self, table: &BlockTable, tokens: usize) {
         if let (Some(prefixes), Some(block)) = (&mut self.prefixes, table.shared.get(tokens / self.block_tokens)) {
             prefixes.forget(block);
@@ -158,7 +158,7 @@ impl BlockTable {
         Some(index * block_tokens as u32 + (position % block_tokens) as u32)
     }
 
-    /// Whether any of its blocks may have been computed for another sequence.
+    /// Tells that some of its blocks may have been computed for another sequence.
     pub fn shares(&self) -> bool {
         !self.shared.is_empty()
     }

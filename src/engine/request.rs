@@ -29,7 +29,7 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Why there are no more.
     pub reason: FinishReason,
-    /// What went wrong: with [`FinishReason::Error`], and only then.
+    /// The fault: with [`FinishReason::Error`], and only then.
     pub error: Option<NotFinite>,
 }
 

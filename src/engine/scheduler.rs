@@ -86,7 +86,7 @@ struct Sequence {
     alone: bool,
 }
 
-/// What becomes of a sequence for which no token could be chosen.
+/// Outcome for a sequence for which no token could be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
     /// It is over, and its blocks are free.
@@ -306,7 +306,7 @@ impl Scheduler {
     /// No token could be chosen for a sequence of the scheduled step: said before [`Self::advance`], so that nobody finds what
     /// this step computed of it. What earlier ones did is forgotten, too.
     ///
-    /// Where it holds blocks that others may have computed, it is not over yet. Attention on a GPU multiplies values that a
+    /// It is not over yet where it holds blocks that others may have computed. Attention on a GPU multiplies values that a
     /// query does not see by a weight of zero, and zero times NaN is NaN: the beginning of another sequence that is not finite
     /// further on may be spoilt, and this one with it. Computed all for itself, it shows.
     pub fn fail(&mut self, index: SequenceIndex) -> Failed {

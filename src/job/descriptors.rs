@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What writing the result, the termination message and a first connection to whoever takes it need at once, generously.
+/// Descriptors that the result, the termination message and a first connection for it need at once, generously.
 const KEPT_BACK: usize = 16;
 
 /// Raises this process's limit to the one that it may set itself. A system that refuses leaves it as it was.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, shortened};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +80,8 @@ const LONGEST_MESSAGE_BYTES: usize = 2000;
 const MOST_MISTAKES: usize = 50;
 
 /// `message`, cut to a length that logs and people take.
-pub fn cut(mut message: String) -> String {
-    if message.len() > LONGEST_MESSAGE_BYTES {
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE_BYTES));
-        message.push('…');
-    }
-    message
+pub fn cut(message: String) -> String {
+    shortened(message, LONGEST_MESSAGE_BYTES)
 }
 
 /// The first of many mistakes, each cut, and how many there are besides.

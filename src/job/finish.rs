@@ -8,7 +8,6 @@ use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
 use super::{Exit, environment, left_behind, replicas, upload};
-use crate::config::Redaction;
 use crate::event::{Fact, Phase};
 use crate::mlflow::{Delivery, RunStatus};
 use crate::report::{self, Answerer, JobResult, Status};
@@ -57,8 +56,7 @@ impl Ending {
 /// Keeps, unmounts, publishes and tells; gives the exit code.
 pub async fn finish(context: &Context, ending: Ending) -> Exit {
     let Ending { status, mut exit, error, mut work } = ending;
-    // It goes to files, to MLflow and to standard output, where no log redacts it.
-    let error = error.map(|error| Redaction::new(&context.job.secrets()).apply(&error).into_owned());
+    let error = error.map(|error| context.job.hide(&error));
     if let Some(error) = &error {
         tracing::error!(exit_code = exit.code(), "{error}");
     }
@@ -148,7 +146,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     exit
 }
 
-/// What else the machine was kept busy with while it measured.
+/// Other work of the machine while it measured.
 fn disturbances(context: &Context) -> Vec<String> {
     let rate = context.registry.disturbing_requests_per_second();
     let sentence = rate.map(|rate| {

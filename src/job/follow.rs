@@ -14,7 +14,6 @@ use super::run::{Context, blocking};
 use super::work::{self, STEP_PATIENCE};
 use super::{Exit, environment};
 use crate::backend::{self, Follower, Found};
-use crate::config::Redaction;
 use crate::engine::Rendezvous;
 use crate::event::{Fact, Phase};
 
@@ -61,7 +60,7 @@ pub async fn follow(
 pub fn finish(context: &Context, ending: Ending) -> Exit {
     let Ending { status, exit, error, mut work } = ending;
     let exit = context.signals.exit().unwrap_or(exit);
-    let error = error.map(|error| Redaction::new(&context.job.secrets()).apply(&error).into_owned());
+    let error = error.map(|error| context.job.hide(&error));
     match &error {
         Some(error) => tracing::error!(exit_code = exit.code(), "{error}"),
         None => tracing::info!("the leader says that the job is done; it has the results"),

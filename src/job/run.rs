@@ -37,7 +37,7 @@ const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
 pub struct Context {
     /// What was asked for.
     pub job: JobConfig,
-    /// What is counted of it.
+    /// Counters and levels of it.
     pub registry: Arc<Registry>,
     /// The stream of facts.
     pub events: Events,

@@ -33,7 +33,7 @@ pub struct Remains {
 }
 
 impl Remains {
-    /// Those of `job`, which has not begun yet.
+    /// The traces that `job`, which has not begun yet, may leave.
     pub fn of(job: &JobConfig) -> Self {
         // A mount that was passed in is for others to take down.
         let is_own = job.mount.descriptor.is_none();

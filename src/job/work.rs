@@ -22,7 +22,7 @@ use crate::report::InputFacts;
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// What is reported piece by piece of input that is skipped, and of requests that failed; the rest is counted.
+/// Skipped inputs, and failed requests, that are reported one by one; the rest is counted.
 const REPORTED: usize = 20;
 
 /// What has been found out and measured so far. Survives the failure of a later phase.

@@ -1,4 +1,4 @@
-//! What this machine can do at most: the two numbers of a roofline, measured in less than a second.
+//! Limits of this machine: the two numbers of a roofline, measured in less than a second.
 //!
 //! Compute is a large product of f32 matrices, memory is reading (or STREAM's triad, whichever is faster) over more
 //! than the caches hold; of each the best of several short passes counts, since others share the machine: one that fits between
@@ -18,10 +18,10 @@ struct Patience {
     longest: Duration,
 }
 
-/// Of computing: at least what a processor's clock takes to rise, several times over.
+/// Patience for computing: at least what a processor's clock takes to rise, several times over.
 const COMPUTING: Patience = Patience { shortest: Duration::from_millis(30), longest: Duration::from_millis(150) };
 
-/// Of memory, which other processors of the machine use as well: passes confirm each other for tens of milliseconds at less than
+/// Patience for memory, which other processors of the machine use as well: passes confirm each other for tens of milliseconds at less than
 /// half of its rate.
 const MEMORY: Patience = Patience { shortest: Duration::from_millis(150), longest: Duration::from_millis(200) };
 

@@ -9,7 +9,7 @@ use super::client::broken;
 /// A page of a thousand runs, each with a few hundred params and tags, is less.
 pub(super) const LONGEST_ANSWER_BYTES: usize = 32 << 20;
 
-/// What of an error's body is read: MLflow's are a few hundred bytes, those with a stack a few thousand.
+/// Bytes of an error's body that are read: MLflow's are a few hundred bytes, those with a stack a few thousand.
 const LONGEST_ERROR_BODY_BYTES: usize = 64 << 10;
 
 /// The whole body, of at most `limit` bytes.

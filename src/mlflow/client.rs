@@ -171,7 +171,7 @@ impl ArtifactStore {
     }
 }
 
-/// Whether a component of a path is one for everybody who reads it: URL parsers take `..` away with what is before it, also where
+/// Tells that a component of a path is one for everybody who reads it: URL parsers take `..` away with what is before it, also where
 /// its dots or the slashes around it are encoded, and so do servers that decode once more.
 fn stays(component: &str) -> bool {
     let mut decoded = component.to_owned();

@@ -79,7 +79,7 @@ impl BlockFormat {
     /// Dequantises whole blocks: as many as `numbers` has room for.
     ///
     /// # Panics
-    /// Where `bytes` and `numbers` are not of as many whole blocks.
+    /// If `bytes` and `numbers` are not of as many whole blocks.
     pub fn dequantize(self, bytes: &[u8], numbers: &mut [f32]) {
         match self {
             Self::Q4_0 => each(bytes, numbers, q4_0),

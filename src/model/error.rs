@@ -101,7 +101,7 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
-    /// What the process that reads the texts says of them.
+    /// Sentence of the process that reads the texts.
     #[error("{0}")]
     Texts(String),
     /// The process that reads the texts ended.
@@ -110,11 +110,11 @@ pub enum Error {
          files are damaged or made to do harm: get them again from where the model was published, or name another tokenizer"
     )]
     TextsEnded {
-        /// Of which model.
+        /// Path of the model.
         model: PathBuf,
-        /// With which tokenizer.
+        /// Path of the tokenizer.
         tokenizer: PathBuf,
-        /// How it ended: the rest of a clause that begins with it.
+        /// Its end: the rest of a clause that begins with the process.
         end: String,
     },
     /// A chat template is not Jinja, or does not take a conversation.

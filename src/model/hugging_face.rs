@@ -16,7 +16,7 @@ use super::{DecoderConfig, Dtype, Error, Files, LayerTensor, TensorName, Weights
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Of one model; the largest are in some 200.
+/// Weight files of one model at most; the largest are in some 200.
 const MOST_FILES: usize = 4096;
 
 /// From a bucket, each is a journey there and back.

@@ -21,7 +21,7 @@ const LARGEST_HEADERS_BYTES: u64 = 64 << 20;
 /// `GGML_MAX_DIMS` is 4, and torch allows 64; nothing that is a weight of a decoder has more than 2.
 const MOST_DIMENSIONS: usize = 64;
 
-/// What the headers of a model's files have taken so far.
+/// Bytes of the headers of a model's files so far.
 #[derive(Default)]
 pub(super) struct HeaderBytes(AtomicU64);
 

@@ -29,7 +29,7 @@ pub enum Error {
     TooManyFiles {
         /// Files and directories.
         needed: usize,
-        /// How many may be.
+        /// The limit of both together.
         limit: usize,
     },
     /// An object PAR whose object cannot be a file.

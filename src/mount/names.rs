@@ -91,7 +91,7 @@ pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
     Ok(if is_directory { Place::Directory(path) } else { Place::File(path) })
 }
 
-/// Whether the object called `name` can be asked for.
+/// Tells that the object called `name` can be asked for.
 ///
 /// # Errors
 /// Says that it cannot.

@@ -51,7 +51,7 @@ pub enum DirectoryError {
     Foreign {
         /// The file.
         name: String,
-        /// Why it is not taken for an earlier run's, as a clause.
+        /// Reason for not taking it for an earlier run's, as a clause.
         reason: String,
     },
     /// An earlier run's file cannot be moved aside.
@@ -63,9 +63,9 @@ pub enum DirectoryError {
     Earlier {
         /// The file.
         name: String,
-        /// Where it should go, in the directory.
+        /// Folder that it should go to, in the directory.
         folder: PathBuf,
-        /// Why it does not.
+        /// Reason of the system.
         source: io::Error,
     },
     /// As the file system says.
@@ -109,7 +109,7 @@ impl ResultsDirectory {
         Self { path: path.to_owned(), lock, run: String::new(), record: None, moved: None }
     }
 
-    /// What [`Self::open`] has moved, if there was anything.
+    /// Files that [`Self::open`] has moved, if there were any.
     pub fn moved(&self) -> Option<&Moved> {
         self.moved.as_ref()
     }

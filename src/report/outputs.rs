@@ -71,7 +71,7 @@ fn plain(place: Place, labels: &Labels, completion: &Completion) -> Value {
     line
 }
 
-/// What went wrong with an answer, under OpenAI's code for what is not the request's fault; null where nothing did.
+/// The fault of an answer, under OpenAI's code for what is not the request's fault; null where nothing did.
 fn error_of(place: Place, completion: &Completion) -> Value {
     completion.error.as_ref().map_or(Value::Null, |error| {
         let message = format!("{place}: {error}");

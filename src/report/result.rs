@@ -59,7 +59,7 @@ pub struct JobResult {
     pub inputs: Vec<InputFacts>,
     /// Lines or entries of the dataset that could not be run and were left out.
     pub skipped_inputs: usize,
-    /// What else the machine was kept busy with while it measured, each in a sentence.
+    /// Other work of the machine while it measured, each in a sentence.
     pub disturbances: Vec<String>,
     /// What ran; `None` where it never got so far.
     pub backend: Option<Value>,

@@ -57,7 +57,7 @@ pub struct Counts {
     pub requests_queued: u64,
     /// Requests that are over.
     pub requests_finished: u64,
-    /// Those of them that ended with an error.
+    /// Requests that are over and ended with an error.
     pub requests_failed: u64,
     /// Prompt tokens of requests that have produced a token.
     pub prompt_tokens: u64,

@@ -54,7 +54,7 @@ fn failed(request: &Request, tokens: Vec<u32>) -> Output {
     Output { id: request.id, tokens, reason: FinishReason::Error, error }
 }
 
-/// What the good ones have where there is no bad one, and an error for each of the others.
+/// Tokens of the good ones where there is no bad one, and an error for each of the others.
 fn expected(name: &str) -> Vec<Output> {
     let good = requests().into_iter().filter(|request| !is_bad(request)).collect();
     let mut expected = serve(&mut load(name, &unchecked()), good).unwrap().0;

@@ -21,7 +21,7 @@ fn repeated(file: &mut dyn Write, beginning: &str, pattern: &str, bytes: usize, 
 
 const MIB: usize = 1 << 20;
 
-/// What a line or entry holds, and why it is refused.
+/// Content of a line or entry, and the reason for which it is refused.
 type Case = (&'static str, fn(&mut dyn Write), &'static str);
 
 const LINES: [Case; 10] = [

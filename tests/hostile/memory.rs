@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::process::{Finished, Process};
 
-/// What a job may take beside its model, whatever it is given.
+/// Memory that a job may take beside its model, whatever it is given.
 pub const LIMIT_BYTES: u64 = 1 << 30;
 
 /// Runs `process` to its end, and fails the test where it took more memory than it may.

@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Response, Uri};
 use serde_json::{Value, json};
 
-/// What was asked: method, path, body, header of the login.
+/// A request: method, path, body, header of the login.
 pub type Asked = (String, String, Value, String);
 
-/// What a test answers instead of the server, given what was asked.
+/// Answer of a test instead of the server, given what was asked.
 pub type Answer = dyn Fn(&Asked) -> Option<Response<Body>> + Send + Sync;
 
 /// A server with one experiment, whose runs begin with those that are handed over.

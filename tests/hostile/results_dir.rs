@@ -11,7 +11,7 @@ use crate::job::{LONG, job_without_model, tiny_model};
 
 const RECORD: &str = ".flashjob-run.jsonl";
 
-/// What a run of [`short_job`] leaves.
+/// Files that a run of [`short_job`] leaves.
 const LEFT: [&str; 3] = [RECORD, "flashjob.log", "result.json"];
 
 fn write(path: &Path, text: &str) {
@@ -58,7 +58,7 @@ fn what_others_have_there_stays_where_it_is() {
     }
 }
 
-/// How a directory came to be, of which the first part is a run's.
+/// History of a directory, of which the first part is a run's.
 type Made<'a> = &'a dyn Fn(&Path);
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// What is written in answer to a request, whose head and body it is told. An error is the client's leaving.
+/// Bytes written in answer to a request, whose head and body it is told. An error is the client's leaving.
 pub type Answer = dyn Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
 /// Listens for as long as the tests run.

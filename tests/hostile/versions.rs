@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::expect_said;
 use crate::job::job_without_model;
 
-/// What a version is called in an answer, by its number.
+/// Name of a version in an answer, by its number.
 type Name = fn(usize) -> Option<String>;
 
 /// A store of one object, of which there is another version from its third answer on; both are as long.
@@ -59,7 +59,7 @@ async fn start(listed: Option<&'static str>, etag: Name, modified: Name) -> (Arc
     (store, url)
 }
 
-/// What is listed, what answers have of ETag and time, how many reads go well, and how the next one fails.
+/// The listing, what answers have of ETag and time, how many reads go well, and how the next one fails.
 type Case = (Option<&'static str>, Name, Name, usize, ErrorKind, &'static str);
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::support::real_files::real_files;
 /// rounds activations to 8 bits, which moved this lead by up to 0.4 in trials.
 const CLEAR_LEAD: f32 = 0.7;
 
-/// What `scripts/golden_answers.py` wrote.
+/// Output of `scripts/golden_answers.py`.
 #[derive(Deserialize)]
 struct Golden {
     files: BTreeMap<String, Vec<Answered>>,
@@ -46,7 +46,7 @@ impl Answered {
     }
 }
 
-/// What turns texts into tokens in the file at `path`.
+/// Tokenizer and template of the file at `path`.
 fn texts(path: &Path) -> (Tokenizer, Option<ChatTemplate>) {
     let texts = Texts::open(path, path).unwrap();
     (texts.tokenizer, texts.chat_template)

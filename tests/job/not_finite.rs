@@ -44,7 +44,7 @@ fn outputs(results: &TempDir) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What is said of a request whose prompt has `position` tokens and that has none of its own.
+/// Sentence on a request whose prompt has `position` tokens and that has none of its own.
 fn sentence(request: usize, position: usize) -> String {
     format!(
         "the logits of request {request} at position {position} are not finite: the weights are damaged, or too large for this \

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::golden;
 use crate::support::real_files::real_files;
 
-/// What `scripts/golden_texts.py` wrote.
+/// Output of `scripts/golden_texts.py`.
 #[derive(Deserialize)]
 struct Golden {
     texts: Vec<Written>,
@@ -37,7 +37,7 @@ impl Written {
     }
 }
 
-/// What one tokenizer makes of everything.
+/// Everything that one tokenizer makes of the texts.
 #[derive(Deserialize)]
 struct Expected {
     /// Count and checksum of a text's ids, the same with special tokens around it, checksum of the text that the first ids give.

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use super::DirectoryError;
 use super::record::{FILES, Found, RECORD, SPOOL, Written};
 
-/// Where earlier runs' files are moved to, one folder a run.
+/// Folder of earlier runs' files, with one folder a run.
 pub(super) const EARLIER: &str = "earlier";
 
-/// What was moved.
+/// Files that were moved.
 #[derive(Clone, Debug)]
 pub struct Moved {
     /// The folder that has it now.

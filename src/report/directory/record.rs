@@ -1,4 +1,4 @@
-//! What a run wrote into `results-dir`, line by line: the only ground on which the next run moves anything.
+//! Record of the files that a run wrote into `results-dir`, a line each: the only ground on which the next run moves anything.
 //!
 //! A name says nothing, as a home directory may have a `result.json` of its own. Each line therefore holds what tells the run's
 //! file from another one of its name, and is on disk before the file has that name, so that a process which is killed at
@@ -39,7 +39,7 @@ struct Entry {
     mark: Mark,
 }
 
-/// What tells a file from another one of the same name.
+/// Mark that tells a file from another one of the same name.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mark {
@@ -52,7 +52,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// Of a file that is complete and on disk.
+    /// Mark of a file that is complete and on disk.
     pub(super) fn whole(file: &Metadata) -> Self {
         Self::Whole { size_bytes: file.len(), modified: (file.mtime(), file.mtime_nsec()) }
     }
@@ -86,16 +86,16 @@ impl Record {
     }
 }
 
-/// What an earlier run has written.
+/// Files that an earlier run has written.
 #[derive(Debug)]
 pub(super) struct Written {
     run: String,
-    /// Who wrote the record, and so the files.
+    /// Owner of the record, and so of the files.
     owner: u32,
     entries: Vec<Entry>,
 }
 
-/// What stands where a record would.
+/// File in the place of a record.
 #[derive(Debug)]
 pub(super) enum Found {
     Nothing,
@@ -161,7 +161,7 @@ impl Written {
         finished.chain(FILES.iter().map(|name| unfinished(name, &self.run))).collect()
     }
 
-    /// Whether what is called `name` in `directory` is what the run wrote.
+    /// Tells that the file called `name` in `directory` is what the run wrote.
     pub(super) fn wrote(&self, directory: &Path, name: &str) -> bool {
         let path = directory.join(name);
         let Ok(there) = fs::symlink_metadata(&path) else { return false };
@@ -197,17 +197,17 @@ fn first_line(path: &Path) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// What `name` is called in `run` until it is complete.
+/// Name of the file `name` of `run` until it is complete.
 pub(super) fn unfinished(name: &str, run: &str) -> String {
     format!(".{name}.{run}.partial")
 }
 
-/// Whether `text` can name a run, and so a folder.
+/// Tells that `text` can name a run, and so a folder.
 fn is_run(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Whether a run writes under `name`: a forged record moves nothing else.
+/// Tells that a run writes under `name`: a forged record moves nothing else.
 fn is_known(name: &str) -> bool {
     let upload = name.strip_prefix(".upload-").and_then(|rest| rest.strip_suffix(".jsonl"));
     FILES.contains(&name)

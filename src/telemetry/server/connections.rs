@@ -65,7 +65,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, registry: Arc<R
     while connections.join_next().await.is_some() {}
 }
 
-/// How many connections there may be in a process of so many descriptors, most of which are not the port's.
+/// Connections at most in a process of so many descriptors, most of which are not the port's.
 fn places(descriptors: Option<u64>) -> usize {
     let quarter = descriptors.map_or(MOST_PLACES, |all| usize::try_from(all / 4).unwrap_or(MOST_PLACES));
     quarter.clamp(2, MOST_PLACES)
@@ -139,7 +139,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// How long the request that has just come is to wait.
+    /// Time that the request that has just come is to wait.
     fn pause(&self) -> Duration {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +148,7 @@ impl Pace {
     }
 }
 
-/// Who is connected.
+/// Clients that are connected.
 #[derive(Default)]
 struct Places {
     most: usize,

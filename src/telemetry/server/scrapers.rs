@@ -1,4 +1,4 @@
-//! Who has scraped, so that the last scrape of those who watch is told from anybody's.
+//! Scrapers that have come, so that the last scrape of those who watch is told from anybody's.
 //!
 //! A scraper is known by its address and its User-Agent: behind one address there may be a Prometheus and, through a
 //! forwarded port, a person. One that came twice or more while values changed is regular; the final values are for all of these
@@ -45,7 +45,7 @@ pub(super) struct Scrapers {
 struct Known {
     /// Scrapes of each before values were final, and afterwards where there were none.
     scrapes: HashMap<Scraper, u32>,
-    /// Those that are waited for, once values are final.
+    /// Scrapers that are waited for, once values are final.
     awaited: Option<Awaited>,
 }
 
