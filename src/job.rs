@@ -13,6 +13,7 @@ mod linger;
 mod load;
 mod locate;
 mod phases;
+mod privileges;
 mod publish;
 mod replicas;
 mod run;
@@ -25,14 +26,15 @@ mod upload;
 mod verify;
 mod work;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use exit::Exit;
 
 use supervisor::Remains;
 
-use crate::config::{self, Command, MountMode, Stop};
+use crate::config::{self, Command, JobConfig, MountMode, Stop};
+use crate::mount::Mounter;
 use crate::{model, mount};
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
@@ -44,25 +46,15 @@ pub fn main() -> ExitCode {
     descriptors::raise_limit();
     let read_file = |path: &Path| text_file::read(path);
     let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
-    // Before there is a second thread.
-    let remains = match &asked {
-        Ok(Command::Run(job)) => Some(Remains::of(job)),
-        _ => supervisor::is_first().then(Remains::default),
-    };
-    if let Some(code) = remains.and_then(|remains| supervisor::part(&remains)) {
+    let is_job = matches!(asked, Ok(Command::Run(_)));
+    if !is_job
+        && supervisor::is_first()
+        && let Some(code) = supervisor::part(Remains::default())
+    {
         return code;
     }
     let exit = match asked {
-        Ok(Command::Run(job)) => {
-            if job.inputs.iter().any(|input| input.par.is_some())
-                && job.mount.mode != MountMode::Copy
-                && job.mount.descriptor.is_none()
-            {
-                mount::enter_if_needed();
-                let _ = supervisor::end_with_watcher();
-            }
-            run::run(*job)
-        }
+        Ok(Command::Run(job)) => return supervised(*job),
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
@@ -73,4 +65,32 @@ pub fn main() -> ExitCode {
         Err(Stop::Invalid(errors)) => exit::invalid(&errors),
     };
     ExitCode::from(exit.code())
+}
+
+/// Runs `job` in a process that has given up its rights, beside one that keeps those for mounting. To be called while there is one
+/// thread.
+fn supervised(job: JobConfig) -> ExitCode {
+    let mounts = job.mount.mode != MountMode::Copy && job.mount.descriptor.is_none();
+    if mounts && job.inputs.iter().any(|input| input.par.is_some()) {
+        mount::enter_if_needed();
+    }
+    let plan = privileges::Plan::of(&job);
+    let made = plan.make_directories();
+    let locations: Vec<PathBuf> = job.inputs.iter().map(|input| input.location.clone()).collect();
+    let (mounter, broker) = match Mounter::through_broker(&locations) {
+        Ok(pair) => pair,
+        Err(error) => return failed(&format!("the job's two processes cannot be connected: {error}")),
+    };
+    if let Some(code) = supervisor::part(Remains::of(&job, made, broker)) {
+        return code;
+    }
+    let given_up = plan.give_up().and_then(|privileges| supervisor::end_with_watcher().map(|()| privileges));
+    match given_up {
+        Ok(privileges) => ExitCode::from(run::run(job, mounter, privileges).code()),
+        Err(error) => failed(&format!("the job's process cannot give up its rights: {error}")),
+    }
+}
+
+fn failed(sentence: &str) -> ExitCode {
+    ExitCode::from(exit::before_log(Exit::Unexpected, sentence).code())
 }

@@ -8,6 +8,7 @@
 
 mod attached;
 pub mod blocks;
+mod broker;
 pub mod cache;
 mod copy;
 mod descriptor;
@@ -15,9 +16,11 @@ mod direct;
 mod error;
 pub mod filesystem;
 mod fuse;
+mod kernel;
 mod location;
 mod memory;
 mod mounted;
+mod mounter;
 pub mod names;
 mod namespace;
 mod passthrough;
@@ -40,18 +43,19 @@ use self::blocks::{BlockMap, Limits};
 use self::cache::DiskCache;
 use self::filesystem::FileSystem;
 use self::fuse::Adapter;
-use self::location::MadeDirectories;
 use self::mounted::{Served, Workers};
 use self::passthrough::Passthrough;
 use self::selection::Selection;
 use self::source::BlockSource;
 use self::tree::Tree;
 
+pub use self::broker::MountBroker;
 pub use self::direct::{DirectFile, DirectFiles};
 pub use self::error::Error;
-pub use self::location::preflight;
+pub use self::location::{MadeDirectories, preflight};
 pub use self::mounted::{Method, Mounted};
-pub use self::namespace::enter_if_needed;
+pub use self::mounter::Mounter;
+pub use self::namespace::{enter_if_needed, may_mount};
 pub use self::source::{Fault, FaultKind};
 pub use self::stale::clear_stale;
 
@@ -62,12 +66,13 @@ pub use self::stale::clear_stale;
 pub async fn mount(
     input: &InputStorage,
     config: &MountConfig,
+    mounter: &Mounter,
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Mounted, Error> {
     // A mount that was passed in answers nobody yet, also not whoever looks whether it is alive.
     if config.descriptor.is_none() || input.par.is_none() {
-        clear_stale(&input.location);
+        mounter.clear_stale(&input.location);
         let faults = preflight(input);
         if !faults.is_empty() {
             return Err(Error::Location(faults));
@@ -100,10 +105,10 @@ pub async fn mount(
         seconds = start.elapsed().as_secs_f64(),
         "listed the bucket"
     );
-    present(input, config, tree, Arc::new(bucket), workers, cancel).await
+    present(input, config, mounter, tree, Arc::new(bucket), workers, cancel).await
 }
 
-/// As [`mount`], with a listing and a source that need not be a bucket's. For tests and tools.
+/// As [`mount`], with this process's own rights, and a listing and a source that need not be a bucket's. For tests and tools.
 ///
 /// # Errors
 /// As [`mount`].
@@ -114,10 +119,11 @@ pub async fn mount_source(
     source: Arc<dyn BlockSource>,
     cancel: &CancellationToken,
 ) -> Result<Mounted, Error> {
-    clear_stale(&input.location);
+    let mounter = Mounter::this_process();
+    mounter.clear_stale(&input.location);
     let workers = Workers::start()?;
     let (tree, _) = Tree::new(objects);
-    present(input, config, tree, source, workers, cancel).await
+    present(input, config, &mounter, tree, source, workers, cancel).await
 }
 
 /// Files and directories of one mount, which take about 150 bytes each: a name of 1024 bytes may stand for 500 directories.
@@ -208,6 +214,7 @@ fn cached(input: &InputStorage, config: &MountConfig, source: &Arc<dyn BlockSour
 async fn present(
     input: &InputStorage,
     config: &MountConfig,
+    mounter: &Mounter,
     tree: Tree,
     source: Arc<dyn BlockSource>,
     workers: Workers,
@@ -227,10 +234,15 @@ async fn present(
         let limits = Limits::within(budget_bytes);
         let blocks = BlockMap::new(source, limits, workers.handle());
         let files = FileSystem::new(Arc::clone(&tree), blocks);
-        let passthrough = config.cache_directory.as_ref().map(|_| Passthrough::new());
-        let adapter = Adapter::new(files.clone(), workers.handle(), passthrough.clone());
-        match Attached::new(location, adapter, config.descriptor) {
-            Ok(attached) => {
+        let attach = || {
+            let mut attached = Attached::new(location, mounter, config.descriptor)?;
+            let backing = config.cache_directory.as_ref().map(|_| attached.connection(mounter)).transpose()?.flatten();
+            let passthrough = backing.map(Passthrough::new);
+            attached.serve(Adapter::new(files.clone(), workers.handle(), passthrough.clone()))?;
+            Ok((attached, passthrough))
+        };
+        match attach() {
+            Ok((attached, passthrough)) => {
                 let (method, why) = rung(config);
                 let reason = format!("{why}: files are read from the bucket as they are needed");
                 tracing::info!(

@@ -187,6 +187,50 @@ fn root_with_dev_fuse_and_sys_admin_alone_mounts() {
     assert_eq!(result(&results)["inputs"][0]["method"], "fuse");
 }
 
+/// As `overlays/cpu` runs it (privileged), and with the two rights that FUSE takes.
+#[test]
+fn the_job_has_no_capability_once_it_has_mounted() {
+    let Some(docker) = docker() else { return };
+    let mounting = ["--cap-drop=ALL", "--cap-add=SYS_ADMIN", "--device=/dev/fuse", "--security-opt=no-new-privileges"];
+    // Of the rights that becoming another user takes the second one has none.
+    for (name, rights, user) in [("privileged", &["--privileged"][..], "65532"), ("mounting", &mounting[..], "0")] {
+        let (_folder, server, results) = bucket_and_results();
+        let (volume, url) = (format!("{}:/results", results.path().display()), format!("par={}", server.url()));
+        let container = format!("--name=privileges-{name}");
+        let mut arguments = run(&volume, &url);
+        arguments.extend([&*container, "--detach", "--user=0", "--read-only", "--tmpfs=/models"]);
+        arguments.extend(rights);
+        arguments.extend([docker.image, "--mount-mode=fuse", "--model=tiny", "--measure-limits=false"]);
+        arguments.extend(["--input-len=8", "--output-len=480", "--num-prompts=20000"]);
+        assert!(docker.output(&arguments).status.success());
+        let name = container.trim_start_matches("--name=");
+        let measuring =
+            || String::from_utf8_lossy(&docker.output(&["logs", name]).stderr).contains("\"phase\":\"measure\"");
+        let patience = std::time::Instant::now();
+        while !measuring() {
+            assert!(
+                patience.elapsed().as_secs() < 60,
+                "{}",
+                String::from_utf8_lossy(&docker.output(&["logs", name]).stderr)
+            );
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let inspected = docker.output(&["inspect", "--format={{.State.Pid}}", name]);
+        let supervisor = String::from_utf8_lossy(&inspected.stdout).trim().to_owned();
+        let read = |path: String| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let job = read(format!("/proc/{supervisor}/task/{supervisor}/children"));
+        let status = read(format!("/proc/{}/status", job.trim()));
+        for line in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{line}:\t0000000000000000\n")), "{name}: {status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{name}: {status}");
+        assert!(status.contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}\n")), "{name}: {status}");
+        assert!(docker.output(&["stop", name]).status.success());
+        let result = result(&results);
+        assert_eq!((&result["status"], &result["inputs"][0]["method"]), (&"killed".into(), &"fuse".into()), "{name}");
+    }
+}
+
 #[test]
 fn a_user_without_any_privilege_copies() {
     let Some(docker) = docker() else { return };

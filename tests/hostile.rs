@@ -11,6 +11,7 @@ mod mlflow;
 mod mlflow_answers;
 mod mlflow_stub;
 mod model_files;
+mod privileges;
 mod results_dir;
 mod secrets;
 mod store;

@@ -57,7 +57,7 @@ const PROGRAMS: [(&str, &[&str]); 2] = [("src/main.rs", &["job"]), ("src/bin/dev
 
 /// The only files, or folders where the name ends in `/`, that may hold `unsafe`, each with a reason that no safe crate
 /// covers.
-const UNSAFE_FILES: [(&str, &str); 11] = [
+const UNSAFE_FILES: [(&str, &str); 13] = [
     ("src/engine/cuda.rs", "a device whose work is on one stream"),
     ("src/engine/cuda/", "launches, and copies between a host and a GPU"),
     ("src/engine/communicator/nccl.rs", "calls of NCCL"),
@@ -66,6 +66,8 @@ const UNSAFE_FILES: [(&str, &str); 11] = [
     ("tests/support/allocations.rs", "an allocator that counts"),
     ("src/model/texts_process/confinement.rs", "descriptors that the process was started with"),
     ("src/job/supervisor.rs", "fork, while there is one thread"),
+    ("src/mount/kernel.rs", "an ioctl that fuser does not offer"),
+    ("src/mount/passthrough.rs", "numbers of backing files that another process registered"),
     ("src/mount/descriptor.rs", "a descriptor that the process was started with"),
     ("src/mount/namespace.rs", "unshare, for which rustix has no safe call"),
     ("tests/support/process.rs", "prctl in a child before exec, kill"),

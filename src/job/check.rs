@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::privileges::Plan;
 use super::{Exit, terminal};
 use crate::config::{Check, escape_controls, hide_pars};
 use crate::{backend, mount};
@@ -25,6 +26,9 @@ pub fn check(check: &Check) -> Exit {
         if let Err(error) = std::net::TcpListener::bind(job.telemetry.metrics_address) {
             problems.push(format!("metrics cannot be served at {}: {error}", job.telemetry.metrics_address));
         }
+    }
+    if let Some(job) = &check.job {
+        let _ = writeln!(text, "\n{}", escape_controls(&Plan::of(job).to_string()));
     }
     text.push('\n');
     if problems.is_empty() {

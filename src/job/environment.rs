@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Exit;
 use super::exit::Failure;
+use super::privileges::Privileges;
 use crate::config::JobConfig;
 use crate::gpus::Gpus;
 
@@ -66,8 +67,8 @@ pub fn gpus() -> Gpus {
     Gpus::default()
 }
 
-/// Host, processor, memory and pod, for `result.json`.
-pub fn describe() -> Value {
+/// Host, processor, memory, pod and `privileges` of the job's process, for `result.json`.
+pub fn describe(privileges: &Privileges) -> Value {
     let uname = rustix::system::uname();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
@@ -81,6 +82,7 @@ pub fn describe() -> Value {
         "cpu_kernels": crate::kernels::capabilities(),
         "memory_bytes": memory_bytes(),
         "pod": kubernetes(),
+        "privileges": privileges,
     })
 }
 

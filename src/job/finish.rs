@@ -79,7 +79,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(context),
         backend: work.backend.as_ref().map(|facts| json!(facts)),
-        environment: environment::describe(),
+        environment: environment::describe(&context.privileges),
         phases,
         measurement,
         figures,

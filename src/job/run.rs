@@ -15,6 +15,7 @@ use super::descriptors::KeptBack;
 use super::exit::Failure;
 use super::finish::{self, Ending};
 use super::phases::Phases;
+use super::privileges::Privileges;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use super::work::{self, Work};
@@ -24,6 +25,7 @@ use crate::config::{Dataset, JobConfig};
 use crate::engine::Rendezvous;
 use crate::event::{Events, Fact, Phase};
 use crate::gpus::Gpus;
+use crate::mount::Mounter;
 use crate::report::ResultsDirectory;
 use crate::telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
 
@@ -55,25 +57,29 @@ pub struct Context {
     pub rendezvous: Option<Arc<Rendezvous>>,
     /// Those that this process may use, as far as they can be watched.
     pub gpus: Arc<Gpus>,
+    /// Makes and removes mounts.
+    pub mounter: Mounter,
+    /// Rights of this process.
+    pub privileges: Privileges,
     /// For the files of the result.
     pub descriptors: KeptBack,
     /// When the process began to work.
     pub started: SystemTime,
 }
 
-/// Runs `job` to its end.
-pub fn run(job: JobConfig) -> Exit {
+/// Runs `job` to its end, in a process that has `privileges` and nothing more.
+pub fn run(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
-    let exit = runtime.block_on(run_in_runtime(job));
+    let exit = runtime.block_on(run_in_runtime(job, mounter, privileges));
     runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
     exit
 }
 
-async fn run_in_runtime(job: JobConfig) -> Exit {
+async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
     let started = SystemTime::now();
     let at = job.results_dir.display();
     let directory = match ResultsDirectory::open(&job.results_dir, &environment::folder_name(started)) {
@@ -109,6 +115,7 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
     let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), results_dir = %directory.path().display(), "flashjob starts");
+    tracing::info!("rights of this process: {privileges}");
     if let Some(reason) = directory.unlocked() {
         tracing::warn!(%reason, "results-dir cannot be locked here: make sure that no other job uses it");
     }
@@ -133,6 +140,8 @@ async fn run_in_runtime(job: JobConfig) -> Exit {
         tracking,
         rendezvous,
         gpus,
+        mounter,
+        privileges,
         descriptors: KeptBack::take(),
         started,
     };

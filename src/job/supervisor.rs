@@ -1,8 +1,9 @@
 //! A process that outlives the job: it passes signals on, reaps whatever dies, and clears up behind a job that a signal ended.
 //!
 //! A job that is killed outright (memory runs out, a library aborts) cannot take its mounts down nor say a word. So the program
-//! parts in two before anything is begun: the job, and this process, which does nothing else. As a container's PID 1 it also
-//! inherits orphans, and the job never runs with PID 1's special rules for signals and children.
+//! parts in two before anything is begun: the job, and this process, which does nothing else. It keeps the rights that mounting
+//! takes, and the job gives up all of its own. As a container's PID 1 it also inherits orphans, and the job never runs with PID 1's
+//! special rules for signals and children.
 
 use std::fs;
 use std::io;
@@ -17,11 +18,12 @@ use rustix::process::{
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::privileges::{self, Made};
 use super::{Exit, environment, signals, terminal};
 use crate::config::JobConfig;
-use crate::mount;
+use crate::mount::{self, MountBroker};
 
-/// Traces of a job that was killed.
+/// What a job leaves to this process: traces of one that was killed, and whatever takes rights.
 #[derive(Default)]
 pub struct Remains {
     /// Places of its own mounts.
@@ -30,17 +32,22 @@ pub struct Remains {
     termination_message: Option<PathBuf>,
     /// The time of the last change there before the job began.
     written: Option<SystemTime>,
+    /// Directories that were made for it.
+    made: Made,
+    /// Mounts on its behalf.
+    broker: Option<MountBroker>,
 }
 
 impl Remains {
     /// The traces that `job`, which has not begun yet, may leave.
-    pub fn of(job: &JobConfig) -> Self {
+    pub fn of(job: &JobConfig, made: Made, broker: MountBroker) -> Self {
         // A mount that was passed in is for others to take down.
         let is_own = job.mount.descriptor.is_none();
         let mounted = job.inputs.iter().filter(|input| is_own && input.par.is_some());
         let termination_message = job.telemetry.termination_message.clone();
         let written = termination_message.as_deref().and_then(written);
-        Self { mounts: mounted.map(|input| input.location.clone()).collect(), termination_message, written }
+        let mounts = mounted.map(|input| input.location.clone()).collect();
+        Self { mounts, termination_message, written, made, broker: Some(broker) }
     }
 
     /// Takes the mounts down, and leaves the last words of a job that had no time for its own.
@@ -66,10 +73,20 @@ pub fn is_first() -> bool {
 
 /// Parts this process in two, while it has one thread: returns nothing in the job's, and in the other one the exit code once the job
 /// has ended. A job that died of signal N gives 128 + N, as a shell would.
-pub fn part(remains: &Remains) -> Option<ExitCode> {
+pub fn part(mut remains: Remains) -> Option<ExitCode> {
     let code = match fork() {
-        Ok(None) => return None,
-        Ok(Some(job)) => watch(job, remains),
+        Ok(None) => {
+            remains.made.keep();
+            return None;
+        }
+        Ok(Some(job)) => {
+            privileges::keep_for_supervision();
+            if let Some(broker) = remains.broker.take() {
+                // It ends with this process. Where there is no thread for it, the job is told that nobody answers.
+                let _ = std::thread::Builder::new().name("mount-broker".to_owned()).spawn(|| broker.serve());
+            }
+            watch(job, &remains)
+        }
         Err(error) => Err(error),
     };
     Some(ExitCode::from(code.unwrap_or_else(|error| {

@@ -133,7 +133,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure> {
     let mut config = context.job.mount.clone();
     for input in &context.job.inputs {
-        let outcome = mount::mount(input, &config, &context.events, context.signals.cancel()).await;
+        let outcome = mount::mount(input, &config, &context.mounter, &context.events, context.signals.cancel()).await;
         let mounted = outcome.map_err(|error| Failure::new(Exit::Storage, error))?;
         if input.par.is_some() {
             // It was for one mount.

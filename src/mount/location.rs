@@ -87,14 +87,17 @@ fn is_writable(directory: &Path) -> bool {
 
 /// Directories that were made for a mount. Those that are empty go when this goes.
 #[derive(Debug, Default)]
-pub(super) struct MadeDirectories {
+pub struct MadeDirectories {
     /// From the top down.
     made: Vec<PathBuf>,
 }
 
 impl MadeDirectories {
     /// Makes `location` and whatever is missing above it.
-    pub(super) fn make(location: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// The system's refusal; what was made before it is removed again.
+    pub fn make(location: &Path) -> Result<Self, Error> {
         let mut made = Self::default();
         let missing: Vec<&Path> = location.ancestors().take_while(|path| !path.exists()).collect();
         for path in missing.into_iter().rev() {
@@ -108,7 +111,7 @@ impl MadeDirectories {
     }
 
     /// Leaves them.
-    pub(super) fn keep(&mut self) {
+    pub fn keep(&mut self) {
         self.made.clear();
     }
 }

@@ -47,10 +47,19 @@ pub(super) fn refusal() -> Option<&'static str> {
     }
 }
 
+/// Whether this process may mount, as far as that can be told without mounting.
+pub fn may_mount() -> bool {
+    capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_ADMIN)) && may_use_fuse()
+}
+
 fn is_needed() -> bool {
     let Ok(held) = capabilities(None) else { return false };
     let keeps_rights = held.effective.intersects(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE);
-    !keeps_rights && rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).is_ok()
+    !keeps_rights && may_use_fuse()
+}
+
+fn may_use_fuse() -> bool {
+    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }
 
 fn enter() -> Result<(), String> {

@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fuser::{BackingId, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use fuser::{FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
 use rustix::io::Errno;
 
+use super::kernel::Connection;
 use super::tree::Inode;
 
 /// Layers of file systems that may lie under this one: a cache may be on an overlay. The kernel's own limit.
@@ -21,6 +23,7 @@ const MOST_STACKED: u32 = 2;
 /// Which inodes are open, and how.
 pub(super) struct Passthrough {
     state: Mutex<State>,
+    connection: Arc<Connection>,
     opens: AtomicU64,
 }
 
@@ -44,14 +47,22 @@ struct Opened {
 
 /// What the kernel reads by itself. While this lives nobody gives the file up.
 struct Through {
-    id: BackingId,
+    id: u32,
+    connection: Arc<Connection>,
     _file: Arc<File>,
 }
 
+impl Drop for Through {
+    fn drop(&mut self) {
+        self.connection.close_backing(self.id);
+    }
+}
+
 impl Passthrough {
-    pub(super) fn new() -> Arc<Self> {
+    /// Of `connection`, whose files the kernel is to read.
+    pub(super) fn new(connection: Connection) -> Arc<Self> {
         let state = State { inodes: HashMap::new(), offer: Offer::Standing };
-        Arc::new(Self { state: Mutex::new(state), opens: AtomicU64::new(0) })
+        Arc::new(Self { state: Mutex::new(state), connection: Arc::new(connection), opens: AtomicU64::new(0) })
     }
 
     /// Agrees with the kernel that there may be such opens.
@@ -66,7 +77,7 @@ impl Passthrough {
     pub(super) fn open(&self, inode: Inode, whole: impl FnOnce() -> Option<Arc<File>>, reply: ReplyOpen) {
         let mut state = self.lock();
         if !state.inodes.contains_key(&inode) {
-            let through = whole().and_then(|file| state.offer(file, &reply));
+            let through = whole().and_then(|file| state.offer(file, &self.connection));
             state.inodes.insert(inode, Opened { opens: 0, through });
         }
         let Some(opened) = state.inodes.get_mut(&inode) else { return };
@@ -75,7 +86,12 @@ impl Passthrough {
             Some(through) => {
                 self.opens.fetch_add(1, Ordering::Relaxed);
                 // Its pages are the other file's: there are none to keep.
-                reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &through.id);
+                // SAFETY: the number stands for a file of this connection as long as `through` lives, which the state that is
+                // locked keeps.
+                let id = unsafe { reply.wrap_backing(through.id) };
+                reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &id);
+                // Dropped, it would give the file up, and in a process that has not the right to.
+                let _ = id.into_raw();
             }
             None => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
         }
@@ -103,12 +119,12 @@ impl Passthrough {
 
 impl State {
     /// Offers `file` to the kernel. Once it has refused one, no other is offered, and the log says why.
-    fn offer(&mut self, file: Arc<File>, reply: &ReplyOpen) -> Option<Through> {
+    fn offer(&mut self, file: Arc<File>, connection: &Arc<Connection>) -> Option<Through> {
         let reason = match std::mem::replace(&mut self.offer, Offer::Withdrawn) {
-            Offer::Standing => match reply.open_backing(&*file) {
+            Offer::Standing => match connection.open_backing(file.as_fd()) {
                 Ok(id) => {
                     self.offer = Offer::Standing;
-                    return Some(Through { id, _file: file });
+                    return Some(Through { id, connection: Arc::clone(connection), _file: file });
                 }
                 Err(error) => refusal(&error),
             },

@@ -43,22 +43,38 @@ pub(super) fn is_stale_error(error: &std::io::Error) -> bool {
     gone.contains(&error.raw_os_error())
 }
 
+/// Mounts of processes that are gone, at one location.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Cleared {
+    /// Number of those that were detached.
+    pub(super) detached: usize,
+    /// The system's reason for keeping a further one.
+    pub(super) refused: Option<String>,
+}
+
 /// Detaches whatever is mounted at `location` by a process that is gone. Everything else is left alone.
-pub fn clear_stale(location: &Path) {
-    for _ in 0..MOST_STACKED {
+pub(super) fn clear(location: &Path) -> Cleared {
+    let mut cleared = Cleared::default();
+    while cleared.detached < MOST_STACKED {
         // Attributes may be cached for ever; opening the directory asks the server.
         match fs::read_dir(location) {
             Err(error) if is_stale_error(&error) => {}
-            _ => return,
+            _ => return cleared,
         }
         match unmount(location, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => tracing::info!(location = %location.display(), "detached a mount whose process is gone"),
-            Err(error) => {
-                tracing::warn!(location = %location.display(), %error, "cannot detach a mount whose process is gone");
-                return;
+            Ok(()) => cleared.detached += 1,
+            Err(errno) => {
+                cleared.refused = Some(std::io::Error::from(errno).to_string());
+                return cleared;
             }
         }
     }
+    cleared
+}
+
+/// The same, for a process that has no log.
+pub fn clear_stale(location: &Path) {
+    let _ = clear(location);
 }
 
 /// `location` without links in what leads to it. The last component is not touched: a stale mount would not
@@ -112,9 +128,9 @@ mod tests {
     fn what_is_alive_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("x"), "").unwrap();
-        clear_stale(directory.path());
-        clear_stale(&directory.path().join("missing"));
-        clear_stale(Path::new("/proc"));
+        for location in [directory.path(), &directory.path().join("missing"), Path::new("/proc")] {
+            assert_eq!(clear(location), Cleared::default());
+        }
         assert!(directory.path().join("x").exists() && is_mounted(Path::new("/proc")));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flashjob::config::{InputStorage, MountConfig, MountMode, Par};
 use flashjob::event::Events;
-use flashjob::mount::{Error, Method, Mounted, mount};
+use flashjob::mount::{Error, Method, Mounted, Mounter, mount};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::support::bucket_server::BucketServer;
 
 pub(super) fn mount_as(input: &InputStorage, mode: MountMode, timeout: Duration) -> Result<Mounted, Error> {
     let config = MountConfig { storage_timeout: timeout, ..config(mode) };
-    wait(mount(input, &config, &Events::default(), &CancellationToken::new()))
+    wait(mount(input, &config, &Mounter::this_process(), &Events::default(), &CancellationToken::new()))
 }
 
 pub(super) fn input_of(url: &str, location: &Path, include: &[&str], exclude: &[&str]) -> InputStorage {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use flashjob::bucket::Object;
 use flashjob::config::{InputStorage, MountMode};
 use flashjob::event::Events;
-use flashjob::mount::{Error, FaultKind, Method, Mounted, mount, mount_source};
+use flashjob::mount::{Error, FaultKind, Method, Mounted, Mounter, mount, mount_source};
 use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
 
@@ -167,7 +167,9 @@ fn without_a_par_a_directory_is_used_as_it_is() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("model"), "x").unwrap();
     let (events, never) = (Events::default(), CancellationToken::new());
-    let existing = |location: &Path| wait(mount(&input(location), &config(MountMode::Auto), &events, &never));
+    let existing = |location: &Path| {
+        wait(mount(&input(location), &config(MountMode::Auto), &Mounter::this_process(), &events, &never))
+    };
     let used = existing(root.path()).unwrap();
     assert_eq!(used.method, Method::Existing);
     assert!(used.direct().is_none() && used.health().is_none());

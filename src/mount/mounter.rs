@@ -1,0 +1,120 @@
+//! Who mounts: this process, where it has the rights, or the one that kept them when this one gave them up.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::broker::{self, Client, MountBroker};
+use super::error::Error;
+use super::kernel::{self, KernelMounts, Unmounted};
+use super::stale::{self, resolved};
+
+/// Mounts and unmounts. Clones are the same one.
+#[derive(Clone)]
+pub struct Mounter(Arc<Way>);
+
+enum Way {
+    ThisProcess(Mutex<KernelMounts>),
+    Broker(Client),
+}
+
+impl Default for Mounter {
+    fn default() -> Self {
+        Self::this_process()
+    }
+}
+
+impl Mounter {
+    /// Uses this process's own rights.
+    pub fn this_process() -> Self {
+        Self(Arc::new(Way::ThisProcess(Mutex::default())))
+    }
+
+    /// Asks the process that serves the other half, which may act at `locations` alone.
+    ///
+    /// # Errors
+    /// The system gives no sockets.
+    pub fn through_broker(locations: &[PathBuf]) -> io::Result<(Self, MountBroker)> {
+        let (client, broker) = broker::pair(locations)?;
+        Ok((Self(Arc::new(Way::Broker(client))), broker))
+    }
+
+    /// Detaches mounts at `location` whose process is gone, and says so in the log.
+    pub(super) fn clear_stale(&self, location: &Path) {
+        let cleared = match &*self.0 {
+            Way::ThisProcess(_) => Ok(stale::clear(location)),
+            Way::Broker(client) => client.clear_stale(location),
+        };
+        let location = location.display();
+        match cleared {
+            Ok(cleared) => {
+                if cleared.detached > 0 {
+                    tracing::info!(%location, mounts = cleared.detached, "detached a mount whose process is gone");
+                }
+                if let Some(error) = cleared.refused {
+                    tracing::warn!(%location, %error, "cannot detach a mount whose process is gone");
+                }
+            }
+            Err(error) => tracing::warn!(%location, %error, "mounts of processes that are gone were not looked for"),
+        }
+    }
+
+    /// Mounts a new FUSE connection at `location`.
+    ///
+    /// # Errors
+    /// The system's refusal and its remedy, in a phrase.
+    pub(super) fn mount(&self, location: &Path) -> Result<OwnedFd, String> {
+        match &*self.0 {
+            Way::ThisProcess(mounts) => lock(mounts).mount(&resolved(location)),
+            Way::Broker(client) => client.mount(location),
+        }
+    }
+
+    /// See [`KernelMounts::raise_readahead`]; a refusal costs speed and nothing else.
+    pub(super) fn raise_readahead(&self, location: &Path) {
+        let raised = match &*self.0 {
+            Way::ThisProcess(mounts) => {
+                lock(mounts).raise_readahead(&resolved(location)).map_err(|error| error.to_string())
+            }
+            Way::Broker(client) => client.raise_readahead(location),
+        };
+        if let Err(error) = raised {
+            tracing::debug!(location = %location.display(), error, "readahead keeps the kernel's default");
+        }
+    }
+
+    /// Takes the mount at `location` away, whoever uses it. Where it is gone already, does nothing.
+    pub(super) fn unmount(&self, location: &Path) -> Result<(), Error> {
+        let unmounted = match &*self.0 {
+            Way::ThisProcess(mounts) => lock(mounts).unmount(&resolved(location)).map_err(io::Error::from),
+            Way::Broker(client) => client.unmount(location),
+        };
+        match unmounted {
+            Ok(Unmounted::Idle) => Ok(()),
+            Ok(Unmounted::InUse) => {
+                tracing::info!(location = %location.display(), "the mount was in use and is detached");
+                Ok(())
+            }
+            Err(source) => Err(Error::Unmount { location: location.to_owned(), source }),
+        }
+    }
+
+    pub(super) fn open_backing(&self, device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<u32> {
+        match &*self.0 {
+            Way::ThisProcess(_) => kernel::open_backing(device, file),
+            Way::Broker(client) => client.open_backing(device, file),
+        }
+    }
+
+    pub(super) fn close_backing(&self, device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
+        match &*self.0 {
+            Way::ThisProcess(_) => kernel::close_backing(device, id),
+            Way::Broker(client) => client.close_backing(device, id),
+        }
+    }
+}
+
+fn lock(mounts: &Mutex<KernelMounts>) -> MutexGuard<'_, KernelMounts> {
+    mounts.lock().unwrap_or_else(PoisonError::into_inner)
+}
