@@ -12,6 +12,7 @@ mod left_behind;
 mod linger;
 mod load;
 mod locate;
+mod mount_process;
 mod phases;
 mod privileges;
 mod publish;
@@ -31,10 +32,10 @@ use std::process::ExitCode;
 
 pub use exit::Exit;
 
+use mount_process::Started;
 use supervisor::Remains;
 
 use crate::config::{self, Command, JobConfig, MountMode, Stop};
-use crate::mount::Mounter;
 use crate::{model, mount};
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
@@ -49,7 +50,7 @@ pub fn main() -> ExitCode {
     let is_job = matches!(asked, Ok(Command::Run(_)));
     if !is_job
         && supervisor::is_first()
-        && let Some(code) = supervisor::part(Remains::default())
+        && let Err(code) = supervisor::part(&Remains::default(), ())
     {
         return code;
     }
@@ -67,8 +68,8 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// Runs `job` in a process that has given up its rights, beside one that keeps those for mounting. To be called while there is one
-/// thread.
+/// Runs `job` in a process that has given up its rights, beside one that mounts for it and one that watches it. To be called while
+/// there is one thread.
 fn supervised(job: JobConfig) -> ExitCode {
     let mounts = job.mount.mode != MountMode::Copy && job.mount.descriptor.is_none();
     if mounts && job.inputs.iter().any(|input| input.par.is_some()) {
@@ -77,13 +78,15 @@ fn supervised(job: JobConfig) -> ExitCode {
     let plan = privileges::Plan::of(&job);
     let made = plan.make_directories();
     let locations: Vec<PathBuf> = job.inputs.iter().map(|input| input.location.clone()).collect();
-    let (mounter, broker) = match Mounter::through_broker(&locations) {
-        Ok(pair) => pair,
-        Err(error) => return failed(&format!("the job's two processes cannot be connected: {error}")),
+    let (mount_process, mounter) = match mount_process::start(&locations, made) {
+        Ok(Started::Asking(process, mounter)) => (process, mounter),
+        Ok(Started::Ended(code)) => return code,
+        Err(error) => return failed(&format!("no process can be started that mounts for the job: {error}")),
     };
-    if let Some(code) = supervisor::part(Remains::of(&job, made, broker)) {
-        return code;
-    }
+    let mounter = match supervisor::part(&Remains::of(&job, mount_process), mounter) {
+        Ok(mounter) => mounter,
+        Err(code) => return code,
+    };
     let given_up = plan.give_up().and_then(|privileges| supervisor::end_with_watcher().map(|()| privileges));
     match given_up {
         Ok(privileges) => ExitCode::from(run::run(job, mounter, privileges).code()),

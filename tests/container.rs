@@ -218,8 +218,8 @@ fn the_job_has_no_capability_once_it_has_mounted() {
         let inspected = docker.output(&["inspect", "--format={{.State.Pid}}", name]);
         let supervisor = String::from_utf8_lossy(&inspected.stdout).trim().to_owned();
         let read = |path: String| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let job = read(format!("/proc/{supervisor}/task/{supervisor}/children"));
-        let status = read(format!("/proc/{}/status", job.trim()));
+        let job = crate::support::process::job_of(supervisor.parse().unwrap()).unwrap();
+        let status = read(format!("/proc/{job}/status"));
         for line in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert!(status.contains(&format!("{line}:\t0000000000000000\n")), "{name}: {status}");
         }

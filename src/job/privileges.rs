@@ -111,9 +111,17 @@ impl fmt::Display for Privileges {
     }
 }
 
-/// Keeps, of this process's rights, what unmounting and signalling the job take. For the supervisor.
+/// Keeps, of this process's rights, what signalling the job takes, and unmounting where nothing else has.
 pub fn keep_for_supervision() {
-    let kept = CapabilitySet::SYS_ADMIN | CapabilitySet::KILL;
+    keep(CapabilitySet::SYS_ADMIN | CapabilitySet::KILL);
+}
+
+/// Keeps, of this process's rights, those that mounting takes.
+pub fn keep_for_mounting() {
+    keep(CapabilitySet::SYS_ADMIN);
+}
+
+fn keep(kept: CapabilitySet) {
     if let Ok(held) = capabilities(None) {
         // A refusal leaves it as it was: it reads nothing from outside.
         let _ = set_capabilities(None, only(held.permitted & kept));

@@ -3,7 +3,7 @@
 //! Whatever happens on the way (an error, a signal, a panic), the ending is the same: what was measured goes to
 //! disk, mounts come down, MLflow is told, and the exit code says which it was.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -84,7 +84,11 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     let at = job.results_dir.display();
     let directory = match ResultsDirectory::open(&job.results_dir, &environment::folder_name(started)) {
         Ok(directory) => directory,
-        Err(error) => return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}")),
+        Err(error) => {
+            let hint =
+                if is_denied(&error) { format!("; this process has few rights: {privileges}") } else { String::new() };
+            return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}{hint}"));
+        }
     };
     let copy = match directory.create_log() {
         Ok(copy) => copy,
@@ -199,6 +203,12 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     server.stop().await;
     tracing::info!(exit_code = exit.code(), "flashjob ends");
     if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+}
+
+/// Whether a right was missing.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.downcast_ref().is_some_and(denied) || error.source().is_some_and(is_denied)
 }
 
 /// Other machines learn of a failure at once. Of success they learn when the result is where it belongs: until then a leader that

@@ -1,9 +1,8 @@
 //! A process that outlives the job: it passes signals on, reaps whatever dies, and clears up behind a job that a signal ended.
 //!
 //! A job that is killed outright (memory runs out, a library aborts) cannot take its mounts down nor say a word. So the program
-//! parts in two before anything is begun: the job, and this process, which does nothing else. It keeps the rights that mounting
-//! takes, and the job gives up all of its own. As a container's PID 1 it also inherits orphans, and the job never runs with PID 1's
-//! special rules for signals and children.
+//! parts in two before anything is begun: the job, and this process, which does nothing else. As a container's PID 1 it also
+//! inherits orphans, and the job never runs with PID 1's special rules for signals and children.
 
 use std::fs;
 use std::io;
@@ -18,12 +17,12 @@ use rustix::process::{
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::privileges::{self, Made};
-use super::{Exit, environment, signals, terminal};
+use super::mount_process::MountProcess;
+use super::{Exit, environment, privileges, signals, terminal};
 use crate::config::JobConfig;
-use crate::mount::{self, MountBroker};
+use crate::mount;
 
-/// What a job leaves to this process: traces of one that was killed, and whatever takes rights.
+/// Traces of a job that was killed.
 #[derive(Default)]
 pub struct Remains {
     /// Places of its own mounts.
@@ -32,29 +31,34 @@ pub struct Remains {
     termination_message: Option<PathBuf>,
     /// The time of the last change there before the job began.
     written: Option<SystemTime>,
-    /// Directories that were made for it.
-    made: Made,
-    /// Mounts on its behalf.
-    broker: Option<MountBroker>,
+    /// Mounts and unmounts for it.
+    mount_process: Option<MountProcess>,
 }
 
 impl Remains {
     /// The traces that `job`, which has not begun yet, may leave.
-    pub fn of(job: &JobConfig, made: Made, broker: MountBroker) -> Self {
+    pub fn of(job: &JobConfig, mount_process: MountProcess) -> Self {
         // A mount that was passed in is for others to take down.
         let is_own = job.mount.descriptor.is_none();
         let mounted = job.inputs.iter().filter(|input| is_own && input.par.is_some());
         let termination_message = job.telemetry.termination_message.clone();
         let written = termination_message.as_deref().and_then(written);
         let mounts = mounted.map(|input| input.location.clone()).collect();
-        Self { mounts, termination_message, written, made, broker: Some(broker) }
+        Self { mounts, termination_message, written, mount_process: Some(mount_process) }
     }
 
-    /// Takes the mounts down, and leaves the last words of a job that had no time for its own.
-    fn clear(&self, exit_code: u8, sentence: &str) {
+    /// Waits until the mounts are gone, and takes down those that are still there.
+    fn unmount(&self) {
+        if let Some(process) = &self.mount_process {
+            process.wait();
+        }
         for location in &self.mounts {
             mount::clear_stale(location);
         }
+    }
+
+    /// Leaves the last words of a job that had no time for its own.
+    fn leave_message(&self, exit_code: u8, sentence: &str) {
         if self.termination_message.as_deref().and_then(written) == self.written {
             let message = serde_json::json!({"status": "killed", "exit_code": exit_code, "error": sentence});
             environment::leave_termination_message(self.termination_message.as_deref(), &message.to_string());
@@ -71,44 +75,43 @@ pub fn is_first() -> bool {
     std::process::id() == 1
 }
 
-/// Parts this process in two, while it has one thread: returns nothing in the job's, and in the other one the exit code once the job
-/// has ended. A job that died of signal N gives 128 + N, as a shell would.
-pub fn part(mut remains: Remains) -> Option<ExitCode> {
-    let code = match fork() {
-        Ok(None) => {
-            remains.made.keep();
-            return None;
-        }
+/// Parts this process in two, while it has one thread: returns `of_the_job` in the job's process. In the other one it ends with an
+/// exit code, once the job has ended; a job that died of signal N gives 128 + N, as a shell would.
+pub fn part<T>(remains: &Remains, of_the_job: T) -> Result<T, ExitCode> {
+    let watcher = getpid();
+    let outcome = match fork() {
+        Ok(None) => return follow(watcher).map(|()| of_the_job).map_err(|error| unexpected(&error)),
         Ok(Some(job)) => {
+            drop(of_the_job);
             privileges::keep_for_supervision();
-            if let Some(broker) = remains.broker.take() {
-                // It ends with this process. Where there is no thread for it, the job is told that nobody answers.
-                let _ = std::thread::Builder::new().name("mount-broker".to_owned()).spawn(|| broker.serve());
-            }
-            watch(job, &remains)
+            watch(job, remains)
         }
         Err(error) => Err(error),
     };
-    Some(ExitCode::from(code.unwrap_or_else(|error| {
-        terminal::complain(&format!("the job's process cannot be started or watched: {error}"));
-        Exit::Unexpected.code()
-    })))
+    Err(outcome.map_or_else(|error| unexpected(&error), ExitCode::from))
 }
 
-/// The job's process, or nothing in that process itself.
-fn fork() -> io::Result<Option<Pid>> {
-    let parent = getpid();
+fn unexpected(error: &io::Error) -> ExitCode {
+    terminal::complain(&format!("the job's process cannot be started or watched: {error}"));
+    ExitCode::from(Exit::Unexpected.code())
+}
+
+/// A new process's number, or nothing in that process itself. To be called while there is one thread.
+pub fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: there is one thread, which the caller vouches for, so that no lock is held and no state is half made in the copy.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => {
-            end_with_watcher()?;
-            match getppid() == Some(parent) {
-                true => Ok(None),
-                false => Err(io::Error::other("the process that watches it is gone")),
-            }
-        }
-        child => Pid::from_raw(child).map(Some).ok_or_else(|| io::Error::other("the job has no process id")),
+        0 => Ok(None),
+        child => Pid::from_raw(child).map(Some).ok_or_else(|| io::Error::other("the new process has no process id")),
+    }
+}
+
+/// Binds this process's life to that of `watcher`.
+fn follow(watcher: Pid) -> io::Result<()> {
+    end_with_watcher()?;
+    match getppid() == Some(watcher) {
+        true => Ok(()),
+        false => Err(io::Error::other("the process that watches it is gone")),
     }
 }
 
@@ -157,6 +160,7 @@ fn reap(job: Pid) -> Option<ExitStatus> {
 
 /// The exit code of a job that has ended, behind which everything is clear.
 fn end(status: ExitStatus, remains: &Remains) -> u8 {
+    remains.unmount();
     let Some(signal) = status.signal() else { return status.code().unwrap_or(1) as u8 };
     let name = signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
     let limit = getrlimit(Resource::As).current;
@@ -177,6 +181,6 @@ fn end(status: ExitStatus, remains: &Remains) -> u8 {
     };
     let sentence = format!("the job's process was ended by {name}, {clause}");
     terminal::complain(&sentence);
-    remains.clear(code, &sentence);
+    remains.leave_message(code, &sentence);
     code
 }

@@ -144,7 +144,7 @@ fn error(answer: Answer) -> io::Error {
     }
 }
 
-/// The process that keeps the rights. To be given to a thread of it.
+/// The process that keeps the rights.
 pub struct MountBroker {
     socket: OwnedFd,
     locations: Vec<PathBuf>,
@@ -152,14 +152,18 @@ pub struct MountBroker {
 }
 
 impl MountBroker {
-    /// Answers until the other process has ended. What it left mounted then is for [`super::clear_stale`].
+    /// Answers until the other process has ended, and takes away what that left mounted.
     pub fn serve(mut self) {
         while let Ok(Some((request, descriptors))) = receive(&self.socket) {
             let (answer, descriptor) = self.answer(request, &descriptors);
             let beside: Vec<BorrowedFd<'_>> = descriptor.iter().map(OwnedFd::as_fd).collect();
             if send(&self.socket, &answer, &beside).is_err() {
-                return;
+                break;
             }
+        }
+        for location in &self.locations {
+            // There is no log any more, and the supervisor looks again.
+            let _ = self.mounts.unmount(location);
         }
     }
 

@@ -196,7 +196,7 @@ mod tests {
         for (path, expected) in [
             ("real/models", Ok(())),
             ("link/models", Err(Errno::LOOP)),
-            ("models", Err(Errno::LOOP)),
+            ("models", Err(Errno::NOTDIR)),
             ("file", Err(Errno::NOTDIR)),
             ("missing", Err(Errno::NOENT)),
         ] {

@@ -109,12 +109,12 @@ fn root_becomes_who_can_do_the_work_and_says_why() {
         ("of an ordinary user alone", 0o700, 1234, false, "1234:4321", "results-dir belongs to it"),
         ("of all", 0o777, 0, false, "65532:65532", "everything that the job needs is within its reach"),
         ("of root", 0o755, 0, false, "0:0", "user 65532 cannot write"),
-        ("of all, with files of root", 0o777, 0, true, "0:0", "user 65532 does not own"),
+        ("of all, with a directory of root", 0o777, 0, true, "0:0", "user 65532 does not own"),
     ] {
         let (_folder, results) = open_folder(mode);
         chown(&results, Some(owner), Some(if owner == 0 { 0 } else { 4321 })).unwrap();
         if foreign_file {
-            fs::write(results.join("notes"), "").unwrap();
+            fs::create_dir(results.join("earlier")).unwrap();
         }
         let job = flashjob(&results).args(["--model".into(), tiny_model()]).args(["--input-len=4", "--output-len=2"]);
         let finished = job.args(["--num-prompts=2"]).run().expect_code(0);
@@ -200,7 +200,8 @@ fn writing_is_limited_to_the_jobs_own_directories() {
 #[test]
 fn check_says_what_would_be_in_force() {
     let (_folder, results) = open_folder(0o777);
-    let finished = flashjob(&results).args(["check", "--model=any"]).run().expect_code(0);
+    let arguments = ["check", "--model=any", "--metrics-port=0", "--device=cpu", "--results-dir"];
+    let finished = Process::flashjob().args(arguments).args([&results]).run().expect_code(0);
     let said = finished.stdout.lines().find(|line| line.starts_with("once it has mounted, the job runs as user"));
     let said = said.unwrap_or_else(|| panic!("{finished}"));
     let user = if is_root() { "65532:65532".to_owned() } else { format!("{}:", rustix::process::geteuid().as_raw()) };

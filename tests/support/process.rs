@@ -97,6 +97,15 @@ impl Process {
     }
 }
 
+/// The process of the job that `supervisor` watches. Its other child mounts for the job.
+pub fn job_of(supervisor: u32) -> Option<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
+    let mounts = |child: &&str| {
+        std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "flashjob-mount")
+    };
+    children.split_whitespace().find(|child| !mounts(child))?.parse().ok()
+}
+
 /// A program under way; killed when dropped.
 pub struct Running {
     child: Child,
@@ -118,11 +127,10 @@ impl Running {
 
     /// The process of the job, which the one that was started watches.
     pub fn job(&self) -> i32 {
-        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         loop {
             // It is not there yet in the first moments.
-            if let Some(job) = std::fs::read_to_string(&children).unwrap().split_whitespace().next() {
-                return job.parse().unwrap();
+            if let Some(job) = job_of(self.child.id()) {
+                return job;
             }
             assert!(Instant::now() < self.deadline, "it has no job:\n{}", self.stderr.so_far());
             std::thread::sleep(Duration::from_millis(5));

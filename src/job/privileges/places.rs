@@ -82,6 +82,8 @@ impl Places {
         let dataset = job.workload.dataset.path().map(Path::to_owned);
         let certificates = job.tracking.as_ref().and_then(|tracking| tracking.server_cert_path.clone());
         let read = without_par.chain(named).chain(dataset).chain(certificates);
+        // A mount that was passed in answers nobody before the job serves it.
+        let is_mounted = |path: &PathBuf| with_par().any(|location| path.starts_with(location));
         let is_another_engine = job.backend != BackendKind::Candle;
         Self {
             kept: [Some(job.results_dir.clone()), job.mount.cache_directory.clone()].into_iter().flatten().collect(),
@@ -91,7 +93,7 @@ impl Places {
             engine: if is_another_engine { engine_directories() } else { gpu_caches() },
             home: if is_another_engine { home() } else { None },
             devices: devices(),
-            read: read.filter(|path| path.exists()).collect(),
+            read: read.filter(|path| !is_mounted(path) && path.exists()).collect(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The user that a job started by root becomes, where everything that it needs is within that user's reach.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +17,9 @@ const NONROOT: (u32, u32) = (65532, 65532);
 
 /// Files of a directory that are looked at.
 const MOST_ENTRIES: usize = 10_000;
+
+/// Mode of directories in which files are moved and removed by their owners alone.
+const STICKY: u32 = 0o1000;
 
 /// Rights that becoming another user takes, so that its files are handed over and the supervisor can still signal it.
 const NEEDED: CapabilitySet =
@@ -124,15 +128,17 @@ fn obstacle(user: u32, places: &Places) -> Option<String> {
             return Some(format!("cannot write `{}`", directory.display()));
         }
     }
-    // What an earlier job left as root could be neither moved nor continued.
+    // Directories that an earlier job left as another user could be neither moved nor continued.
     for directory in places.kept.iter().chain(&places.copies) {
-        if let Some(foreign) = entries(directory).find(|entry| entry.1 != user && entry.0 != "lost+found") {
-            return Some(format!("does not own `{}`", directory.join(foreign.0).display()));
+        let is_sticky = fs::metadata(directory).is_ok_and(|directory| directory.mode() & STICKY != 0);
+        let stands_in_the_way = |entry: &Entry| entry.owner != user && (entry.is_directory || is_sticky);
+        if let Some(foreign) = entries(directory).find(|entry| stands_in_the_way(entry) && entry.name != "lost+found") {
+            return Some(format!("does not own `{}`", directory.join(foreign.name).display()));
         }
     }
     for path in &places.read {
         let is_readable = may(path, if path.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK });
-        let is_all_readable = is_readable && entries(path).all(|entry| may(&path.join(entry.0), Access::READ_OK));
+        let is_all_readable = is_readable && entries(path).all(|entry| may(&path.join(entry.name), Access::READ_OK));
         if !is_all_readable {
             return Some(format!("cannot read all of `{}`", path.display()));
         }
@@ -141,8 +147,18 @@ fn obstacle(user: u32, places: &Places) -> Option<String> {
     written.map(|path| format!("cannot write `{}`", path.display()))
 }
 
-/// Names and owners in `directory`; nothing where it is no directory.
-fn entries(directory: &Path) -> impl Iterator<Item = (std::ffi::OsString, u32)> {
+/// What lies in a directory.
+struct Entry {
+    name: OsString,
+    owner: u32,
+    is_directory: bool,
+}
+
+/// Entries of `directory`; none where it is no directory.
+fn entries(directory: &Path) -> impl Iterator<Item = Entry> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(MOST_ENTRIES);
-    entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.uid())))
+    entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        Some(Entry { name: entry.file_name(), owner: metadata.uid(), is_directory: metadata.is_dir() })
+    })
 }
