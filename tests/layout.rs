@@ -2,6 +2,7 @@
 //!
 //! The table here is the rule; `ARCHITECTURE.md` explains it to people.
 
+mod documentation;
 mod imports;
 
 use std::collections::BTreeMap;
