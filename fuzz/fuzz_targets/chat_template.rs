@@ -1,7 +1,8 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(
-    init: flashjob_fuzz::leave_panics_of(&["minijinja"]),
+    // A comparison that contradicts itself makes a sort panic.
+    init: flashjob_fuzz::leave_panics_in(&["/minijinja-", "/core/src/slice/sort/"]),
     |data: &[u8]| {
         flashjob::model::fuzzing::chat_template(data);
     }
