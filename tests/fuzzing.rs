@@ -18,13 +18,15 @@ const EDGES: [u64; 8] = [0, 1, 0x7F, 0xFF, 0xFFFF, u32::MAX as u64, i64::MAX as 
 
 type Target = fn(&[u8]);
 
-fn targets() -> [(&'static str, Target); 5] {
+fn targets() -> [(&'static str, Target); 7] {
     [
         ("par_url", |data| drop(config::Par::parse(&String::from_utf8_lossy(data)))),
         ("listing", bucket::fuzzing::listing),
         ("content_range", |data| bucket::fuzzing::content_range(&String::from_utf8_lossy(data))),
         ("safetensors_header", model::fuzzing::safetensors_header),
         ("gguf_header", model::fuzzing::gguf_header),
+        ("chat_template", model::fuzzing::chat_template),
+        ("tokenizer", model::fuzzing::tokenizer),
     ]
 }
 

@@ -9,6 +9,7 @@ mod globals;
 mod json;
 mod limits;
 mod operators;
+mod parts;
 mod printf;
 mod python;
 mod tags;

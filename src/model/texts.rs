@@ -71,7 +71,8 @@ impl Texts {
         })
     }
 
-    fn new(
+    /// Puts together what was read. No id may be beyond the `rows` of the model's embedding, where their number is known.
+    pub(super) fn new(
         architecture: String,
         max_position: Option<usize>,
         (mut tokenizer, files): (Tokenizer, TokenizerFiles),

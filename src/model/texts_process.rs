@@ -16,6 +16,7 @@ use self::frames::{Answer, Order};
 use self::process::Process;
 use super::{Ask, Error, TextFacts};
 
+pub(super) use self::served::STACK_BYTES;
 pub use self::served::serve_texts;
 
 /// The first argument of the process.

@@ -61,6 +61,12 @@ impl TokenizerFiles {
         })
     }
 
+    /// A `tokenizer_config.json` and nothing else, whose `text` came from the file at `path`.
+    pub fn of_configuration(path: &Path, text: &[u8]) -> Result<Self, Error> {
+        let config = ConfigJson::parse(path, text)?;
+        Ok(Self { template: template_in(&config), config: Some(config), ..Self::default() })
+    }
+
     /// Tells that a file names tokens.
     pub fn is_configured(&self) -> bool {
         self.config.is_some() || self.map.is_some()

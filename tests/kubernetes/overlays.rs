@@ -56,6 +56,29 @@ fn known_to_kubernetes(document: Value) -> Value {
     pod
 }
 
+/// SECURITY.md: an operator pins the job's image on top of any overlay.
+#[test]
+fn a_digest_replaces_the_tag_of_every_overlay() {
+    let Some(kubectl) = kubectl() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let here = place.path().canonicalize().unwrap();
+    // A resource has a relative path.
+    let root = "../".repeat(here.components().count() - 1);
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    for name in OVERLAYS {
+        let overlay = folder().canonicalize().unwrap().join("overlays").join(name);
+        let overlay = format!("{root}{}", overlay.strip_prefix("/").unwrap().display());
+        let images = json!([{"name": "flashjob", "newName": "registry.example.com/flashjob", "digest": digest}]);
+        let pinned = json!({"resources": [overlay], "images": images});
+        std::fs::write(here.join("kustomization.yaml"), pinned.to_string()).unwrap();
+        let output = Command::new(&kubectl).arg("kustomize").arg(&here).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let images: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(images, [format!("registry.example.com/flashjob@{digest}")], "{name}: {said}");
+    }
+}
+
 /// The Job says to its pods what LeaderWorkerSet says to its own, who are otherwise the same.
 #[test]
 fn machines_of_a_group_find_each_other() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::limits::{check_length, printed};
@@ -14,7 +14,7 @@ use super::text_methods::padding;
 const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
 const QUOTED_IN_QUERY: &AsciiSet = &QUOTED.add(b'/');
 
-pub(super) fn dict_sort(map: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+pub(super) fn dict_sort(state: &State, map: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
     let named = |at: usize, name: &str| given_or_named(&given, at, &options, name);
     let (case_sensitive, by, reverse) = (named(0, "case_sensitive")?, named(1, "by")?, named(2, "reverse")?);
     options.assert_all_used()?;
@@ -28,19 +28,24 @@ pub(super) fn dict_sort(map: &Value, given: Rest<Value>, options: Kwargs) -> Res
     if map.kind() != ValueKind::Map {
         return Err(refused(format!("dictsort is for maps, not for {}", map.kind())));
     }
-    let pairs: Result<Vec<[Value; 2]>, Error> =
-        keys(map)?.into_iter().map(|key| map.get_item(&key).map(|value| [key, value])).collect();
-    let mut pairs = pairs?;
-    let order = |pair: &[Value; 2]| match pair[place].as_str() {
-        Some(text) if !case_sensitive => Value::from(text.to_lowercase()),
-        _ => pair[place].clone(),
-    };
+    let mut pairs = Vec::new();
+    for key in keys(map)? {
+        let pair = [key.clone(), map.get_item(&key)?];
+        let order = match pair[place].as_str() {
+            Some(text) => {
+                state.consume_fuel(1 + text.len() as u64 / 64)?;
+                if case_sensitive { pair[place].clone() } else { Value::from(text.to_lowercase()) }
+            }
+            None => pair[place].clone(),
+        };
+        pairs.push((order, pair));
+    }
     // Equal ones stay in their order either way, as with Python's `sorted`.
-    pairs.sort_by(|left, right| {
-        let ordering = order(left).cmp(&order(right));
+    pairs.sort_by(|(left, _), (right, _)| {
+        let ordering = left.cmp(right);
         if reverse { ordering.reverse() } else { ordering }
     });
-    Ok(pairs.into_iter().map(|pair| Value::from(Tuple::from(pair.to_vec()))).collect())
+    Ok(pairs.into_iter().map(|(_, pair)| Value::from(Tuple::from(pair.to_vec()))).collect())
 }
 
 pub(super) fn to_int(value: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {

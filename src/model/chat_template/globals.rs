@@ -1,7 +1,8 @@
 //! Functions of Jinja2 that every template finds.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -30,7 +31,6 @@ pub(super) fn dict(state: &State, given: Rest<Value>, named: Kwargs) -> Result<V
 }
 
 /// Jinja2's `cycler`.
-#[derive(Debug)]
 struct Cycler {
     items: Vec<Value>,
     at: AtomicUsize,
@@ -41,6 +41,13 @@ pub(super) fn cycler(items: Rest<Value>) -> Result<Value, Error> {
         return Err(refused("cycler: at least one item has to be provided"));
     }
     Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
+}
+
+/// Printed as an object that Python knows nothing of: its items may hold the namespace that holds it.
+impl fmt::Debug for Cycler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<cycler>")
+    }
 }
 
 impl Cycler {
@@ -72,5 +79,34 @@ impl Object for Cycler {
             }
             _ => Err(Error::from(ErrorKind::UnknownMethod)),
         }
+    }
+}
+
+/// Jinja2's `joiner`: nothing at first, then what is between.
+struct Joiner {
+    between: Value,
+    used: AtomicBool,
+}
+
+pub(super) fn joiner(between: Option<Value>) -> Value {
+    let between = between.unwrap_or_else(|| Value::from(", "));
+    Value::from_object(Joiner { between, used: AtomicBool::new(false) })
+}
+
+/// See [`Cycler`].
+impl fmt::Debug for Joiner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<joiner>")
+    }
+}
+
+impl Object for Joiner {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, _: &mut State, arguments: &[Value]) -> Result<Value, Error> {
+        let () = from_args(arguments)?;
+        Ok(if self.used.swap(true, Ordering::Relaxed) { self.between.clone() } else { Value::from("") })
     }
 }

@@ -105,3 +105,53 @@ pub(super) fn listed(state: &State, value: &Value) -> Result<Vec<Value>, Error> 
     }
     Ok(items)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::model::ChatTemplate;
+
+    fn refusal(source: &str) -> String {
+        let template = ChatTemplate::new(Path::new("t"), source, BTreeMap::new(), OffsetDateTime::UNIX_EPOCH);
+        template.render(&[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn work_that_leaves_little_behind_is_paid_for() {
+        let often = |work: &str| {
+            format!("{{% set x = 'aB' * 500000 %}}{{% for i in range(100000) %}}{{% set y = {work} %}}{{% endfor %}}")
+        };
+        for work in ["'%.0s' % x", "'%.1r' % [x]", "{x: 1} | dictsort", "{'a': x} | dictsort(by='value')"] {
+            let refused = refusal(&often(work));
+            assert!(refused.contains("it works without an end, or makes too much"), "{work}: {refused}");
+        }
+    }
+
+    /// Each took ten seconds and more while a tag was looked for up to the end of the source, and each remainder moved the ones
+    /// before it.
+    #[test]
+    fn a_source_is_compiled_in_the_time_that_its_length_takes() {
+        let long = |piece: &str| piece.repeat(MAX_SOURCE_BYTES / piece.len());
+        let spaces = " ".repeat(MAX_SOURCE_BYTES / 2 - 100);
+        for source in [
+            long("{%for "),
+            long("{%block "),
+            long("{%set a.b="),
+            long("{%raw%}{%endraw"),
+            format!("{{{{ {} }}}}", &long("1%")[..MAX_SOURCE_BYTES - 10]),
+            format!("{{{{ 1 -{spaces}{} }}}}", "+".repeat(spaces.len())),
+            format!("{{{{ {}{spaces} }}}}", "+".repeat(spaces.len())),
+        ] {
+            let started = Instant::now();
+            let refused = refusal(&source);
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(5), "{took:?} for {}: {refused}", &source[..20]);
+        }
+    }
+}

@@ -1,63 +1,22 @@
 //! `%` between expressions, which minijinja has for numbers only, becomes a call; a plus that is a sign is left out.
 
+use super::parts::{Kind, parts, string_end};
+
+/// Remainders of one tag that become calls. minijinja refuses calls in calls long before; here each moves what is behind it.
+const MOST_CALLS: usize = 1000;
+
 /// `source` with each `left % right` of its expressions as a call of `modulo`.
 pub(super) fn rewritten(source: &str, modulo: &str) -> String {
     let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find('{') {
-        let (before, tag) = rest.split_at(at);
-        text.push_str(before);
-        let length = match tag.as_bytes().get(1) {
-            Some(b'#') => tag.find("#}").map_or(tag.len(), |end| end + 2),
-            Some(b'%') if is_raw(&tag[2..]) => tag.find("endraw").unwrap_or(tag.len()),
-            Some(b'%') => expression(&tag[2..], "%}").map_or(tag.len(), |length| length + 2),
-            Some(b'{') => expression(&tag[2..], "}}").map_or(tag.len(), |length| length + 2),
-            _ => 1,
-        };
-        match tag.as_bytes().get(1) {
-            Some(b'%' | b'{') if !is_raw(&tag[2..]) && length > 2 => {
-                text.push_str(&tag[..2]);
-                text.push_str(&with_calls(&tag[2..length], modulo));
-            }
-            _ => text.push_str(&tag[..length]),
+    for part in parts(source) {
+        text.push_str(part.open);
+        match part.kind {
+            Kind::Statement | Kind::Expression => text.push_str(&with_calls(part.body, modulo)),
+            Kind::Verbatim => text.push_str(part.body),
         }
-        rest = &tag[length..];
+        text.push_str(part.close);
     }
-    text.push_str(rest);
     text
-}
-
-fn is_raw(tag: &str) -> bool {
-    let name = tag.trim_start_matches(['-', '+']).trim_start();
-    name.strip_prefix("raw").is_some_and(|behind| !behind.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-}
-
-/// The bytes up to where an expression ends, which is the first `end` outside texts and brackets.
-pub(super) fn expression(text: &str, end: &str) -> Option<usize> {
-    let (mut at, mut depth) = (0, 0_usize);
-    while at < text.len() {
-        if depth == 0 && text.as_bytes()[at..].starts_with(end.as_bytes()) {
-            return Some(at);
-        }
-        match text.as_bytes()[at] {
-            b'"' | b'\'' => at = string_end(text, at)? - 1,
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        at += 1;
-    }
-    None
-}
-
-/// Where the quoted text that begins at `at` is over.
-fn string_end(text: &str, at: usize) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut end = at + 1;
-    while *bytes.get(end)? != bytes[at] {
-        end += if bytes[end] == b'\\' { 2 } else { 1 };
-    }
-    Some(end + 1)
 }
 
 /// Operators and words that bind less than `%`: behind them a new operand begins.
@@ -71,7 +30,7 @@ fn with_calls(text: &str, modulo: &str) -> String {
     let mut starts: Vec<Option<usize>> = vec![None];
     // Calls that lack their closing bracket, which follows the operand behind `%`: by depth of brackets.
     let mut open: Vec<usize> = Vec::new();
-    let mut at = 0;
+    let (mut at, mut calls) = (0, 0);
     while let Some(c) = text[at..].chars().next() {
         let depth = starts.len();
         let word =
@@ -105,7 +64,10 @@ fn with_calls(text: &str, modulo: &str) -> String {
                 starts.pop();
             }
             '%' => {
-                if let Some(start) = starts[depth - 1] {
+                if let Some(start) = starts[depth - 1]
+                    && calls < MOST_CALLS
+                {
+                    calls += 1;
                     written.insert_str(start, &format!("{modulo}("));
                     written.push_str(", ");
                     open.push(depth);
@@ -115,9 +77,10 @@ fn with_calls(text: &str, modulo: &str) -> String {
             }
             '-' | '+' if starts[depth - 1].is_none() || behind_operator(&written) => {
                 starts[depth - 1].get_or_insert(written.len());
-                // minijinja has no unary plus, which changes nothing.
-                if c == '+' && !text[at + 1..].trim().is_empty() {
-                    at += 1;
+                // minijinja has no unary plus, which changes nothing. Several are left out at once: what is written ends as before.
+                if c == '+' {
+                    let behind = text[at..].trim_start_matches(|c: char| c == '+' || c.is_whitespace());
+                    at = text.len() - behind.len();
                     continue;
                 }
             }
@@ -138,7 +101,7 @@ fn with_calls(text: &str, modulo: &str) -> String {
         at += c.len_utf8();
     }
     while open.pop().is_some() {
-        let end = written.trim_end().trim_end_matches(['-', '+']).trim_end().len();
+        let end = written.trim_end().len();
         written.insert(end, ')');
     }
     written

@@ -11,11 +11,17 @@ use super::python::{float, float_text, refused};
 /// The widest field and the longest fraction, in characters.
 const MAX_WIDTH: usize = 4096;
 
+/// Fuel of a remainder of numbers, which is compiled each time.
+const REMAINDER_FUEL: u64 = 64;
+
 /// `left % right`.
 pub(super) fn modulo(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
     match left.as_str() {
         Some(format) => formatted(state, format, right).map(Value::from),
-        None => state.env().compile_expression("left % right")?.eval(minijinja::context! { left, right }),
+        None => {
+            state.consume_fuel(REMAINDER_FUEL)?;
+            state.env().compile_expression("left % right")?.eval(minijinja::context! { left, right })
+        }
     }
 }
 
@@ -93,7 +99,7 @@ pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Resul
         }
         let value = named.map_or_else(next, Ok)?;
         check_length(text.len())?;
-        write!(text, "{}", field.converted(letter, &value)?).map_err(|error| refused(error.to_string()))?;
+        write!(text, "{}", field.converted(state, letter, &value)?).map_err(|error| refused(error.to_string()))?;
     }
     if used < tuple.len() && arguments.kind() != ValueKind::Map && (arguments.is_tuple() || used == 0) {
         // A list counts as one argument; a mapping need not be used.
@@ -105,7 +111,7 @@ pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Resul
 }
 
 impl Field {
-    fn converted(&self, letter: char, value: &Value) -> Result<String, Error> {
+    fn converted(&self, state: &State, letter: char, value: &Value) -> Result<String, Error> {
         let number = || {
             f64::try_from(value.clone()).map_err(|_| refused(format!("%{letter} format: a real number is required")))
         };
@@ -116,6 +122,8 @@ impl Field {
                     ('s', None) => printed(value)?,
                     _ => debugged(value)?,
                 };
+                // Of a long one little may be left, which is all that minijinja counts.
+                state.consume_fuel(text.len() as u64 / 64)?;
                 let text = text.chars().take(self.precision.unwrap_or(usize::MAX)).collect();
                 return Ok(self.padded(String::new(), text, false));
             }

@@ -5,14 +5,14 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::filters::{dict_sort, escaped, indent, to_float, to_int, truncate, url_encode, word_count, xml_attributes};
-use super::globals::{cycler, dict};
+use super::globals::{cycler, dict, joiner};
 use super::limits::{kept, listed, printed};
 use super::text_methods::{centered, text_method};
 
 /// The filter through which [`super::tags::rewritten`] passes what a loop goes through.
 pub(super) const ITERATED: &str = "__iterated__";
 
-/// The function through which [`super::tags::rewritten`] passes what a namespace is to keep.
+/// The filter through which [`super::tags::rewritten`] passes what a namespace is to keep.
 pub(super) const KEPT: &str = "__kept__";
 
 /// The function that [`super::operators::rewritten`] puts in the place of `%`.
@@ -48,7 +48,7 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
     });
     environment.add_filter(ITERATED, iterated);
     environment.add_filter("list", |state: &State, value: &Value| listed(state, &iterated(value)?).map(Value::from));
-    environment.add_function(KEPT, kept);
+    environment.add_filter(KEPT, kept);
     environment.add_filter("wordcount", word_count);
     environment.add_filter("truncate", truncate);
     environment.add_filter("center", |text: &str, width: Option<usize>| centered(text, width.unwrap_or(80), ' '));
@@ -86,7 +86,7 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
     });
     environment.add_function(MODULO, super::printf::modulo);
     environment.add_function("cycler", cycler);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("joiner", joiner);
 }
 
 pub(super) fn refused(reason: impl Into<String>) -> Error {

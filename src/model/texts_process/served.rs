@@ -19,7 +19,7 @@ use crate::model::{Ask, Texts};
 pub(super) const MOST_WORKERS: usize = 8;
 
 /// A template's recursion is limited by count, not by what it takes.
-const STACK_BYTES: usize = 16 << 20;
+pub(in crate::model) const STACK_BYTES: usize = 16 << 20;
 
 /// Serves texts where `arguments` are those of a process that does nothing else, and gives its exit code.
 pub fn serve_texts(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
