@@ -81,10 +81,11 @@ impl Places {
         let named = [&job.model, &job.tokenizer].into_iter().flat_map(|named| named.candidates(&job.inputs));
         let dataset = job.workload.dataset.path().map(Path::to_owned);
         let certificates = job.tracking.as_ref().and_then(|tracking| tracking.server_cert_path.clone());
-        let read = without_par.chain(named).chain(dataset).chain(certificates);
+        let is_another_engine = job.backend != BackendKind::Candle;
+        let interpreters = if is_another_engine { interpreters() } else { Vec::new() };
+        let read = without_par.chain(named).chain(dataset).chain(certificates).chain(interpreters);
         // A mount that was passed in answers nobody before the job serves it.
         let is_mounted = |path: &PathBuf| with_par().any(|location| path.starts_with(location));
-        let is_another_engine = job.backend != BackendKind::Candle;
         Self {
             kept: [Some(job.results_dir.clone()), job.mount.cache_directory.clone()].into_iter().flatten().collect(),
             copies,
@@ -128,6 +129,17 @@ impl Places {
 
 fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// Pythons of `PATH`, and what belongs to them: a virtual environment lies in the directory above.
+fn interpreters() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).filter(|directory| directory.join("python3").exists());
+    let with_environment = directories.flat_map(|directory| {
+        let above = directory.parent().map(Path::to_owned);
+        [Some(directory.join("python3")), Some(directory), above].into_iter().flatten()
+    });
+    with_environment.collect()
 }
 
 fn devices() -> Vec<PathBuf> {
