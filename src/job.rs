@@ -32,8 +32,9 @@ pub use exit::Exit;
 
 use supervisor::Remains;
 
-use crate::config::{self, Command, MountMode, Stop};
-use crate::{model, mount};
+use flashjob_config::{self as config, Command, MountMode, Stop};
+use flashjob_model as model;
+use flashjob_mount as mount;
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {

@@ -9,7 +9,7 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 fn kernels() {
-    let source = "src/engine/cuda/kernels.cu";
+    let source = "src/cuda/kernels.cu";
     println!("cargo::rerun-if-changed={source}");
     let built = cudaforge::KernelBuilder::new().source_files([source]).arg("-std=c++17").arg("-O3").build_ptx();
     if let Err(error) = built {

@@ -18,8 +18,8 @@ use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SI
 use signal_hook::iterator::Signals;
 
 use super::{Exit, environment, signals, terminal};
-use crate::config::JobConfig;
-use crate::mount;
+use flashjob_config::JobConfig;
+use flashjob_mount as mount;
 
 /// Traces of a job that was killed.
 #[derive(Default)]

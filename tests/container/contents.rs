@@ -123,7 +123,8 @@ fn the_same_binary_and_base_become_the_same_image() {
         ("LIBRARIES", libraries_shown.as_str()),
         ("SBOM", sbom.as_str()),
     ];
-    let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), env!("CARGO_BIN_EXE_development-bucket"));
+    let bucket = super::development_bucket();
+    let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), bucket.as_str());
     for (target, binary, layers) in
         [("cpu", flashjob, "1"), ("development", bucket, "1"), ("vllm", flashjob, "2"), ("cuda", flashjob, "3")]
     {

@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::error::ErrorKind;
 use super::object;
-use crate::retry_after;
+use flashjob_retry_after as retry_after;
 
 /// Longest part of a foreign text that is repeated in a message.
 const LONGEST_QUOTE_CHARS: usize = 200;

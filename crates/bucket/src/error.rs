@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::config::{Par, shortened};
+use flashjob_config::{Par, shortened};
 
 /// Kinds of failure that a caller may want to treat differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -28,8 +28,8 @@ pub use error::{Error, ErrorKind};
 pub use object::{Object, name_fault};
 pub use retry::RetryPolicy;
 
-use crate::config::Par;
-use crate::event::Events;
+use flashjob_config::Par;
+use flashjob_event::Events;
 use transport::Transport;
 
 /// Parts of a multipart upload, unless asked otherwise: large enough that a request's latency does not count,

@@ -12,7 +12,7 @@ use super::object::{ListedObject, Object};
 use super::probe;
 use super::retry::Attempts;
 use super::transport::Transport;
-use crate::config::ParTarget;
+use flashjob_config::ParTarget;
 
 /// The most that the service puts on a page.
 const PAGE_OBJECTS: usize = 1000;

@@ -26,8 +26,8 @@ use super::read::shown;
 use super::retry::Attempts;
 use super::transport::Transport;
 use super::write::{Part, explained};
-use crate::config::Par;
-use crate::event::Fact;
+use flashjob_config::Par;
+use flashjob_event::Fact;
 use record::{Begun, Record};
 
 /// The service's limit on the number of parts.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::answer::{Again, Failure};
 use super::error::Error;
 use super::transport::Transport;
-use crate::event::Fact;
+use flashjob_event::Fact;
 
 /// Tries after which an answer that makes no sense is taken for what the other side really says.
 const PROTOCOL_TRIES: u32 = 4;

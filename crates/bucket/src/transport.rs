@@ -22,8 +22,8 @@ use super::error::{Error, ErrorKind};
 use super::pace::Pace;
 use super::retry::RetryPolicy;
 use super::versions::Versions;
-use crate::config::Par;
-use crate::event::{Events, Fact};
+use flashjob_config::Par;
+use flashjob_event::{Events, Fact};
 
 /// Idle connections are closed by us before the service does it under a request.
 const IDLE: Duration = Duration::from_secs(20);

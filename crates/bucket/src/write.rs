@@ -18,7 +18,7 @@ use super::probe;
 use super::read::shown;
 use super::retry::Attempts;
 use super::transport::{Reply, Transport};
-use crate::event::Fact;
+use flashjob_event::Fact;
 
 impl Bucket {
     /// Writes `body` as the object called `name`, replacing what was there.

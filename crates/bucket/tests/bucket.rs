@@ -15,9 +15,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flashjob::bucket::{Bucket, Error, RetryPolicy};
-use flashjob::config::Par;
-use flashjob::event::{Event, Events, Fact, Observer};
+use flashjob_bucket::{Bucket, Error, RetryPolicy};
+use flashjob_config::Par;
+use flashjob_event::{Event, Events, Fact, Observer};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -1,6 +1,5 @@
 //! Configuration from outside: what words, variables and blueprints come to, and what is said of wrong ones.
 
-mod binary;
 mod blueprint;
 mod commands;
 mod documentation;
@@ -15,7 +14,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-use flashjob::config::{self, Check, Command, JobConfig, Stop};
+use flashjob_config::{self as config, Check, Command, JobConfig, Stop};
 
 /// A PAR whose token must never be seen.
 const PAR: &str = "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/s3cr3t/n/ns/b/models/o/";

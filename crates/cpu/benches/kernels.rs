@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use flashjob::kernels::{
+use flashjob_cpu::{
     AddedRows, AttentionShape, CacheLayout, CacheSlice, CacheSliceMut, GateActivation, LINE_BYTES, Limits,
     PackedMatrix, PagedAttention, Pool, RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads,
     gated_activation, matmul, measure_limits, paged_attention, prefer_huge_pages, rope_and_cache,

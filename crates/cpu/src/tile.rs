@@ -263,27 +263,27 @@ macro_rules! tiles {
     ($simd:ty, $value:expr, [$($features:literal)?], $($rows:literal)*) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn tile<
-            P: $crate::kernels::tile::Panel,
+            P: $crate::tile::Panel,
             const ROWS: usize,
             const A_ROW: usize,
             const A_DEPTH: usize,
-        >(tile: &$crate::kernels::tile::Tile) {
+        >(tile: &$crate::tile::Tile) {
             // SAFETY: the caller's.
-            unsafe { $crate::kernels::tile::compute::<$simd, P, ROWS, A_ROW, A_DEPTH>($value, tile) }
+            unsafe { $crate::tile::compute::<$simd, P, ROWS, A_ROW, A_DEPTH>($value, tile) }
         }
 
-        impl $crate::kernels::tile::TileSet for $simd {
+        impl $crate::tile::TileSet for $simd {
             const MAX_ROWS: usize = [$($rows),*].len();
 
-            fn packed<P: $crate::kernels::tile::Panel>(rows: usize) -> $crate::kernels::tile::TileFn {
+            fn packed<P: $crate::tile::Panel>(rows: usize) -> $crate::tile::TileFn {
                 match rows {
                     $($rows => tile::<P, $rows, 1, $rows>,)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }
 
-            fn over_chunk<P: $crate::kernels::tile::Panel>(rows: usize) -> $crate::kernels::tile::TileFn {
-                use $crate::kernels::tile::CHUNK;
+            fn over_chunk<P: $crate::tile::Panel>(rows: usize) -> $crate::tile::TileFn {
+                use $crate::tile::CHUNK;
                 match rows {
                     $($rows => tile::<P, $rows, CHUNK, 1>,)*
                     _ => unreachable!("a tile of {rows} rows"),

@@ -11,7 +11,7 @@ mod reference;
 
 use std::sync::OnceLock;
 
-use flashjob::kernels::{Isa, Pool};
+use flashjob_cpu::{Isa, Pool};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{Place, document};
-use crate::config::redact;
+use flashjob_config::redact;
 
 /// The keys of one recipe, and what became of them.
 pub(super) struct Recipe {

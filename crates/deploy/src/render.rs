@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::document::{self, Node};
 use super::recipe::{LeftOut, Recipe};
 use super::{Finding, Kind, compose, docker, kubernetes, validate};
-use crate::config::expand_references;
+use flashjob_config::expand_references;
 
 /// Where the manifest is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

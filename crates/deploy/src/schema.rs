@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Finding;
 use super::document::{Content, Node, inside};
-use crate::config::redact;
+use flashjob_config::redact;
 
 /// The schema as the platform publishes it.
 const TEXT: &str = include_str!("blueprint_schema.json");

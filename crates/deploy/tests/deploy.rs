@@ -3,33 +3,16 @@
 mod render;
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::venv::venv;
+use crate::support::manifests::{judges, yaml};
 
 /// The platform's own files, with another token and another registry.
 fn seed(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blueprints").join(name);
     std::fs::read_to_string(path).unwrap()
-}
-
-/// The Python environment that judges manifests; `None` where it cannot be made (and the test says so).
-pub fn judges() -> Option<PathBuf> {
-    venv("kubernetes")
-}
-
-/// YAML documents as JSON, by a real YAML reader.
-pub fn yaml(judges: &Path, text: &str) -> Vec<Value> {
-    let program =
-        "import json, sys, yaml\nprint(json.dumps([d for d in yaml.safe_load_all(sys.stdin) if d is not None]))";
-    let finished = crate::support::process::Process::new(judges.join("bin/python"))
-        .args(["-c", program])
-        .input(text)
-        .run()
-        .expect_code(0);
-    serde_json::from_str(&finished.stdout).unwrap()
 }
 
 /// A recipe of mode job in which every key of the schema is set.
@@ -48,7 +31,7 @@ fn everything() -> Value {
     recipe
 }
 
-const SCHEMA: &str = include_str!("../src/deploy/blueprint_schema.json");
+const SCHEMA: &str = include_str!("../src/blueprint_schema.json");
 
 fn value_of(key: &str, kind: &Value) -> Value {
     match key {

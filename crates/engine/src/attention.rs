@@ -10,7 +10,7 @@ use super::kv_cache::LayerCache;
 use super::ops::access::{Operand, floats, floats_mut};
 use super::processor::Processor;
 use super::step::Step;
-use crate::kernels::{CacheLayout, PagedAttention, paged_attention};
+use flashjob_cpu::{CacheLayout, PagedAttention, paged_attention};
 
 /// What stays the same from step to step and from layer to layer.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! what the rest needs is measured elsewhere.
 
 use super::Error;
-use crate::config::EngineConfig;
+use flashjob_config::EngineConfig;
 
 /// What there is and what is needed besides the cache.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,7 @@ pub fn smaller(config: &EngineConfig, capacity: Capacity) -> Result<Capacity, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::DtypeChoice;
+    use flashjob_config::DtypeChoice;
     use std::num::NonZeroUsize;
 
     const DEMAND: Demand = Demand {

@@ -14,7 +14,7 @@ use candle_core::{Result, Tensor};
 use super::Error;
 use super::processor::Processor;
 use super::world::World;
-use crate::model::Shard;
+use flashjob_model::Shard;
 
 use shared_memory::{Member, SharedMemory};
 

@@ -28,7 +28,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::step::StepExtent;
-use crate::model::Dtype;
+use flashjob_model::Dtype;
 use kernels::Kernels;
 use staging::Staging;
 

@@ -19,8 +19,8 @@ use super::processor::Processor;
 use super::rope::Angles;
 use super::step::Step;
 use super::workspace::{MostRows, Rows, Views, Widths, Workspace};
-use crate::kernels::{AttentionShape, CacheLayout, Isa};
-use crate::model::{DecoderConfig, Dtype, ShardShape};
+use flashjob_cpu::{AttentionShape, CacheLayout, Isa};
+use flashjob_model::{DecoderConfig, Dtype, ShardShape};
 
 /// One layer's weights, merged and packed.
 pub struct LayerWeights {

@@ -1,8 +1,8 @@
 //! What can go wrong between a model and its tokens.
 
 use super::machines::{End, Silence};
-use crate::event::RequestId;
-use crate::model;
+use flashjob_event::RequestId;
+use flashjob_model as model;
 
 /// Why a model was not loaded or requests were not served.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::decoder::DecoderWeights;
-use crate::kernels::Limits;
-use crate::model::DecoderConfig;
+use flashjob_cpu::Limits;
+use flashjob_model::DecoderConfig;
 
 /// How an engine stands, as it is stated in results.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

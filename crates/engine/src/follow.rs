@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 use super::machines::{End, Rendezvous};
 use super::step::StepBounds;
 use super::{Engine, EngineFacts, Error, Loading, Placement};
-use crate::config::EngineConfig;
-use crate::event::Events;
-use crate::model::Model;
+use flashjob_config::EngineConfig;
+use flashjob_event::Events;
+use flashjob_model::Model;
 
 /// Ranks that are loaded and wait for steps.
 pub struct Follower {

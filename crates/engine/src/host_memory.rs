@@ -5,8 +5,8 @@ use bytemuck::Zeroable;
 use candle_core::{Device, Error, Result, Tensor, WithDType};
 use half::{bf16, f16};
 
-use crate::kernels::{LINE_BYTES, untouched_zeros};
-use crate::model::Dtype;
+use flashjob_cpu::{LINE_BYTES, untouched_zeros};
+use flashjob_model::Dtype;
 
 /// `[count]`.
 ///
@@ -32,7 +32,7 @@ fn tensor<T: WithDType + Zeroable>(count: usize) -> Result<Tensor> {
 mod tests {
     use super::super::ops::access::Operand;
     use super::*;
-    use crate::kernels::CacheSlice;
+    use flashjob_cpu::CacheSlice;
 
     #[test]
     fn zeros_begin_at_a_line_whatever_their_number() {

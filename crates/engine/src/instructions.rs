@@ -1,8 +1,8 @@
 //! What the CPU kernels use of the processor: all of it, or the lower set that a job asks for.
 
 use super::Error;
-use crate::config::InstructionSet;
-use crate::kernels::Isa;
+use flashjob_config::InstructionSet;
+use flashjob_cpu::Isa;
 
 /// The set that was asked for, or the widest that this processor has.
 ///

@@ -87,8 +87,8 @@ impl KeySplit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::blocks::{BlockPool, BlockTable};
-    use crate::engine::step::Wanted;
+    use crate::blocks::{BlockPool, BlockTable};
+    use crate::step::Wanted;
 
     #[test]
     fn only_few_and_long_sequences_are_split() {

@@ -5,8 +5,8 @@
 use candle_core::{Device, Tensor};
 
 use super::{Error, host_memory};
-use crate::kernels::CacheLayout;
-use crate::model::Dtype;
+use flashjob_cpu::CacheLayout;
+use flashjob_model::Dtype;
 
 /// Shape of the cache of one rank.
 #[derive(Clone, Copy, Debug)]

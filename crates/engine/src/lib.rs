@@ -1,6 +1,6 @@
 //! A model and requests become tokens: paged KV cache, continuous batching, chunked prefill, one decoder.
 //!
-//! The engine states facts through [`crate::event`]; it knows nothing of MLflow, Prometheus, HTTP, or clocks
+//! The engine states facts through [`flashjob_event`]; it knows nothing of MLflow, Prometheus, HTTP, or clocks
 //! that are shown to people.
 //!
 //! From the outside in: `run` turns requests into steps with the help of the `scheduler`, which counts blocks and tokens;
@@ -49,10 +49,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{DtypeChoice, EngineConfig};
-use crate::event::{Events, Fact, RequestId};
-use crate::kernels::{Pool, cpu_quota_threads};
-use crate::model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
+use flashjob_config::{DtypeChoice, EngineConfig};
+use flashjob_cpu::{Pool, cpu_quota_threads};
+use flashjob_event::{Events, Fact, RequestId};
+use flashjob_model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
 
 use capacity::{Capacity, Demand};
 use decoder::Extent;

@@ -4,9 +4,9 @@
 //! measured again: a job has them for itself, and by then their memory is full.
 
 use super::Engine;
-use crate::cgroup::free_memory_bytes;
-use crate::event::{Events, Fact};
-use crate::kernels::{Isa, Limits, Pool, TooLittleMemory, measure_limits};
+use flashjob_cpu::{Isa, Limits, Pool, TooLittleMemory, measure_limits};
+use flashjob_event::{Events, Fact};
+use flashjob_host::cgroup::free_memory_bytes;
 
 /// The processors of a number of equal machines.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
 
 use super::ops::access::{Operand, floats, floats_mut};
 use super::processor::Processor;
-use crate::kernels::{PackedMatrix, matmul};
+use flashjob_cpu::{PackedMatrix, matmul};
 
 /// Weights `[out, in]` and an optional bias `[out]`.
 pub struct Linear {
@@ -124,7 +124,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::kernels::{Pool, WeightSlice};
+    use flashjob_cpu::{Pool, WeightSlice};
 
     #[test]
     fn biases_are_stacked_in_order() {

@@ -19,9 +19,9 @@ use super::Error;
 use super::decoder::{DecoderWeights, LayerWeights};
 use super::linear::{Linear, Weight};
 use super::processor::Processor;
-use crate::event::{Events, Fact};
-use crate::kernels::{Packing, Storage, WeightSlice};
-use crate::model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSlice, Shard, TensorName, Validation};
+use flashjob_cpu::{Packing, Storage, WeightSlice};
+use flashjob_event::{Events, Fact};
+use flashjob_model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSlice, Shard, TensorName, Validation};
 
 /// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
 const READERS: usize = 8;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config::Machines;
+use flashjob_config::Machines;
 
 pub use link::{End, Kind, Link, Silence};
 pub use terms::{Terms, identity};

@@ -1,7 +1,7 @@
 //! What the decoder does to tensors besides multiplying them by weights: one operation a file.
 //!
 //! Each is a candle in-place operation on the tensor that it changes most; what else it needs, it borrows. Nothing is
-//! allocated. On a CPU they call [`crate::kernels`]; the shapes that those demand are the decoder's to keep.
+//! allocated. On a CPU they call [`flashjob_cpu`]; the shapes that those demand are the decoder's to keep.
 
 pub(super) mod access;
 mod add_rms_norm;

@@ -19,9 +19,9 @@ use super::profile::Profile;
 use super::ranks::{Rank, Ranks};
 use super::step::{Step, StepBounds};
 use super::world::World;
-use crate::config::EngineConfig;
-use crate::event::Events;
-use crate::model::{Dtype, Model, Shard, ShardShape, Validation};
+use flashjob_config::EngineConfig;
+use flashjob_event::Events;
+use flashjob_model::{Dtype, Model, Shard, ShardShape, Validation};
 
 /// What all ranks here have in common.
 pub struct Parts<'a> {

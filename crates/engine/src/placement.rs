@@ -7,11 +7,11 @@ use super::decoder::CacheOrder;
 use super::limits::Processors;
 use super::processor::Processor;
 use super::step::StepExtent;
-use crate::cgroup::free_memory_bytes;
-use crate::kernels::{Isa, Limits, Pool, TooLittleMemory};
-use crate::model::{DecoderConfig, Dtype, Model};
+use flashjob_cpu::{Isa, Limits, Pool, TooLittleMemory};
+use flashjob_host::cgroup::free_memory_bytes;
+use flashjob_model::{DecoderConfig, Dtype, Model};
 #[cfg(feature = "cuda")]
-use crate::model::{Shard, ShardShape};
+use flashjob_model::{Shard, ShardShape};
 
 /// Sequences that run at a time, unless configured: on a CPU, products gain no more speed from more rows; a GPU's cache seldom
 /// holds more.

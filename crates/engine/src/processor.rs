@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::cgroup::free_memory_bytes;
-use crate::kernels::Pool;
+use flashjob_cpu::Pool;
+use flashjob_host::cgroup::free_memory_bytes;
 
 /// Where one rank computes.
 pub struct Processor {

@@ -1,7 +1,7 @@
 //! What the engine is asked for, and what it answers.
 
-use crate::config::Sampling;
-use crate::event::{FinishReason, RequestId};
+use flashjob_config::Sampling;
+use flashjob_event::{FinishReason, RequestId};
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]

@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Result};
 
-use crate::kernels::RopeTable;
-use crate::model::{DecoderConfig, RopeConfig};
+use flashjob_cpu::RopeTable;
+use flashjob_model::{DecoderConfig, RopeConfig};
 
 /// A table, and a copy of it where computing happens.
 pub struct Angles {

@@ -12,7 +12,7 @@ use super::sampling::Draw;
 use super::scheduler::{Failed, Limits, Scheduler, SequenceIndex};
 use super::step::{Step, Wanted};
 use super::{Engine, Error, NotFinite, Output, Request};
-use crate::event::{Events, Fact, FinishReason, RequestId};
+use flashjob_event::{Events, Fact, FinishReason, RequestId};
 
 /// A request on its way: its prompt, and behind it what was generated.
 struct Sequence {

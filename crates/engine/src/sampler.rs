@@ -8,8 +8,8 @@ use super::Error;
 use super::ops::access::Operand;
 use super::processor::Processor;
 use super::sampling::{Candidate, Draw, NotFinite, sample};
-use crate::config::Sampling;
-use crate::kernels::argmax;
+use flashjob_config::Sampling;
+use flashjob_cpu::argmax;
 
 /// How one row's token is chosen.
 #[derive(Clone, Copy, Debug)]

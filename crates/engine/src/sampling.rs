@@ -4,7 +4,7 @@
 //! numbers: as easy as 1, 2, 3", 2011; here ChaCha), so a token depends neither on what shares its batch nor on
 //! preemption. Equal logits are ordered by token id. This file knows nothing of requests' progress.
 
-use crate::config::Sampling;
+use flashjob_config::Sampling;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -139,7 +139,7 @@ fn pick(weights: impl Iterator<Item = (u32, f64)>, target: f64, best: u32) -> u3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Pool, argmax};
+    use flashjob_cpu::{Pool, argmax};
     use proptest::prelude::*;
     use std::num::NonZeroUsize;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::blocks::BlockTable;
 use super::replay::ReplaySize;
-use crate::kernels::AttentionShape;
+use flashjob_cpu::AttentionShape;
 
 pub use words::StepBounds;
 

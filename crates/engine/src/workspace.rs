@@ -6,7 +6,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::host_memory;
-use crate::model::Dtype;
+use flashjob_model::Dtype;
 
 /// Widths of one rank's activations.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use super::capacity::Capacity;
 use super::facts::Loaded;
 use super::machines::{Kind, Links};
 use super::step::Step;
-use crate::model::Shard;
+use flashjob_model::Shard;
 
 /// Who computes a model together.
 pub struct World {

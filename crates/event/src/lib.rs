@@ -1,6 +1,6 @@
 //! The one stream of facts that everything shown to people is derived from.
 //!
-//! Rooms that do work emit [`Fact`]s; rooms that show work ([`crate::telemetry`], [`crate::bench`])
+//! Rooms that do work emit [`Fact`]s; rooms that show work (`telemetry`, `bench`)
 //! observe them. This module does not know who listens, and emitters never format, log or count.
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use super::body;
 use super::error::quote;
 use super::group::REPLICA_TAG;
 use super::{Error, Failure, RunKey, RunLink, RunStatus};
-use crate::config::{Credentials, Redaction, Tracking};
+use flashjob_config::{Credentials, Redaction, Tracking};
 
 /// The tag that carries a [`RunKey`].
 pub(super) const KEY_TAG: &str = "flashjob.run_key";

@@ -11,8 +11,8 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
-use crate::config::{Redaction, redact};
-use crate::retry_after;
+use flashjob_config::{Redaction, redact};
+use flashjob_retry_after as retry_after;
 
 /// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
 const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];

@@ -28,7 +28,7 @@ pub use publish::{Access, Outcome, Published, publish};
 pub use run::{Delivery, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
 pub use tracker::Tracker;
 
-use crate::config::Tracking;
+use flashjob_config::Tracking;
 
 /// Brings the job that `member` belongs to up to date, within `limit`: one parent above all its runs, ended when all have
 /// ended, with the figures of all once every replica has finished.

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::sender::Sender;
 use super::spool::{End, Opened, Spool};
 use super::{Delivery, Error, Membership, RunKey, RunLink, RunStatus};
-use crate::config::{Credentials, Tracking};
+use flashjob_config::{Credentials, Tracking};
 
 /// How often a lock that somebody else holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(200);

@@ -19,7 +19,7 @@ use url::Url;
 use super::group::Membership;
 use super::record::{Finite, Record, milliseconds};
 use super::{Error, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
-use crate::config::Tracking;
+use flashjob_config::Tracking;
 
 /// The layout described above. A reader refuses others.
 const VERSION: u32 = 1;
@@ -346,7 +346,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Credentials, Secret};
+    use flashjob_config::{Credentials, Secret};
 
     fn create(results_dir: &Path) -> Spool {
         let start = SystemTime::now();

@@ -20,7 +20,7 @@ use super::retry::Backoff;
 use super::sender::Sender;
 use super::spool::{End, Spool};
 use super::{Delivery, Error, RunEnd, RunLink, RunSpec};
-use crate::config::Tracking;
+use flashjob_config::Tracking;
 
 /// How often what was said goes to disk.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ mod recording;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use flashjob::config::{Credentials, Tracking};
-use flashjob::mlflow::{Access, Delivery, Outcome, Published, RunEnd, RunKey, RunLink, RunSpec, RunStatus, publish};
+use flashjob_config::{Credentials, Tracking};
+use flashjob_mlflow::{Access, Delivery, Outcome, Published, RunEnd, RunKey, RunLink, RunSpec, RunStatus, publish};
 
 /// Enough for a loaded machine; nothing waits that long.
 const LONG: Duration = Duration::from_secs(180);

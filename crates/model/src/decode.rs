@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn blocks_of_every_type_give_the_numbers_of_llama_cpp() {
-        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/quantised.safetensors");
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/quantised.safetensors");
         let fixture = std::fs::read(fixture).unwrap();
         let fixture = SafeTensors::deserialize(&fixture).unwrap();
         for (name, blocks) in [

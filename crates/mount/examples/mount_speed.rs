@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, Subcommand};
-use flashjob::bucket::{Bucket, Object, RetryPolicy};
-use flashjob::config::{InputStorage, MountConfig, MountMode, Par};
-use flashjob::event::Events;
-use flashjob::mount::tree::Tree;
-use flashjob::mount::{Mounted, mount_source};
+use flashjob_bucket::{Bucket, Object, RetryPolicy};
+use flashjob_config::{InputStorage, MountConfig, MountMode, Par};
+use flashjob_event::Events;
+use flashjob_mount::tree::Tree;
+use flashjob_mount::{Mounted, mount_source};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, MountOption,
     OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request,
@@ -116,7 +116,7 @@ fn straight(url: &str, connections: usize) -> Result<(), Failure> {
             if let Ok(mut free) = free.lock() {
                 free.push(buffer);
             }
-            Ok::<_, flashjob::bucket::Error>(read)
+            Ok::<_, flashjob_bucket::Error>(read)
         })
     });
     let mut parts = parts.buffer_unordered(connections);

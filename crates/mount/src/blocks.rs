@@ -29,7 +29,7 @@ use self::buffer::Memory;
 use self::table::Table;
 use super::source::{BlockSource, Fault, FaultKind};
 use super::tree::Inode;
-use crate::bucket::Object;
+use flashjob_bucket::Object;
 
 pub use self::read::{Bytes, Read};
 

@@ -28,7 +28,7 @@ use self::entry::{Entry, Filling};
 use self::space::Space;
 use self::version::Version;
 use super::source::{BlockSource, Fault, Reading, Sink};
-use crate::bucket::Object;
+use flashjob_bucket::Object;
 
 /// The length of a piece: no block of a map is shorter, so all of them are whole pieces. Small enough for the second
 /// look at its bytes, and the copy, to find them in a processor's cache.

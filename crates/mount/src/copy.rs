@@ -23,7 +23,7 @@ use super::error::Error;
 use super::names::MARKER;
 use super::source::{BlockSource, Fault, FaultKind};
 use super::tree::{Inode, Tree};
-use crate::bucket::Object;
+use flashjob_bucket::Object;
 
 const MARKER_TEXT: &str = "flashjob copies objects of a bucket into the directory above. Files that have the size and \
 time of their object are taken for complete and not copied again.\n";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::names::HiddenObjects;
 use super::source::Fault;
-use crate::bucket;
+use flashjob_bucket as bucket;
 
 /// Each says what was attempted, why it failed and what to do next; none holds a token.
 #[derive(Debug, thiserror::Error)]

@@ -31,9 +31,9 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::bucket::{Bucket, Object, RetryPolicy};
-use crate::config::{InputStorage, MountConfig, MountMode, Par, ParTarget};
-use crate::event::Events;
+use flashjob_bucket::{Bucket, Object, RetryPolicy};
+use flashjob_config::{InputStorage, MountConfig, MountMode, Par, ParTarget};
+use flashjob_event::Events;
 
 use self::attached::Attached;
 use self::blocks::{BlockMap, Limits};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::names::MARKER;
-use crate::config::InputStorage;
+use flashjob_config::InputStorage;
 
 /// Everything about an input's location that would fail, one sentence each. Nothing is changed, and nothing is
 /// asked of the network.
@@ -127,7 +127,7 @@ impl Drop for MadeDirectories {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Par;
+    use flashjob_config::Par;
 
     fn input(location: &Path, with_par: bool) -> InputStorage {
         let par = with_par.then(|| Par::parse("http://host/p/token/n/ns/b/bucket/o/").unwrap());

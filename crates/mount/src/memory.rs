@@ -1,6 +1,6 @@
 //! How much memory the block map may take where nobody says.
 
-use crate::cgroup::memory_limit_bytes;
+use flashjob_host::cgroup::memory_limit_bytes;
 
 const MIB: u64 = 1 << 20;
 

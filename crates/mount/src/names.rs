@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::bucket;
+use flashjob_bucket as bucket;
 
 /// The folder in a mount location that says who filled it, and in which a copy keeps what is not complete.
 pub(super) const MARKER: &str = ".flashjob-copy";

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::bucket::{Bucket, Error, ErrorKind, Object};
+use flashjob_bucket::{Bucket, Error, ErrorKind, Object};
 
 /// Bytes on their way.
 pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send + 'a>>;

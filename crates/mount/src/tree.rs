@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use super::names::{Hidden, HiddenObjects, Place, askable, place};
-use crate::bucket::Object;
+use flashjob_bucket::Object;
 
 /// A file's or directory's number, as in `st_ino`: fixed for the life of the tree, the root is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

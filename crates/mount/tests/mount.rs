@@ -7,7 +7,6 @@ mod copying;
 mod ending;
 mod faults;
 mod kernel;
-mod ladder;
 mod passthrough;
 mod reference;
 pub(crate) mod scripted_source;
@@ -16,12 +15,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::bucket::Object;
-use flashjob::config::{InputStorage, MountConfig, MountMode};
-use flashjob::mount::source::BlockSource;
-use flashjob::mount::{Error, Mounted, mount_source};
+use flashjob_bucket::Object;
+use flashjob_config::{InputStorage, MountConfig, MountMode};
+use flashjob_mount::source::BlockSource;
+use flashjob_mount::{Error, Mounted, mount_source};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::support::mount_table::mounts_at;
 use crate::support::process::skip;
 
 pub(crate) fn input(location: &Path) -> InputStorage {
@@ -54,11 +54,4 @@ fn mount_fuse(location: &Path, objects: &[Object], source: Arc<dyn BlockSource>)
         }
         Err(error) => panic!("{error}"),
     }
-}
-
-/// What `/proc/mounts` has at `location`.
-pub(crate) fn mounts_at(location: &Path) -> usize {
-    let table = std::fs::read_to_string("/proc/mounts").unwrap();
-    let location = location.to_str().unwrap();
-    table.lines().filter(|line| line.split(' ').nth(1) == Some(location)).count()
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-use crate::event::{Event, Fact, Observer, Phase};
+use flashjob_event::{Event, Fact, Observer, Phase};
 
 /// The observer.
 #[derive(Default)]
@@ -114,8 +114,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::event::{FinishReason, RequestId};
-    use crate::telemetry::logs::tests::{OPTIONS, shown};
+    use crate::logs::tests::{OPTIONS, shown};
+    use flashjob_event::{FinishReason, RequestId};
 
     /// What is said of `facts`, one each second.
     fn said(facts: Vec<Fact>) -> Vec<Value> {

@@ -10,8 +10,8 @@ use std::path::Path;
 use procfs::process::{LimitValue, Process};
 use procfs::{Current, CurrentSI, KernelStats, Meminfo};
 
-use crate::cgroup::Cgroup;
-use crate::gpus::{GpuSample, Gpus};
+use flashjob_host::cgroup::Cgroup;
+use flashjob_host::gpus::{GpuSample, Gpus};
 
 pub use system_metrics::system_metrics;
 

@@ -1,6 +1,6 @@
 //! Events and host samples become Prometheus text, log lines and a progress bar.
 //!
-//! Everything shown is derived from [`crate::event`] and from what the machine says about itself; this
+//! Everything shown is derived from [`flashjob_event`] and from what the machine says about itself; this
 //! room knows nothing else of the house. [`Registry`] and [`FactLog`] observe, [`Server`] answers
 //! scrapes and probes, [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
 

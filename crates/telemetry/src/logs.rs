@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::format::{Json, Text};
 use self::sink::{FileCopy, Screen};
-use crate::config::{LogFormat, Redaction, Secret, redact};
+use flashjob_config::{LogFormat, Redaction, Secret, redact};
 
 /// What is said unless a filter asks for more or less: our facts, and other crates' warnings.
 const DEFAULT_FILTER: &str = "warn,flashjob=info";

@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use super::logs::Logs;
 use super::ticker::Ticker;
 use super::{Registry, Totals};
-use crate::event::Phase;
+use flashjob_event::Phase;
 
 const FRAME: Duration = Duration::from_millis(100);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -136,8 +136,8 @@ mod tests {
     use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget};
 
     use super::*;
-    use crate::event::{Event, Fact, Observer, RequestId};
-    use crate::telemetry::Counts;
+    use crate::Counts;
+    use flashjob_event::{Event, Fact, Observer, RequestId};
 
     const EXPECTED: Expected = Expected { requests: 4, output_tokens: 40 };
 

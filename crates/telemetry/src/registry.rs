@@ -25,7 +25,7 @@ use self::phases::Phases;
 use self::registrar::Registrar;
 use self::serving::{Region, Serving};
 use super::host::Sample;
-use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Counts facts; renders Prometheus text; answers [`Totals`].
 pub struct Registry {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Registry;
 use super::host::{Sample, system_metrics};
 use super::ticker::Ticker;
-use crate::gpus::Gpus;
+use flashjob_host::gpus::Gpus;
 
 /// Samples until it is dropped.
 pub struct Sampler {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::page::Page;
 use self::scrapers::{Scraper, Scrapers};
 use super::Registry;
-use crate::event::Phase;
+use flashjob_event::Phase;
 
 /// `prometheus::TEXT_FORMAT` with the charset that the format prescribes.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -4,7 +4,8 @@
 //! need no cloud. It is not part of the production image, has no access control beyond its PARs, and lets
 //! anyone who reaches it use `/admin`: keep it on loopback or in a private network.
 //!
-//! On standard output it prints one line of JSON: `{"address", "admin", "pars": [{"url", …}]}`.
+//! As a program it prints one line of JSON to standard output: `{"address", "admin", "pars": [{"url", …}]}`. Tests have a
+//! [`Server`] of their own process.
 
 mod access;
 mod admin;
@@ -23,17 +24,25 @@ mod target;
 mod upload;
 mod write;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use clap::Parser;
+use serde_json::Value;
+use tokio::sync::oneshot;
 
 use access::Grant;
 use faults::Fault;
-use service::Server;
 use store::Store;
+
+/// Time for a server in this process to end: what still reads a file then goes on without it.
+const END: Duration = Duration::from_secs(5);
 
 /// Serves a folder as Pre-Authenticated Requests of OCI Object Storage, for development and tests.
 #[derive(Parser)]
@@ -61,7 +70,7 @@ struct Arguments {
     /// [{"name": "dir/", "text": ""}, {"name": "b", "base64": "…"}, {"name": "c", "size_bytes": 9, "seed": 1}].
     #[arg(long, value_name = "FILE")]
     objects: Option<PathBuf>,
-    /// A fault as JSON, may be repeated: {"kind": "latency", "seconds": 0.03}; see `src/bin/development_bucket/faults.rs`.
+    /// A fault as JSON, may be repeated: {"kind": "latency", "seconds": 0.03}; see `tools/development-bucket/src/faults.rs`.
     #[arg(long = "fault", value_name = "JSON", value_parser = parse_json::<Fault>)]
     faults: Vec<Fault>,
     /// Objects above this size have no MD5, as if uploaded in parts; hashing a large folder takes long.
@@ -79,9 +88,26 @@ fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+/// Serves as the program's arguments say, until it is interrupted or standard input ends.
+pub async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let until_stdin_ends = arguments.until_stdin_ends;
+    let announce =
+        |announcement: Value| writeln!(std::io::stdout(), "{announcement}").map_err(|error| error.to_string());
+    let stop = async move {
+        if until_stdin_ends {
+            // A thread of its own: one of the runtime's would keep the runtime from ending.
+            let (ended, end) = oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                let _ = ended.send(());
+            });
+            let _ = end.await;
+        } else {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    };
+    match run(arguments, announce, stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             let _ = writeln!(std::io::stderr(), "development-bucket: {message}");
@@ -90,7 +116,62 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), String> {
+/// A server on threads of this process, with a state of its own. Dropped, it ends as a process that is killed: its port is free
+/// again and all of its connections are closed, whatever they were about to send.
+pub struct Server {
+    announcement: Value,
+    /// `None` once it was told to stop.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts one with the program's arguments.
+    ///
+    /// # Errors
+    /// What the program would say and fail with.
+    pub fn start<A: Into<OsString>>(arguments: impl IntoIterator<Item = A>) -> Result<Self, String> {
+        let words = std::iter::once("development-bucket".into()).chain(arguments.into_iter().map(Into::into));
+        let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        let (stop, stopped) = oneshot::channel();
+        let (announce, announced) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+            let first = announce.clone();
+            let announce_start = move |announcement| first.send(Ok(announcement)).map_err(|error| error.to_string());
+            let stop = async move { drop(stopped.await) };
+            if let Err(message) = runtime.block_on(run(arguments, announce_start, stop)) {
+                // Nobody listens once it has started.
+                let _ = announce.send(Err(message));
+            }
+            // Takes the connections with it.
+            runtime.shutdown_timeout(END);
+        });
+        let announcement = announced.recv().map_err(|_| "it ended without a word".to_owned())??;
+        Ok(Self { announcement, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// What the program prints once it listens: `{"address", "admin", "pars": [{"url", …}]}`.
+    pub fn announcement(&self) -> &Value {
+        &self.announcement
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until `stop`, after `announce` was told where.
+async fn run(
+    arguments: Arguments,
+    announce: impl FnOnce(Value) -> Result<(), String>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), String> {
     let Arguments { folder, address, public_url, namespace, bucket, pars, objects, faults, .. } = arguments;
     let store = Store::open(folder, arguments.md5_up_to_bytes)?;
     if let Some(path) = objects {
@@ -106,26 +187,11 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let base = public_url.unwrap_or_else(|| format!("http://{address}"));
 
     let pars = if pars.is_empty() { vec![Grant::default()] } else { pars };
-    let server = Server::new(base.trim_end_matches('/').to_owned(), namespace, bucket, store);
+    let server = service::Server::new(base.trim_end_matches('/').to_owned(), namespace, bucket, store);
     let pars: Vec<_> = pars.into_iter().map(|grant| server.grant(grant)).collect();
     server.faults.add(faults);
 
-    let announcement = serde_json::json!({ "address": address, "admin": format!("{base}/admin"), "pars": pars });
-    writeln!(std::io::stdout(), "{announcement}").map_err(|error| error.to_string())?;
-
-    let stop = async move {
-        if arguments.until_stdin_ends {
-            // A thread of its own: one of the runtime's would keep the runtime from ending.
-            let (ended, end) = tokio::sync::oneshot::channel();
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-                let _ = ended.send(());
-            });
-            let _ = end.await;
-        } else {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    };
+    announce(serde_json::json!({ "address": address, "admin": format!("{base}/admin"), "pars": pars }))?;
     tokio::select! {
         served = service::serve(listener, server) => served.map_err(|error| error.to_string()),
         () = stop => Ok(()),

@@ -20,7 +20,7 @@ use crate::line::{Line, Listener};
 use crate::listing::{self, Query};
 use crate::read;
 use crate::requests::{self, Operation, Requests};
-use crate::spoil::spoil;
+use crate::spoil::{Wire, spoil};
 use crate::store::Store;
 use crate::target::{Resource, Target, encode};
 use crate::upload::Uploads;
@@ -36,6 +36,7 @@ pub struct Server {
     pub faults: Faults,
     pub requests: Arc<Requests>,
     pub uploads: Uploads,
+    wire: Wire,
 }
 
 impl Server {
@@ -49,6 +50,7 @@ impl Server {
             faults: Faults::default(),
             requests: Arc::default(),
             uploads: Uploads::default(),
+            wire: Wire::default(),
         })
     }
 
@@ -126,7 +128,7 @@ async fn answer(
         line.reset_at_end();
         return Response::new(broken());
     }
-    let response = if faults.is_empty() { response } else { spoil(response, &faults, &line) };
+    let response = if faults.is_empty() { response } else { spoil(response, &faults, &line, &server.wire) };
     counted(response, &server.requests)
 }
 

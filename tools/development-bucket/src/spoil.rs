@@ -1,6 +1,6 @@
 //! Faults of answers: heads that lie, bodies that are slow, stop, or break off.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -26,14 +26,14 @@ enum End {
 }
 
 /// Applies those of `kinds` that are about bodies and their length.
-pub fn spoil(mut response: Response<Body>, kinds: &[Kind], line: &Line) -> Response<Body> {
+pub fn spoil(mut response: Response<Body>, kinds: &[Kind], line: &Line, wire: &Wire) -> Response<Body> {
     for kind in kinds {
         response = match *kind {
             Kind::Bandwidth { bytes_per_second } if bytes_per_second > 0.0 => {
                 response.map(|body| paced(body, bytes_per_second))
             }
             Kind::SharedBandwidth { bytes_per_second } if bytes_per_second > 0.0 => {
-                response.map(|body| on_one_wire(body, bytes_per_second))
+                response.map(|body| on_one_wire(body, bytes_per_second, wire))
             }
             Kind::Reset { after_bytes } => cut(response, after_bytes, End::Reset, line),
             Kind::ShortBody { after_bytes } => cut(response, after_bytes, End::Close, line),
@@ -110,21 +110,25 @@ fn paced(body: Body, bytes_per_second: f64) -> Body {
     }))
 }
 
-/// When the wire that all connections share is free again.
-static WIRE: Mutex<Option<Instant>> = Mutex::new(None);
+/// The wire that all connections of a server share: when it is free again.
+pub type Wire = Arc<Mutex<Option<Instant>>>;
 
 /// Sends each piece when those of all other bodies before it are through.
-fn on_one_wire(body: Body, bytes_per_second: f64) -> Body {
-    Body::from_stream(body.into_data_stream().then(move |piece| async move {
-        let length = piece.as_ref().map_or(0, Bytes::len);
-        let takes = Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
-        let due = {
-            let mut free = WIRE.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let due = free.map_or(now, |free| free.max(now)) + takes;
-            *free.insert(due)
-        };
-        tokio::time::sleep_until(due).await;
-        piece
+fn on_one_wire(body: Body, bytes_per_second: f64, wire: &Wire) -> Body {
+    let wire = Arc::clone(wire);
+    Body::from_stream(body.into_data_stream().then(move |piece| {
+        let wire = Arc::clone(&wire);
+        async move {
+            let length = piece.as_ref().map_or(0, Bytes::len);
+            let takes = Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
+            let due = {
+                let mut free = wire.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                let due = free.map_or(now, |free| free.max(now)) + takes;
+                *free.insert(due)
+            };
+            tokio::time::sleep_until(due).await;
+            piece
+        }
     }))
 }

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use flashjob::model::{Model, Texts};
+use flashjob_model::{Model, Texts};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -12,12 +12,18 @@ use super::golden;
 /// A model with its texts.
 #[derive(Debug)]
 pub struct Checkpoint {
+    /// Configuration and weights.
     pub model: Model,
+    /// Tokenizer and chat template.
     pub texts: Texts,
 }
 
 impl Checkpoint {
-    pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, flashjob::model::Error> {
+    /// Opens both.
+    ///
+    /// # Errors
+    /// A file that is missing or wrong.
+    pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, flashjob_model::Error> {
         Ok(Self { model: Model::open(model)?, texts: Texts::open(model, tokenizer)? })
     }
 }
@@ -36,6 +42,7 @@ pub struct Altered {
 }
 
 impl Altered {
+    /// A copy of `fixture`.
     pub fn of(fixture: &str) -> Self {
         let directory = TempDir::new().unwrap();
         for entry in std::fs::read_dir(golden::directory(fixture)).unwrap() {
@@ -45,22 +52,27 @@ impl Altered {
         Self { directory }
     }
 
+    /// The directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
+    /// The path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
+    /// Replaces a file.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
         std::fs::write(self.file(name), contents).unwrap();
     }
 
+    /// The contents of a file.
     pub fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.file(name)).unwrap()
     }
 
+    /// Removes a file.
     pub fn remove(&self, name: &str) {
         std::fs::remove_file(self.file(name)).unwrap();
     }
@@ -86,7 +98,11 @@ impl Altered {
         self.write("model.safetensors", bytes);
     }
 
-    pub fn open(&self) -> Result<Checkpoint, flashjob::model::Error> {
+    /// Opens the model and its texts.
+    ///
+    /// # Errors
+    /// What the change has done.
+    pub fn open(&self) -> Result<Checkpoint, flashjob_model::Error> {
         Checkpoint::open(self.path(), self.path())
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flashjob_test_support::project;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -25,6 +26,7 @@ pub const MODELS_WITH_IMAGES: [&str; 2] = ["gemma3-images", "mistral3-images"];
 
 /// A prompt and what transformers makes of it.
 pub struct Prompt {
+    /// Its tokens.
     pub tokens: Vec<u32>,
     /// Position in the prompt, and the logits after it.
     pub logits: Vec<(usize, Vec<f32>)>,
@@ -34,7 +36,7 @@ pub struct Prompt {
 
 /// The directory of a fixture.
 pub fn directory(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    project().join("tests/golden").join(name)
 }
 
 /// The prompts of a fixture.

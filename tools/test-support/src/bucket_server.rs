@@ -1,17 +1,16 @@
-//! The development bucket server as a process of its own, for as long as a test wants it.
+//! The development bucket server, for as long as a test wants it.
 
-#![allow(dead_code, reason = "each behaviour uses the part that it needs")]
-
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
+use development_bucket::Server;
 use serde_json::{Value, json};
 
-/// A running `development-bucket`. Dropped, or when this process dies, it ends.
+/// A running development bucket. Dropped, or when this process dies, it ends, and its connections with it.
 pub struct BucketServer {
-    child: Child,
+    _server: Server,
     address: SocketAddr,
     urls: Vec<String>,
 }
@@ -24,22 +23,14 @@ impl BucketServer {
 
     /// The same with further arguments, such as `--address`, `--fault` or `--par`.
     pub fn start_with(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_development-bucket"))
-            .arg(folder)
-            .args(arguments)
-            // The pipe closes with this process, however it ends.
-            .arg("--until-stdin-ends")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the development bucket server starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let announced: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("announced {line:?}"));
+        let words = arguments.iter().map(OsString::from);
+        let server =
+            Server::start(std::iter::once(folder.into()).chain(words)).unwrap_or_else(|error| panic!("{error}"));
+        let announced = server.announcement();
         let address = announced["address"].as_str().unwrap().parse().unwrap();
         let pars = announced["pars"].as_array().unwrap();
         let urls = pars.iter().map(|par| par["url"].as_str().unwrap().to_owned()).collect();
-        Self { child, address, urls }
+        Self { _server: server, address, urls }
     }
 
     /// The first PAR's URL, as a user would be given it.
@@ -117,12 +108,5 @@ impl BucketServer {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
-    }
-}
-
-impl Drop for BucketServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

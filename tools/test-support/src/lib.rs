@@ -1,10 +1,21 @@
-//! What several behaviours need: servers started once, temporary folders, the built binaries.
+//! What the tests of several packages need: servers started once, temporary folders, programs run from outside.
 
-pub mod allocations;
+use std::path::Path;
+
 pub mod bucket_server;
+pub mod folders;
+pub mod kubernetes;
+pub mod manifests;
 pub mod mlflow_server;
+pub mod mount_table;
 pub mod process;
 pub mod prometheus;
 pub mod real_files;
 pub mod venv;
 pub mod workplace;
+
+/// The folder of the whole project, which has `scripts`, `docs` and the fixtures.
+pub fn project() -> &'static Path {
+    let parents = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    parents.skip(2).next().expect("this package lies two folders below")
+}

@@ -3,8 +3,6 @@
 //! `scripts/venv mlflow` installs it. The whole process group ends with the test process: the server starts
 //! children of its own, which a signal to it alone would leave behind.
 
-#![allow(dead_code, reason = "each behaviour uses the part that it needs")]
-
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -216,14 +214,17 @@ impl MlflowServer {
 pub struct Run(pub Value);
 
 impl Run {
+    /// Its identifier.
     pub fn id(&self) -> &str {
         self.0["info"]["run_id"].as_str().unwrap()
     }
 
+    /// Its name.
     pub fn name(&self) -> &str {
         self.0["info"]["run_name"].as_str().unwrap()
     }
 
+    /// `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
     pub fn status(&self) -> &str {
         self.0["info"]["status"].as_str().unwrap()
     }
@@ -238,10 +239,12 @@ impl Run {
         self.0["info"]["end_time"].as_i64()
     }
 
+    /// The value of a parameter.
     pub fn param(&self, key: &str) -> Option<&str> {
         self.entry("params", key)?.as_str()
     }
 
+    /// The value of a tag.
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.entry("tags", key)?.as_str()
     }

@@ -1,9 +1,7 @@
-//! Programs run from outside: the built `flashjob` and the tools that tests need.
+//! Programs run from outside.
 //!
 //! A program starts with nothing of this process's environment but `PATH` and `FLASHJOB_ISA`, is killed when it takes too
 //! long or is dropped, and never outlives the test process.
-
-#![allow(dead_code, reason = "each behaviour uses the part that it needs")]
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -27,11 +25,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// The built `flashjob`.
-    pub fn flashjob() -> Self {
-        Self::new(env!("CARGO_BIN_EXE_flashjob"))
-    }
-
     /// Any program, by path or by name.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
@@ -41,11 +34,13 @@ impl Process {
         Self { command, input: None, timeout: PATIENCE }
     }
 
+    /// Appends arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.command.args(arguments);
         self
     }
 
+    /// Sets an environment variable.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self
@@ -60,6 +55,7 @@ impl Process {
         Self { input: self.input, timeout: self.timeout, ..process }
     }
 
+    /// Sets the working directory.
     pub fn directory(mut self, path: impl AsRef<Path>) -> Self {
         self.command.current_dir(path);
         self
@@ -72,6 +68,7 @@ impl Process {
         self
     }
 
+    /// Sets the time after which it is killed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -106,6 +103,7 @@ pub struct Running {
 }
 
 impl Running {
+    /// The process identifier.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -146,6 +144,7 @@ impl Running {
         }
     }
 
+    /// Standard error up to now.
     pub fn stderr_so_far(&self) -> String {
         self.stderr.so_far()
     }
@@ -178,9 +177,13 @@ impl Drop for Running {
 /// How a program ended and what it said.
 #[derive(Debug)]
 pub struct Finished {
+    /// The exit code or signal.
     pub status: ExitStatus,
+    /// It was killed when its time was over.
     pub timed_out: bool,
+    /// Standard output.
     pub stdout: String,
+    /// Standard error.
     pub stderr: String,
 }
 
@@ -296,6 +299,7 @@ pub fn skip(why: &str) {
     let _ = writeln!(io::stderr(), "skipped {}: {why}", thread.name().unwrap_or("a test"));
 }
 
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::process::{Process, skip};
+use super::project;
 
 /// Fetching a few hundred megabytes, if it was not done before.
 const DOWNLOAD: Duration = Duration::from_secs(900);
@@ -13,7 +14,7 @@ const DOWNLOAD: Duration = Duration::from_secs(900);
 pub fn real_files() -> Option<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/real-files");
+        let script = project().join("scripts/real-files");
         let mut fetch = Process::new(script).timeout(DOWNLOAD);
         // Python, pip and npm find their settings, proxies and caches there.
         for (key, value) in std::env::vars_os() {

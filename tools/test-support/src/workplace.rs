@@ -1,7 +1,5 @@
 //! Folders of servers that all tests share: there until this process ends, and removed then, however it ends.
 
-#![allow(dead_code, reason = "each behaviour uses the part that it needs")]
-
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,6 +30,7 @@ impl Workplace {
         Self { path, _guard: guard.spawn().unwrap() }
     }
 
+    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

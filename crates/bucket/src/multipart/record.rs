@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::digest::{self, Hash};
 use super::super::object;
-use crate::config::Par;
+use flashjob_config::Par;
 
 /// A link would lead out of the folder, to a file that is none of ours.
 const NO_LINK: i32 = libc::O_NOFOLLOW;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use flashjob::bucket::Object;
+use flashjob_bucket::Object;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -12,7 +12,6 @@ use crate::support::venv::venv;
 
 #[test]
 fn the_official_sdk_finds_no_deviation() {
-    let root = env!("CARGO_MANIFEST_DIR");
     let Some(environment) = venv("oci") else { return };
     let python = environment.join("bin/python");
     let served = Served::with(&[
@@ -37,8 +36,11 @@ fn the_official_sdk_finds_no_deviation() {
         "write": served.server.par(json!({"access": "AnyObjectWrite", "listing": false})),
         "object": served.server.par(json!({"object": "sub/a", "access": "ObjectRead"})),
     });
-    let output =
-        Command::new(python).arg(format!("{root}/tests/bucket/conformance.py")).arg(pars.to_string()).output().unwrap();
+    let output = Command::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bucket/conformance.py"))
+        .arg(pars.to_string())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("0 deviations"), "{said}");

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flashjob::bucket::{ErrorKind, Object};
-use flashjob::event::Events;
+use flashjob_bucket::{ErrorKind, Object};
+use flashjob_event::Events;
 use serde_json::{Value, json};
 
 use super::{Seen, Served, TOKEN, impatient, noise, open, open_with, patient, shown};
@@ -135,7 +135,7 @@ async fn a_body_that_stops_is_resumed_at_the_byte_reached_and_never_mixed_with_a
     }
 }
 
-async fn served_etag(bucket: &flashjob::bucket::Bucket) -> Option<String> {
+async fn served_etag(bucket: &flashjob_bucket::Bucket) -> Option<String> {
     bucket.head(NAME).await.unwrap().etag
 }
 
@@ -188,7 +188,7 @@ async fn a_server_that_ignores_ranges_may_still_give_a_whole_object() {
 #[tokio::test]
 async fn a_slow_body_that_moves_is_not_given_up() {
     let (served, content) = served();
-    let policy = flashjob::bucket::RetryPolicy { deadline: Duration::from_millis(1), ..patient() };
+    let policy = flashjob_bucket::RetryPolicy { deadline: Duration::from_millis(1), ..patient() };
     let bucket = open_with(served.server.url(), policy, Events::default());
     let object = bucket.head(NAME).await.unwrap();
     // Twice as long as the progress timeout in all, in pieces that each come well within it.
@@ -237,7 +237,7 @@ async fn hosts_that_are_not_there_are_unreachable() {
 #[tokio::test]
 async fn no_more_connections_are_used_than_allowed_and_all_of_those() {
     let (served, content) = served();
-    let policy = flashjob::bucket::RetryPolicy { connections: 4, ..patient() };
+    let policy = flashjob_bucket::RetryPolicy { connections: 4, ..patient() };
     let bucket = open_with(served.server.url(), policy, Events::default());
     let object = bucket.head(NAME).await.unwrap();
     served.server.fault(json!({"kind": "latency", "seconds": 0.02}));
@@ -251,11 +251,11 @@ async fn no_more_connections_are_used_than_allowed_and_all_of_those() {
 #[tokio::test]
 async fn one_connection_is_enough_for_every_operation() {
     let (served, _) = served();
-    let policy = flashjob::bucket::RetryPolicy { connections: 1, ..patient() };
+    let policy = flashjob_bucket::RetryPolicy { connections: 1, ..patient() };
     let bucket = open_with(served.server.url(), policy, Events::default());
     assert_eq!(bucket.head("missing").await.unwrap_err().kind(), ErrorKind::NotFound);
     let unlisted = served.server.par(json!({"listing": false, "access": "AnyObjectRead"}));
-    let policy = flashjob::bucket::RetryPolicy { connections: 1, ..patient() };
+    let policy = flashjob_bucket::RetryPolicy { connections: 1, ..patient() };
     let unlisted = open_with(&unlisted, policy, Events::default());
     assert_eq!(unlisted.list("").await.unwrap_err().kind(), ErrorKind::ListingNotAllowed);
     assert_eq!(unlisted.put("a", bytes::Bytes::new()).await.unwrap_err().kind(), ErrorKind::WritingNotAllowed);

@@ -1,7 +1,7 @@
 //! Listings of many pages, whole or not at all.
 
-use flashjob::bucket::{ErrorKind, Object};
-use flashjob::event::Events;
+use flashjob_bucket::{ErrorKind, Object};
+use flashjob_event::Events;
 use serde_json::{Value, json};
 
 use super::{Served, impatient, open, open_with, shown};

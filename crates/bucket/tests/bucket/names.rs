@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flashjob::bucket::ErrorKind;
+use flashjob_bucket::ErrorKind;
 use proptest::prelude::*;
 use serde_json::json;
 

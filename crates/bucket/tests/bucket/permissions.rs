@@ -1,7 +1,7 @@
 //! What each kind of PAR allows, and how a refusal is told from a PAR that is gone.
 
 use bytes::Bytes;
-use flashjob::bucket::{Bucket, Error, ErrorKind};
+use flashjob_bucket::{Bucket, Error, ErrorKind};
 use serde_json::json;
 
 use super::{Served, TOKEN, open, shown};

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::time::Duration;
 
-use flashjob::bucket::RetryPolicy;
-use flashjob::event::Events;
+use flashjob_bucket::RetryPolicy;
+use flashjob_event::Events;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flashjob::bucket::{Bucket, ErrorKind, Object};
-use flashjob::event::Events;
+use flashjob_bucket::{Bucket, ErrorKind, Object};
+use flashjob_event::Events;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

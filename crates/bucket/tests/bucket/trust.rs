@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use flashjob::bucket::ErrorKind;
-use flashjob::event::Events;
+use flashjob_bucket::ErrorKind;
+use flashjob_event::Events;
 
 use super::{TOKEN, impatient, noise, open_with, shown};
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flashjob::bucket::{Bucket, ErrorKind, RetryPolicy};
-use flashjob::event::Events;
+use flashjob_bucket::{Bucket, ErrorKind, RetryPolicy};
+use flashjob_event::Events;
 use serde_json::json;
 
 use super::{Seen, Served, TOKEN, impatient, noise, open_with, patient, shown};

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use flashjob::config::{BackendKind, DtypeChoice, JobConfig};
+use flashjob_config::{BackendKind, DtypeChoice, JobConfig};
 use serde_json::Value;
 
 use super::{errors, job, job_with, setting};
 
 fn sample(name: &str) -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name)).unwrap()
+    std::fs::read(flashjob_test_support::project().join("samples").join(name)).unwrap()
 }
 
 /// The values of the sample, whichever way they came.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flashjob::config::{Command, Shell, Stop, completions};
+use flashjob_config::{Command, Shell, Stop, completions};
 
 use super::{PAR, check, parse_with};
 

@@ -1,12 +1,10 @@
 //! The reference page says what the code does.
 
-use std::path::Path;
-
-use flashjob::config;
+use flashjob_config as config;
 
 #[test]
 fn the_reference_page_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CLI.md");
+    let path = flashjob_test_support::project().join("docs/CLI.md");
     let page = config::manual();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use flashjob::config::{
+use flashjob_config::{
     BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MetricsLinger, MountMode, ParTarget,
     ReplyLength,
 };

@@ -1,6 +1,6 @@
 //! Any text in any key is understood or refused by name, and never a panic.
 
-use flashjob::config::{self, Command, Stop};
+use flashjob_config::{self as config, Command, Stop};
 use proptest::prelude::*;
 
 use super::parse_with;

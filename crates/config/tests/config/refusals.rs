@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use flashjob::config::{self, Stop};
+use flashjob_config::{self as config, Stop};
 
 use super::{check, errors};
 

@@ -1,6 +1,6 @@
 //! Paged attention.
 
-use flashjob::kernels::{
+use flashjob_cpu::{
     AttentionShape, CacheLayout, CacheSlice, PagedAttention, Pool, RopeTable, paged_attention, rope_and_cache,
 };
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! Caches of any storage as tests see them: `[slots, kv_heads * head_dim]`, whatever the layout.
 
-use flashjob::kernels::{CacheLayout, CacheSlice, CacheSliceMut, Isa};
+use flashjob_cpu::{CacheLayout, CacheSlice, CacheSliceMut, Isa};
 use half::{bf16, f16};
 
 use super::Storage;

@@ -1,6 +1,6 @@
 //! Norms, rotary embedding with its cache write, gates, and rows of logits.
 
-use flashjob::kernels::{
+use flashjob_cpu::{
     AddedRows, AttentionShape, CacheLayout, GateActivation, Pool, RopeTable, add_rms_norm, argmax, gated_activation,
     head_rms_norm, log_softmax, rope_and_cache, softcap,
 };

@@ -1,6 +1,6 @@
 //! Measured limits.
 
-use flashjob::kernels::measure_limits;
+use flashjob_cpu::measure_limits;
 
 use super::pools;
 

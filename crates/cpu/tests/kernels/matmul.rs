@@ -1,6 +1,6 @@
 //! Packed matrix products.
 
-use flashjob::kernels::{self, PackedMatrix, Packing, Pool, WeightSlice, matmul};
+use flashjob_cpu::{self as kernels, PackedMatrix, Packing, Pool, WeightSlice, matmul};
 use half::{bf16, f16};
 use proptest::prelude::*;
 

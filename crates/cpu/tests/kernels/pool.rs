@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flashjob::kernels::{Pool, cpu_quota_threads};
+use flashjob_cpu::{Pool, cpu_quota_threads};
 
 fn each_task_runs_once(pool: &Pool, tasks: usize) {
     let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();

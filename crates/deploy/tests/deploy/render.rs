@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use flashjob::deploy::{Format, RenderError, Rendered, render};
+use flashjob_deploy::{Format, RenderError, Rendered, render};
 use serde_json::{Value, json};
 
 use super::{SCHEMA, everything, judges, seed, yaml};
-use crate::kubernetes::semantics;
+use crate::support::kubernetes as semantics;
 use crate::support::process::{Process, installed};
 
 fn rendered(text: &str, format: Format) -> Rendered {
@@ -211,25 +211,4 @@ fn names_are_made_fit() {
         let documents = yaml(judges, &rendered(&recipe, Format::Job).text);
         assert_eq!(documents[0]["metadata"]["name"], expected);
     }
-}
-
-#[test]
-fn the_command_prints_the_manifest_and_says_what_it_left_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("b.json");
-    std::fs::write(&file, seed("offline-benchmark-blueprint.json")).unwrap();
-    let file = file.display().to_string();
-    for (words, expected) in [
-        (&["--format=docker"] as &[&str], "exec docker run"),
-        (&["--format", "compose"], "services:"),
-        (&["--format", "job"], "kind: \"Job\""),
-        (&[], "kind: \"Job\""),
-    ] {
-        let finished = Process::flashjob().args(["render", "--blueprint", &file]).args(words).run().expect_code(0);
-        assert!(finished.stdout.contains(expected), "{finished}");
-        assert!(finished.stderr.contains("not carried over: recipe_node_pool_size"), "{finished}");
-        assert!(!finished.stderr.contains("EXAMPLE-TOKEN"), "{finished}");
-    }
-    let refused = Process::flashjob().args(["render", "--blueprint", &file, "--format=helm"]).run().expect_code(2);
-    assert!(refused.stderr.contains("is not one of job, compose, docker"), "{refused}");
 }

@@ -1,8 +1,6 @@
 //! `flashjob validate`: the schema's rules and those that it misses, each with line and column.
 
-use std::path::Path;
-
-use flashjob::deploy::{Kind, Place, validate};
+use flashjob_deploy::{Kind, Place, validate};
 use serde_json::{Value, json};
 
 use super::{SCHEMA, everything, judges, seed};
@@ -22,7 +20,7 @@ fn the_platforms_own_files_are_sound() {
     assert_eq!(validate(&seed("shared_node_pool_a10.json")), Ok(Kind::SharedNodePool));
     assert_eq!(validate(&everything().to_string()), Ok(Kind::Job));
     for folder in ["samples", "k8s/blueprints"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let folder = crate::support::project().join(folder);
         for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
             if file.extension().is_some_and(|extension| extension == "json") {
                 let found = validate(&std::fs::read_to_string(&file).unwrap());
@@ -200,21 +198,4 @@ print(json.dumps([(whole if any(k in d for k in keys) else part).is_valid(d) for
         found.retain(|finding| !own.iter().any(|words| finding.problem.contains(words)));
         assert_eq!(found.is_empty(), valid, "{found:?}\n{document}");
     }
-}
-
-#[test]
-fn the_command_says_what_it_found_and_exits_with_2() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("b.json");
-    let run = |text: &str| {
-        std::fs::write(&file, text).unwrap();
-        Process::flashjob().args(["validate", "--blueprint", &file.display().to_string()]).run()
-    };
-    let sound = run(&seed("shared_node_pool_a10.json")).expect_code(0);
-    assert!(sound.stdout.contains("a shared node pool: the platform makes its nodes"), "{sound}");
-    let wrong = run(&format!("{{{HEAD},\n\"nonsense\": 1}}")).expect_code(2);
-    assert!(wrong.stderr.contains("b.json: line 2, column 1: nonsense is no key"), "{wrong}");
-    let missing = Process::flashjob().args(["validate", "--blueprint=/nonexistent"]).run().expect_code(2);
-    assert!(missing.stderr.contains("cannot be read"), "{missing}");
-    Process::flashjob().args(["validate"]).run().expect_code(2);
 }

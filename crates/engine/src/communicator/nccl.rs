@@ -15,13 +15,13 @@ use candle_core::cuda_backend::cudarc::nccl::sys;
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::{Communicator, Group};
-use crate::engine::Error;
-use crate::engine::cuda::{Address, choose_gpu};
-use crate::engine::machines::{Kind, Links, Watch};
-use crate::engine::ops::access::Operand;
-use crate::engine::processor::Processor;
-use crate::engine::world::World;
-use crate::model::Shard;
+use crate::Error;
+use crate::cuda::{Address, choose_gpu};
+use crate::machines::{Kind, Links, Watch};
+use crate::ops::access::Operand;
+use crate::processor::Processor;
+use crate::world::World;
+use flashjob_model::Shard;
 
 /// Nobody has given up.
 const NOBODY: usize = usize::MAX;

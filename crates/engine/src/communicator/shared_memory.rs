@@ -14,10 +14,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use candle_core::{Result, Tensor, bail};
 
 use super::{Communicator, Group};
-use crate::engine::machines::{Kind, Link, Links, Silence};
-use crate::engine::ops::access::{Operand, change, floats_mut};
-use crate::engine::world::World;
-use crate::model::Shard;
+use crate::machines::{Kind, Link, Links, Silence};
+use crate::ops::access::{Operand, change, floats_mut};
+use crate::world::World;
+use flashjob_model::Shard;
 
 /// Where the ranks of one model meet.
 pub struct SharedMemory {

@@ -11,8 +11,8 @@ use candle_flash_attn as _;
 
 use super::key_parts::PartsAt;
 use super::{Address, Gpu};
-use crate::kernels::AttentionShape;
-use crate::model::Dtype;
+use flashjob_cpu::AttentionShape;
+use flashjob_model::Dtype;
 
 /// What one attention layer computes for a step.
 #[derive(Clone, Copy, Debug)]

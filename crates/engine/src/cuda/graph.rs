@@ -12,8 +12,8 @@ use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 use super::Gpu;
-use crate::engine::Error;
-use crate::engine::replay::ReplaySize;
+use crate::Error;
+use crate::replay::ReplaySize;
 
 /// The graphs of one rank, by size of step.
 #[derive(Default)]

@@ -6,8 +6,8 @@ use candle_core::{Result, bail};
 
 use super::key_parts::PartsAt;
 use super::{Address, Gpu};
-use crate::kernels::AttentionShape;
-use crate::model::{Activation, Dtype};
+use flashjob_cpu::AttentionShape;
+use flashjob_model::{Activation, Dtype};
 
 /// `kernels.cu`, compiled by the build script.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));

@@ -10,9 +10,9 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 
 use super::Address;
 use super::upload::Upload;
-use crate::engine::key_split::KeySplit;
-use crate::engine::step::{Step, StepExtent};
-use crate::kernels::AttentionShape;
+use crate::key_split::KeySplit;
+use crate::step::{Step, StepExtent};
+use flashjob_cpu::AttentionShape;
 
 /// Room for the parts of any step.
 pub(super) struct KeyParts {

@@ -13,9 +13,9 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Gpu, ProductAt};
-use crate::engine::ops::access::Operand;
-use crate::kernels::Limits;
-use crate::model::Dtype;
+use crate::ops::access::Operand;
+use flashjob_cpu::Limits;
+use flashjob_model::Dtype;
 
 /// A pass that takes this long is not told apart from one that is launched and waited for without cost.
 const LONG_ENOUGH: Duration = Duration::from_millis(10);

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::Gpu;
 use super::staging::Staging;
-use crate::engine::ops::access::Operand;
+use crate::ops::access::Operand;
 
 /// A matrix that is filled row by row.
 pub struct Filling {

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 
 use super::{Address, Gpu};
-use crate::model::Dtype;
+use flashjob_model::Dtype;
 
 /// `y = x · Wᵀ`, or `y += x · Wᵀ`.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 use super::Address;
 use super::key_parts::{KeyParts, PartsAt};
 use super::upload::Upload;
-use crate::engine::step::{Step, StepExtent};
+use crate::step::{Step, StepExtent};
 
 /// Room on a GPU for a step's numbers, and for what attention writes and nobody reads.
 pub struct StepMirror {

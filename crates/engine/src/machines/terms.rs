@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use md5::{Digest, Md5};
 
-use crate::model::{Dtype, Error, Model, Shard, TensorName, Validation};
+use flashjob_model::{Dtype, Error, Model, Shard, TensorName, Validation};
 
 /// Settings by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

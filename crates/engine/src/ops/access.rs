@@ -5,8 +5,8 @@ use std::cell::Cell;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::kernels::{CacheSlice, CacheSliceMut};
+use crate::cuda::Address;
+use flashjob_cpu::{CacheSlice, CacheSliceMut};
 
 /// A tensor that is read while another is written. They must not share memory: that would wait forever.
 pub struct Operand<'a> {

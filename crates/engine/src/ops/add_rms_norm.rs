@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 
 use super::access::{Operand, change, floats_mut};
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::{AddRmsNormAt, Address};
-use crate::engine::processor::Processor;
-use crate::kernels::{AddedRows, add_rms_norm};
+use crate::cuda::{AddRmsNormAt, Address};
+use crate::processor::Processor;
+use flashjob_cpu::{AddedRows, add_rms_norm};
 
 /// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`; applied to the residual.
 pub struct AddRmsNorm<'a> {

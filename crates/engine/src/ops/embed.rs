@@ -6,10 +6,10 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::floats_mut;
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::engine::linear::Linear;
-use crate::engine::processor::Processor;
-use crate::engine::step::Step;
+use crate::cuda::Address;
+use crate::linear::Linear;
+use crate::processor::Processor;
+use crate::step::Step;
 
 /// Overwrites each row, `[tokens, hidden]`, with its token's row of the embedding. Ranks that share a vocabulary each
 /// know some of its rows and write zeros for the others, so that the sum over ranks is the embedding.

@@ -4,10 +4,10 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 
 use super::access::{floats, floats_mut};
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::engine::processor::Processor;
-use crate::kernels::{GateActivation, gated_activation};
-use crate::model::Activation;
+use crate::cuda::Address;
+use crate::processor::Processor;
+use flashjob_cpu::{GateActivation, gated_activation};
+use flashjob_model::Activation;
 
 /// `activation(gate) · up`: from `[rows, 2 · width]`, in each row first the gate, then up, into `[rows, width]`.
 pub struct Gated<'a> {

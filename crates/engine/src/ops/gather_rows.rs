@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 
 use super::access::{floats, floats_mut};
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::engine::processor::Processor;
-use crate::engine::step::Step;
+use crate::cuda::Address;
+use crate::processor::Processor;
+use crate::step::Step;
 
 /// Overwrites row `i`, of `[rows, width]`, with that row of the other tensor, `[.., width]`, which is the `i`-th whose
 /// logits are wanted.

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 
 use super::access::{Operand, floats_mut};
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::engine::processor::Processor;
-use crate::kernels::{AttentionShape, head_rms_norm};
+use crate::cuda::Address;
+use crate::processor::Processor;
+use flashjob_cpu::{AttentionShape, head_rms_norm};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: RMSNorm of each head of q and of k.
 pub struct NormHeads<'a> {

@@ -3,11 +3,11 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::{cache_mut, change, floats_mut};
-use crate::engine::kv_cache::LayerCache;
-use crate::engine::processor::Processor;
-use crate::engine::rope::Angles;
-use crate::engine::step::Step;
-use crate::kernels::{CacheLayout, rope_and_cache};
+use crate::kv_cache::LayerCache;
+use crate::processor::Processor;
+use crate::rope::Angles;
+use crate::step::Step;
+use flashjob_cpu::{CacheLayout, rope_and_cache};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: rotates q and k in place and writes k and v to `cache` at
 /// the step's slots.
@@ -53,8 +53,8 @@ impl InplaceOp1 for RopeAndCache<'_> {
         use super::access::Operand;
         let gpu = self.processor.gpu()?;
         let [cos, sin] = self.rope.addresses()?;
-        let at = crate::engine::cuda::RopeAt {
-            qkv: crate::engine::cuda::Address::of(qkv, layout)?,
+        let at = crate::cuda::RopeAt {
+            qkv: crate::cuda::Address::of(qkv, layout)?,
             cos,
             sin,
             positions: gpu.step().positions(),

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::floats_mut;
 #[cfg(feature = "cuda")]
-use crate::engine::cuda::Address;
-use crate::engine::processor::Processor;
-use crate::kernels::softcap;
+use crate::cuda::Address;
+use crate::processor::Processor;
+use flashjob_cpu::softcap;
 
 /// Each number `x` becomes `cap · tanh(x / cap)`.
 pub struct Softcap<'a> {

@@ -4,7 +4,7 @@
 //! reads them trusts nothing: a step that was read is one that this engine can compute.
 
 use super::Step;
-use crate::engine::replay::ReplaySize;
+use crate::replay::ReplaySize;
 
 /// Sequences, width of the block table, tokens, rows with logits, whether it is replayed.
 const HEADER: usize = 5;
@@ -130,7 +130,7 @@ impl Step {
 mod tests {
     use super::super::{BlockTable, Wanted};
     use super::*;
-    use crate::engine::blocks::BlockPool;
+    use crate::blocks::BlockPool;
 
     const BOUNDS: StepBounds =
         StepBounds { tokens: 8, sequences: 4, rows: 4, max_model_len: 16, blocks: 9, vocab_size: 20 };

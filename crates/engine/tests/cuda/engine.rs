@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob::config::{DtypeChoice, EngineConfig, Sampling};
-use flashjob::engine::{Engine, Error, Placement};
-use flashjob::event::{Events, Fact};
+use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
+use flashjob_engine::{Engine, Error, Placement};
+use flashjob_event::{Events, Fact};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::machines::watched;
@@ -143,7 +143,7 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     let (plain, grouped) = (with_window(100_000.into()), with_window(serde_json::Value::Null));
     let served = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let model = flashjob::model::Model::open(folder.path()).unwrap();
+        let model = flashjob_model::Model::open(folder.path()).unwrap();
         let config = on_gpu(DtypeChoice::Float16);
         let mut engine =
             Engine::load_on(Placement::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
@@ -165,10 +165,10 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
 fn random_choices_are_made_from_the_same_logits() {
     let mut engine = load("llama-gqa", &on_gpu(DtypeChoice::Bfloat16));
     let sampling = Sampling { temperature: 1.0, top_p: 0.9, top_k: None };
-    let requests = || (0..4).map(|id| flashjob::engine::Request { sampling, ..request(id, &[1, 2, 3], 20) }).collect();
+    let requests = || (0..4).map(|id| flashjob_engine::Request { sampling, ..request(id, &[1, 2, 3], 20) }).collect();
     let (first, _) = serve(&mut engine, requests()).unwrap();
     let (again, _) = serve(&mut engine, requests()).unwrap();
-    let tokens = |outputs: &[flashjob::engine::Output]| outputs.iter().map(|o| o.tokens.clone()).collect::<Vec<_>>();
+    let tokens = |outputs: &[flashjob_engine::Output]| outputs.iter().map(|o| o.tokens.clone()).collect::<Vec<_>>();
     assert_eq!(tokens(&first), tokens(&again));
     assert_ne!(first[0].tokens, first[1].tokens);
 }

@@ -4,7 +4,7 @@
 
 #include "cuda_on_host.h"
 
-#include "../../src/engine/cuda/kernels.cu"
+#include "../../src/cuda/kernels.cu"
 
 #include <stdio.h>
 

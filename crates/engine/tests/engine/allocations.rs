@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use flashjob::config::EngineConfig;
-use flashjob::event::{Event, Events, Fact, Observer};
+use flashjob_config::EngineConfig;
+use flashjob_event::{Event, Events, Fact, Observer};
 use tokio_util::sync::CancellationToken;
 
 use super::{config, load, request};
-use crate::support::allocations::allocations;
+use crate::allocations::allocations;
 
 /// Allocations so far at the end of each step.
 struct AtEachStep(Mutex<Vec<u64>>);

@@ -1,8 +1,8 @@
 //! The engine against Hugging Face transformers, on fixtures that `tests/golden/README.md` describes.
 
-use flashjob::config::{DtypeChoice, EngineConfig};
-use flashjob::engine::Engine;
-use flashjob::event::Events;
+use flashjob_config::{DtypeChoice, EngineConfig};
+use flashjob_engine::Engine;
+use flashjob_event::Events;
 use half::bf16;
 use safetensors::tensor::{SafeTensors, TensorView};
 use tokio_util::sync::CancellationToken;

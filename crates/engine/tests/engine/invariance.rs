@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
-use flashjob::config::{DtypeChoice, EngineConfig, Sampling};
-use flashjob::engine::{Engine, Output, Request};
-use flashjob::event::Fact;
+use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
+use flashjob_engine::{Engine, Output, Request};
+use flashjob_event::Fact;
 
 use super::{config, load, request, serve};
 use crate::model::golden::MODELS;

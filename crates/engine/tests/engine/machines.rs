@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flashjob::config::{EngineConfig, Machines};
-use flashjob::engine::{Engine, Error, Follower, Placement, Rendezvous, Request};
-use flashjob::event::{Events, RequestId};
+use flashjob_config::{EngineConfig, Machines};
+use flashjob_engine::{Engine, Error, Follower, Placement, Rendezvous, Request};
+use flashjob_event::{Events, RequestId};
 use tokio_util::sync::CancellationToken;
 
 use super::{config, open, request, serve};

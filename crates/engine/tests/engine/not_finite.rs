@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob::config::EngineConfig;
-use flashjob::engine::{NotFinite, Output, Placement, Request};
-use flashjob::event::{Fact, FinishReason, RequestId};
+use flashjob_config::EngineConfig;
+use flashjob_engine::{NotFinite, Output, Placement, Request};
+use flashjob_event::{Fact, FinishReason, RequestId};
 
 use super::invariance::{RANDOM, preemptions};
 use super::machines::on_two_machines;

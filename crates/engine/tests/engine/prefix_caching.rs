@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob::config::{DtypeChoice, EngineConfig};
-use flashjob::engine::{Engine, Request};
-use flashjob::event::Fact;
+use flashjob_config::{DtypeChoice, EngineConfig};
+use flashjob_engine::{Engine, Request};
+use flashjob_event::Fact;
 use proptest::prelude::*;
 
 use super::invariance::{RANDOM, preemptions, watched};

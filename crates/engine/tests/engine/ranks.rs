@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob::config::{DtypeChoice, EngineConfig};
+use flashjob_config::{DtypeChoice, EngineConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::{config, load, request, serve};
@@ -70,6 +70,6 @@ fn a_cancelled_run_on_several_ranks_ends() {
     cancel.cancel();
     let mut engine = load("llama-gqa", &ranks(2));
     let error = engine.logits(&[1, 2, 3], &cancel).unwrap_err();
-    assert!(matches!(error, flashjob::engine::Error::Cancelled), "{error}");
+    assert!(matches!(error, flashjob_engine::Error::Cancelled), "{error}");
     assert_eq!(engine.logits(&[1, 2, 3], &CancellationToken::new()).unwrap().len(), 3);
 }

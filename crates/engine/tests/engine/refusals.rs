@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob::config::EngineConfig;
-use flashjob::engine::{Engine, Error, Request};
-use flashjob::event::Events;
+use flashjob_config::EngineConfig;
+use flashjob_engine::{Engine, Error, Request};
+use flashjob_event::Events;
 use tokio_util::sync::CancellationToken;
 
 use super::{config, load, open, request, serve};

@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flashjob::config::EngineConfig;
-use flashjob::engine::{Engine, Error, Request};
-use flashjob::event::{Event, Events, Fact, FinishReason, Observer};
+use flashjob_config::EngineConfig;
+use flashjob_engine::{Engine, Error, Request};
+use flashjob_event::{Event, Events, Fact, FinishReason, Observer};
 use tokio_util::sync::CancellationToken;
 
 use super::{Facts, config, load, open, request, serve};

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use flashjob::config::{Credentials, Secret};
-use flashjob::mlflow::{Client, Outcome, RunStatus, Tracker, check, publish};
+use flashjob_config::{Credentials, Secret};
+use flashjob_mlflow::{Client, Outcome, RunStatus, Tracker, check, publish};
 
 use super::fault_proxy::{Fault, FaultProxy};
 use super::{LONG, access, delivered, end, spec, spooled, tracking, unique};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flashjob::mlflow::{RunStatus, Tracker, check};
+use flashjob_mlflow::{RunStatus, Tracker, check};
 use serde_json::json;
 
 use super::{LONG, delivered, end, publish_one, spec, spooled, tracking, unique};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flashjob::mlflow::{Delivery, Outcome, RunStatus, Tracker};
+use flashjob_mlflow::{Delivery, Outcome, RunStatus, Tracker};
 
 use super::fault_proxy::{Fault, FaultProxy};
 use super::{LONG, delivered, end, publish_one, spec, spooled, tracking, unique};

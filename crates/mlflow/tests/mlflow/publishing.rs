@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flashjob::mlflow::{Outcome, RunStatus, Tracker, publish};
+use flashjob_mlflow::{Outcome, RunStatus, Tracker, publish};
 use serde_json::json;
 
 use super::fault_proxy::{Fault, FaultProxy};

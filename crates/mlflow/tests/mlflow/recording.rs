@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flashjob::mlflow::{RunStatus, Tracker};
+use flashjob_mlflow::{RunStatus, Tracker};
 
 use super::{LONG, delivered, end, pairs, spec, tracking, unique};
 use crate::support::mlflow_server;

@@ -2,10 +2,10 @@
 
 use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope, windows};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::layout::Layout;
-use crate::model::{Activation, DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::layout::Layout;
+use crate::{Activation, DecoderConfig, Error};
 
 /// Its files hold norms less by one; converting to GGUF adds it.
 pub(super) const LAYOUT: Layout = Layout { norms_less_by_one: true, ..Layout::PLAIN };

@@ -4,9 +4,9 @@
 use super::gemma2::{GGUF_LAYOUT, LAYOUT, add_what_gemma_has, scale_scores_of_27b, shared_with_gemma3};
 use super::plain::Sizes;
 use super::{Family, GgufFamily, rope, windows};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::{DecoderConfig, Error, RopeConfig, RopeScaling};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::{DecoderConfig, Error, RopeConfig, RopeScaling};
 
 /// `Gemma3TextConfig`.
 const SIZES: Sizes = Sizes { vocab_size: 262_208, hidden_size: 2304, intermediate_size: 9216, layers: 26, heads: 8 };

@@ -2,10 +2,10 @@
 
 use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::layout::Layout;
-use crate::model::{DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::layout::Layout;
+use crate::{DecoderConfig, Error};
 
 /// `LlamaConfig`.
 const SIZES: Sizes = Sizes { vocab_size: 32_000, hidden_size: 4096, intermediate_size: 11_008, layers: 32, heads: 32 };

@@ -2,9 +2,9 @@
 
 use super::plain::{self, Defaults, Sizes};
 use super::{Family, rope};
-use crate::model::config_json::ConfigJson;
-use crate::model::layout::Layout;
-use crate::model::{DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::layout::Layout;
+use crate::{DecoderConfig, Error};
 
 /// `MistralConfig`.
 const SIZES: Sizes = Sizes { vocab_size: 32_000, hidden_size: 4096, intermediate_size: 14_336, layers: 32, heads: 32 };

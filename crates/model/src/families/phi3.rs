@@ -3,10 +3,10 @@
 
 use super::plain::{self, Defaults};
 use super::{Family, GgufFamily, rope};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::layout::Layout;
-use crate::model::{DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::layout::Layout;
+use crate::{DecoderConfig, Error};
 
 const FUSED: Layout = Layout { fused: true, ..Layout::PLAIN };
 

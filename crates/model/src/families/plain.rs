@@ -1,8 +1,8 @@
 //! What all families spell alike: a decoder without any family's peculiarities, which each then adds.
 
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::{Activation, DecoderConfig, Error, RopeConfig};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::{Activation, DecoderConfig, Error, RopeConfig};
 
 /// What a family's `config.json` means where it says nothing, according to its configuration class in transformers.
 pub(super) struct Defaults {

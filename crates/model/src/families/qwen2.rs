@@ -2,10 +2,10 @@
 
 use super::plain::{self, Defaults, Sizes};
 use super::{Family, GgufFamily, rope, windows};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::layout::Layout;
-use crate::model::{DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::layout::Layout;
+use crate::{DecoderConfig, Error};
 
 /// `Qwen2Config`, and `Qwen3Config`.
 pub(super) const SIZES: Sizes =

@@ -3,10 +3,10 @@
 use super::plain::{self, Defaults};
 use super::qwen2::SIZES;
 use super::{Family, GgufFamily, qwen2, rope};
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::layout::Layout;
-use crate::model::{DecoderConfig, Error};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::layout::Layout;
+use crate::{DecoderConfig, Error};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",

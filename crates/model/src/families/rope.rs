@@ -1,9 +1,9 @@
 //! Rotary settings in all their spellings: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5
 //! on, and keys and tensors of GGUF files.
 
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
-use crate::model::{DecoderConfig, Error, RopeConfig, RopeScaling};
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
+use crate::{DecoderConfig, Error, RopeConfig, RopeScaling};
 
 /// The base where a file names none.
 pub(super) const DEFAULT_THETA: f64 = 10_000.0;

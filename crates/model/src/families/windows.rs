@@ -1,8 +1,8 @@
 //! Which layers see only a window of what came before.
 
-use crate::model::Error;
-use crate::model::config_json::ConfigJson;
-use crate::model::gguf::Gguf;
+use crate::Error;
+use crate::config_json::ConfigJson;
+use crate::gguf::Gguf;
 
 /// For each of `layers`, its window: `window` where `layer_types` says so, or where `usually` does if it is absent.
 pub(super) fn from_config_json(

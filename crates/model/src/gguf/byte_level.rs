@@ -8,7 +8,7 @@ use super::Metadata;
 use super::pre_tokenizers::{self, Alphabet};
 use super::tokenizer::{Parts, text_decoders};
 use super::vocabulary::Vocabulary;
-use crate::model::Error;
+use crate::Error;
 
 /// Cuts, merges and bytes.
 pub(super) fn parts(vocabulary: &mut Vocabulary<'_>) -> Result<Parts, Error> {

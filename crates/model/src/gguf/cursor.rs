@@ -1,6 +1,6 @@
 //! Little-endian values one after the other, never past the end of a file and never more than a header may need.
 
-use crate::model::ReadAt;
+use crate::ReadAt;
 
 /// Real headers are mostly vocabulary: 10 to 20 megabytes for a quarter of a million tokens.
 const LARGEST_HEADER_BYTES: u64 = 64 << 20;

@@ -4,7 +4,7 @@
 //! are found by how they are spelled (`src/llama-vocab.cpp`, `special_eog_ids`), beside all that the metadata name.
 
 use super::Metadata;
-use crate::model::Error;
+use crate::Error;
 
 /// Spellings that end an answer in every vocabulary.
 const ENDS: &[&str] = &[

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::cursor::Cursor;
 use super::metadata::Value;
-use crate::model::block_format::BlockFormat;
-use crate::model::stored::Encoding;
-use crate::model::{Dtype, ReadAt, substitute};
+use crate::block_format::BlockFormat;
+use crate::stored::Encoding;
+use crate::{Dtype, ReadAt, substitute};
 
 /// Where data begin and tensors are aligned unless `general.alignment` says otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;

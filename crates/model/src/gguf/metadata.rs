@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::model::Error;
-use crate::model::config_json::LARGEST_SIZE;
+use crate::Error;
+use crate::config_json::LARGEST_SIZE;
 
 /// A value; widths of numbers do not matter to anyone here.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::model) enum Value {
+pub(crate) enum Value {
     Integer(i128),
     Float(f64),
     Bool(bool),
@@ -26,7 +26,7 @@ impl From<i128> for Value {
 
 /// All key-value pairs, and the file they came from.
 #[derive(Clone, Debug)]
-pub(in crate::model) struct Metadata {
+pub(crate) struct Metadata {
     path: PathBuf,
     values: BTreeMap<String, Value>,
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::tokenizer::{Parts, text_decoders};
 use super::vocabulary::Vocabulary;
-use crate::model::Error;
+use crate::Error;
 
 /// Stands for a space in pieces.
 const SPACE: &str = "▁";

@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 
 use super::Gguf;
 use super::header::TensorInfo;
-use crate::model::layout::Layout;
-use crate::model::stored::{RowOrder, Stored};
-use crate::model::{DecoderConfig, Error, LayerTensor, TensorName, Weights};
+use crate::layout::Layout;
+use crate::stored::{RowOrder, Stored};
+use crate::{DecoderConfig, Error, LayerTensor, TensorName, Weights};
 
 /// Factors on rotary wavelengths, one for each pair of entries of a head.
-pub(in crate::model) const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// The same for sequences within the length of the original training, and beyond it.
-pub(in crate::model) const ROPE_FACTORS_SHORT_LONG: [&str; 2] =
-    ["rope_factors_short.weight", "rope_factors_long.weight"];
+pub(crate) const ROPE_FACTORS_SHORT_LONG: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Finds a place for every tensor of `config` in `gguf`, and a use for every tensor of `gguf`.
 pub(super) fn find(gguf: &Gguf, config: &DecoderConfig, layout: Layout) -> Result<Weights, Error> {

@@ -8,7 +8,7 @@ use tokenizers::{
 
 use super::vocabulary::Vocabulary;
 use super::{Metadata, byte_level, sentence_piece};
-use crate::model::{Error, Tokenizer};
+use crate::{Error, Tokenizer};
 
 /// What the two kinds of tokenizer fill in differently. Values are in the format of a `tokenizer.json`.
 pub(super) struct Parts {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Metadata, end_tokens};
-use crate::model::Error;
+use crate::Error;
 
 /// Kinds of tokens, `enum llama_token_type` of llama.h.
 mod kind {

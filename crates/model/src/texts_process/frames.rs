@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use serde_json::Value;
 
-use crate::model::{Ask, TextFacts};
+use crate::{Ask, TextFacts};
 
 /// The longest message, in bytes.
 const LONGEST: u32 = 1 << 30;

@@ -12,8 +12,8 @@ use std::thread::Builder;
 use super::MARKER;
 use super::confinement::{close_door, confine};
 use super::frames::{Answer, Order, read_order, write_answer};
-use crate::model::text_service::TextFacts;
-use crate::model::{Ask, Texts};
+use crate::text_service::TextFacts;
+use crate::{Ask, Texts};
 
 /// More threads than this gain little: texts come from one reader.
 pub(super) const MOST_WORKERS: usize = 8;

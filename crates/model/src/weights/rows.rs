@@ -9,11 +9,11 @@ use candle_core::{Device, Tensor};
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 
-use crate::model::decode::{Bytes, Numbers, SixteenBits, decode};
-use crate::model::read_at::Lent;
-use crate::model::shard::Window;
-use crate::model::stored::{Encoding, RowOrder, Stored};
-use crate::model::{Dtype, Error};
+use crate::decode::{Bytes, Numbers, SixteenBits, decode};
+use crate::read_at::Lent;
+use crate::shard::Window;
+use crate::stored::{Encoding, RowOrder, Stored};
+use crate::{Dtype, Error};
 
 use super::Validation;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use flashjob::model::ChatTemplate;
+use flashjob_model::ChatTemplate;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -64,7 +64,7 @@ struct Real {
 
 #[test]
 fn templates_of_real_models_give_what_transformers_makes_of_them() {
-    let output = Command::new("scripts/real-files").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let output = Command::new("scripts/real-files").current_dir(crate::support::project()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let files = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
     let real: Real =

@@ -1,6 +1,6 @@
 //! What `config.json` may say, and what is said of one that may not.
 
-use flashjob::model::{Dtype, RopeScaling};
+use flashjob_model::{Dtype, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -139,10 +139,10 @@ fn what_is_missing_is_said_with_what_to_do() {
     std::fs::copy(model.file("model.gguf"), model.file("another.gguf")).unwrap();
     assert_says(&model.refusal(), &["several GGUF files", "another.gguf, model.gguf"]);
     let nowhere = model.file("nowhere");
-    let error = flashjob::model::Model::open(&nowhere).unwrap_err();
+    let error = flashjob_model::Model::open(&nowhere).unwrap_err();
     assert_says(&error.to_string(), &["nowhere", "there is nothing at this path"]);
     let golden = model.file("golden.safetensors");
-    let error = flashjob::model::Model::open(&golden).unwrap_err();
+    let error = flashjob_model::Model::open(&golden).unwrap_err();
     assert_says(&error.to_string(), &["golden.safetensors", "a directory in Hugging Face layout or a .gguf file"]);
 }
 

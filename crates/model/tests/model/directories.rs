@@ -1,6 +1,6 @@
 //! What lies in a model's directory has the effect that it has in transformers, and nothing of it is dropped unseen.
 
-use flashjob::model::Tokenizer;
+use flashjob_model::Tokenizer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What distinguishes families, in both formats and in both spellings of `config.json`.
 
-use flashjob::model::{Dtype, RopeConfig, RopeScaling, Shard, Validation};
+use flashjob_model::{Dtype, RopeConfig, RopeScaling, Shard, Validation};
 use serde_json::{Value, json};
 
 use super::altered::{Altered, Checkpoint, assert_says};

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use candle_core::quantized::gguf_file::{Content, Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use flashjob::model::{Dtype, RopeScaling, Shard, Validation};
+use flashjob_model::{Dtype, RopeScaling, Shard, Validation};
 use proptest::prelude::*;
 
 use super::altered::{Altered, assert_says};
@@ -75,7 +75,7 @@ fn a_file_taken_apart_and_written_again_is_the_same_model() {
     let (original, rewritten) = (original.open().unwrap(), rewritten.open().unwrap());
     assert_eq!(original.config, rewritten.config);
     for tensor in original.weights.tensors() {
-        let read = |model: &flashjob::model::Model| {
+        let read = |model: &flashjob_model::Model| {
             let read = model.weights.read(tensor, Shard::WHOLE, Dtype::F32, Validation::Finite).unwrap();
             read.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };

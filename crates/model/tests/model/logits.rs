@@ -1,6 +1,6 @@
 //! A loaded model means what transformers says it means.
 
-use flashjob::model::Model;
+use flashjob_model::Model;
 
 use super::{golden, plain_decoder};
 

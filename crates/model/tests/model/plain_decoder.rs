@@ -1,7 +1,7 @@
 //! The decoder in its plainest form, in double precision and without a cache: whatever the engine does for speed, a
 //! loaded model must mean this.
 
-use flashjob::model::{Activation, Dtype, LayerTensor, Model, RopeConfig, Shard, TensorName, Validation};
+use flashjob_model::{Activation, Dtype, LayerTensor, Model, RopeConfig, Shard, TensorName, Validation};
 
 /// A matrix or vector, `[rows, columns]`.
 struct Matrix {

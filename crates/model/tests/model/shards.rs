@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use candle_core::{DType, Tensor};
-use flashjob::model::{
+use flashjob_model::{
     Dtype, Error, Files, LayerTensor, Lent, Model, ReadAt, Shard, ShardShape, SystemFiles, TensorName, Validation,
 };
 

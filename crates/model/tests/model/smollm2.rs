@@ -1,14 +1,13 @@
 //! Real weights and a real vocabulary: SmolLM2-135M-Instruct as a quantised GGUF file.
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use flashjob::model::Dtype;
+use flashjob_model::Dtype;
+use flashjob_test_models::smollm2::file;
 use serde::Deserialize;
 
 use super::altered::Checkpoint;
 use super::{golden, plain_decoder};
-use crate::support::process::skip;
 
 /// What `scripts/golden_smollm2.py` had llama.cpp and transformers say.
 #[derive(Deserialize)]
@@ -28,17 +27,6 @@ static EXPECTED: LazyLock<Expected> = LazyLock::new(|| {
     let json = std::fs::read(golden::directory("smollm2.json")).unwrap();
     serde_json::from_slice(&json).unwrap()
 });
-
-/// The file where `scripts/smollm2` keeps it; `None` where it was not fetched.
-pub fn file() -> Option<PathBuf> {
-    let tools = std::env::var_os("FLASHJOB_TOOLS").map(PathBuf::from);
-    let tools = tools.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/flashjob")))?;
-    let path = Some(tools.join("weights/SmolLM2-135M-Instruct.Q4_1.gguf")).filter(|path| path.exists());
-    if path.is_none() {
-        skip("SmolLM2's weights are not here (scripts/smollm2 fetches them)");
-    }
-    path
-}
 
 fn model() -> Option<&'static Checkpoint> {
     static MODEL: LazyLock<Option<Checkpoint>> = LazyLock::new(|| {

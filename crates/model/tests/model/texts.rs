@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flashjob::model::{ChatTemplate, Texts, Tokenizer};
+use flashjob_model::{ChatTemplate, Texts, Tokenizer};
 use md5::{Digest, Md5};
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Texts become the ids that the original tokenizers give, and ids become texts again.
 
-use flashjob::model::Tokenizer;
+use flashjob_model::Tokenizer;
 use serde::Deserialize;
 
 use super::altered::Checkpoint;

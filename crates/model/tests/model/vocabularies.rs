@@ -1,6 +1,6 @@
 //! llama.cpp's own suite: the vocabularies of real models, texts, and the ids that they have there.
 
-use flashjob::model::Tokenizer;
+use flashjob_model::Tokenizer;
 
 use crate::support::real_files::real_files;
 

@@ -44,7 +44,7 @@ impl Shared {
 /// Fills one block.
 async fn fill(
     ending: &Ending,
-    object: &crate::bucket::Object,
+    object: &flashjob_bucket::Object,
     range: std::ops::Range<u64>,
     mut writer: Writer,
 ) -> Result<(), Fault> {

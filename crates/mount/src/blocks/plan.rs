@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
 use super::ready::Ready;
-use crate::mount::tree::Inode;
+use crate::tree::Inode;
 
 /// Blocks in the order in which they will be read, each once.
 #[derive(Debug, Default)]

@@ -16,8 +16,8 @@ use super::pace::Pace;
 use super::plan::Plan;
 use super::ready::Ready;
 use super::streams::{Shape, Streams};
-use crate::bucket::Object;
-use crate::mount::tree::Inode;
+use crate::tree::Inode;
+use flashjob_bucket::Object;
 
 /// Blocks that are kept although their readers have had all of them: somebody may be a little behind.
 const KEPT_CONSUMED: usize = 4;

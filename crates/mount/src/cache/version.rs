@@ -8,7 +8,7 @@ use std::ops::Range;
 use crc32fast::Hasher;
 use md5::{Digest, Md5};
 
-use crate::bucket::Object;
+use flashjob_bucket::Object;
 
 /// Ends the name of the file that holds an object's bytes, at their places.
 pub(super) const DATA: &str = "data";

@@ -4,19 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
-use flashjob::config::MountMode;
-use flashjob::mount::{Error, Mounted, mount_source};
+use flashjob_config::MountMode;
+use flashjob_mount::{Error, Mounted, mount_source};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::mount::scripted_source::{Behaviour, ScriptedSource, content, object};
 use crate::mount::{config, input, wait};
 
-fn copy(
-    folder: &TempDir,
-    objects: &[flashjob::bucket::Object],
-    source: &Arc<ScriptedSource>,
-) -> Result<Mounted, Error> {
+fn copy(folder: &TempDir, objects: &[flashjob_bucket::Object], source: &Arc<ScriptedSource>) -> Result<Mounted, Error> {
     let never = CancellationToken::new();
     wait(mount_source(&input(&folder.path().join("models")), &config(MountMode::Copy), objects, source.clone(), &never))
 }
@@ -85,10 +81,10 @@ fn a_link_in_the_place_of_the_working_folder_is_not_followed() {
         }
         let target = if link.ends_with("README") { "theirs/README" } else { "theirs" };
         symlink(folder.path().join(target), models.join(link)).unwrap();
-        let before = super::everything_in(&folder.path().join("theirs"));
+        let before = crate::support::folders::everything_in(&folder.path().join("theirs"));
         let (source, objects) = ScriptedSource::new([("a", content(1, 100))]);
         copy(&folder, &objects, &Arc::new(source)).unwrap();
-        assert_eq!(super::everything_in(&folder.path().join("theirs")), before, "{link}");
+        assert_eq!(crate::support::folders::everything_in(&folder.path().join("theirs")), before, "{link}");
         assert_eq!(fs::read(models.join("a")).unwrap(), content(1, 100));
     }
 }

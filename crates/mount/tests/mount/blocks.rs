@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flashjob::mount::blocks::{BlockMap, Limits};
-use flashjob::mount::filesystem::FileSystem;
-use flashjob::mount::tree::{Inode, Tree};
-use flashjob::mount::{Fault, FaultKind};
+use flashjob_mount::blocks::{BlockMap, Limits};
+use flashjob_mount::filesystem::FileSystem;
+use flashjob_mount::tree::{Inode, Tree};
+use flashjob_mount::{Fault, FaultKind};
 use tokio::runtime::Runtime;
 
 use super::scripted_source::{Behaviour, ScriptedSource, content};

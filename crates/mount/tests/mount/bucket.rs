@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use flashjob::config::{InputStorage, MountConfig, MountMode, Par};
-use flashjob::event::Events;
-use flashjob::mount::{Error, Method, Mounted, mount};
+use flashjob_config::{InputStorage, MountConfig, MountMode, Par};
+use flashjob_event::Events;
+use flashjob_mount::{Error, Method, Mounted, mount};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use flashjob::bucket::Object;
-use flashjob::mount::FaultKind;
-use flashjob::mount::blocks::{BlockMap, Limits};
-use flashjob::mount::cache::DiskCache;
-use flashjob::mount::filesystem::FileSystem;
-use flashjob::mount::tree::Tree;
+use flashjob_bucket::Object;
+use flashjob_mount::FaultKind;
+use flashjob_mount::blocks::{BlockMap, Limits};
+use flashjob_mount::cache::DiskCache;
+use flashjob_mount::filesystem::FileSystem;
+use flashjob_mount::tree::Tree;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use tempfile::TempDir;

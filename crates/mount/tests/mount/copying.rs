@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::bucket::Object;
-use flashjob::config::{InputStorage, MountMode};
-use flashjob::event::Events;
-use flashjob::mount::{Error, FaultKind, Method, Mounted, mount, mount_source};
+use flashjob_bucket::Object;
+use flashjob_config::{InputStorage, MountMode};
+use flashjob_event::Events;
+use flashjob_mount::{Error, FaultKind, Method, Mounted, mount, mount_source};
 use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::config::MountMode;
-use flashjob::mount::{Error, Method, Mounted, mount_source, preflight};
+use flashjob_config::MountMode;
+use flashjob_mount::{Error, Method, Mounted, mount_source, preflight};
 use tokio_util::sync::CancellationToken;
 
 use super::scripted_source::{Behaviour, ScriptedSource, content};

@@ -9,15 +9,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use flashjob::config::MountMode;
-use flashjob::mount::{Error, FaultKind, Mounted};
+use flashjob_config::MountMode;
+use flashjob_mount::{Error, FaultKind, Mounted};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bucket::{input_of, mount_as, serve};
 use super::scripted_source::content;
 use super::{caching, ending, mounts_at, passthrough};
-use crate::job::{job_without_model, tiny_model};
 use crate::support::bucket_server::BucketServer;
 use crate::support::process::{Process, installed, skip};
 
@@ -192,7 +191,7 @@ fn what_the_server_does() {
 /// The table's other half: what befalls the server, the disk and the processes themselves.
 #[test]
 fn what_befalls_everybody_else() {
-    let rows: [(&str, fn()); 15] = [
+    let rows: [(&str, fn()); 14] = [
         ("the name does not resolve", a_name_that_does_not_resolve),
         ("the object is replaced", an_object_that_is_replaced),
         ("the object is deleted", an_object_that_is_deleted),
@@ -207,7 +206,6 @@ fn what_befalls_everybody_else() {
             passthrough::after_sigkill_what_was_written_is_used_and_no_more_than_that,
         ),
         ("SIGKILL, then a start over the stale mount", ending::after_sigkill_the_next_start_clears_the_mount),
-        ("SIGTERM during a read", sigterm_during_a_read),
         ("the reader is killed in mid-read", a_reader_that_is_killed),
         ("64 readers that map a file", sixty_four_readers_that_map_a_file),
         ("unmount while busy", ending::a_busy_mount_is_detached_and_its_readers_end),
@@ -282,28 +280,6 @@ fn a_server_that_restarts() {
     assert!(reader.join().unwrap().unwrap() == bytes);
     assert_eq!(mounted.health(), None);
     mounted.unmount().unwrap();
-}
-
-fn sigterm_during_a_read() {
-    let folder = TempDir::new().unwrap();
-    let model = folder.path().join("llama");
-    fs::create_dir(&model).unwrap();
-    for file in fs::read_dir(tiny_model()).unwrap().map(|file| file.unwrap()) {
-        fs::copy(file.path(), model.join(file.file_name())).unwrap();
-    }
-    let server = BucketServer::start(folder.path());
-    server.fault(json!({"kind": "stall", "after_bytes": 10, "operation": "get", "name_contains": "safetensors"}));
-    let results = TempDir::new().unwrap();
-    let location = results.path().join("models");
-    let job = job_without_model(&results)
-        .args(["--model=llama", "--par", server.url(), "--mount-location", &location.display().to_string()])
-        .start();
-    while !server.requests()["requests"].to_string().contains("safetensors") {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    job.signal(libc::SIGTERM);
-    job.wait().expect_code(143);
-    assert_eq!(mounts_at(&location), 0);
 }
 
 fn a_reader_that_is_killed() {

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flashjob::mount::FaultKind;
-use flashjob::mount::tree::Tree;
+use flashjob_mount::FaultKind;
+use flashjob_mount::tree::Tree;
 use md5::{Digest, Md5};
 
 use super::mount_fuse;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::bucket::Object;
-use flashjob::config::{InputStorage, MountConfig, MountMode};
-use flashjob::mount::cache::{DiskCache, PIECE_BYTES};
-use flashjob::mount::{Error, Mounted, mount_source};
+use flashjob_bucket::Object;
+use flashjob_config::{InputStorage, MountConfig, MountMode};
+use flashjob_mount::cache::{DiskCache, PIECE_BYTES};
+use flashjob_mount::{Error, Mounted, mount_source};
 use md5::{Digest as _, Md5};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -395,7 +395,7 @@ fn the_cache_alone_has_no_whole_file_before_all_of_it_was_read() {
     let stage = Stage::new();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cache = DiskCache::open(stage.cache.path(), None, PIECE_BYTES, stage.source.clone()).unwrap();
-    use flashjob::mount::source::BlockSource as _;
+    use flashjob_mount::source::BlockSource as _;
     let read = |range: std::ops::Range<usize>| {
         let mut read = Vec::new();
         let (object, sink) = (&stage.objects[0], &mut |piece: &[u8]| read.extend_from_slice(piece));

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use flashjob::mount::FaultKind;
-use flashjob::mount::blocks::{BlockMap, Limits};
-use flashjob::mount::cache::DiskCache;
-use flashjob::mount::filesystem::FileSystem;
-use flashjob::mount::source::BlockSource;
-use flashjob::mount::tree::{Inode, Tree};
+use flashjob_mount::FaultKind;
+use flashjob_mount::blocks::{BlockMap, Limits};
+use flashjob_mount::cache::DiskCache;
+use flashjob_mount::filesystem::FileSystem;
+use flashjob_mount::source::BlockSource;
+use flashjob_mount::tree::{Inode, Tree};
 use proptest::prelude::*;
 use rustix::io::Errno;
 

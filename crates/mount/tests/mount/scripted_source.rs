@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use flashjob::bucket::Object;
-use flashjob::mount::source::{BlockSource, Reading};
-use flashjob::mount::{Fault, FaultKind};
+use flashjob_bucket::Object;
+use flashjob_mount::source::{BlockSource, Reading};
+use flashjob_mount::{Fault, FaultKind};
 use tokio::sync::Semaphore;
 
 /// What one read does.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::Sample;
-use crate::gpus::GpuSample;
+use flashjob_host::gpus::GpuSample;
 
 const MEGABYTE: f64 = 1e6;
 

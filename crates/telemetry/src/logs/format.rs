@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Redaction, escape_controls};
+use flashjob_config::{Redaction, escape_controls};
 
 /// RFC 3339 with milliseconds.
 const TIMESTAMP: EncodedConfig =

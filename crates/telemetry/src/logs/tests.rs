@@ -9,11 +9,10 @@ use tracing::{debug, info, warn};
 
 use super::*;
 
-pub(in crate::telemetry) const OPTIONS: Options =
-    Options { format: LogFormat::Json, filter: None, copy: None, secrets: &[] };
+pub(crate) const OPTIONS: Options = Options { format: LogFormat::Json, filter: None, copy: None, secrets: &[] };
 
 /// Runs `act` with logging as `options` say, and returns what was shown.
-pub(in crate::telemetry) fn shown(options: &Options, act: impl FnOnce()) -> String {
+pub(crate) fn shown(options: &Options, act: impl FnOnce()) -> String {
     let stream = Arc::new(Mutex::new(Vec::new()));
     let writer: Arc<Mutex<dyn Write + Send>> = stream.clone();
     let dispatch = dispatch(options, false, Screen::stream(writer)).unwrap();

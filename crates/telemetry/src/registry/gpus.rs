@@ -8,7 +8,7 @@ use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::family::{Family, counter, gauge, labelled, measured};
 use super::registrar::Registrar;
-use crate::gpus::{GpuSample, THROTTLE_REASONS};
+use flashjob_host::gpus::{GpuSample, THROTTLE_REASONS};
 
 #[rustfmt::skip]
 const FAMILIES: [Family<GpuSample>; 9] = [

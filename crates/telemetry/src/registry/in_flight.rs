@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::serving::Region;
-use crate::event::RequestId;
+use flashjob_event::RequestId;
 
 /// A power of two: requests are numbered from zero, so the low bits spread them evenly.
 const SHARDS: usize = 16;

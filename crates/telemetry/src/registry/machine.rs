@@ -9,7 +9,7 @@ use prometheus::proto::MetricFamily;
 
 use super::family::{Family, counter, gauge};
 use super::registrar::Registrar;
-use crate::telemetry::host::Sample;
+use crate::host::Sample;
 
 #[rustfmt::skip]
 const FAMILIES: [Family<Sample>; 23] = [

@@ -7,7 +7,7 @@ use prometheus::IntCounter;
 
 use super::registrar::Registrar;
 use super::seconds;
-use crate::event::Phase;
+use flashjob_event::Phase;
 
 /// Several Prometheus servers that scrape each second, and a kubelet's probes, are fewer. An answer costs about as much as a
 /// ten-thousandth of a second of one processor.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::registrar::Registrar;
-use crate::event::Phase;
+use flashjob_event::Phase;
 
 /// The phases so far.
 pub(super) struct Phases {

@@ -3,9 +3,9 @@
 use prometheus::{Histogram, IntCounter, exponential_buckets};
 
 use super::registrar::Registrar;
-use crate::event::FinishReason;
+use flashjob_event::FinishReason;
 
-/// Which counts a fact belongs to. Only what happens in [`crate::event::Phase::Measure`] is measured.
+/// Which counts a fact belongs to. Only what happens in [`flashjob_event::Phase::Measure`] is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Region {
     WarmUp,

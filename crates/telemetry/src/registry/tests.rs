@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::FinishReason;
+use flashjob_event::FinishReason;
 
 /// The value of the one sample whose name and labels read `series`.
 fn value(text: &str, series: &str) -> f64 {

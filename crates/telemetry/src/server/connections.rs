@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Watched};
-use crate::telemetry::Registry;
+use crate::Registry;
 
 const MOST_PLACES: usize = 64;
 const HEADER_BYTES: usize = 16 * 1024;

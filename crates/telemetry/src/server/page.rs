@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::telemetry::Registry;
+use crate::Registry;
 
 /// Scrapes within this time share one text: rendering takes processor time that the measurement would have had.
 const VALID: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Fact, Observer};
+    use flashjob_event::{Event, Fact, Observer};
 
     #[test]
     fn a_text_is_shared_until_it_is_forgotten() {

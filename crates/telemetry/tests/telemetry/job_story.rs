@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::event::{Events, Fact, FinishReason, Phase, RequestId};
-use flashjob::telemetry::Registry;
+use flashjob_event::{Events, Fact, FinishReason, Phase, RequestId};
+use flashjob_telemetry::Registry;
 
 /// A registry and the sending end that feeds it.
 pub struct Story {

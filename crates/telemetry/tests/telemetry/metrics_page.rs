@@ -1,12 +1,11 @@
 //! `docs/METRICS.md` lists every metric as it is. `BLESS=1` rewrites its table.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use flashjob::cgroup::Cgroup;
-use flashjob::gpus::GpuSample;
-use flashjob::telemetry::Registry;
-use flashjob::telemetry::host::Sample;
+use flashjob_host::cgroup::Cgroup;
+use flashjob_host::gpus::GpuSample;
+use flashjob_telemetry::Registry;
+use flashjob_telemetry::host::Sample;
 
 const BEGIN: &str = "<!-- metrics: written by tests/telemetry/metrics_page.rs -->\n";
 const END: &str = "<!-- end of metrics -->\n";
@@ -105,7 +104,7 @@ fn table() -> String {
 
 #[test]
 fn the_page_lists_every_metric() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let path = crate::support::project().join("docs/METRICS.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).expect("the page has the line where its table begins");
     let (found, after) = rest.split_once(END).expect("the page has the line where its table ends");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use flashjob::event::{Fact, Phase, RequestId};
-use flashjob::gpus::Gpus;
-use flashjob::telemetry::host::Sample;
+use flashjob_event::{Fact, Phase, RequestId};
+use flashjob_host::gpus::Gpus;
+use flashjob_telemetry::host::Sample;
 
 use super::job_story::Story;
 use crate::support::process::{Process, installed};

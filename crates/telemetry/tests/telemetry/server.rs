@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flashjob::event::Phase;
-use flashjob::telemetry::{LingerEnd, Server};
+use flashjob_event::Phase;
+use flashjob_telemetry::{LingerEnd, Server};
 use reqwest::{Client, Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 

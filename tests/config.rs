@@ -1,0 +1,3 @@
+//! Configuration through the built binary.
+
+mod binary;

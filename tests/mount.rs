@@ -1,0 +1,4 @@
+//! Mounts through the built binary.
+
+mod ladder;
+mod signals;
