@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use self::format::{Json, Text};
+use self::format::{Json, MODULE, PACKAGE, Text};
 use self::sink::{FileCopy, Screen};
 use flashjob_config::{LogFormat, Redaction, Secret, redact};
 
@@ -96,6 +96,14 @@ pub fn init(options: &Options) -> Result<Logs, Error> {
     Ok(Logs { screen, terminal })
 }
 
+/// A filter that means packages where it names modules: `flashjob::mount=debug` is meant for `flashjob_mount`, too. What it adds
+/// stands at the end, so that the first mistake is still the first one.
+fn with_packages(filter: &str) -> String {
+    let directives = filter.split(',').map(str::trim).filter(|directive| !directive.contains('['));
+    let packages = directives.filter_map(|directive| directive.strip_prefix(MODULE));
+    packages.fold(filter.to_owned(), |filter, rest| format!("{filter},{PACKAGE}{rest}"))
+}
+
 /// Builds the subscriber without making it the process's own, for tests and for [`init`].
 fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatch, Error> {
     let text = match options.format {
@@ -105,7 +113,7 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     };
     let filter = options.filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::builder()
-        .parse(filter)
+        .parse(with_packages(filter))
         .map_err(|reason| Error::Filter { filter: redact(filter), reason: redact(&reason.to_string()) })?;
     let redaction = Arc::new(Redaction::new(options.secrets));
     let copy = options.copy.map(File::try_clone).transpose().map_err(Error::Copy)?;

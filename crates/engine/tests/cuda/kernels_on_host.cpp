@@ -1,4 +1,4 @@
-// The kernels of src/engine/cuda/kernels.cu on the host, against double precision, on random shapes and odd ones.
+// The kernels of crates/engine/src/cuda/kernels.cu on the host, against double precision, on random shapes and odd ones.
 //
 // Prints the largest error of each kernel, in units of what rounding to its type allows, and fails above 1.
 
@@ -66,7 +66,7 @@ template <typename T> double mean_square(const T *x, size_t count, double (*wide
     return sum / count;
 }
 
-// As src/engine/cuda/kernels.rs has them.
+// As crates/engine/src/cuda/kernels.rs has them.
 uint32_t row_threads(uint32_t entries) {
     const uint32_t packs = entries % PACK == 0 ? entries / PACK : entries;
     return std::min((packs + 31) / 32 * 32, 1024u);

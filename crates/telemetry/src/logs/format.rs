@@ -18,6 +18,11 @@ use tracing_subscriber::registry::LookupSpan;
 
 use flashjob_config::{Redaction, escape_controls};
 
+/// Beginning of the target of a line that a package other than `flashjob` says.
+pub(super) const PACKAGE: &str = "flashjob_";
+/// The same in lines and filters.
+pub(super) const MODULE: &str = "flashjob::";
+
 /// RFC 3339 with milliseconds.
 const TIMESTAMP: EncodedConfig =
     Config::DEFAULT.set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZero::new(3) }).encode();
@@ -109,7 +114,8 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let line = Line::of(event, &self.redaction);
-        let target = line.target.strip_prefix("flashjob::").unwrap_or(&line.target);
+        let target = name(&line.target);
+        let target = target.strip_prefix("flashjob::").unwrap_or(&target);
         write!(out, "{} {:>5} {target}: ", timestamp(), event.metadata().level().as_str())?;
         out.write_str(&escape_controls(&line.message))?;
         for (name, value) in &line.fields {
@@ -137,7 +143,7 @@ where
         let mut object = Map::new();
         object.insert("timestamp".to_owned(), timestamp().into());
         object.insert("level".to_owned(), event.metadata().level().as_str().to_lowercase().into());
-        object.insert("target".to_owned(), line.target.into());
+        object.insert("target".to_owned(), name(&line.target).into());
         object.insert("message".to_owned(), line.message.into());
         for (name, value) in line.fields {
             let mut key = name.to_owned();
@@ -147,6 +153,14 @@ where
             object.insert(key, value);
         }
         writeln!(out, "{}", Value::Object(object))
+    }
+}
+
+/// A target as readers of the log know it: packages are modules of one program there, `flashjob::mount` for `flashjob_mount`.
+fn name(target: &str) -> Cow<'_, str> {
+    match target.strip_prefix(PACKAGE) {
+        Some(module) => format!("{MODULE}{module}").into(),
+        None => target.into(),
     }
 }
 

@@ -96,6 +96,24 @@ fn other_crates_are_heard_when_they_warn() {
 }
 
 #[test]
+fn packages_are_modules_of_one_program() {
+    let say = || {
+        debug!(target: "flashjob_mount::fuse", "detail");
+        info!(target: "flashjob_mlflow::sender", "fact");
+    };
+    let json = |filter| {
+        let lines = shown(&Options { filter, ..OPTIONS }, say);
+        let targets = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["target"].clone());
+        targets.collect::<Vec<_>>()
+    };
+    assert_eq!(json(None), ["flashjob::mlflow::sender"]);
+    assert_eq!(json(Some("error,flashjob::mount=debug")), ["flashjob::mount::fuse"]);
+    assert_eq!(json(Some("debug, flashjob::mount::fuse=off")), ["flashjob::mlflow::sender"]);
+    let lines = shown(&text(None), say);
+    assert!(lines.ends_with(" INFO mlflow::sender: fact\n"), "{lines}");
+}
+
+#[test]
 fn records_of_the_log_crate_say_where_they_come_from() {
     // The shape in which `tracing-log` hands them over.
     let lines = shown(&Options { filter: Some("info"), ..OPTIONS }, || {

@@ -7,7 +7,7 @@ use flashjob_host::gpus::GpuSample;
 use flashjob_telemetry::Registry;
 use flashjob_telemetry::host::Sample;
 
-const BEGIN: &str = "<!-- metrics: written by tests/telemetry/metrics_page.rs -->\n";
+const BEGIN: &str = "<!-- metrics: written by crates/telemetry/tests/telemetry/metrics_page.rs -->\n";
 const END: &str = "<!-- end of metrics -->\n";
 
 /// A sample in which nothing is missing, so that every family shows.
