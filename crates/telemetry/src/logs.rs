@@ -99,7 +99,7 @@ pub fn init(options: &Options) -> Result<Logs, Error> {
 /// A filter that means packages where it names modules: `flashjob::mount=debug` is meant for `flashjob_mount`, too. What it adds
 /// stands at the end, so that the first mistake is still the first one.
 fn with_packages(filter: &str) -> String {
-    let directives = filter.split(',').map(str::trim).filter(|directive| !directive.contains('['));
+    let directives = filter.split(',').filter(|directive| !directive.contains('['));
     let packages = directives.filter_map(|directive| directive.strip_prefix(MODULE));
     packages.fold(filter.to_owned(), |filter, rest| format!("{filter},{PACKAGE}{rest}"))
 }

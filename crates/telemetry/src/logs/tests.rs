@@ -108,7 +108,7 @@ fn packages_are_modules_of_one_program() {
     };
     assert_eq!(json(None), ["flashjob::mlflow::sender"]);
     assert_eq!(json(Some("error,flashjob::mount=debug")), ["flashjob::mount::fuse"]);
-    assert_eq!(json(Some("debug, flashjob::mount::fuse=off")), ["flashjob::mlflow::sender"]);
+    assert_eq!(json(Some("debug,flashjob::mount::fuse=off")), ["flashjob::mlflow::sender"]);
     let lines = shown(&text(None), say);
     assert!(lines.ends_with(" INFO mlflow::sender: fact\n"), "{lines}");
 }
