@@ -48,6 +48,12 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
                 walk(&body, &inner, found);
                 at += 3;
             }
+            // Also behind `::`, where it is still a crate's name.
+            TokenTree::Ident(ident) if names_a_crate(tokens, at) && ident.to_string().starts_with("flashjob_") => {
+                let package = ident.to_string()["flashjob_".len()..].to_owned();
+                found.push(Import { line: ident.span().start().line, target: Target::Package(package) });
+                at += 1;
+            }
             TokenTree::Ident(ident) if !inside_path => {
                 let line = ident.span().start().line;
                 let mut hidden = |how| found.push(Import { line, target: Target::Hidden(how) });
@@ -67,9 +73,6 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
                             }
                         }
                         continue;
-                    }
-                    name if names_a_crate(tokens, at) && name.starts_with("flashjob_") => {
-                        found.push(Import { line, target: Target::Package(name["flashjob_".len()..].to_owned()) });
                     }
                     "super" | "self" if is_separator(tokens, at + 1) || is_word(&tokens[at], "super") => {
                         at = follow(tokens, at, module.to_vec(), found);

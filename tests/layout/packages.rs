@@ -75,6 +75,7 @@ fn manifest(folder: &str) -> String {
 
 #[test]
 fn each_dependency_is_used() {
+    let mut found = Vec::new();
     for folder in folders().iter().map(String::as_str).chain(["", "fuzz/"]) {
         let texts = |names: &[&str]| -> Vec<String> {
             names.iter().flat_map(|name| sources(&format!("{folder}{name}")).into_values()).collect()
@@ -84,9 +85,10 @@ fn each_dependency_is_used() {
         fn borrowed(texts: &[String]) -> Vec<&str> {
             texts.iter().map(String::as_str).collect()
         }
-        let found = unused(&manifest(folder), &borrowed(&code), &borrowed(&tests), &[&build]);
-        assert!(found.is_empty(), "{folder}Cargo.toml declares what nothing there uses: {found:?}");
+        let unused = unused(&manifest(folder), &borrowed(&code), &borrowed(&tests), &[&build]);
+        found.extend(unused.into_iter().map(|(section, name)| format!("{folder}Cargo.toml, {section}: {name}")));
     }
+    assert!(found.is_empty(), "declared, and used by nothing there:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -16,6 +16,5 @@ pub mod workplace;
 
 /// The folder of the whole project, which has `scripts`, `docs` and the fixtures.
 pub fn project() -> &'static Path {
-    let parents = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    parents.skip(2).next().expect("this package lies two folders below")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this package lies two folders below")
 }
