@@ -98,7 +98,7 @@ fn of_all_packages(names: &[&str]) -> BTreeMap<String, String> {
     paths.flat_map(|path| sources(&path)).collect()
 }
 
-/// Which rooms a file may import, and the module that it is: `None` for files that are no room's.
+/// The module that a file is, and the rooms that it may import: `None` for files that are no room's.
 fn rights(path: &str) -> Option<(Vec<String>, Vec<&'static str>)> {
     for (program, allowed) in PROGRAMS {
         if path.starts_with(program) {

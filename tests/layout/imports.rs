@@ -160,7 +160,7 @@ pub fn crates(source: &str) -> BTreeSet<String> {
     found
 }
 
-/// Whether what stands at `at` may be a crate's name: `name::` or `name as`.
+/// True where the token at `at` may be a crate's name: `name::` or `name as`.
 fn names_a_crate(tokens: &[TokenTree], at: usize) -> bool {
     is_separator(tokens, at + 1) || tokens.get(at + 1).is_some_and(|next| is_word(next, "as"))
 }

@@ -129,7 +129,7 @@ impl Server {
     /// Starts one with the program's arguments.
     ///
     /// # Errors
-    /// What the program would say and fail with.
+    /// The sentence that the program would fail with.
     pub fn start<A: Into<OsString>>(arguments: impl IntoIterator<Item = A>) -> Result<Self, String> {
         let words = std::iter::once("development-bucket".into()).chain(arguments.into_iter().map(Into::into));
         let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
@@ -151,7 +151,7 @@ impl Server {
         Ok(Self { announcement, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// What the program prints once it listens: `{"address", "admin", "pars": [{"url", …}]}`.
+    /// The line that the program prints once it listens: `{"address", "admin", "pars": [{"url", …}]}`.
     pub fn announcement(&self) -> &Value {
         &self.announcement
     }

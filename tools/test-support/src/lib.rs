@@ -1,4 +1,4 @@
-//! What the tests of several packages need: servers started once, temporary folders, programs run from outside.
+//! Support for the tests of several packages: servers started once, temporary folders, programs run from outside.
 
 use std::path::Path;
 

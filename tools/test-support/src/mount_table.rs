@@ -1,8 +1,8 @@
-//! What is mounted, as the kernel lists it.
+//! The kernel's list of mounts.
 
 use std::path::Path;
 
-/// What `/proc/mounts` has at `location`.
+/// The number of mounts at `location`.
 pub fn mounts_at(location: &Path) -> usize {
     let table = std::fs::read_to_string("/proc/mounts").unwrap();
     let location = location.to_str().unwrap();
