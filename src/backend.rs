@@ -14,10 +14,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{JobConfig, Sampling};
-use crate::engine::{End, Rendezvous};
-use crate::event::{Events, FinishReason, RequestId};
-use crate::model::{Files, SharedTexts, TextService};
+use flashjob_config::{JobConfig, Sampling};
+use flashjob_engine::{End, Rendezvous};
+use flashjob_event::{Events, FinishReason, RequestId};
+use flashjob_model::{Files, SharedTexts, TextService};
 
 pub use candle::Follower;
 pub use presence::{Found, Interpreter, check};

@@ -37,7 +37,7 @@ pub use token_clock::TokenClock;
 pub use workload::{Prompts, prepare};
 
 use crate::backend::{self, Backend, Completion, Request};
-use crate::event::{Events, Fact, Phase};
+use flashjob_event::{Events, Fact, Phase};
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]

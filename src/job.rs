@@ -35,8 +35,9 @@ pub use exit::Exit;
 use mount_process::Started;
 use supervisor::Remains;
 
-use crate::config::{self, Command, JobConfig, MountMode, Stop};
-use crate::{model, mount};
+use flashjob_config::{self as config, Command, JobConfig, MountMode, Stop};
+use flashjob_model as model;
+use flashjob_mount as mount;
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {

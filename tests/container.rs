@@ -147,6 +147,13 @@ fn bucket_and_results() -> (TempDir, BucketServer, TempDir) {
     (folder, server, results)
 }
 
+/// The built development bucket, beside `flashjob`: its own package's tests have it built.
+fn development_bucket() -> String {
+    let path = Path::new(env!("CARGO_BIN_EXE_flashjob")).with_file_name("development-bucket");
+    assert!(path.exists(), "there is no {}: run these tests with --workspace", path.display());
+    path.display().to_string()
+}
+
 fn result(results: &TempDir) -> Value {
     serde_json::from_slice(&std::fs::read(results.path().join("result.json")).unwrap()).unwrap()
 }
@@ -372,7 +379,7 @@ fn the_image_holds_one_file() {
 #[test]
 fn the_development_bucket_of_the_compose_file_feeds_a_job() {
     let Some(docker) = docker() else { return };
-    assert!(docker.build("development", "flashjob:development-test", env!("CARGO_BIN_EXE_development-bucket")));
+    assert!(docker.build("development", "flashjob:development-test", &development_bucket()));
     let objects = format!("{}/tests/golden:/objects:ro", env!("CARGO_MANIFEST_DIR"));
     let (name, address) = (format!("bucket-test-{}", std::process::id()), format!("127.0.0.1:{}", free_port()));
     let bucket = ["run", "--detach", "--network=host", "--name", &name, "--volume", &objects];

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use flashjob::{bucket, config, model};
+use flashjob_bucket as bucket;
+use flashjob_config as config;
+use flashjob_model as model;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 
 /// A tiny model directory that is whole: weights, configuration, tokenizer.

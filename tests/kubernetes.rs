@@ -3,14 +3,14 @@
 mod dashboard;
 mod overlays;
 mod play;
-pub mod semantics;
+mod semantics;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::deploy::yaml;
+use crate::support::manifests::yaml;
 use crate::support::process::skip;
 
 fn folder() -> PathBuf {

@@ -1,9 +1,10 @@
-//! The shape of the house: which room may import which, and the manners of its files.
+//! The shape of the house: the packages and their dependencies, the imports of the entrypoint's rooms, and the manners of files.
 //!
 //! The table here is the rule; `ARCHITECTURE.md` explains it to people.
 
 mod documentation;
 mod imports;
+mod packages;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,38 +13,26 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 
 use imports::{Import, Target, imports};
+use packages::folders;
 
-/// Each room and the rooms that it may import. `job` alone sees all.
-const ROOMS: [(&str, &[&str]); 17] = [
-    ("cgroup", &[]),
-    ("gpus", &[]),
-    ("config", &[]),
-    ("deploy", &["config"]),
-    ("event", &[]),
-    ("kernels", &[]),
-    ("retry_after", &[]),
-    ("bucket", &["config", "event", "retry_after"]),
-    ("mount", &["bucket", "cgroup", "config", "event"]),
-    ("model", &["config", "event"]),
-    ("engine", &["model", "kernels", "cgroup", "config", "event"]),
-    ("backend", &["engine", "model", "config", "event"]),
+/// Each room of the entrypoint, the package `flashjob`, and the rooms and packages that it may import: `flashjob_NAME` stands
+/// there as `NAME`. `job` alone sees all. Of packages their manifests say what they may import.
+const ROOMS: [(&str, &[&str]); 4] = [
+    ("backend", &["config", "engine", "event", "model"]),
     ("bench", &["backend", "config", "event", "model"]),
     ("report", &["backend", "bench", "config", "event"]),
-    ("mlflow", &["config", "retry_after"]),
-    ("telemetry", &["cgroup", "config", "event", "gpus"]),
     (
         "job",
         &[
             "backend",
             "bench",
             "bucket",
-            "cgroup",
             "config",
+            "cpu",
             "deploy",
             "engine",
             "event",
-            "gpus",
-            "kernels",
+            "host",
             "mlflow",
             "model",
             "mount",
@@ -53,25 +42,25 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ),
 ];
 
-/// What the programs may import of the library.
-const PROGRAMS: [(&str, &[&str]); 2] = [("src/main.rs", &["job"]), ("src/bin/development_bucket/", &["config"])];
+/// Modules of the library that the program may import.
+const PROGRAMS: [(&str, &[&str]); 1] = [("src/main.rs", &["job"])];
 
 /// The only files, or folders where the name ends in `/`, that may hold `unsafe`, each with a reason that no safe crate
 /// covers.
 const UNSAFE_FILES: [(&str, &str); 13] = [
-    ("src/engine/cuda.rs", "a device whose work is on one stream"),
-    ("src/engine/cuda/", "launches, and copies between a host and a GPU"),
-    ("src/engine/communicator/nccl.rs", "calls of NCCL"),
-    ("src/kernels/", "vector instructions, and buffers that tasks share in disjoint parts"),
-    ("src/mount/blocks/buffer.rs", "blocks that are read while they are filled"),
-    ("tests/support/allocations.rs", "an allocator that counts"),
-    ("src/model/texts_process/confinement.rs", "descriptors that the process was started with"),
+    ("crates/engine/src/cuda.rs", "a device whose work is on one stream"),
+    ("crates/engine/src/cuda/", "launches, and copies between a host and a GPU"),
+    ("crates/engine/src/communicator/nccl.rs", "calls of NCCL"),
+    ("crates/cpu/src/", "vector instructions, and buffers that tasks share in disjoint parts"),
+    ("crates/mount/src/blocks/buffer.rs", "blocks that are read while they are filled"),
+    ("crates/engine/tests/allocations.rs", "an allocator that counts"),
+    ("crates/model/src/texts_process/confinement.rs", "descriptors that the process was started with"),
     ("src/job/supervisor.rs", "fork, while there is one thread"),
-    ("src/mount/kernel.rs", "an ioctl that fuser does not offer"),
-    ("src/mount/passthrough.rs", "numbers of backing files that another process registered"),
-    ("src/mount/descriptor.rs", "a descriptor that the process was started with"),
-    ("src/mount/namespace.rs", "unshare, for which rustix has no safe call"),
-    ("tests/support/process.rs", "prctl in a child before exec, kill"),
+    ("crates/mount/src/kernel.rs", "an ioctl that fuser does not offer"),
+    ("crates/mount/src/passthrough.rs", "numbers of backing files that another process registered"),
+    ("crates/mount/src/descriptor.rs", "a descriptor that the process was started with"),
+    ("crates/mount/src/namespace.rs", "unshare, for which rustix has no safe call"),
+    ("tools/test-support/src/process.rs", "prctl in a child before exec, kill"),
 ];
 
 const MEANINGLESS_NAMES: [&str; 8] = ["util", "utils", "helper", "helpers", "common", "manager", "misc", "shared"];
@@ -82,7 +71,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file under `directory`: its path from the project's root, and its text.
+/// Every Rust file under `directory`, which may be one file or missing: its path from the project's root, and its text.
 fn sources(directory: &str) -> BTreeMap<String, String> {
     fn walk(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(path).unwrap() {
@@ -95,12 +84,24 @@ fn sources(directory: &str) -> BTreeMap<String, String> {
         }
     }
     let mut found = Vec::new();
-    walk(&root().join(directory), &mut found);
+    let start = root().join(directory);
+    if start.is_dir() {
+        walk(&start, &mut found);
+    } else if start.is_file() {
+        found.push(start);
+    }
     let name = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
     found.into_iter().map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
 }
 
-/// Which rooms a file may import, and the module that it is: `None` for files that are no room's.
+/// Every Rust file of these folders of all packages.
+fn of_all_packages(names: &[&str]) -> BTreeMap<String, String> {
+    let folders = folders().into_iter().chain([String::new()]);
+    let paths = folders.flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")));
+    paths.flat_map(|path| sources(&path)).collect()
+}
+
+/// The module that a file is, and the rooms that it may import: `None` for files that are no room's.
 fn rights(path: &str) -> Option<(Vec<String>, Vec<&'static str>)> {
     for (program, allowed) in PROGRAMS {
         if path.starts_with(program) {
@@ -121,12 +122,14 @@ fn violations(files: &BTreeMap<String, String>) -> Vec<String> {
             continue;
         };
         let is_program = module.is_empty();
+        let is_room = |name: &str| ROOMS.iter().any(|(room, _)| *room == name);
         for Import { line, target } in imports(text, &module) {
             match target {
                 // `crate` is a program's own crate, and says nothing about the library.
                 Target::Crate(_) | Target::Hidden(_) if is_program => {}
-                Target::Crate(room) | Target::Library(room) if allowed.contains(&room.as_str()) => {}
-                Target::Crate(room) | Target::Library(room) => {
+                Target::Crate(room) | Target::Library(room) if allowed.contains(&room.as_str()) && is_room(&room) => {}
+                Target::Package(package) if allowed.contains(&package.as_str()) && !is_room(&package) => {}
+                Target::Crate(room) | Target::Library(room) | Target::Package(room) => {
                     found.push(format!("{path}:{line} imports `{room}`; it may import {}", allowed.join(", ")));
                 }
                 Target::Hidden(how) => found.push(format!("{path}:{line} hides what it imports: {how}")),
@@ -134,6 +137,29 @@ fn violations(files: &BTreeMap<String, String>) -> Vec<String> {
         }
     }
     found
+}
+
+/// Every place in a package where a file takes in what is not its own, as one line each.
+fn hidden(files: &BTreeMap<String, String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files {
+        for Import { line, target } in imports(text, &["the package".to_owned()]) {
+            if let Target::Hidden(how @ ("extern crate" | "#[path]" | "include!")) = target {
+                found.push(format!("{path}:{line} hides what it imports: {how}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn packages_hide_nothing() {
+    let mut files = of_all_packages(&["src"]);
+    files.retain(|path, _| !path.starts_with("src/"));
+    let found = hidden(&files);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let planted = hidden(&BTreeMap::from([("a".to_owned(), "#[path = \"../../b.rs\"] mod b;".to_owned())]));
+    assert_eq!(planted, ["a:1 hides what it imports: #[path]"]);
 }
 
 #[test]
@@ -158,7 +184,9 @@ fn the_table_has_no_cycle() {
     }
     for (room, imports) in ROOMS {
         for import in imports {
-            assert!(ROOMS.iter().any(|(known, _)| known == import), "{room} may import {import}, which is no room");
+            let is_package = folders().contains(&format!("crates/{import}/"));
+            let is_room = ROOMS.iter().any(|(known, _)| known == import);
+            assert!(is_room != is_package, "{room} may import {import}, which is not one room or package");
         }
         let count = ROOMS.iter().filter(|(_, imports)| imports.contains(&room)).count();
         assert!(room == "job" || count > 0, "nobody may import {room}");
@@ -187,6 +215,10 @@ fn the_architecture_page_names_each_room() {
         for (room, _) in ROOMS {
             assert!(text.contains(&format!("`{room}`")), "ARCHITECTURE.md does not name the room `{room}`");
         }
+        for package in folders().iter().filter_map(|folder| folder.strip_prefix("crates/")) {
+            let package = package.trim_end_matches('/');
+            assert!(text.contains(&format!("`{package}`")), "ARCHITECTURE.md does not name the package `{package}`");
+        }
     }
 }
 
@@ -199,7 +231,7 @@ fn main_is_short() {
 #[test]
 fn files_have_manners() {
     let mut found = Vec::new();
-    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+    for (path, text) in of_all_packages(&["src", "tests", "benches", "examples"]) {
         if !text.starts_with("//!") {
             found.push(format!("{path} does not open with `//!` and what it is for"));
         }
@@ -208,7 +240,7 @@ fn files_have_manners() {
         {
             found.push(format!("{path} has a name that says nothing about what it holds"));
         }
-        if path.starts_with("src/") && path.ends_with("/mod.rs") {
+        if path.ends_with("/mod.rs") {
             found.push(format!("{path}: a module is `foo.rs` beside `foo/`"));
         }
     }
@@ -220,9 +252,8 @@ fn unsafe_stays_where_it_is_expected() {
     let allowed = |path: &str| {
         UNSAFE_FILES.iter().any(|(known, _)| *known == path || (known.ends_with('/') && path.starts_with(known)))
     };
-    let found: Vec<String> = sources("src")
+    let found: Vec<String> = of_all_packages(&["src", "tests", "benches", "examples", "build.rs"])
         .into_iter()
-        .chain(sources("tests"))
         .filter(|(path, text)| !allowed(path) && holds_unsafe(text.parse().unwrap()))
         .map(|(path, _)| path)
         .collect();
@@ -240,29 +271,32 @@ fn holds_unsafe(tokens: TokenStream) -> bool {
 #[test]
 fn a_planted_violation_is_caught() {
     for (path, text, expected) in [
-        ("src/bucket.rs", "use crate::mount::Mounted;", "src/bucket.rs:1 imports `mount`"),
-        ("src/bucket.rs", "\nfn f() { crate::engine::Engine::load() }", "src/bucket.rs:2 imports `engine`"),
-        ("src/bucket.rs", "use crate::{config::Par, telemetry::{Registry, Server}};", "imports `telemetry`"),
-        ("src/bucket.rs", "use super::job;", "imports `job`"),
-        ("src/bucket/client.rs", "use super::super::mount;", "imports `mount`"),
-        ("src/bucket/client.rs", "use super::{Error, super::mlflow::Client};", "imports `mlflow`"),
-        ("src/bucket/client.rs", "mod tests { use super::super::super::report::Report; }", "imports `report`"),
-        ("src/bucket/client.rs", "mod tests { fn f() { self::super::super::super::bench::run() } }", "imports `bench`"),
-        ("src/bucket.rs", "macro_rules! m { () => { $crate::backend::Backend }; }", "imports `backend`"),
-        ("src/bucket.rs", "fn f() { format!(\"{}\", crate::model::NAME) }", "imports `model`"),
-        ("src/bucket.rs", "pub(in crate::mount) fn f() {}", "imports `mount`"),
-        ("src/bucket.rs", "type T = <crate::kernels::Pool as Clone>::Owned;", "imports `kernels`"),
-        ("src/bucket.rs", "use crate::*;", "hides"),
-        ("src/bucket.rs", "use crate as house;", "hides"),
-        ("src/bucket.rs", "use super::{self as house};", "hides"),
-        ("src/bucket/client.rs", "use super::super as house;", "hides"),
-        ("src/bucket.rs", "extern crate self as house;", "hides"),
-        ("src/bucket.rs", "#[path = \"../mount.rs\"] mod stolen;", "hides"),
-        ("src/bucket.rs", "include!(\"mount.rs\");", "hides"),
-        ("src/main.rs", "use flashjob::engine::Engine;", "imports `engine`"),
-        ("src/bin/development_bucket/server.rs", "fn f() { flashjob::bucket::open() }", "imports `bucket`"),
+        ("src/report.rs", "use crate::job::Exit;", "src/report.rs:1 imports `job`"),
+        ("src/report.rs", "\nfn f() { flashjob_engine::Engine::load() }", "src/report.rs:2 imports `engine`"),
+        ("src/report.rs", "use flashjob_mount as mount;", "imports `mount`"),
+        ("src/report.rs", "use crate::{bench::Measurement, job::{Exit, Phase}};", "imports `job`"),
+        ("src/report.rs", "use super::job;", "imports `job`"),
+        ("src/backend/child.rs", "use super::super::bench;", "imports `bench`"),
+        ("src/backend/child.rs", "use super::{Error, super::report::Report};", "imports `report`"),
+        ("src/backend/child.rs", "mod tests { use super::super::super::report::Report; }", "imports `report`"),
+        ("src/backend/child.rs", "mod tests { fn f() { self::super::super::super::bench::run() } }", "imports `bench`"),
+        ("src/backend.rs", "macro_rules! m { () => { $crate::bench::Recorder }; }", "imports `bench`"),
+        ("src/backend.rs", "macro_rules! m { () => { ::flashjob_mlflow::Client }; }", "imports `mlflow`"),
+        ("src/backend.rs", "fn f() { format!(\"{}\", crate::report::NAME) }", "imports `report`"),
+        ("src/backend.rs", "pub(in crate::job) fn f() {}", "imports `job`"),
+        ("src/backend.rs", "type T = <flashjob_cpu::Pool as Clone>::Owned;", "imports `cpu`"),
+        ("src/backend.rs", "use crate::config::Par;", "imports `config`"),
+        ("src/backend.rs", "use crate::*;", "hides"),
+        ("src/backend.rs", "use crate as house;", "hides"),
+        ("src/backend.rs", "use super::{self as house};", "hides"),
+        ("src/backend/child.rs", "use super::super as house;", "hides"),
+        ("src/backend.rs", "extern crate self as house;", "hides"),
+        ("src/backend.rs", "#[path = \"../report.rs\"] mod stolen;", "hides"),
+        ("src/backend.rs", "include!(\"report.rs\");", "hides"),
+        ("src/main.rs", "use flashjob::backend::Backend;", "imports `backend`"),
+        ("src/main.rs", "use flashjob_engine::Engine;", "imports `engine`"),
         ("src/parlour.rs", "", "belongs to no room"),
-        ("src/config.rs", "#[cfg(test)] mod tests { use crate::event::Fact; }", "imports `event`"),
+        ("src/backend.rs", "#[cfg(test)] mod tests { use crate::report::Report; }", "imports `report`"),
     ] {
         let found = violations(&BTreeMap::from([(path.to_owned(), text.to_owned())]));
         assert_eq!(found.len(), 1, "{path}: {text}: {found:?}");
@@ -274,14 +308,16 @@ fn a_planted_violation_is_caught() {
 #[test]
 fn what_is_allowed_is_not_caught() {
     for (path, text) in [
-        ("src/bucket.rs", "use crate::{config::{self, Par}, event::*}; pub(crate) fn f() {}"),
-        ("src/bucket/client.rs", "use super::*; use super::Error; use crate::bucket::Object; pub(super) struct X;"),
-        ("src/bucket/client.rs", "mod tests { use super::super::Error; use super::{self, super::Object}; }"),
-        ("src/bucket.rs", "//! Like [`crate::mount`].\n// crate::engine\nconst S: &str = \"crate::job\";"),
-        ("src/bucket.rs", "fn f() { let x = Y { crate_: mount::engine }; other::crate_::job() }"),
-        ("src/job/phases.rs", "use crate::{mount, telemetry::Registry}; use super::super::mlflow;"),
+        ("src/bench.rs", "use flashjob_config::{self, Par}; use crate::backend::*; pub(crate) fn f() {}"),
+        ("src/bench/client.rs", "use super::*; use super::Error; use crate::bench::Object; pub(super) struct X;"),
+        ("src/bench/client.rs", "mod tests { use super::super::Error; use super::{self, super::Object}; }"),
+        ("src/bench.rs", "//! Like [`crate::job`].\n// crate::job\nconst S: &str = \"crate::job\";"),
+        ("src/bench.rs", "fn f() { let x = Y { crate_: mount::engine }; other::crate_::job() }"),
+        (
+            "src/job/phases.rs",
+            "use flashjob_telemetry::Registry; use super::super::report; use flashjob_mount as mount;",
+        ),
         ("src/main.rs", "fn main() -> ExitCode { flashjob::job::main() }"),
-        ("src/bin/development_bucket/main.rs", "mod faults; use crate::faults::Fault; use flashjob::config::Par;"),
     ] {
         let found = violations(&BTreeMap::from([(path.to_owned(), text.to_owned())]));
         assert!(found.is_empty(), "{text}: {found:?}");

@@ -1,22 +1,20 @@
-//! Tests by behaviour, from outside where possible: the built binary, real servers, real files.
+//! Whole jobs by behaviour: the built binary, real servers, real files. What needs no more than one package is tested beside it.
 //!
 //! One binary, so that servers start once and the linker runs once.
 
 mod support;
 
-mod bucket;
 mod config;
 mod container;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod deploy;
-mod engine;
 mod fuzzing;
 mod hostile;
 mod job;
-mod kernels;
 mod kubernetes;
 mod layout;
-mod mlflow;
-mod model;
 mod mount;
-mod telemetry;
+
+use flashjob_test_engine as engine;
+use flashjob_test_models as model;

@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    flashjob::model::fuzzing::gguf_header(data);
+    flashjob_model::fuzzing::gguf_header(data);
 });

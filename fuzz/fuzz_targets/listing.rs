@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    flashjob::bucket::fuzzing::listing(data);
+    flashjob_bucket::fuzzing::listing(data);
 });

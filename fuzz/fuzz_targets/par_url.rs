@@ -2,6 +2,6 @@
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = flashjob::config::Par::parse(text);
+        let _ = flashjob_config::Par::parse(text);
     }
 });

@@ -3,7 +3,7 @@
 libfuzzer_sys::fuzz_target!(
     init: flashjob_fuzz::leave_panics_in(&["/tokenizers-", "/spm_precompiled-"]),
     |data: &[u8]| {
-        flashjob::model::fuzzing::tokenizer(data);
+        flashjob_model::fuzzing::tokenizer(data);
     }
 );
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
-use crate::config::JobConfig;
-use crate::engine::{self, Engine, Placement, Rendezvous};
-use crate::event::{Events, Fact};
-use crate::model::{Files, Model, TextService};
+use flashjob_config::JobConfig;
+use flashjob_engine::{self as engine, Engine, Placement, Rendezvous};
+use flashjob_event::{Events, Fact};
+use flashjob_model::{Files, Model, TextService};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {

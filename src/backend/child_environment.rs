@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Command;
 
-use crate::config::redact;
+use flashjob_config::redact;
 
 /// Names that are passed on.
 const NAMES: [&str; 27] = [

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::child_environment;
-use crate::config::{BackendKind, DeviceChoice, JobConfig};
-use crate::engine::{Placement, instructions};
+use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
+use flashjob_engine::{Placement, instructions};
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
@@ -108,7 +108,7 @@ fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
 
 #[cfg(feature = "cuda")]
 fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
-    let visible = crate::engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
+    let visible = flashjob_engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
         return Err(
             "device=cuda cannot be had: the CUDA driver shows this process no GPU; see whether CUDA_VISIBLE_DEVICES \
@@ -127,7 +127,7 @@ fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
 
 #[cfg(feature = "cuda")]
 fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
-    match crate::engine::visible_gpus() {
+    match flashjob_engine::visible_gpus() {
         Ok(visible) if visible > 0 => on_gpus(ranks),
         // Without a driver or a GPU. The log and the result name the device.
         _ => on_the_cpu(ranks),

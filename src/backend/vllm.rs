@@ -19,8 +19,8 @@ use self::child::{Child, Silence};
 use self::protocol::{Asked, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
 use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
-use crate::event::{Events, Fact, FinishReason, RequestId};
-use crate::model::TextService;
+use flashjob_event::{Events, Fact, FinishReason, RequestId};
+use flashjob_model::TextService;
 
 pub use settings::refused;
 

@@ -13,9 +13,9 @@ use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, Asked, Refusal, Wish};
 use super::{Error, jsonl, share, sharegpt};
 use crate::backend::{self, Request};
-use crate::config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
-use crate::event::RequestId;
-use crate::model::{Ask, TextService};
+use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
+use flashjob_event::RequestId;
+use flashjob_model::{Ask, TextService};
 
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;

@@ -13,7 +13,7 @@ use super::entries::Place;
 use super::openai_request::{self, UnknownFields};
 use super::pieces::{self, Piece};
 use super::question::{AnswerForm, Asked, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
-use crate::config::Sampling;
+use flashjob_config::Sampling;
 
 /// Hands each line that is not blank to `take`, until the file or `take` ends it.
 ///

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bins, Distribution, Roofline, TokenClock};
 use crate::backend::{Completion, Request};
-use crate::event::FinishReason;
+use flashjob_event::FinishReason;
 
 /// The measured region in numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -215,8 +215,8 @@ mod tests {
 
     use super::*;
     use crate::bench::Recorder;
-    use crate::config::Sampling;
-    use crate::event::{Event, Fact, Observer, Phase, RequestId};
+    use flashjob_config::Sampling;
+    use flashjob_event::{Event, Fact, Observer, Phase, RequestId};
 
     const REQUEST: RequestId = RequestId(0);
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::bounded_json::abbreviated;
 use super::question::{Question, Wish};
-use crate::config::Sampling;
+use flashjob_config::Sampling;
 
 /// Fields that change no token.
 const WITHOUT_EFFECT: [&str; 9] = [

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::question::Question;
 use super::{Error, messages};
-use crate::config::ApplyChatTemplate;
-use crate::model::{Ask, TextFacts};
+use flashjob_config::ApplyChatTemplate;
+use flashjob_model::{Ask, TextFacts};
 
 /// Asks for one model.
 pub(super) struct PromptEncoder {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Map, Value};
 
-use crate::config::Sampling;
+use flashjob_config::Sampling;
 
 /// What is put to the model.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,8 +6,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use super::Error;
-use crate::config::Workload;
-use crate::model::TextFacts;
+use flashjob_config::Workload;
+use flashjob_model::TextFacts;
 
 /// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
 const LENGTHS: u64 = 1;

@@ -8,7 +8,7 @@ use super::bins::Bins;
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Needs};
 use super::token_clock::TokenClock;
-use crate::event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]

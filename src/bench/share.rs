@@ -3,7 +3,7 @@
 
 use super::{Entry, Error};
 use crate::backend::Request;
-use crate::config::Share;
+use flashjob_config::Share;
 
 /// The requests of `share`, and the entries that go with them: what was skipped goes with the request after it, and with the
 /// last one at the end. All shares together are everything, once.
@@ -43,8 +43,8 @@ mod tests {
 
     use super::*;
     use crate::bench::{AnswerForm, Labels, Place};
-    use crate::config::Sampling;
-    use crate::event::RequestId;
+    use flashjob_config::Sampling;
+    use flashjob_event::RequestId;
 
     fn dataset() -> (Vec<Request>, Vec<Entry>) {
         let (mut requests, mut entries) = (Vec::new(), Vec::new());

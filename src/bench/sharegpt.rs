@@ -14,7 +14,7 @@ use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::pieces::{self, End, Piece};
 use super::question::{AnswerForm, Asked, Labels, Question, Refusal, Wish};
-use crate::config::{ReplyLength, Sampling};
+use flashjob_config::{ReplyLength, Sampling};
 
 /// Takes one entry; ends the reading where enough are taken.
 type Take<'a> = dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()> + 'a;

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::entries::{self, Entry};
 use super::{Error, random_prompts, share};
 use crate::backend::Request;
-use crate::config::{Sampling, Workload};
-use crate::event::RequestId;
-use crate::model::TextService;
+use flashjob_config::{Sampling, Workload};
+use flashjob_event::RequestId;
+use flashjob_model::TextService;
 
 /// Random prompts when neither a number nor a dataset says how many.
 const DEFAULT_RANDOM_PROMPTS: usize = 64;

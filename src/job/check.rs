@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use flashjob_config::{Check, escape_controls, hide_pars};
+use flashjob_mount as mount;
+
 use super::privileges::Plan;
 use super::{Exit, terminal};
-use crate::config::{Check, escape_controls, hide_pars};
-use crate::{backend, mount};
+use crate::backend;
 
 /// Prints settings and problems. Exit 2 where there is a problem.
 pub fn check(check: &Check) -> Exit {

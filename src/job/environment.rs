@@ -16,8 +16,8 @@ use time::format_description::well_known::Rfc3339;
 use super::Exit;
 use super::exit::Failure;
 use super::privileges::Privileges;
-use crate::config::JobConfig;
-use crate::gpus::Gpus;
+use flashjob_config::JobConfig;
+use flashjob_host::gpus::Gpus;
 
 /// What the last panic said and where.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
@@ -51,7 +51,7 @@ pub fn settings(job: &JobConfig) -> Value {
 /// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.
 #[cfg(feature = "cuda")]
 pub fn gpus() -> Gpus {
-    let identifiers = crate::engine::gpu_identifiers();
+    let identifiers = flashjob_engine::gpu_identifiers();
     if identifiers.is_empty() {
         return Gpus::default();
     }
@@ -78,8 +78,8 @@ pub fn describe(privileges: &Privileges) -> Value {
         "kernel": uname.release().to_string_lossy(),
         "architecture": uname.machine().to_string_lossy(),
         "cpu": model,
-        "cpu_threads": crate::kernels::cpu_quota_threads(),
-        "cpu_kernels": crate::kernels::capabilities(),
+        "cpu_threads": flashjob_cpu::cpu_quota_threads(),
+        "cpu_kernels": flashjob_cpu::capabilities(),
         "memory_bytes": memory_bytes(),
         "pod": kubernetes(),
         "privileges": privileges,
@@ -91,7 +91,7 @@ pub fn tags() -> Vec<(String, String)> {
     let mut tags = vec![
         ("flashjob.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("host".to_owned(), hostname()),
-        ("cpu_kernels".to_owned(), crate::kernels::capabilities().to_owned()),
+        ("cpu_kernels".to_owned(), flashjob_cpu::capabilities().to_owned()),
     ];
     tags.extend(kubernetes());
     tags

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::config::{ConfigError, shortened};
+use flashjob_config::{ConfigError, shortened};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{Files, Lent, ReadAt, SystemFiles};
-use crate::mount::{DirectFile, DirectFiles};
+use flashjob_model::{Files, Lent, ReadAt, SystemFiles};
+use flashjob_mount::{DirectFile, DirectFiles};
 
 /// The mounts of a run; what lies under none of them is opened by its path.
 pub struct MountedFiles(Vec<DirectFiles>);

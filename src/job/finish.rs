@@ -8,9 +8,9 @@ use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
 use super::{Exit, environment, left_behind, replicas, upload};
-use crate::event::{Fact, Phase};
-use crate::mlflow::{Delivery, RunStatus};
 use crate::report::{self, Answerer, JobResult, Status};
+use flashjob_event::{Fact, Phase};
+use flashjob_mlflow::{Delivery, RunStatus};
 
 /// How long MLflow may take to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);

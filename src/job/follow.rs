@@ -14,8 +14,8 @@ use super::run::{Context, blocking};
 use super::work::{self, STEP_PATIENCE};
 use super::{Exit, environment};
 use crate::backend::{self, Follower, Found};
-use crate::engine::Rendezvous;
-use crate::event::{Fact, Phase};
+use flashjob_engine::Rendezvous;
+use flashjob_event::{Fact, Phase};
 
 /// Characters of an error in the termination message, whose 4096 bytes must hold them whatever they are.
 const LONGEST_ERROR: usize = 600;

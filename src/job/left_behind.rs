@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::JobConfig;
-use crate::mlflow::{self, Access, Outcome};
+use flashjob_config::JobConfig;
+use flashjob_mlflow::{self as mlflow, Access, Outcome};
 
 /// How long the server may take in all.
 const LIMIT: Duration = Duration::from_secs(60);

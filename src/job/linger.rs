@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::config::MetricsLinger;
+use flashjob_config::MetricsLinger;
 
 /// Prometheus scrapes every 15 or 30 seconds, and may come a little late.
 const A_SCRAPERS_INTERVAL: Duration = Duration::from_secs(35);

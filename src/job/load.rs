@@ -14,7 +14,7 @@ use super::run::{Context, blocking};
 use super::work::{STEP_PATIENCE, from_backend, from_bench};
 use crate::backend::{self, Backend, Found, Loading};
 use crate::bench::{self, Entry, Prompts};
-use crate::model::SharedTexts;
+use flashjob_model::SharedTexts;
 
 /// The program that runs, wherever it lies.
 const THIS_PROGRAM: &str = "/proc/self/exe";

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{InputStorage, ModelPath};
+use flashjob_config::{InputStorage, ModelPath};
 
 /// The place of what `key` names.
 ///

@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::privileges::{self, Made};
 use super::supervisor::fork;
-use crate::mount::Mounter;
+use flashjob_mount::Mounter;
 
 /// Name of the process, as `ps` shows it.
 const NAME: &CStr = c"flashjob-mount";

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::event::{Event, Fact, Observer, Phase};
 use crate::report::PhaseSeconds;
+use flashjob_event::{Event, Fact, Observer, Phase};
 
 /// Observes phase starts.
 #[derive(Default)]

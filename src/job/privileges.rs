@@ -18,7 +18,7 @@ use rustix::thread::{
 };
 use serde::Serialize;
 
-use crate::config::JobConfig;
+use flashjob_config::JobConfig;
 
 use landlock::WriteRules;
 pub use places::Made;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Exit, exit, replicas, terminal, upload};
-use crate::config::{Credentials, Publish};
-use crate::event::Events;
-use crate::mlflow::{self, Access, Outcome};
 use crate::report::ResultsDirectory;
+use flashjob_config::{Credentials, Publish};
+use flashjob_event::Events;
+use flashjob_mlflow::{self as mlflow, Access, Outcome};
 
 /// How long the server may take in all.
 const LIMIT: Duration = Duration::from_secs(300);

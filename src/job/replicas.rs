@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{JobConfig, Tracking};
-use crate::mlflow::{self, Aggregation, FinishedReplica, Membership, RunKey, Settled};
 use crate::report::{ReplicaResult, replica_figures};
+use flashjob_config::{JobConfig, Tracking};
+use flashjob_mlflow::{self as mlflow, Aggregation, FinishedReplica, Membership, RunKey, Settled};
 
 /// The place of this process's run among those of its job; `None` where no job is known.
 pub fn membership(job: &JobConfig) -> Option<Membership> {

@@ -21,13 +21,13 @@ use super::tracking::Tracking;
 use super::work::{self, Work};
 use super::{Exit, environment, exit, follow, linger, terminal};
 use crate::bench::Recorder;
-use crate::config::{Dataset, JobConfig};
-use crate::engine::Rendezvous;
-use crate::event::{Events, Fact, Phase};
-use crate::gpus::Gpus;
-use crate::mount::Mounter;
 use crate::report::ResultsDirectory;
-use crate::telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
+use flashjob_config::{Dataset, JobConfig};
+use flashjob_engine::Rendezvous;
+use flashjob_event::{Events, Fact, Phase};
+use flashjob_host::gpus::Gpus;
+use flashjob_mount::Mounter;
+use flashjob_telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
 
 /// How often the host is sampled and live points go to MLflow.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);

@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 
 use super::mount_process::MountProcess;
 use super::{Exit, environment, privileges, signals, terminal};
-use crate::config::JobConfig;
-use crate::mount;
+use flashjob_config::JobConfig;
+use flashjob_mount as mount;
 
 /// Traces of a job that was killed.
 #[derive(Default)]

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use super::Exit;
-use crate::config::{escape_controls, hide_pars};
+use flashjob_config::{escape_controls, hide_pars};
 
 /// Prints `text` to standard output. A reader that has gone away is no failure of the job.
 pub fn print(text: &str) -> Exit {

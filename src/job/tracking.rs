@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 
 use super::run::Context;
 use super::{environment, replicas};
-use crate::config::JobConfig;
-use crate::mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
 use crate::report::{JobResult, ResultsDirectory};
-use crate::telemetry::Registry;
+use flashjob_config::JobConfig;
+use flashjob_mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
+use flashjob_telemetry::Registry;
 
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::locate::locate;
 use super::{Exit, exit, terminal};
 use crate::backend::{self, Found};
-use crate::config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
-use crate::engine::{self, Engine, EngineFacts, Output, Placement, Request};
-use crate::event::{Events, RequestId};
-use crate::model::Model;
+use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
+use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Placement, Request};
+use flashjob_event::{Events, RequestId};
+use flashjob_model::Model;
 
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;

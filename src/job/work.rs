@@ -14,10 +14,10 @@ use super::locate::locate;
 use super::run::{Context, blocking};
 use crate::backend::{self, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
-use crate::config::ModelPath;
-use crate::event::{Fact, Phase, RequestId};
-use crate::mount::{self, Mounted};
 use crate::report::InputFacts;
+use flashjob_config::ModelPath;
+use flashjob_event::{Fact, Phase, RequestId};
+use flashjob_mount::{self as mount, Mounted};
 
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Completion;
 use crate::bench::{AnswerForm, Endpoint, Entry, Labels, Place};
-use crate::event::RequestId;
+use flashjob_event::RequestId;
 
 /// What all answers of a run share.
 #[derive(Clone, Copy, Debug)]

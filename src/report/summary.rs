@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::result::JobResult;
 use crate::bench::Measurement;
-use crate::config::escape_controls;
+use flashjob_config::escape_controls;
 
 /// The result as text: what ran, the seven figures, latencies, phases, and where to find more. A
 /// file's name or a server's words start no line of their own.

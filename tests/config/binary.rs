@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 
 #[test]

@@ -93,7 +93,7 @@ fn bases(docker: &Docker) -> bool {
         let imported = docker.output(import);
         assert!(imported.status.success(), "{}", said(&imported));
     }
-    docker.build("development", image("BUCKET_IMAGE"), env!("CARGO_BIN_EXE_development-bucket"))
+    docker.build("development", image("BUCKET_IMAGE"), &super::development_bucket())
 }
 
 async fn answer(url: &str, body: Option<Value>) -> Option<Value> {

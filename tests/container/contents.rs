@@ -13,7 +13,7 @@ use crate::support::venv::venv;
 /// Name and version.
 type Crate = (String, String);
 
-/// Every crate of `Cargo.lock` with its checksum; our own has none.
+/// Every crate of `Cargo.lock` with its checksum; our own have none.
 fn locked() -> BTreeMap<Crate, String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
     let value = |entry: &str, key: &str| {
@@ -95,7 +95,8 @@ fn the_bill_of_materials_names_what_is_in_the_binary_and_nothing_else() {
     let (own_crates, others): (Vec<_>, Vec<_>) = own.packages.iter().partition(|package| package.root);
     assert!(own_crates.len() == 1 && own_crates[0].name == "flashjob", "{own_crates:?}");
     for other in &others {
-        assert_eq!(format!("{:?}", other.source), "CratesIo", "{other:?}");
+        let source = if other.name.starts_with("flashjob-") { "Local" } else { "CratesIo" };
+        assert_eq!(format!("{:?}", other.source), source, "{other:?}");
         assert!(locked.contains_key(&(other.name.clone(), other.version.to_string())), "{other:?}");
     }
     let others: BTreeSet<Crate> = others.iter().map(|other| (other.name.clone(), other.version.to_string())).collect();
@@ -123,7 +124,8 @@ fn the_same_binary_and_base_become_the_same_image() {
         ("LIBRARIES", libraries_shown.as_str()),
         ("SBOM", sbom.as_str()),
     ];
-    let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), env!("CARGO_BIN_EXE_development-bucket"));
+    let bucket = super::development_bucket();
+    let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), bucket.as_str());
     for (target, binary, layers) in
         [("cpu", flashjob, "1"), ("development", bucket, "1"), ("vllm", flashjob, "2"), ("cuda", flashjob, "3")]
     {

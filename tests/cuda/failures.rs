@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use crate::job::{fractions_of_the_limit, result};
 use crate::model::golden::directory;
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 use crate::support::prometheus::scrape;
 

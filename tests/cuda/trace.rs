@@ -13,6 +13,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::model::golden::directory;
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 
 /// `meta-llama/Llama-3.1-8B`, its `config.json`, but for the layers.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::job::{LONG, job_without_model, result, tiny_model};
-use crate::mount::mounts_at;
 use crate::support::bucket_server::BucketServer;
+use crate::support::mount_table::mounts_at;
 use crate::support::process::{Process, Running, installed};
 
 /// A job under way, its model mounted; what it is measured by is in `results`.

@@ -2,16 +2,16 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob::telemetry::{LingerEnd, Server};
+use flashjob_telemetry::{LingerEnd, Registry, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::{LONG, job_at, result};
 use crate::support::process::free_port;
-use crate::telemetry::job_story::Story;
 
 /// Never reached where things are as they should be.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ fn the_limit_of_descriptors_is_raised_to_what_is_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_without_an_end_are_cut_off() {
-    let server = Server::start(([127, 0, 0, 1], 0).into(), Story::new().registry.clone()).await.unwrap();
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new())).await.unwrap();
     let address = server.address();
     let head = "GET /metrics HTTP/1.1\r\nHost: x\r\n";
     let cases = [
@@ -118,7 +118,7 @@ async fn the_linger_is_for_those_who_scraped_before() {
         (vec!["Prometheus"], vec!["curl", "Prometheus"], LingerEnd::Scraped),
         (vec!["Prometheus", "Prometheus", "curl"], vec!["curl"], LingerEnd::TimedOut),
     ] {
-        let server = Server::start(([127, 0, 0, 1], 0).into(), Story::new().registry.clone()).await.unwrap();
+        let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new())).await.unwrap();
         let address = server.address();
         let scrape = move |agents: Vec<&'static str>| {
             tokio::task::spawn_blocking(move || {

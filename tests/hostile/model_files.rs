@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::memory::run_within_limit;
 use crate::job::{job_without_model, result, tiny_model};
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 
 /// Takes no room on the disk.

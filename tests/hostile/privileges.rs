@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::job::{LONG, job_without_model, result, tiny_model};
+use crate::support::Flashjob as _;
 use crate::support::bucket_server::BucketServer;
 use crate::support::process::{Process, skip};
 

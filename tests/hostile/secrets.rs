@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::mlflow_stub::{MlflowStub, answer};
 use super::short_job;
+use crate::support::Flashjob as _;
 use crate::support::process::{Finished, Process};
 
 const PASSWORD: &str = "p@ss wörd/\"<1>&'";

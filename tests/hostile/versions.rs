@@ -7,9 +7,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, Uri};
-use flashjob::bucket::{Bucket, ErrorKind, RetryPolicy};
-use flashjob::config::Par;
-use flashjob::event::Events;
+use flashjob_bucket::{Bucket, ErrorKind, RetryPolicy};
+use flashjob_config::Par;
+use flashjob_event::Events;
 use tempfile::TempDir;
 
 use super::expect_said;

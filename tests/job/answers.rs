@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flashjob::model::{ChatTemplate, Texts, Tokenizer};
+use flashjob_model::{ChatTemplate, Texts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::{job, job_without_model, result, tiny_model};
+use crate::support::Flashjob as _;
 use crate::support::process::Process;
 
 #[test]

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{job_without_model, result, tiny_model};
 use crate::model::golden::directory;
+use crate::support::Flashjob as _;
 use crate::support::process::{Finished, Process, Running, installed, skip};
 
 /// For documentation (RFC 5737): nobody's.

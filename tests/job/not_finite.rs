@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flashjob::event::Events;
-use flashjob::model::{Model, Texts};
+use flashjob_event::Events;
+use flashjob_model::{Model, Texts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{job_without_model, result, tiny_model};
 use crate::engine::{config, request, serve};
 use crate::model::altered::Altered;
+use crate::support::Flashjob as _;
 use crate::support::mlflow_server;
 use crate::support::process::{Process, free_port};
 use crate::support::prometheus::scrape;
@@ -106,7 +107,7 @@ fn what_it_had_before_is_in_its_answer() {
     let tokenizer = Texts::open(&tiny_model(), &tiny_model()).unwrap().tokenizer;
     let tokens = tokenizer.encode(prompt, true).unwrap();
     let mut engine =
-        flashjob::engine::Engine::load(&clean, &config(), &Events::default(), &CancellationToken::new()).unwrap();
+        flashjob_engine::Engine::load(&clean, &config(), &Events::default(), &CancellationToken::new()).unwrap();
     let whole = serve(&mut engine, vec![request(0, &tokens, 40)]).unwrap().0.remove(0).tokens;
     let first = |token: u32| whole.iter().position(|&other| other == token).unwrap();
     let place = (3..39).find(|&place| first(whole[place]) == place && !tokens.contains(&whole[place])).unwrap();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::job;
+use crate::support::Flashjob as _;
 use crate::support::mlflow_server::{self, Run};
 use crate::support::process::Process;
 

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::{LONG, job, result};
+use crate::support::Flashjob as _;
 
 #[test]
 fn signals_while_measuring_keep_what_was_measured() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::support::Flashjob as _;
 use crate::support::bucket_server::BucketServer;
 use crate::support::process::Process;
 

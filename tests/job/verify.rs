@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::tiny_model;
+use crate::support::Flashjob as _;
 use crate::support::process::{Finished, Process};
 
 fn verify(model: &Path, more: &[&str]) -> Finished {

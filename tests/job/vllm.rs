@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use flashjob::backend::{self, Backend, Completion, Found, Interpreter, Loading, Request};
 use flashjob::bench::Recorder;
-use flashjob::config::{self, Command, JobConfig, Sampling};
-use flashjob::event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
-use flashjob::model::{SharedTexts, SystemFiles};
+use flashjob_config::{self as config, Command, JobConfig, Sampling};
+use flashjob_event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_model::{SharedTexts, SystemFiles};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;

@@ -6,6 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{job_without_model, result, tiny_model};
+use crate::support::Flashjob as _;
 use crate::support::bucket_server::BucketServer;
 use crate::support::mlflow_server;
 use crate::support::process::Process;

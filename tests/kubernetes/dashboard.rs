@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{kubectl, kustomized, of_kind};
-use crate::deploy::{judges, yaml};
+use crate::support::manifests::{judges, yaml};
 use crate::support::process::free_port;
 use crate::support::prometheus::Prometheus;
 

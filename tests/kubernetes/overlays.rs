@@ -4,8 +4,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{folder, job, kubectl, kustomized, of_kind, semantics};
-use crate::deploy::{judges, yaml};
+use super::{folder, job, kubectl, kustomized, of_kind};
+use crate::support::kubernetes::wrong;
+use crate::support::manifests::{judges, yaml};
 
 const OVERLAYS: [&str; 8] =
     ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue", "leaderworkerset", "machines"];
@@ -18,7 +19,7 @@ fn everything_that_is_applied_is_valid() {
     for name in OVERLAYS {
         let documents = yaml(&judges, &kustomized(&kubectl, &format!("overlays/{name}")));
         let documents: Vec<Value> = documents.into_iter().map(known_to_kubernetes).collect();
-        assert_eq!(semantics::wrong(&documents), Vec::<String>::new(), "{name}");
+        assert_eq!(wrong(&documents), Vec::<String>::new(), "{name}");
         files.push(place.path().join(format!("{name}.yaml")));
         let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
         std::fs::write(files.last().unwrap(), texts.join("\n---\n")).unwrap();

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{kubectl, kustomized, of_kind};
-use crate::deploy::{judges, yaml};
 use crate::support::bucket_server::BucketServer;
+use crate::support::manifests::{judges, yaml};
 use crate::support::mlflow_server;
 use crate::support::process::{installed, skip};
 use crate::support::workplace::Workplace;

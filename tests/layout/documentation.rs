@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use flashjob::config;
+use flashjob_config as config;
 
 use super::{root, sources};
 

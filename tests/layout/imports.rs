@@ -1,11 +1,13 @@
-//! Finds what a Rust file names of its own crate's top level.
+//! Finds what a Rust file names of its own crate's top level, and of this project's other packages.
 //!
 //! Works on tokens, not on lines: comments, doc links and strings do not count, macro bodies and inline
 //! paths do, and nothing needs to compile.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// One path that leads to the crate's top level.
+/// One path that leads to the crate's top level or into another package.
 #[derive(Debug, PartialEq)]
 pub struct Import {
     pub line: usize,
@@ -19,6 +21,8 @@ pub enum Target {
     Crate(String),
     /// Into this module of the library, named from a program.
     Library(String),
+    /// Into the package with this name behind `flashjob_`.
+    Package(String),
     /// Somewhere that cannot be told from the path, with what hides it.
     Hidden(&'static str),
 }
@@ -43,6 +47,12 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
                 let inner: Vec<String> = module.iter().cloned().chain([name]).collect();
                 walk(&body, &inner, found);
                 at += 3;
+            }
+            // Also behind `::`, where it is still a crate's name.
+            TokenTree::Ident(ident) if names_a_crate(tokens, at) && ident.to_string().starts_with("flashjob_") => {
+                let package = ident.to_string()["flashjob_".len()..].to_owned();
+                found.push(Import { line: ident.span().start().line, target: Target::Package(package) });
+                at += 1;
             }
             TokenTree::Ident(ident) if !inside_path => {
                 let line = ident.span().start().line;
@@ -131,6 +141,28 @@ fn inline_module(tokens: &[TokenTree], at: usize) -> Option<(String, Vec<TokenTr
 /// Whether `tokens` are what stands in `#[…]`: the attribute's name comes first.
 fn is_attribute(tokens: &[TokenTree], at: usize) -> bool {
     at == 0 && matches!(tokens.get(2), Some(TokenTree::Literal(_)))
+}
+
+/// Every crate that `source` names, as far as a path begins with its name or it is renamed; modules and types look the same.
+pub fn crates(source: &str) -> BTreeSet<String> {
+    fn walk(tokens: TokenStream, found: &mut BTreeSet<String>) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        for (at, token) in tokens.iter().enumerate() {
+            match token {
+                TokenTree::Ident(ident) if names_a_crate(&tokens, at) => drop(found.insert(ident.to_string())),
+                TokenTree::Group(group) => walk(group.stream(), found),
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(source.parse().unwrap(), &mut found);
+    found
+}
+
+/// True where the token at `at` may be a crate's name: `name::` or `name as`.
+fn names_a_crate(tokens: &[TokenTree], at: usize) -> bool {
+    is_separator(tokens, at + 1) || tokens.get(at + 1).is_some_and(|next| is_word(next, "as"))
 }
 
 /// Whether `::` stands at `at`.

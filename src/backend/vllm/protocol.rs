@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::super::Request;
-use crate::config::{DeviceChoice, DtypeChoice};
-use crate::event::FinishReason;
+use flashjob_config::{DeviceChoice, DtypeChoice};
+use flashjob_event::FinishReason;
 
 /// The first thing that the driver is told. `None` leaves the choice to vLLM.
 #[derive(Debug, Serialize)]
@@ -154,8 +154,8 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::config::Sampling;
-    use crate::event::RequestId;
+    use flashjob_config::Sampling;
+    use flashjob_event::RequestId;
 
     #[test]
     fn requests_of_one_job_draw_from_seeds_of_their_own() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::protocol::Settings;
-use crate::config::{JobConfig, Origin};
+use flashjob_config::{JobConfig, Origin};
 
 /// Keys without a counterpart: what comes of them with vLLM, and why nothing else can be had.
 const WITHOUT_COUNTERPART: [(&str, &str, &str); 2] = [

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use crate::config::{BackendKind, JobConfig, MountMode};
-use crate::mount::{self, MadeDirectories};
+use flashjob_config::{BackendKind, JobConfig, MountMode};
+use flashjob_mount::{self as mount, MadeDirectories};
 
 /// Device files that a computation opens for writing: of NVIDIA's and AMD's GPUs, and of their networks.
 const DEVICES: [&str; 5] = ["nvidia", "gdrdrv", "kfd", "dri", "infiniband"];

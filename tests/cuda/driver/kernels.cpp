@@ -1,8 +1,8 @@
 // Our own kernels by name, run on the host.
 
-#include "../host/cuda_on_host.h"
+#include "cuda_on_host.h"
 
-#include "../../../src/engine/cuda/kernels.cu"  // with tests/cuda/host among the include directories
+#include "../../../crates/engine/src/cuda/kernels.cu"  // with crates/engine/tests/cuda/host among the include directories
 
 #include "driver.h"
 

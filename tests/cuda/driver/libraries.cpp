@@ -2,10 +2,10 @@
 
 #include "driver.h"
 
-#include "../host/cuda_on_host.h"
+#include "cuda_on_host.h"
 
-#include "../host/cuda_bf16.h"
-#include "../host/cuda_fp16.h"
+#include "cuda_bf16.h"
+#include "cuda_fp16.h"
 
 #include <stdio.h>
 

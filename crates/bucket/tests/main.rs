@@ -1,0 +1,5 @@
+//! The client against the development bucket server.
+
+mod bucket;
+
+use flashjob_test_support as support;

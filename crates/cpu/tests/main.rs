@@ -1,0 +1,3 @@
+//! Kernels from outside.
+
+mod kernels;

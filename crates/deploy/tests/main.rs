@@ -1,0 +1,5 @@
+//! Blueprints from outside.
+
+mod deploy;
+
+use flashjob_test_support as support;

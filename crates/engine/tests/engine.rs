@@ -1,0 +1,21 @@
+//! The engine from outside: tiny models with seeded weights, real requests, all facts observed.
+
+mod allocations;
+mod golden;
+mod invariance;
+pub(crate) mod machines;
+mod not_finite;
+mod prefix_caching;
+mod ranks;
+mod refusals;
+mod serving;
+
+use flashjob_config::EngineConfig;
+use flashjob_engine::Engine;
+use flashjob_event::Events;
+pub(crate) use flashjob_test_engine::{Facts, GREEDY, config, open, request, serve};
+use tokio_util::sync::CancellationToken;
+
+fn load(name: &str, config: &EngineConfig) -> Engine {
+    Engine::load(&open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
+}

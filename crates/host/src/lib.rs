@@ -1,0 +1,5 @@
+//! The machine as the operating system and its drivers describe it: the limits of this process's control group, and the GPUs
+//! that it uses.
+
+pub mod cgroup;
+pub mod gpus;

@@ -1,0 +1,5 @@
+//! The record of a run from outside.
+
+mod mlflow;
+
+use flashjob_test_support as support;

@@ -1,0 +1,66 @@
+//! SentencePiece's BPE (`tokenizer.ggml.model` = `llama`): pieces with scores, and bytes for what no piece covers.
+//!
+//! SentencePiece joins the two neighbours whose joint piece has the highest score (Kudo and Richardson, 2018; `bpe_model.cc`).
+//! The same happens with merges ranked by score, each piece giving one merge for every way to cut it in two pieces.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::tokenizer::{Parts, text_decoders};
+use super::vocabulary::Vocabulary;
+use crate::Error;
+
+/// Stands for a space in pieces.
+const SPACE: &str = "▁";
+
+/// Longer pieces are not met in practice, and cutting them in all ways would take quadratic space.
+const LONGEST_PIECE_BYTES: usize = 1024;
+
+/// Scores turned into merges, spaces into their stand-in.
+pub(super) fn parts(vocabulary: &Vocabulary<'_>) -> Result<Parts, Error> {
+    let adds_space = vocabulary.metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let escape = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
+    let prefix = json!({ "type": "Prepend", "prepend": SPACE });
+    let normalizers = if adds_space { vec![prefix, escape] } else { vec![escape] };
+    let mut decoders = text_decoders();
+    if adds_space {
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    let unknown = vocabulary.named("tokenizer.ggml.unknown_token_id")?;
+    Ok(Parts {
+        normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
+        pre_tokenizer: Value::Null,
+        decoder: json!({ "type": "Sequence", "decoders": decoders }),
+        merges: merges(vocabulary)?,
+        ignore_merges: false,
+        byte_fallback: true,
+        unknown: unknown.map(|id| vocabulary.tokens[id as usize].clone()),
+        adds_bos: true,
+    })
+}
+
+/// Every way to cut a piece into two others, best pieces first.
+fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<(String, String)>, Error> {
+    let scores = vocabulary.scores()?;
+    let joinable = |id: &usize| !vocabulary.is_spelled_out(*id);
+    let ids: HashMap<&str, usize> =
+        (0..scores.len()).filter(joinable).map(|id| (vocabulary.tokens[id].as_str(), id)).collect();
+    let mut pieces: Vec<usize> = ids.values().copied().collect();
+    pieces.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    let mut merges = Vec::new();
+    for id in pieces {
+        let piece = vocabulary.tokens[id].as_str();
+        if piece.len() > LONGEST_PIECE_BYTES {
+            continue;
+        }
+        let mut cuts: Vec<(usize, usize, usize)> = piece
+            .char_indices()
+            .skip(1)
+            .filter_map(|(at, _)| Some((*ids.get(&piece[..at])?, *ids.get(&piece[at..])?, at)))
+            .collect();
+        cuts.sort_unstable();
+        merges.extend(cuts.into_iter().map(|(_, _, at)| (piece[..at].to_owned(), piece[at..].to_owned())));
+    }
+    Ok(merges)
+}

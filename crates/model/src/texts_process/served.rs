@@ -1,0 +1,107 @@
+//! The process itself: opens a model's texts, then answers orders with several workers until nobody is left to ask.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+
+use super::MARKER;
+use super::confinement::{close_door, confine};
+use super::frames::{Answer, Order, read_order, write_answer};
+use crate::text_service::TextFacts;
+use crate::{Ask, Texts};
+
+/// More threads than this gain little: texts come from one reader.
+pub(super) const MOST_WORKERS: usize = 8;
+
+/// A template's recursion is limited by count, not by what it takes.
+pub(crate) const STACK_BYTES: usize = 16 << 20;
+
+/// Serves texts where `arguments` are those of a process that does nothing else, and gives its exit code.
+pub fn serve_texts(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    if arguments.next()? != MARKER {
+        return None;
+    }
+    let paths = [arguments.next()?, arguments.next()?].map(PathBuf::from);
+    Some(match serve(&paths) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
+    confine(&[model, tokenizer])?;
+    let opened = catch_unwind(|| Texts::open(model, tokenizer));
+    let texts = match opened {
+        Ok(Ok(texts)) => texts,
+        Ok(Err(error)) => return write_answer(&mut io::stdout(), &Answer::Refused(error.to_string())),
+        Err(_) => {
+            let sentence = format!("tokenizer {}: a library gave up on it", tokenizer.display());
+            return write_answer(&mut io::stdout(), &Answer::Refused(sentence));
+        }
+    };
+    let texts = Arc::new(texts);
+    let (orders, inbox) = channel();
+    let (inbox, output) = (Arc::new(Mutex::new(inbox)), Arc::new(Mutex::new(io::stdout())));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    for _ in 0..workers {
+        let (texts, inbox, output) = (texts.clone(), inbox.clone(), output.clone());
+        Builder::new().stack_size(STACK_BYTES).spawn(move || work(&texts, &inbox, &output))?;
+    }
+    close_door()?;
+    let mut opened = output.lock().unwrap_or_else(PoisonError::into_inner);
+    write_answer(&mut *opened, &Answer::Opened(Box::new(TextFacts::of(&texts))))?;
+    drop(opened);
+    // Never waits for a worker: the job says all it has to say before it listens.
+    let mut input = io::BufReader::new(io::stdin());
+    while let Some(order) = read_order(&mut input)? {
+        let _ = orders.send(order);
+    }
+    Ok(())
+}
+
+/// Answers orders, as long as somebody reads the answers.
+fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout>) {
+    loop {
+        let order = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(order) = order else { return };
+        let answer = match order {
+            Order::Encode { number, asks } => {
+                Answer::Encoded { number, results: asks.iter().map(|ask| guarded(|| ask.answer(texts))).collect() }
+            }
+            Order::Render { number, asks } => {
+                let results = asks.iter().map(|ask| guarded(|| rendered(texts, ask))).collect();
+                Answer::Encoded { number, results }
+            }
+            Order::Decode(ids) => {
+                Answer::Decoded(guarded(|| texts.tokenizer.decode(&ids).map_err(|error| error.to_string())))
+            }
+        };
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        if write_answer(&mut *output, &answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// No ids, where the template renders the conversation.
+fn rendered(texts: &Texts, ask: &Ask) -> Result<Vec<u32>, String> {
+    match (ask, &texts.chat_template) {
+        (Ask::Messages(messages), Some(template)) => {
+            template.render(messages).map(|_| Vec::new()).map_err(|error| error.to_string())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The outcome of `work`; a panic in it is a sentence, too.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a library gave up on it".to_owned()))
+}

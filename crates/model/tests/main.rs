@@ -1,0 +1,5 @@
+//! Models from outside.
+
+mod model;
+
+use flashjob_test_support as support;

@@ -1,0 +1,103 @@
+//! One version of one object on disk: how its files are called, and how it is cut into pieces.
+//!
+//! A piece is what has a checksum of its own. Blocks of the block map are whole pieces whatever its budget is, so
+//! that processes with different budgets share one file.
+
+use std::ops::Range;
+
+use crc32fast::Hasher;
+use md5::{Digest, Md5};
+
+use flashjob_bucket::Object;
+
+/// Ends the name of the file that holds an object's bytes, at their places.
+pub(super) const DATA: &str = "data";
+/// Ends the name of the file that says which of them are there.
+pub(super) const CHECKS: &str = "checks";
+
+/// Which object, which version of it, in pieces of which length.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    /// What both files are called but for their endings: any name of an object fits into it.
+    number: u128,
+    /// Has seen all of the above: what is checked with it belongs to this version and to no other.
+    hasher: Hasher,
+    size_bytes: u64,
+    piece_bytes: u64,
+}
+
+impl Version {
+    /// `None` for what has no version to tell it from another.
+    pub(super) fn of(object: &Object, piece_bytes: u64) -> Option<Self> {
+        let etag = object.etag.as_deref()?;
+        // Names hold neither newlines nor NUL: no two versions read the same.
+        let text = format!("{}\n{etag}\n{}\n{piece_bytes}", object.name, object.size_bytes);
+        let mut hasher = Hasher::new();
+        hasher.update(text.as_bytes());
+        let number = u128::from_be_bytes(Md5::digest(text).into());
+        Some(Self { number, hasher, size_bytes: object.size_bytes, piece_bytes })
+    }
+
+    /// Tells it from all others.
+    pub(super) fn number(&self) -> u128 {
+        self.number
+    }
+
+    /// The name of a file of it.
+    pub(super) fn file_name(&self, kind: &str) -> String {
+        format!("{:032x}.{kind}", self.number)
+    }
+
+    /// Length of the object.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Pieces in all.
+    pub(super) fn pieces(&self) -> u64 {
+        self.size_bytes.div_ceil(self.piece_bytes)
+    }
+
+    /// The pieces that `range` is made of, where it is whole ones.
+    pub(super) fn pieces_of(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let is_edge = |place: u64| place.is_multiple_of(self.piece_bytes) || place == self.size_bytes;
+        let whole = range.start < range.end && range.end <= self.size_bytes;
+        (whole && is_edge(range.start) && is_edge(range.end))
+            .then(|| range.start / self.piece_bytes..range.end.div_ceil(self.piece_bytes))
+    }
+
+    /// Where `pieces` lie.
+    pub(super) fn bytes_of(&self, pieces: &Range<u64>) -> Range<u64> {
+        pieces.start * self.piece_bytes..self.size_bytes.min(pieces.end * self.piece_bytes)
+    }
+
+    /// A checksum over what this is and `parts`.
+    pub(super) fn check(&self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = self.hasher.clone();
+        parts.iter().for_each(|part| hasher.update(part));
+        hasher.finalize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_whole_pieces_or_none() {
+        let etag = Some("etag".to_owned());
+        let object = Object { name: "a".to_owned(), size_bytes: 25, etag, modified: None, md5: None };
+        let version = Version::of(&object, 10).unwrap();
+        assert_eq!(version.pieces(), 3);
+        for (range, pieces) in
+            [(0..10, Some(0..1)), (10..25, Some(1..3)), (20..25, Some(2..3)), (0..25, Some(0..3)), (0..20, Some(0..2))]
+        {
+            assert_eq!(version.pieces_of(&range), pieces, "{range:?}");
+            assert_eq!(version.bytes_of(&pieces.unwrap()), range);
+        }
+        for range in [0..5, 5..10, 0..30, 20..24, 25..25, 10..10] {
+            assert_eq!(version.pieces_of(&range), None, "{range:?}");
+        }
+        assert!(Version::of(&Object { etag: None, ..object }, 10).is_none());
+    }
+}

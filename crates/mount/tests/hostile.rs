@@ -1,0 +1,3 @@
+//! Buckets that mean harm.
+
+mod copying;

@@ -1,0 +1,6 @@
+//! The mount from outside.
+
+mod hostile;
+mod mount;
+
+use flashjob_test_support as support;

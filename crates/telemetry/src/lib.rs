@@ -1,0 +1,20 @@
+//! Events and host samples become Prometheus text, log lines and a progress bar.
+//!
+//! Everything shown is derived from [`flashjob_event`] and from what the machine says about itself; this
+//! room knows nothing else of the house. [`Registry`] and [`FactLog`] observe, [`Server`] answers
+//! scrapes and probes, [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
+
+mod fact_log;
+pub mod host;
+pub mod logs;
+mod progress;
+mod registry;
+mod sampler;
+mod server;
+mod ticker;
+
+pub use fact_log::FactLog;
+pub use progress::{Expected, Progress};
+pub use registry::{Counts, Registry, Totals};
+pub use sampler::Sampler;
+pub use server::{LingerEnd, Server, ServerError};

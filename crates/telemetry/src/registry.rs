@@ -1,0 +1,356 @@
+//! Facts become numbers: an observer that counts, and renders what it counted as Prometheus text.
+//!
+//! Counting happens on the thread that states a fact, the engine's above all: a token costs one
+//! uncontended lock and a few atomic additions, and allocates nothing. Names are our own
+//! (`flashjob_*`, `docs/METRICS.md`): vLLM's hold a `:`, which is reserved for recording rules.
+
+mod family;
+mod gpus;
+mod in_flight;
+mod machine;
+mod onlookers;
+mod phases;
+mod registrar;
+mod serving;
+
+use std::time::{Duration, Instant};
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, TextEncoder};
+
+use self::gpus::GpuFamilies;
+use self::in_flight::{InFlight, Requests};
+use self::machine::Machine;
+use self::onlookers::Onlookers;
+use self::phases::Phases;
+use self::registrar::Registrar;
+use self::serving::{Region, Serving};
+use super::host::Sample;
+use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+
+/// Counts facts; renders Prometheus text; answers [`Totals`].
+pub struct Registry {
+    families: prometheus::Registry,
+    phases: Phases,
+    requests: Requests,
+    serving: [Serving; 2],
+    running: IntGauge,
+    waiting: IntGauge,
+    kv_blocks: IntGauge,
+    kv_blocks_used: IntGauge,
+    kv_block_tokens: IntGauge,
+    weights_read: IntCounter,
+    weights_total: IntGauge,
+    bucket_read: IntCounter,
+    bucket_written: IntCounter,
+    bucket_retries: IntCounterVec,
+    limit_flops: IntGauge,
+    limit_bytes: IntGauge,
+    machine: Machine,
+    gpus: GpuFamilies,
+    onlookers: Onlookers,
+}
+
+/// What has been counted of one region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that entered the waiting queue.
+    pub requests_queued: u64,
+    /// Requests that are over.
+    pub requests_finished: u64,
+    /// Requests that are over and ended with an error.
+    pub requests_failed: u64,
+    /// Prompt tokens of requests that have produced a token.
+    pub prompt_tokens: u64,
+    /// Tokens produced.
+    pub generated_tokens: u64,
+    /// Times that a request lost its blocks.
+    pub preemptions: u64,
+    /// Forward passes.
+    pub steps: u64,
+}
+
+/// All that a progress bar or a live chart needs, read at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The current phase; `None` before the first.
+    pub phase: Option<Phase>,
+    /// How long the current phase has lasted.
+    pub phase_elapsed: Duration,
+    /// Everything before the measured region.
+    pub warm_up: Counts,
+    /// The measured region.
+    pub measure: Counts,
+    /// Sequences running after the last step.
+    pub running: u64,
+    /// Sequences waiting.
+    pub waiting: u64,
+    /// Blocks in the KV cache.
+    pub kv_blocks: u64,
+    /// Blocks in use after the last step.
+    pub kv_blocks_used: u64,
+    /// Bytes of weights in memory so far.
+    pub weights_read_bytes: u64,
+    /// Bytes of weights there are.
+    pub weights_total_bytes: u64,
+    /// Body bytes that came from the bucket.
+    pub bucket_read_bytes: u64,
+    /// Bytes written to the bucket.
+    pub bucket_written_bytes: u64,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// A registry in which everything is zero.
+    pub fn new() -> Self {
+        let families = prometheus::Registry::new();
+        let registrar = Registrar(&families);
+        let build = registrar.gauges("flashjob_build_info", "1, labelled with what this program is.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let bucket_retries = registrar.counters(
+            "flashjob_bucket_retries_total",
+            "Bucket requests that were tried again, by what went wrong.",
+            &["reason"],
+        );
+        for reason in ["throttled", "server_error", "timeout", "reset", "short_body"] {
+            bucket_retries.with_label_values(&[reason]);
+        }
+        Self {
+            phases: Phases::new(&registrar),
+            requests: Requests::default(),
+            serving: Serving::register(&registrar),
+            running: registrar.gauge("flashjob_requests_running", "Sequences running after the last step."),
+            waiting: registrar.gauge("flashjob_requests_waiting", "Requests in the waiting queue."),
+            kv_blocks: registrar.gauge("flashjob_kv_cache_blocks", "Blocks in the KV cache."),
+            kv_blocks_used: registrar.gauge("flashjob_kv_cache_used_blocks", "KV blocks in use after the last step."),
+            kv_block_tokens: registrar.gauge("flashjob_kv_cache_block_tokens", "Tokens that one KV block holds."),
+            weights_read: registrar.counter("flashjob_weights_read_bytes_total", "Bytes of weights read into memory."),
+            weights_total: registrar.gauge("flashjob_weights_bytes", "Bytes of weights that the model has."),
+            bucket_read: registrar.counter("flashjob_bucket_read_bytes_total", "Body bytes received from the bucket."),
+            bucket_written: registrar.counter("flashjob_bucket_written_bytes_total", "Bytes sent to the bucket."),
+            bucket_retries,
+            limit_flops: registrar.gauge(
+                "flashjob_limit_flops_per_second",
+                "Operations of a large matrix product, as measured before the run.",
+            ),
+            limit_bytes: registrar.gauge(
+                "flashjob_limit_memory_bytes_per_second",
+                "Bytes between memory and processors, as measured before the run.",
+            ),
+            machine: Machine::register(&registrar),
+            gpus: GpuFamilies::register(&registrar),
+            onlookers: Onlookers::register(&registrar),
+            families,
+        }
+    }
+
+    /// Everything, in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        self.phases.refresh(Instant::now());
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.families.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be rendered in full (a bug: please report)");
+        }
+        text
+    }
+
+    /// The numbers of this moment.
+    pub fn totals(&self) -> Totals {
+        let (phase, phase_elapsed) = self.phases.current(Instant::now()).unzip();
+        Totals {
+            phase,
+            phase_elapsed: phase_elapsed.unwrap_or_default(),
+            warm_up: counts(self.region(Region::WarmUp)),
+            measure: counts(self.region(Region::Measure)),
+            running: level(&self.running),
+            waiting: level(&self.waiting),
+            kv_blocks: level(&self.kv_blocks),
+            kv_blocks_used: level(&self.kv_blocks_used),
+            weights_read_bytes: self.weights_read.get(),
+            weights_total_bytes: level(&self.weights_total),
+            bucket_read_bytes: self.bucket_read.get(),
+            bucket_written_bytes: self.bucket_written.get(),
+        }
+    }
+
+    /// Shows `sample` in place of the previous one.
+    pub fn set_sample(&self, sample: Sample) {
+        self.gpus.set(sample.gpus.clone());
+        self.machine.set(sample);
+    }
+
+    /// Counts a request for a page of the metrics port.
+    pub fn page_requested(&self) {
+        self.onlookers.requested();
+    }
+
+    /// Requests per second for pages of the metrics port while the region was measured, where they were so many that answering
+    /// them took processor time from the measurement.
+    pub fn disturbing_requests_per_second(&self) -> Option<f64> {
+        self.onlookers.disturbing_requests_per_second()
+    }
+
+    fn region(&self, region: Region) -> &Serving {
+        &self.serving[region as usize]
+    }
+
+    /// Where facts of no known request are counted.
+    fn current_region(&self) -> Region {
+        if self.phases.measuring() { Region::Measure } else { Region::WarmUp }
+    }
+
+    fn phase_started(&self, phase: Phase, at: Instant) {
+        self.phases.start(phase, at);
+        self.onlookers.phase_started(phase, at);
+        if matches!(phase, Phase::Publish | Phase::Linger) {
+            // Serving is over; what is still in flight was abandoned, and levels would otherwise stand for ever.
+            self.requests.clear();
+            self.running.set(0);
+            self.waiting.set(0);
+            self.kv_blocks_used.set(0);
+        }
+    }
+
+    fn token_generated(&self, request: RequestId, at: Instant) {
+        let region = self.requests.update(request, |state| {
+            let serving = self.region(state.region);
+            match state.last_token.replace(at) {
+                Some(previous) => serving.inter_token_latency.observe(seconds(previous, at)),
+                None => {
+                    state.first_token = Some(at);
+                    serving.time_to_first_token.observe(seconds(state.queued, at));
+                    serving.prompt_tokens.inc_by(state.prompt_tokens.into());
+                    if let Some(scheduled) = state.scheduled {
+                        serving.prefill_time.observe(seconds(scheduled, at));
+                    }
+                }
+            }
+            state.region
+        });
+        self.region(region.unwrap_or_else(|| self.current_region())).generated_tokens.inc();
+    }
+}
+
+impl Observer for Registry {
+    fn observe(&self, event: &Event) {
+        let at = event.at;
+        match event.fact {
+            Fact::PhaseStarted(phase) => self.phase_started(phase, at),
+            Fact::BucketRead { bytes } => self.bucket_read.inc_by(bytes),
+            Fact::BucketWritten { bytes } => self.bucket_written.inc_by(bytes),
+            Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
+            Fact::UploadOpened { .. } => {}
+            Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
+                // Measured twice, and too low where something else ran at that moment.
+                self.limit_flops.set(self.limit_flops.get().max(flops_per_second as i64));
+                self.limit_bytes.set(self.limit_bytes.get().max(bytes_per_second as i64));
+            }
+            Fact::StepNeeded { flops, bytes } => {
+                let serving = self.region(self.current_region());
+                serving.needed_flops.inc_by(flops as u64);
+                serving.needed_bytes.inc_by(bytes as u64);
+            }
+            Fact::WeightsRead { bytes, total_bytes } => {
+                self.weights_read.inc_by(bytes);
+                self.weights_total.set(gauge_value(total_bytes));
+            }
+            Fact::EngineReady { kv_blocks, block_tokens } => {
+                self.kv_blocks.set(gauge_value(kv_blocks));
+                self.kv_block_tokens.set(gauge_value(block_tokens));
+            }
+            Fact::RequestQueued { request, prompt_tokens } => {
+                let region = self.current_region();
+                self.region(region).queued.inc();
+                self.waiting.inc();
+                let state = InFlight {
+                    region,
+                    prompt_tokens,
+                    queued: at,
+                    scheduled: None,
+                    first_token: None,
+                    last_token: None,
+                };
+                self.requests.insert(request, state);
+            }
+            Fact::RequestScheduled { request } => {
+                let region = self.requests.update(request, |state| {
+                    if state.scheduled.is_none() {
+                        state.scheduled = Some(at);
+                        self.region(state.region).queue_time.observe(seconds(state.queued, at));
+                    }
+                    state.region
+                });
+                self.region(region.unwrap_or_else(|| self.current_region())).scheduled.inc();
+            }
+            Fact::PrefixSearched { request, prompt_tokens, hit_tokens } => {
+                let region = self.requests.update(request, |state| state.region);
+                let serving = self.region(region.unwrap_or_else(|| self.current_region()));
+                serving.prefix_queries.inc_by(prompt_tokens.into());
+                serving.prefix_hits.inc_by(hit_tokens.into());
+            }
+            Fact::RequestPreempted { request } => {
+                let region = self.requests.update(request, |state| state.region);
+                self.region(region.unwrap_or_else(|| self.current_region())).preemptions.inc();
+            }
+            Fact::TokenGenerated { request, token: _ } => self.token_generated(request, at),
+            Fact::RequestFinished { request, output_tokens, reason } => {
+                let state = self.requests.remove(request);
+                let region = state.as_ref().map_or_else(|| self.current_region(), |state| state.region);
+                let serving = self.region(region);
+                serving.finished(reason).inc();
+                serving.request_generated_tokens.observe(output_tokens.into());
+                let Some(state) = state else { return };
+                serving.request_prompt_tokens.observe(state.prompt_tokens.into());
+                if reason != FinishReason::Error {
+                    serving.end_to_end_latency.observe(seconds(state.queued, at));
+                }
+                if let (Some(first), Some(last)) = (state.first_token, state.last_token) {
+                    serving.decode_time.observe(seconds(first, last));
+                }
+            }
+            Fact::StepFinished { duration, prefill_tokens, decode_tokens, running, waiting, kv_blocks_used } => {
+                let serving = self.region(self.current_region());
+                serving.step_seconds.observe(duration.as_secs_f64());
+                serving.step_tokens.observe((prefill_tokens.saturating_add(decode_tokens)) as f64);
+                serving.step_decode_sequences.observe(decode_tokens as f64);
+                serving.prefilled_tokens.inc_by(prefill_tokens as u64);
+                serving.decoded_tokens.inc_by(decode_tokens as u64);
+                self.running.set(gauge_value(running));
+                self.waiting.set(gauge_value(waiting));
+                self.kv_blocks_used.set(gauge_value(kv_blocks_used));
+            }
+        }
+    }
+}
+
+fn counts(serving: &Serving) -> Counts {
+    Counts {
+        requests_queued: serving.queued.get(),
+        requests_finished: serving.finished_requests(),
+        requests_failed: serving.failed_requests(),
+        prompt_tokens: serving.prompt_tokens.get(),
+        generated_tokens: serving.generated_tokens.get(),
+        preemptions: serving.preemptions.get(),
+        steps: serving.step_seconds.get_sample_count(),
+    }
+}
+
+/// From `start` to `end`; zero where facts of two threads cross.
+fn seconds(start: Instant, end: Instant) -> f64 {
+    end.saturating_duration_since(start).as_secs_f64()
+}
+
+fn gauge_value(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+fn level(gauge: &IntGauge) -> u64 {
+    gauge.get().try_into().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! What must be remembered of a request until it finishes.
+//!
+//! Sharded by request, so that threads that finish requests do not wait for the one that makes tokens.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::serving::Region;
+use flashjob_event::RequestId;
+
+/// A power of two: requests are numbered from zero, so the low bits spread them evenly.
+const SHARDS: usize = 16;
+
+/// Moments of one request.
+pub(super) struct InFlight {
+    /// A request's facts count where it was queued, even if it ends later.
+    pub(super) region: Region,
+    pub(super) prompt_tokens: u32,
+    pub(super) queued: Instant,
+    pub(super) scheduled: Option<Instant>,
+    pub(super) first_token: Option<Instant>,
+    pub(super) last_token: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct Requests {
+    shards: [Mutex<HashMap<RequestId, InFlight>>; SHARDS],
+}
+
+impl Requests {
+    /// Begins to remember a request; one of the same number that never finished is forgotten.
+    pub(super) fn insert(&self, request: RequestId, state: InFlight) {
+        self.with_shard(request, |shard| shard.insert(request, state));
+    }
+
+    /// Lets `change` read and write what is known of `request`, if anything is.
+    pub(super) fn update<T>(&self, request: RequestId, change: impl FnOnce(&mut InFlight) -> T) -> Option<T> {
+        self.with_shard(request, |shard| shard.get_mut(&request).map(change))
+    }
+
+    /// Forgets `request`.
+    pub(super) fn remove(&self, request: RequestId) -> Option<InFlight> {
+        self.with_shard(request, |shard| shard.remove(&request))
+    }
+
+    /// Forgets all: whatever is left was abandoned.
+    pub(super) fn clear(&self) {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    fn with_shard<T>(&self, request: RequestId, act: impl FnOnce(&mut HashMap<RequestId, InFlight>) -> T) -> T {
+        let shard = &self.shards[request.0 as usize % SHARDS];
+        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

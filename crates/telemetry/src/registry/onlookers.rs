@@ -1,0 +1,88 @@
+//! Requests that the metrics port answers, and the load that they were while something was measured.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use prometheus::IntCounter;
+
+use super::registrar::Registrar;
+use super::seconds;
+use flashjob_event::Phase;
+
+/// Several Prometheus servers that scrape each second, and a kubelet's probes, are fewer. An answer costs about as much as a
+/// ten-thousandth of a second of one processor.
+const HARMLESS_PER_SECOND: f64 = 50.0;
+
+/// Fewer are no load, however short the region was.
+const HARMLESS_REQUESTS: u64 = 50;
+
+pub(super) struct Onlookers {
+    requests: IntCounter,
+    measured: Mutex<Option<Measured>>,
+}
+
+#[derive(Clone, Copy)]
+struct Measured {
+    start: Instant,
+    before: u64,
+    /// Seconds, and requests within them, once it is over.
+    whole: Option<(f64, u64)>,
+}
+
+impl Onlookers {
+    pub(super) fn register(registrar: &Registrar<'_>) -> Self {
+        let requests = registrar.counter("flashjob_http_requests_total", "Requests that reached the metrics port.");
+        Self { requests, measured: Mutex::new(None) }
+    }
+
+    pub(super) fn requested(&self) {
+        self.requests.inc();
+    }
+
+    pub(super) fn phase_started(&self, phase: Phase, at: Instant) {
+        let requests = self.requests.get();
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *measured {
+            _ if phase == Phase::Measure => *measured = Some(Measured { start: at, before: requests, whole: None }),
+            Some(Measured { start, before, whole: whole @ None }) => {
+                *whole = Some((seconds(*start, at), requests.saturating_sub(*before)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn disturbing_requests_per_second(&self) -> Option<f64> {
+        let (seconds, requests) = self.measured.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.whole?;
+        let rate = requests as f64 / seconds;
+        (requests >= HARMLESS_REQUESTS && rate.is_finite() && rate > HARMLESS_PER_SECOND).then_some(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_a_load_within_the_measured_region_disturbs_it() {
+        for (before, within, after, seconds, disturbing) in [
+            (0, 0, 0, 1, None),
+            (9000, 10, 9000, 1, None),
+            (0, 40, 0, 0, None),
+            (0, 500, 0, 10, None),
+            (0, 600, 0, 10, Some(60.0)),
+        ] {
+            let onlookers = Onlookers::register(&Registrar(&prometheus::Registry::new()));
+            let start = Instant::now();
+            let ask = |times| (0..times).for_each(|_| onlookers.requested());
+            ask(before);
+            onlookers.phase_started(Phase::Measure, start);
+            ask(within);
+            onlookers.phase_started(Phase::Publish, start + Duration::from_secs(seconds));
+            ask(after);
+            onlookers.phase_started(Phase::Linger, start + Duration::from_secs(seconds + 60));
+            assert_eq!(onlookers.disturbing_requests_per_second(), disturbing);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The text of `/metrics`, rendered a few times a second however often it is asked for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Registry;
+
+/// Scrapes within this time share one text: rendering takes processor time that the measurement would have had.
+const VALID: Duration = Duration::from_millis(100);
+
+pub(super) struct Page {
+    registry: Arc<Registry>,
+    rendered: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Page {
+    pub(super) fn of(registry: Arc<Registry>) -> Self {
+        Self { registry, rendered: Mutex::new(None) }
+    }
+
+    /// The present values, a tenth of a second old at most.
+    pub(super) fn text(&self) -> Bytes {
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*rendered
+            && at.elapsed() < VALID
+        {
+            return text.clone();
+        }
+        let text = Bytes::from(self.registry.render());
+        *rendered = Some((Instant::now(), text.clone()));
+        text
+    }
+
+    /// Has the next text rendered anew: values are final, and an older text is not.
+    pub(super) fn forget(&self) {
+        *self.rendered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flashjob_event::{Event, Fact, Observer};
+
+    #[test]
+    fn a_text_is_shared_until_it_is_forgotten() {
+        let registry = Arc::new(Registry::new());
+        let page = Page::of(registry.clone());
+        let first = page.text();
+        registry.observe(&Event { at: Instant::now(), fact: Fact::BucketRead { bytes: 7 } });
+        // Far in the future: the test does not depend on how fast it runs.
+        let later = Instant::now() + Duration::from_secs(3600);
+        page.rendered.lock().unwrap().as_mut().unwrap().0 = later;
+        assert_eq!(page.text(), first);
+        page.forget();
+        assert!(String::from_utf8_lossy(&page.text()).contains("flashjob_bucket_read_bytes_total 7"));
+    }
+}

@@ -1,0 +1,8 @@
+//! The development bucket as a program.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    development_bucket::main().await
+}
