@@ -4,6 +4,7 @@
 
 mod documentation;
 mod imports;
+mod language;
 mod packages;
 
 use std::collections::BTreeMap;

@@ -4,8 +4,8 @@
 //! answers have none the time of writing, which tells versions apart by the second.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LAST_MODIFIED};
 
 use super::object;
@@ -55,7 +55,7 @@ impl Versions {
         self.seen().clear();
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, Version>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Version>> {
+        self.0.lock()
     }
 }

@@ -4,7 +4,8 @@
 //! each metric; the newest point, params and tags are never lost.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::record::Record;
 
@@ -36,7 +37,7 @@ impl Queue {
     }
 
     pub(super) fn push(&self, record: Record) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         inner.records.push(record);
         if inner.records.len() > inner.thin_at {
             thin(&mut inner.records);
@@ -46,22 +47,22 @@ impl Queue {
     }
 
     pub(super) fn count_not_finite(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).not_finite += 1;
+        self.inner.lock().not_finite += 1;
     }
 
     /// How many live values were dropped because they were not finite.
     pub(super) fn not_finite(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).not_finite
+        self.inner.lock().not_finite
     }
 
     /// Hands everything to `keep`, in order; what `keep` refuses stays.
     pub(super) fn drain<E>(&self, keep: impl FnOnce(&[Record]) -> Result<(), E>) -> Result<(), E> {
-        let taken = std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).records);
+        let taken = std::mem::take(&mut self.inner.lock().records);
         if taken.is_empty() {
             return Ok(());
         }
         let kept = keep(&taken);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         if kept.is_err() {
             let newer = std::mem::replace(&mut inner.records, taken);
             inner.records.extend(newer);

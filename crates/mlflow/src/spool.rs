@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -182,7 +182,7 @@ impl Spool {
             serde_json::to_writer(&mut lines, record).map_err(|error| self.journal_failed("write")(error.into()))?;
             lines.push(b'\n');
         }
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         let whole = journal.length_bytes;
         if let Err(error) = journal.file.write_all(&lines) {
             // Half a line would spoil the next one.
@@ -195,14 +195,14 @@ impl Spool {
 
     /// Makes the journal outlive the machine's next moment.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = self.journal.lock();
         journal.file.sync_data().map_err(self.journal_failed("flush"))
     }
 
     /// Reads whole lines from `start` on; an empty page is the end. A line that a killed process left unfinished
     /// is not part of the journal.
     pub(super) fn page(&self, start: u64) -> Result<Page, Error> {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         let mut text = Vec::new();
         journal.file.seek(SeekFrom::Start(start)).map_err(self.journal_failed("read"))?;
         let end = loop {

@@ -4,9 +4,9 @@
 //! and then each time its number doubles; tokens, steps and chunks of bytes are numbers, not lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
 use flashjob_event::{Event, Fact, Observer, Phase};
@@ -22,7 +22,7 @@ pub struct FactLog {
 
 impl FactLog {
     fn phase_started(&self, phase: Phase, at: Instant) {
-        let previous = self.phase.lock().unwrap_or_else(PoisonError::into_inner).replace((phase, at));
+        let previous = self.phase.lock().replace((phase, at));
         match previous {
             Some((previous, since)) => info!(
                 target: "flashjob",

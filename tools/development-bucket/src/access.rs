@@ -1,8 +1,8 @@
 //! PARs: who may do what.
 
 use std::collections::HashMap;
-use std::sync::RwLock;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Refusal;
@@ -67,18 +67,18 @@ impl Grants {
             .token
             .clone()
             .unwrap_or_else(|| format!("{:032x}-{:08x}", rand::random::<u128>(), rand::random::<u32>()));
-        self.0.write().unwrap_or_else(|poison| poison.into_inner()).insert(token.clone(), grant);
+        self.0.write().insert(token.clone(), grant);
         token
     }
 
     /// Ends a PAR; false where there is none.
     pub fn revoke(&self, token: &str) -> bool {
-        self.0.write().unwrap_or_else(|poison| poison.into_inner()).remove(token).is_some()
+        self.0.write().remove(token).is_some()
     }
 
     /// Whether `token` allows `wish`, and if not, how the service says so.
     pub fn check(&self, token: &str, wish: Wish<'_>, namespace: &str, bucket: &str) -> Result<(), Refusal> {
-        let grants = self.0.read().unwrap_or_else(|poison| poison.into_inner());
+        let grants = self.0.read();
         let grant = grants.get(token).ok_or_else(Refusal::unknown_par)?;
         let within = |name: &str| match &grant.object {
             Some(object) => name == object,

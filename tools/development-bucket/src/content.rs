@@ -6,13 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 
 /// A piece on its way to a connection: a few of them fit in a processor's cache.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -135,7 +136,7 @@ static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl Buffer {
     fn of(length: usize) -> Self {
-        let spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
+        let spare = SPARE.lock().pop();
         let mut bytes = spare.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES as usize));
         bytes.resize(length, 0);
         Self(bytes)
@@ -150,7 +151,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut spare = SPARE.lock();
         if spare.len() < MOST_SPARE_BUFFERS {
             spare.push(std::mem::take(&mut self.0));
         }

@@ -3,8 +3,7 @@
 //! `{"kind": "status", "status": 429, "retry_after": "1", "count": 3, "operation": "get", "name_contains": ".bin"}`.
 //! Several faults may hit one request; of two that refuse it, the first one added wins.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
@@ -115,8 +114,8 @@ impl Faults {
         drawn
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.0.lock()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Faults of answers: heads that lie, bodies that are slow, stop, or break off.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::faults::Kind;
@@ -122,7 +123,7 @@ fn on_one_wire(body: Body, bytes_per_second: f64, wire: &Wire) -> Body {
             let length = piece.as_ref().map_or(0, Bytes::len);
             let takes = Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
             let due = {
-                let mut free = wire.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut free = wire.lock();
                 let now = Instant::now();
                 let due = free.map_or(now, |free| free.max(now)) + takes;
                 *free.insert(due)

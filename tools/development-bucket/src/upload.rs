@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::answer::Refusal;
@@ -123,8 +124,8 @@ impl Uploads {
         upload.map(work).ok_or_else(Refusal::missing_upload)
     }
 
-    fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, Upload>> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn uploads(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Upload>> {
+        self.0.lock()
     }
 }
 

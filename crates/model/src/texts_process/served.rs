@@ -5,9 +5,11 @@ use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
+
+use parking_lot::Mutex;
 
 use super::MARKER;
 use super::confinement::{close_door, confine};
@@ -56,7 +58,7 @@ fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
         Builder::new().stack_size(STACK_BYTES).spawn(move || work(&texts, &inbox, &output))?;
     }
     close_door()?;
-    let mut opened = output.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut opened = output.lock();
     write_answer(&mut *opened, &Answer::Opened(Box::new(TextFacts::of(&texts))))?;
     drop(opened);
     // Never waits for a worker: the job says all it has to say before it listens.
@@ -70,7 +72,7 @@ fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
 /// Answers orders, as long as somebody reads the answers.
 fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout>) {
     loop {
-        let order = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let order = inbox.lock().recv();
         let Ok(order) = order else { return };
         let answer = match order {
             Order::Encode { number, asks } => {
@@ -84,7 +86,7 @@ fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout
                 Answer::Decoded(guarded(|| texts.tokenizer.decode(&ids).map_err(|error| error.to_string())))
             }
         };
-        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = output.lock();
         if write_answer(&mut *output, &answer).is_err() {
             return;
         }

@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use indicatif::MultiProgress;
+use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// A stream that a progress bar may share.
@@ -40,7 +41,7 @@ pub(super) struct ScreenWriter<'a>(&'a Screen);
 impl Write for ScreenWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.bars.suspend(|| {
-            let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stream = self.0.stream.lock();
             let _ = stream.write_all(line);
         });
         Ok(line.len())
@@ -75,7 +76,7 @@ pub(super) struct FileCopyWriter<'a>(&'a FileCopy);
 
 impl Write for FileCopyWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut slot = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.file.lock();
         if let Some(file) = slot.as_mut()
             && let Err(error) = file.write_all(line)
         {

@@ -17,7 +17,7 @@ pub(crate) fn shown(options: &Options, act: impl FnOnce()) -> String {
     let writer: Arc<Mutex<dyn Write + Send>> = stream.clone();
     let dispatch = dispatch(options, false, Screen::stream(writer)).unwrap();
     tracing::dispatcher::with_default(&dispatch, act);
-    String::from_utf8(stream.lock().unwrap().clone()).unwrap()
+    String::from_utf8(stream.lock().clone()).unwrap()
 }
 
 fn text(filter: Option<&'static str>) -> Options<'static> {

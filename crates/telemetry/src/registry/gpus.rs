@@ -1,8 +1,9 @@
 //! The latest samples of GPUs as metrics, a series for each: absolute values, passed through as they were read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
@@ -51,7 +52,7 @@ impl GpuFamilies {
     }
 
     pub(super) fn set(&self, samples: Vec<GpuSample>) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = samples;
+        *self.latest.lock() = samples;
     }
 }
 
@@ -61,7 +62,7 @@ impl Collector for GpuFamilies {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let samples = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = self.latest.lock();
         let whose = |gpu: &GpuSample| {
             vec![("gpu", gpu.index.to_string()), ("name", gpu.name.clone()), ("uuid", gpu.uuid.clone())]
         };

@@ -3,8 +3,9 @@
 //! Sharded by request, so that threads that finish requests do not wait for the one that makes tokens.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::serving::Region;
 use flashjob_event::RequestId;
@@ -47,17 +48,17 @@ impl Requests {
     /// Forgets all: whatever is left was abandoned.
     pub(super) fn clear(&self) {
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            shard.lock().clear();
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     fn with_shard<T>(&self, request: RequestId, act: impl FnOnce(&mut HashMap<RequestId, InFlight>) -> T) -> T {
         let shard = &self.shards[request.0 as usize % SHARDS];
-        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut shard.lock())
     }
 }

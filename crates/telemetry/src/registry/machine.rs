@@ -2,8 +2,9 @@
 //!
 //! Process metrics keep the names that all Prometheus clients share, so that common dashboards find them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -58,7 +59,7 @@ impl Machine {
     }
 
     pub(super) fn set(&self, sample: Sample) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = sample;
+        *self.latest.lock() = sample;
     }
 }
 
@@ -68,7 +69,7 @@ impl Collector for Machine {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let sample = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = self.latest.lock();
         let series = |family: &Family<Sample>| Some(family.of(vec![family.series(&sample, Vec::new())?]));
         FAMILIES.iter().filter_map(series).collect()
     }

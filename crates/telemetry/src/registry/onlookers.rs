@@ -1,8 +1,8 @@
 //! Requests that the metrics port answers, and the load that they were while something was measured.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use super::registrar::Registrar;
@@ -41,7 +41,7 @@ impl Onlookers {
 
     pub(super) fn phase_started(&self, phase: Phase, at: Instant) {
         let requests = self.requests.get();
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut measured = self.measured.lock();
         match &mut *measured {
             _ if phase == Phase::Measure => *measured = Some(Measured { start: at, before: requests, whole: None }),
             Some(Measured { start, before, whole: whole @ None }) => {
@@ -52,7 +52,7 @@ impl Onlookers {
     }
 
     pub(super) fn disturbing_requests_per_second(&self) -> Option<f64> {
-        let (seconds, requests) = self.measured.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.whole?;
+        let (seconds, requests) = self.measured.lock().as_ref()?.whole?;
         let rate = requests as f64 / seconds;
         (requests >= HARMLESS_REQUESTS && rate.is_finite() && rate > HARMLESS_PER_SECOND).then_some(rate)
     }

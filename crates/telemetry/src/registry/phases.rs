@@ -1,9 +1,9 @@
 //! Which phase the job is in, and how long each has taken.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::registrar::Registrar;
@@ -82,6 +82,6 @@ impl Phases {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -8,8 +8,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -142,7 +143,7 @@ impl Pace {
     /// Time that the request that has just come is to wait.
     fn pause(&self) -> Duration {
         let now = Instant::now();
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         *next = (*next).max(now) + EARNED_IN;
         next.saturating_duration_since(now + BURST * EARNED_IN)
     }
@@ -188,8 +189,8 @@ impl Places {
         evict(&mut self.lock());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Taken>> {
+        self.taken.lock()
     }
 }
 

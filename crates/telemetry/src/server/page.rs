@@ -1,9 +1,10 @@
 //! The text of `/metrics`, rendered a few times a second however often it is asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::Registry;
 
@@ -22,7 +23,7 @@ impl Page {
 
     /// The present values, a tenth of a second old at most.
     pub(super) fn text(&self) -> Bytes {
-        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rendered = self.rendered.lock();
         if let Some((at, text)) = &*rendered
             && at.elapsed() < VALID
         {
@@ -35,7 +36,7 @@ impl Page {
 
     /// Has the next text rendered anew: values are final, and an older text is not.
     pub(super) fn forget(&self) {
-        *self.rendered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.rendered.lock() = None;
     }
 }
 
@@ -52,7 +53,7 @@ mod tests {
         registry.observe(&Event { at: Instant::now(), fact: Fact::BucketRead { bytes: 7 } });
         // Far in the future: the test does not depend on how fast it runs.
         let later = Instant::now() + Duration::from_secs(3600);
-        page.rendered.lock().unwrap().as_mut().unwrap().0 = later;
+        page.rendered.lock().as_mut().unwrap().0 = later;
         assert_eq!(page.text(), first);
         page.forget();
         assert!(String::from_utf8_lossy(&page.text()).contains("flashjob_bucket_read_bytes_total 7"));

@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Scrapers that are remembered; whoever comes after as many others is a stranger.
@@ -111,8 +111,8 @@ impl Scrapers {
         self.satisfied.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Known> {
+        self.known.lock()
     }
 }
 
@@ -143,8 +143,8 @@ mod tests {
             before.chars().for_each(|name| scrapers.end(come(name)));
             // One that is on its way may have missed the final values.
             let early = come('a');
-            scrapers.known.lock().unwrap().scrapes.entry(early.scraper.clone()).and_modify(|scrapes| *scrapes -= 1);
-            scrapers.known.lock().unwrap().scrapes.retain(|_, scrapes| *scrapes > 0);
+            scrapers.known.lock().scrapes.entry(early.scraper.clone()).and_modify(|scrapes| *scrapes -= 1);
+            scrapers.known.lock().scrapes.retain(|_, scrapes| *scrapes > 0);
             let token = scrapers.expect_final();
             scrapers.end(early);
             assert!(!token.is_cancelled(), "{before}");
