@@ -55,7 +55,7 @@ impl TextFacts {
 pub enum Ask {
     /// A text as it is; with `add_special` those tokens are added that the model expects around it, such as BOS.
     Text {
-        /// The text.
+        /// The text to encode.
         text: String,
         /// With tokens around it.
         add_special: bool,
