@@ -1,4 +1,4 @@
-//! Where finished lines go: the screen, between the frames of a progress bar, and a file.
+//! Outputs of log lines: the screen, between the frames of a progress bar, and a file.
 //!
 //! A line that cannot be written is lost, never a reason for the job to fail.
 
@@ -40,6 +40,7 @@ pub(super) struct ScreenWriter<'a>(&'a Screen);
 
 impl Write for ScreenWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Bars are erased, the line is written, and bars are drawn again below it.
         self.0.bars.suspend(|| {
             let mut stream = self.0.stream.lock();
             let _ = stream.write_all(line);
@@ -80,6 +81,7 @@ impl Write for FileCopyWriter<'_> {
         if let Some(file) = slot.as_mut()
             && let Err(error) = file.write_all(line)
         {
+            // One complaint, not one for each line: a full disk stays full.
             *slot = None;
             // Not through `tracing`, which is what called us.
             let _ = writeln!(io::stderr(), "the copy of the log ends here: {error}");

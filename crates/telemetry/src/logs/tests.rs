@@ -1,9 +1,10 @@
-//! What lines look like, and what they never hold.
+//! Form of log lines, and content that they must not hold.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use indicatif::{InMemoryTerm, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{debug, info, warn};
 

@@ -27,7 +27,7 @@ const FAMILIES: [Family<GpuSample>; 9] = [
 const THROTTLED: &str = "flashjob_gpu_throttled";
 const THROTTLED_HELP: &str = "1 where this reason keeps the GPU's clocks down, 0 where it does not.";
 
-/// The collector; clones share the samples.
+/// The collector of GPU samples; clones share them.
 #[derive(Clone)]
 pub(super) struct GpuFamilies {
     latest: Arc<Mutex<Vec<GpuSample>>>,
@@ -47,7 +47,7 @@ impl GpuFamilies {
             .collect::<Result<_, _>>();
         registrar.enter(Self {
             latest: Arc::default(),
-            descriptions: descriptions.expect("metric names are constants of this room"),
+            descriptions: descriptions.expect("metric names are constants of this file"),
         })
     }
 
@@ -73,13 +73,14 @@ impl Collector for GpuFamilies {
             samples.iter().filter_map(|gpu| Some((gpu, gpu.throttled_by.as_ref()?))).flat_map(|(gpu, given)| {
                 THROTTLE_REASONS.iter().map(move |reason| {
                     let mut labels = whose(gpu);
-                    // Names in order, as Prometheus writes them.
+                    // Prometheus writes labels in alphabetical order.
                     labels.insert(2, ("reason", (*reason).to_owned()));
                     measured(MetricType::GAUGE, f64::from(u8::from(given.contains(reason))), labels)
                 })
             });
         let throttled: Vec<Metric> = throttled.collect();
         let families = values.chain([labelled(THROTTLED, THROTTLED_HELP, MetricType::GAUGE, throttled)]);
+        // A family without a series would appear as a bare help text.
         families.filter(|family| !family.get_metric().is_empty()).collect()
     }
 }

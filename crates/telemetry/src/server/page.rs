@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::Registry;
 
-/// Scrapes within this time share one text: rendering takes processor time that the measurement would have had.
+/// Age up to which scrapes share one text: rendering takes processor time from the measurement.
 const VALID: Duration = Duration::from_millis(100);
 
 pub(super) struct Page {
@@ -21,8 +21,9 @@ impl Page {
         Self { registry, rendered: Mutex::new(None) }
     }
 
-    /// The present values, a tenth of a second old at most.
+    /// The present values, at most a tenth of a second old.
     pub(super) fn text(&self) -> Bytes {
+        // Rendered under the lock: of several scrapes at once, one renders and the others get its text.
         let mut rendered = self.rendered.lock();
         if let Some((at, text)) = &*rendered
             && at.elapsed() < VALID
@@ -34,7 +35,7 @@ impl Page {
         text
     }
 
-    /// Has the next text rendered anew: values are final, and an older text is not.
+    /// Drops the rendered text, as the values have become final.
     pub(super) fn forget(&self) {
         *self.rendered.lock() = None;
     }
