@@ -1,4 +1,4 @@
-//! What was asked of the server, so that tests can tell what a client did.
+//! Log of requests to the server, so that tests can check the behaviour of a client.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Requests remembered one by one; counts go on beyond them.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
