@@ -88,6 +88,8 @@ impl Passthrough {
             Some(through) => {
                 self.opens.fetch_add(1, Ordering::Relaxed);
                 // Without KEEP_CACHE: the pages belong to the backing file.
+                // SAFETY: the number refers to a file of this connection as long as `through` lives, which the locked state
+                // keeps.
                 let id = unsafe { reply.wrap_backing(through.id) };
                 reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &id);
                 // Its drop would close the backing file by an ioctl, for which this process may lack the right.
