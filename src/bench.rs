@@ -27,12 +27,12 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 pub use bins::Bins;
-pub use distribution::Distribution;
+pub use distribution::{Distribution, Percentiles};
 pub use entries::{Entry, Place};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 pub use question::{AnswerForm, Endpoint, Labels};
 pub use recorder::Recorder;
-pub use roofline::{MachineLimits, Roofline};
+pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use token_clock::TokenClock;
 pub use workload::{Prompts, prepare};
 

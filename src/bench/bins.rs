@@ -1,11 +1,13 @@
 //! Durations counted in bins that grow evenly: what processes on several machines can put together.
 //!
 //! Percentiles cannot be made of percentiles, and a list of all times between tokens is as long as the run. Bins add up, and a value
-//! is known from its bin to half a hundredth (as in Masson et al., "DDSketch", 2019).
+//! is known from its bin to 0.5 % (as in Masson et al., "DDSketch", 2019).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use super::Percentiles;
 
 /// How much wider a bin is than the one before it.
 const RATIO: f64 = 1.01;
@@ -36,11 +38,11 @@ impl Bins {
         }
     }
 
-    /// Mean and percentiles by name, the latter to half a hundredth; none where nothing was counted.
-    pub fn named(&self) -> Vec<(&'static str, f64)> {
+    /// Mean and percentiles, the latter to 0.5 %; `None` where nothing was counted.
+    pub fn percentiles(&self) -> Option<Percentiles> {
         let total: u64 = self.counts.values().sum();
         if total == 0 {
-            return Vec::new();
+            return None;
         }
         let percentile = |percent: f64| {
             let rank = percent / 100.0 * (total - 1) as f64;
@@ -52,13 +54,13 @@ impl Bins {
             // The middle of its bin, by ratio.
             bin.map_or(0.0, |(bin, _)| RATIO.powf(f64::from(*bin) - 0.5))
         };
-        vec![
-            ("mean", self.sum_seconds / total as f64),
-            ("p50", percentile(50.0)),
-            ("p90", percentile(90.0)),
-            ("p95", percentile(95.0)),
-            ("p99", percentile(99.0)),
-        ]
+        Some(Percentiles {
+            mean: self.sum_seconds / total as f64,
+            p50: percentile(50.0),
+            p90: percentile(90.0),
+            p95: percentile(95.0),
+            p99: percentile(99.0),
+        })
     }
 }
 
@@ -66,8 +68,8 @@ impl Bins {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Distribution;
     use super::*;
+    use crate::bench::Distribution;
 
     fn binned(values: &[f64]) -> Bins {
         let mut bins = Bins::default();
@@ -81,22 +83,21 @@ mod tests {
             let (first, second) = values.split_at(cut.min(values.len()));
             let mut together = binned(first);
             together.merge(&binned(second));
-            let named = together.named();
+            let found = together.percentiles().unwrap();
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
-            for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0)] {
-                let found = named.iter().find(|(known, _)| *known == name).unwrap().1;
+            for (found, percent) in [(found.p50, 50.0), (found.p90, 90.0), (found.p95, 95.0), (found.p99, 99.0)] {
                 let exact = sorted[(percent / 100.0 * (sorted.len() - 1) as f64) as usize];
-                prop_assert!((found / exact - 1.0).abs() < 0.006, "{name}: {found} for {exact}");
+                prop_assert!((found / exact - 1.0).abs() < 0.006, "{percent}: {found} for {exact}");
             }
             let mean = Distribution::of(values).unwrap().mean;
-            prop_assert!((named[0].1 / mean - 1.0).abs() < 1e-9);
+            prop_assert!((found.mean / mean - 1.0).abs() < 1e-9);
         }
     }
 
     #[test]
     fn nothing_has_no_percentiles_and_a_file_keeps_all() {
-        assert!(Bins::default().named().is_empty());
+        assert!(Bins::default().percentiles().is_none());
         let bins = binned(&[0.0, 0.01, 0.02, 3.0]);
         let text = serde_json::to_string(&bins).unwrap();
         assert_eq!(serde_json::from_str::<Bins>(&text).unwrap(), bins);

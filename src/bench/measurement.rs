@@ -114,17 +114,6 @@ impl Latencies {
             queue_seconds: over(|request| request.queue_seconds),
         }
     }
-
-    /// Each latency under the name it has in metrics, in a fixed order.
-    pub fn named(&self) -> [(&'static str, Option<Distribution>); 5] {
-        [
-            ("ttft", self.time_to_first_token_seconds),
-            ("tpot", self.time_per_output_token_seconds),
-            ("itl", self.inter_token_latency_seconds),
-            ("e2e", self.end_to_end_seconds),
-            ("queue", self.queue_seconds),
-        ]
-    }
 }
 
 impl Measurement {

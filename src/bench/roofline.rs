@@ -80,30 +80,67 @@ impl Needs {
     }
 }
 
+/// Figures of a run beside the machine's limits; the names of the fields are those of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct RooflineFigures {
+    /// Operations per second.
+    pub flops_per_second: f64,
+    /// Bytes per second.
+    pub memory_bytes_per_second: f64,
+    /// `None` where limits were not measured.
+    #[serde(flatten)]
+    pub limits: Option<LimitFigures>,
+    /// `None` where the roofline is unknown.
+    #[serde(flatten)]
+    pub bound: Option<BoundFigures>,
+}
+
+/// The machine's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LimitFigures {
+    /// Operations per second.
+    pub limit_flops_per_second: f64,
+    /// Bytes per second.
+    pub limit_memory_bytes_per_second: f64,
+}
+
+/// A run as a share of its roofline.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BoundFigures {
+    /// Seconds that all steps take at the limits.
+    pub roofline_seconds: f64,
+    /// The same as a share of the elapsed time.
+    pub roofline_fraction: f64,
+    /// Share of it in steps that operations bound rather than bytes.
+    pub roofline_compute_bound_share: f64,
+    /// Model FLOPs utilisation.
+    pub mfu: f64,
+    /// Model bandwidth utilisation.
+    pub mbu: f64,
+}
+
 impl Roofline {
-    /// Its figures by name, for a region of `elapsed_seconds`; none where nothing was computed.
-    pub fn named(&self, elapsed_seconds: f64) -> Vec<(&'static str, f64)> {
+    /// Figures for a region of `elapsed_seconds`; `None` where nothing was computed.
+    pub fn figures(&self, elapsed_seconds: f64) -> Option<RooflineFigures> {
         if self.flops == 0.0 || elapsed_seconds <= 0.0 {
-            return Vec::new();
+            return None;
         }
-        let (flops_per_second, bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
-        let mut named = vec![("flops_per_second", flops_per_second), ("memory_bytes_per_second", bytes_per_second)];
-        let Some(limits) = self.limits else { return named };
-        named.extend([
-            ("limit_flops_per_second", limits.flops_per_second),
-            ("limit_memory_bytes_per_second", limits.bytes_per_second),
-        ]);
-        if let (Some(limit_seconds), Some(compute_bound_seconds)) = (self.limit_seconds, self.compute_bound_seconds) {
-            named.extend([
-                ("roofline_seconds", limit_seconds),
-                ("roofline_fraction", limit_seconds / elapsed_seconds),
-                ("roofline_compute_bound_share", compute_bound_seconds / limit_seconds),
-                // Model FLOPs and model bandwidth utilisation.
-                ("mfu", flops_per_second / limits.flops_per_second),
-                ("mbu", bytes_per_second / limits.bytes_per_second),
-            ]);
-        }
-        named
+        let (flops_per_second, memory_bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
+        let bound = |limits: MachineLimits| {
+            let (limit_seconds, compute_bound_seconds) = (self.limit_seconds?, self.compute_bound_seconds?);
+            Some(BoundFigures {
+                roofline_seconds: limit_seconds,
+                roofline_fraction: limit_seconds / elapsed_seconds,
+                roofline_compute_bound_share: compute_bound_seconds / limit_seconds,
+                mfu: flops_per_second / limits.flops_per_second,
+                mbu: memory_bytes_per_second / limits.bytes_per_second,
+            })
+        };
+        let limits = self.limits.map(|limits| LimitFigures {
+            limit_flops_per_second: limits.flops_per_second,
+            limit_memory_bytes_per_second: limits.bytes_per_second,
+        });
+        Some(RooflineFigures { flops_per_second, memory_bytes_per_second, limits, bound: self.limits.and_then(bound) })
     }
 }
 
@@ -121,18 +158,19 @@ mod tests {
     fn each_step_counts_by_what_holds_it_up() {
         let roofline = needs(&[(300.0, 10.0), (50.0, 20.0)]).under(Some(LIMITS), 10.0);
         assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (Some(5.0), Some(3.0)));
-        let named = roofline.named(10.0);
-        let figure = |name: &str| named.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-        assert_eq!((figure("roofline_fraction"), figure("roofline_compute_bound_share")), (Some(0.5), Some(0.6)));
-        assert_eq!((figure("mfu"), figure("mbu")), (Some(0.35), Some(0.3)));
-        assert_eq!((figure("flops_per_second"), figure("memory_bytes_per_second")), (Some(35.0), Some(3.0)));
+        let figures = roofline.figures(10.0).unwrap();
+        let bound = figures.bound.unwrap();
+        assert_eq!((bound.roofline_fraction, bound.roofline_compute_bound_share), (0.5, 0.6));
+        assert_eq!((bound.mfu, bound.mbu), (0.35, 0.3));
+        assert_eq!((figures.flops_per_second, figures.memory_bytes_per_second), (35.0, 3.0));
     }
 
     #[test]
     fn without_limits_there_are_rates_and_no_fractions() {
-        assert!(needs(&[]).under(None, 1.0).named(1.0).is_empty());
+        assert!(needs(&[]).under(None, 1.0).figures(1.0).is_none());
         let roofline = needs(&[(8.0, 4.0)]).under(None, 2.0);
-        assert_eq!(roofline.named(2.0), [("flops_per_second", 4.0), ("memory_bytes_per_second", 2.0)]);
+        let rates = RooflineFigures { flops_per_second: 4.0, memory_bytes_per_second: 2.0, limits: None, bound: None };
+        assert_eq!(roofline.figures(2.0), Some(rates));
         assert_eq!((roofline.limit_seconds, roofline.unknown_because), (None, None));
     }
 
@@ -142,16 +180,11 @@ mod tests {
         let roofline = steps.under(Some(LIMITS), 4.9);
         assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (None, None));
         assert!(roofline.unknown_because.is_some_and(|reason| reason.contains("faster than the machine's limits")));
-        let named = roofline.named(4.9);
-        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-        assert_eq!(
-            names,
-            ["flops_per_second", "memory_bytes_per_second", "limit_flops_per_second", "limit_memory_bytes_per_second"]
-        );
+        let figures = roofline.figures(4.9).unwrap();
+        assert!(figures.limits.is_some() && figures.bound.is_none());
         // As fast as the limits is as fast as can be.
-        let fraction =
-            steps.under(Some(LIMITS), 5.0).named(5.0).into_iter().find(|(name, _)| *name == "roofline_fraction");
-        assert_eq!(fraction, Some(("roofline_fraction", 1.0)));
+        let figures = steps.under(Some(LIMITS), 5.0).figures(5.0).unwrap();
+        assert_eq!(figures.bound.map(|bound| bound.roofline_fraction), Some(1.0));
     }
 
     #[test]

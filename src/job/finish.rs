@@ -8,7 +8,7 @@ use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
 use super::{Exit, environment, left_behind, replicas, upload};
-use crate::report::{self, Answerer, JobResult, Status};
+use crate::report::{self, Answerer, Figures, JobResult, Status};
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
 
@@ -67,7 +67,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     });
     let phases = context.phases.seconds();
     let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
-    let figures = measurement.as_ref().map(|m| report::figures(m, &phases, price)).unwrap_or_default();
+    let figures = measurement.as_ref().map(|measurement| Figures::new(measurement, &phases, price));
     let mut result = JobResult {
         status,
         exit_code: exit.code(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::report::{ReplicaResult, replica_figures};
+use crate::report::{self, ReplicaFigures, ReplicaResult};
 use flashjob_config::{JobConfig, Tracking};
 use flashjob_mlflow::{self as mlflow, Aggregation, FinishedReplica, Membership, RunKey, Settled};
 
@@ -48,5 +48,5 @@ fn figures(finished: &[FinishedReplica]) -> Result<Vec<(String, f64)>, String> {
         _ => Err(format!("replica {} has not got all of its files", replica.index)),
     };
     let results: Vec<ReplicaResult> = finished.iter().map(read).collect::<Result<_, _>>()?;
-    Ok(replica_figures(&results))
+    Ok(report::named(&ReplicaFigures::new(&results)))
 }

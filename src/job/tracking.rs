@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::run::Context;
 use super::{environment, replicas};
-use crate::report::{JobResult, ResultsDirectory};
+use crate::report::{self, JobResult, ResultsDirectory};
 use flashjob_config::JobConfig;
 use flashjob_mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
 use flashjob_telemetry::Registry;
@@ -85,7 +85,7 @@ impl Tracking {
         let end = RunEnd {
             status,
             at: SystemTime::now(),
-            metrics: result.figures.clone(),
+            metrics: result.figures.as_ref().map(report::named).unwrap_or_default(),
             tags,
             artifacts: context.directory.files(),
         };
