@@ -5,6 +5,7 @@
 
 mod candle;
 mod child_environment;
+mod engine_report;
 mod presence;
 mod vllm;
 
@@ -20,6 +21,7 @@ use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
 pub use candle::Follower;
+pub use engine_report::{EngineReport, VllmReport};
 pub use presence::{Found, Interpreter, check};
 
 /// One prompt to continue.
@@ -74,7 +76,7 @@ pub struct BackendFacts {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Everything that only this engine has: device, dtype, kernels, blocks.
-    pub engine: serde_json::Value,
+    pub engine: EngineReport,
 }
 
 /// An engine that is loaded and ready. Blocking: call it from a thread that may wait.

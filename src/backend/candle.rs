@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
+use super::{Backend, BackendFacts, Completion, EngineReport, Error, Loading, Request, opened};
 use flashjob_config::JobConfig;
 use flashjob_engine::{self as engine, Engine, Placement, Rendezvous};
 use flashjob_event::{Events, Fact};
@@ -15,6 +15,7 @@ use flashjob_model::{Files, Model, TextService};
 pub struct CandleBackend {
     engine: Engine,
     texts: Arc<TextService>,
+    gpus: usize,
     facts: BackendFacts,
 }
 
@@ -27,8 +28,13 @@ impl CandleBackend {
         let engine = engine.map_err(from_loading)?;
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
-        let facts = BackendFacts { warnings, ..facts(&model, engine.facts())? };
-        Ok(Self { engine, texts, facts })
+        let facts = BackendFacts { warnings, ..facts(&model, engine.facts()) };
+        let gpus = match placement {
+            // GPUs of other nodes cannot be asked for their energy from here.
+            Placement::Gpus if engine.facts().machines == 1 => engine.facts().tensor_parallel_size,
+            Placement::Gpus | Placement::Cpu => 0,
+        };
+        Ok(Self { engine, texts, gpus, facts })
     }
 }
 
@@ -38,11 +44,7 @@ impl Backend for CandleBackend {
     }
 
     fn gpus(&self) -> usize {
-        match self.engine.facts() {
-            // Those of other machines cannot be asked from here.
-            facts if facts.device == Placement::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
-            _ => 0,
-        }
+        self.gpus
     }
 
     fn measure_limits_again(&mut self, events: &Events) {
@@ -108,7 +110,7 @@ impl Follower {
         let model = headers(files, model)?;
         let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
-        let facts = facts(&model, ranks.facts())?;
+        let facts = facts(&model, ranks.facts());
         Ok(Self { ranks, facts })
     }
 
@@ -133,8 +135,8 @@ fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
     Model::open_through(files, model).map_err(|error| Error::Model(error.to_string()))
 }
 
-fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Error> {
-    Ok(BackendFacts {
+fn facts(model: &Model, engine: &engine::EngineFacts) -> BackendFacts {
+    BackendFacts {
         backend: "candle",
         version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: model.architecture.clone(),
@@ -142,8 +144,8 @@ fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Er
         max_model_len: engine.max_model_len,
         other_modalities: model.other_modalities,
         warnings: Vec::new(),
-        engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
-    })
+        engine: EngineReport::Candle(Box::new(engine.clone())),
+    }
 }
 
 /// What the leader says is its word, not a failure of this machine.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::child::{Child, Silence};
 use self::protocol::{Asked, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
-use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
+use super::{Backend, BackendFacts, Completion, EngineReport, Error, Loading, Request, opened};
 use flashjob_event::{Events, Fact, FinishReason, RequestId};
 use flashjob_model::TextService;
 
@@ -81,7 +81,7 @@ impl VllmBackend {
             max_model_len,
             other_modalities: None,
             warnings: texts.facts().warnings.clone(),
-            engine,
+            engine: EngineReport::Vllm(Box::new(engine)),
         };
         Ok(Self { child, texts, gpus, facts })
     }

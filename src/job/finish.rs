@@ -2,8 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
-
 use super::exit::Failure;
 use super::run::{Context, show};
 use super::work::Work;
@@ -78,7 +76,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(context),
-        backend: work.backend.as_ref().map(|facts| json!(facts)),
+        backend: work.backend.clone(),
         environment: environment::describe(&context.privileges),
         phases,
         measurement,

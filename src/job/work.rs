@@ -208,13 +208,19 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
     for warning in facts.other_modalities.into_iter().chain(warnings).take(REPORTED) {
         tracing::warn!("{}", exit::cut(warning.to_owned()));
     }
-    if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
+    if let Some(reason) = facts.engine.limits_not_measured() {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
     }
     context.tracking.tag("backend", facts.backend);
     context.tracking.tag("architecture", &facts.architecture);
-    for key in ["device", "dtype", "weights_dtype", "kernels"] {
-        if let Some(value) = facts.engine.get(key).and_then(|value| value.as_str()) {
+    let engine = &facts.engine;
+    for (key, value) in [
+        ("device", engine.device()),
+        ("dtype", engine.dtype()),
+        ("weights_dtype", engine.weights_dtype()),
+        ("kernels", engine.kernels()),
+    ] {
+        if let Some(value) = value {
             context.tracking.tag(key, value);
         }
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use flashjob_event::Phase;
 
 use super::figures::Figures;
+use crate::backend::BackendFacts;
 use crate::bench::Measurement;
 
 /// How a run ended.
@@ -64,7 +65,7 @@ pub struct JobResult {
     /// Other work of the machine while it measured, each in a sentence.
     pub disturbances: Vec<String>,
     /// What ran; `None` where it never got so far.
-    pub backend: Option<Value>,
+    pub backend: Option<BackendFacts>,
     /// Host, processor, memory, versions.
     pub environment: Value,
     /// How long each phase took.
@@ -98,7 +99,7 @@ struct Document<'a> {
     skipped_inputs: usize,
     disturbances: &'a [String],
     failed_requests: Option<usize>,
-    backend: Option<&'a Value>,
+    backend: Option<&'a BackendFacts>,
     settings: &'a Value,
     environment: &'a Value,
 }

@@ -146,7 +146,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let stated = backend.facts().clone();
     assert_eq!((stated.backend, stated.version.as_str()), ("vllm", "0.32.0"));
     assert_eq!((stated.architecture.as_str(), stated.max_model_len), ("LlamaForCausalLM", 512));
-    assert_eq!((&stated.engine["dtype"], &stated.engine["kernels"]), (&"float32".into(), &"CPU_ATTN".into()));
+    assert_eq!((stated.engine.dtype(), stated.engine.kernels()), (Some("float32"), Some("CPU_ATTN")));
     let mut run = |requests: &[Request]| {
         facts.0.lock().unwrap().clear();
         let mut completions: Vec<Completion> = Vec::new();

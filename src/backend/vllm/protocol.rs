@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Request;
+use super::super::{Request, VllmReport};
 use flashjob_config::{DeviceChoice, DtypeChoice};
 use flashjob_event::FinishReason;
 
@@ -115,8 +115,8 @@ pub struct Loaded {
     pub gpus: usize,
     pub kv_blocks: usize,
     pub block_tokens: usize,
-    /// For the result: device, dtype, attention and the like.
-    pub engine: serde_json::Value,
+    /// Its configuration, for the result.
+    pub engine: VllmReport,
 }
 
 /// What one step of vLLM's came to.
