@@ -31,8 +31,8 @@ pub struct Request {
     pub id: RequestId,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Tokens to produce; fewer only where a stop token may end it, or an error that is its own.
-    pub output_tokens: usize,
+    /// Tokens to generate; fewer only where a stop token may end it, or an error that is its own.
+    pub max_tokens: usize,
     /// Whether the model's end-of-sequence tokens are treated as any other.
     pub ignore_eos: bool,
     /// How tokens are chosen.

@@ -58,17 +58,8 @@ impl Backend for CandleBackend {
         cancel: &CancellationToken,
         finished: &mut dyn FnMut(Completion),
     ) -> Result<(), Error> {
-        let requests = requests
-            .into_iter()
-            .map(|request| engine::Request {
-                id: request.id,
-                prompt: request.prompt,
-                max_new_tokens: request.output_tokens,
-                stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.facts().eos_tokens.clone() },
-                sampling: request.sampling,
-                seed: request.seed,
-            })
-            .collect();
+        let eos_tokens = &self.texts.facts().eos_tokens;
+        let requests = requests.into_iter().map(|request| engine_request(request, eos_tokens)).collect();
         let mut undecodable = None;
         let mut complete = |output: engine::Output| {
             // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
@@ -128,6 +119,18 @@ impl Follower {
             end if end.code == 0 => Ok(()),
             end => Err(Error::Ended(end)),
         }
+    }
+}
+
+/// `request` in the engine's type. The only place that converts one into the other.
+fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
+    engine::Request {
+        id: request.id,
+        prompt: request.prompt,
+        max_new_tokens: request.max_tokens,
+        stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
+        sampling: request.sampling,
+        seed: request.seed,
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use self::child::{Child, Silence};
-use self::protocol::{Asked, Loaded, Order, Said, Step};
+use self::protocol::{DriverRequest, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
 use super::{Backend, BackendFacts, Completion, EngineReport, Error, Loading, Request, opened};
 use flashjob_event::{Events, Fact, FinishReason, RequestId};
@@ -88,7 +88,8 @@ impl VllmBackend {
 
     /// Has the driver hold `requests` ready.
     fn hand_over(&mut self, requests: &[Request], cancel: &CancellationToken) -> Result<(), Error> {
-        let asked = requests.iter().map(|request| Asked::new(request, &self.texts.facts().eos_tokens)).collect();
+        let asked =
+            requests.iter().map(|request| DriverRequest::new(request, &self.texts.facts().eos_tokens)).collect();
         self.child.tell(&Order::Take(asked));
         match self.listen(cancel)? {
             Said::Taken(taken) if taken == requests.len() => Ok(()),

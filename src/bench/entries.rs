@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::prompt_encoder::PromptEncoder;
-use super::question::{AnswerForm, Asked, Refusal, Wish};
+use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
 use super::{Error, jsonl, share, sharegpt};
 use crate::backend::{self, Request};
 use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
@@ -144,7 +144,7 @@ struct Waiting {
 
 /// An entry without the texts that become tokens.
 struct Encodable {
-    wish: Wish,
+    settings: RequestSettings,
     has_reply: bool,
     form: AnswerForm,
 }
@@ -173,7 +173,7 @@ impl<'a> Reading<'a> {
 
     /// Takes one entry in. Ends the reading once `num-prompts` are read, skipped ones included, or when one is bad and
     /// that is to be fatal.
-    fn take(&mut self, place: Place, asked: Result<Asked, Refusal>) -> ControlFlow<()> {
+    fn take(&mut self, place: Place, asked: Result<DatasetRequest, Refusal>) -> ControlFlow<()> {
         let encodable = asked.and_then(|asked| self.encodable(place, asked));
         let is_fatal = encodable.is_err() && self.workload.on_bad_input == OnBadInput::Fail;
         self.waiting.entries.push((place, encodable));
@@ -186,8 +186,8 @@ impl<'a> Reading<'a> {
     }
 
     /// Puts the texts of an entry to those that become tokens.
-    fn encodable(&mut self, place: Place, asked: Asked) -> Result<Encodable, Refusal> {
-        let Asked { question, wish, reply, form } = asked;
+    fn encodable(&mut self, place: Place, asked: DatasetRequest) -> Result<Encodable, Refusal> {
+        let DatasetRequest { question, settings, reply, form } = asked;
         let refuse = |reason: String| Refusal { custom_id: form.custom_id().map(str::to_owned), reason };
         if let Some(custom_id) = form.custom_id()
             && let Some(earlier) = self.names.insert(custom_id.to_owned(), place)
@@ -196,14 +196,14 @@ impl<'a> Reading<'a> {
         }
         let prompt = self.encoder.ask(question).map_err(refuse)?;
         // Its length counts only where the line itself does not say how much is to be generated.
-        let reply = reply.filter(|_| wish.output_tokens.is_none()).map(|reply| self.encoder.ask_of_reply(reply));
+        let reply = reply.filter(|_| settings.max_tokens.is_none()).map(|reply| self.encoder.ask_of_reply(reply));
         let reply = reply.transpose().map_err(refuse)?;
         let has_reply = reply.is_some();
         for ask in [prompt].into_iter().chain(reply) {
             self.waiting.bytes += ask.bytes();
             self.waiting.asks.push(ask);
         }
-        Ok(Encodable { wish, has_reply, form })
+        Ok(Encodable { settings, has_reply, form })
     }
 
     /// Encodes the entries that wait, and takes them one by one until one is bad and that is to be fatal.
@@ -222,11 +222,11 @@ impl<'a> Reading<'a> {
         };
         let missing = || Err("its tokens are missing".to_owned());
         for (place, encodable) in entries {
-            let request = encodable.and_then(|Encodable { wish, has_reply, form }| {
+            let request = encodable.and_then(|Encodable { settings, has_reply, form }| {
                 let prompt = encoded.next().unwrap_or_else(missing);
                 let reply = has_reply.then(|| encoded.next().unwrap_or_else(missing));
                 let custom_id = form.custom_id().map(str::to_owned);
-                let request = prompt.and_then(|prompt| self.request(prompt, reply, wish));
+                let request = prompt.and_then(|prompt| self.request(prompt, reply, settings));
                 Ok((request.map_err(|reason| Refusal { custom_id, reason })?, form))
             });
             match request {
@@ -267,19 +267,19 @@ impl<'a> Reading<'a> {
         &self,
         prompt: Vec<u32>,
         reply: Option<Result<Vec<u32>, String>>,
-        wish: Wish,
+        settings: RequestSettings,
     ) -> Result<Request, String> {
         if prompt.is_empty() {
             return Err("its prompt has no tokens".to_owned());
         }
-        let output_tokens = match (wish.output_tokens, reply) {
+        let max_tokens = match (settings.max_tokens, reply) {
             (Some(tokens), _) => tokens.get(),
             (None, Some(reply)) => reply?.len().max(1),
             (None, None) => self.workload.output_len.get(),
         };
-        if prompt.len().saturating_add(output_tokens) > self.max_model_len {
+        if prompt.len().saturating_add(max_tokens) > self.max_model_len {
             return Err(format!(
-                "its prompt has {} tokens, and with {output_tokens} output tokens it exceeds max-model-len={}; shorten it or \
+                "its prompt has {} tokens, and with {max_tokens} output tokens it exceeds max-model-len={}; shorten it or \
                  ask for less",
                 prompt.len(),
                 self.max_model_len
@@ -288,10 +288,10 @@ impl<'a> Reading<'a> {
         Ok(Request {
             id: RequestId(self.requests.len() as u32),
             prompt,
-            output_tokens,
-            ignore_eos: wish.ignore_eos.unwrap_or(self.workload.ignore_eos),
-            sampling: wish.sampling,
-            seed: wish.seed.unwrap_or(self.workload.seed),
+            max_tokens,
+            ignore_eos: settings.ignore_eos.unwrap_or(self.workload.ignore_eos),
+            sampling: settings.sampling,
+            seed: settings.seed.unwrap_or(self.workload.seed),
         })
     }
 

@@ -17,12 +17,12 @@ pub(super) enum Question {
     Messages(Vec<Value>),
 }
 
-/// How it is to be answered, as far as its line says.
+/// Settings of a request, as far as its line has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
+pub(super) struct RequestSettings {
     /// Tokens to generate at most.
-    pub output_tokens: Option<NonZeroUsize>,
-    /// How tokens are chosen; the job's sampling where the line says nothing.
+    pub max_tokens: Option<NonZeroUsize>,
+    /// Sampling parameters; those of the job where the line has none.
     pub sampling: Sampling,
     /// Instead of the job's.
     pub seed: Option<u64>,
@@ -30,11 +30,11 @@ pub(super) struct Wish {
     pub ignore_eos: Option<bool>,
 }
 
-/// A question with everything that belongs to it.
+/// A request as its dataset has it, before it is tokens.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct DatasetRequest {
     pub question: Question,
-    pub wish: Wish,
+    pub settings: RequestSettings,
     /// A recorded reply: as many tokens are generated as it has.
     pub reply: Option<String>,
     pub form: AnswerForm,

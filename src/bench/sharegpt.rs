@@ -13,11 +13,11 @@ use serde_json::Value;
 use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::pieces::{self, End, Piece};
-use super::question::{AnswerForm, Asked, Labels, Question, Refusal, Wish};
+use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
 use flashjob_config::{ReplyLength, Sampling};
 
 /// Takes one entry; ends the reading where enough are taken.
-type Take<'a> = dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()> + 'a;
+type Take<'a> = dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()> + 'a;
 
 /// Hands each entry with a question and a reply to `take`, until the file or `take` ends it. One entry is in memory at a
 /// time.
@@ -98,7 +98,7 @@ fn within(number: usize, error: &serde_json::Error) -> serde_json::Error {
 }
 
 /// The question of an entry; `None` where it is passed over.
-fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<Asked>, Refusal> {
+fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<DatasetRequest>, Refusal> {
     let refuse = |reason: String| Refusal { custom_id: None, reason };
     let Some(conversations) = entry.get("conversations").and_then(Value::as_array) else {
         return Err(refuse(format!("it has no list `conversations`: {}", abbreviated(entry))));
@@ -115,9 +115,9 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
     let question = rest.next();
     let reply = rest.find(|(from, _)| matches!(*from, "gpt" | "chatgpt" | "assistant"));
     let (Some((_, question)), Some((_, reply))) = (question, reply) else { return Ok(None) };
-    Ok(Some(Asked {
+    Ok(Some(DatasetRequest {
         question: Question::Turn((*question).to_owned()),
-        wish: Wish { output_tokens: None, sampling, seed: None, ignore_eos: None },
+        settings: RequestSettings { max_tokens: None, sampling, seed: None, ignore_eos: None },
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
         form: AnswerForm::Plain(entry.as_object().map(Labels::of).transpose().map_err(refuse)?.unwrap_or_default()),
     }))
@@ -129,7 +129,7 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    type Found = Vec<(Place, Result<Asked, Refusal>)>;
+    type Found = Vec<(Place, Result<DatasetRequest, Refusal>)>;
 
     fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Found) {
         let mut found = Vec::new();

@@ -13,7 +13,7 @@ use flashjob_model::TextService;
 const DEFAULT_RANDOM_PROMPTS: usize = 64;
 
 /// Tokens after which a request of the warm-up ends: by then every kernel has run, on prompts and on single tokens.
-const WARM_UP_OUTPUT_TOKENS: usize = 8;
+const WARM_UP_MAX_TOKENS: usize = 8;
 
 /// The requests of a job.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct Prompts {
 impl Prompts {
     /// Tokens of the longest request, its output included.
     pub fn longest(&self) -> usize {
-        let tokens = |request: &Request| request.prompt.len() + request.output_tokens;
+        let tokens = |request: &Request| request.prompt.len() + request.max_tokens;
         self.warm_up.iter().chain(&self.measured).map(tokens).max().unwrap_or(0)
     }
 }
@@ -63,7 +63,7 @@ pub fn prepare(
         }
     };
     for request in &mut prompts.warm_up {
-        request.output_tokens = request.output_tokens.min(WARM_UP_OUTPUT_TOKENS);
+        request.max_tokens = request.max_tokens.min(WARM_UP_MAX_TOKENS);
     }
     Ok((prompts, entries))
 }
@@ -76,19 +76,8 @@ fn random(
 ) -> Result<Prompts, Error> {
     let count = workload.num_prompts.map_or(DEFAULT_RANDOM_PROMPTS, usize::from);
     // All of them, whatever the share: a prompt is the same whoever runs it.
-    let prompts = random_prompts::draw(workload, count + workload.warmup, texts.facts(), max_model_len)?;
-    let mut measured: Vec<Request> = prompts
-        .into_iter()
-        .enumerate()
-        .map(|(index, prompt)| Request {
-            id: RequestId(index as u32),
-            prompt: prompt.tokens,
-            output_tokens: prompt.output_tokens,
-            ignore_eos: workload.ignore_eos,
-            sampling,
-            seed: workload.seed,
-        })
-        .collect();
+    let count_with_warm_up = count + workload.warmup;
+    let mut measured = random_prompts::draw(workload, sampling, count_with_warm_up, texts.facts(), max_model_len)?;
     let warm_up = measured.split_off(count);
     let measured: Vec<Request> = measured.drain(workload.share.of(count)).collect();
     if measured.is_empty() {

@@ -160,7 +160,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let request = |id: usize, prompt: &[u32], sampling| Request {
         id: RequestId(id as u32),
         prompt: prompt.to_vec(),
-        output_tokens: 64,
+        max_tokens: 64,
         ignore_eos: true,
         sampling,
         seed: 7,
@@ -258,7 +258,7 @@ fn a_request_that_vllm_ends_with_an_error_ends_by_itself() {
     let request = |id| Request {
         id: RequestId(id),
         prompt: vec![1],
-        output_tokens: 1 + id as usize,
+        max_tokens: 1 + id as usize,
         ignore_eos: false,
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
         seed: 7,

@@ -36,17 +36,17 @@ pub struct Settings<'a> {
 #[serde(rename_all = "snake_case")]
 pub enum Order<'a> {
     /// Hold these ready; nothing of them is handed to vLLM yet.
-    Take(Vec<Asked<'a>>),
+    Take(Vec<DriverRequest<'a>>),
     /// Hand over what was taken, and step until all of it is done.
     Run,
 }
 
-/// A request in the driver's words.
+/// A request in the form that `driver.py` takes.
 #[derive(Debug, Serialize)]
-pub struct Asked<'a> {
+pub struct DriverRequest<'a> {
     id: u32,
     prompt: &'a [u32],
-    output_tokens: usize,
+    max_tokens: usize,
     ignore_eos: bool,
     /// Tokens that end it besides vLLM's own; none where they are ignored.
     stop_tokens: &'a [u32],
@@ -58,14 +58,14 @@ pub struct Asked<'a> {
     seed: Option<u64>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> DriverRequest<'a> {
     /// `request`, which ends at one of `eos_tokens` unless it ignores them.
     pub fn new(request: &'a Request, eos_tokens: &'a [u32]) -> Self {
         let sampling = request.sampling;
         Self {
             id: request.id.0,
             prompt: &request.prompt,
-            output_tokens: request.output_tokens,
+            max_tokens: request.max_tokens,
             ignore_eos: request.ignore_eos,
             stop_tokens: if request.ignore_eos { &[] } else { eos_tokens },
             temperature: sampling.temperature,
@@ -160,19 +160,13 @@ mod tests {
     #[test]
     fn requests_of_one_job_draw_from_seeds_of_their_own() {
         let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None };
-        let request = |seed, id| Request {
-            id: RequestId(id),
-            prompt: vec![1],
-            output_tokens: 1,
-            ignore_eos: true,
-            sampling,
-            seed,
-        };
+        let request =
+            |seed, id| Request { id: RequestId(id), prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed };
         let seeds: HashSet<u64> =
             (0..3).flat_map(|seed| (0..1000).map(move |id| seed_of(&request(seed, id)))).collect();
         assert_eq!(seeds.len(), 3000);
         assert!(seeds.iter().all(|&seed| seed < 1 << 63));
         let greedy = Request { sampling: Sampling { temperature: 0.0, ..sampling }, ..request(1, 1) };
-        assert_eq!(Asked::new(&greedy, &[]).seed, None);
+        assert_eq!(DriverRequest::new(&greedy, &[]).seed, None);
     }
 }
