@@ -2,6 +2,7 @@
 
 mod blueprint;
 mod check;
+mod context;
 mod descriptors;
 mod environment;
 mod exit;

@@ -2,13 +2,18 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::exit::Failure;
-use super::run::{Context, show};
-use super::work::Work;
-use super::{Exit, environment, left_behind, replicas, upload};
-use crate::report::{self, Answerer, Figures, JobResult, Status};
+use flashjob_config::JobConfig;
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
+use flashjob_telemetry::Registry;
+
+use super::context::{Context, Results};
+use super::exit::Failure;
+use super::run::show;
+use super::signals::Signals;
+use super::work::Work;
+use super::{Exit, environment, left_behind, replicas, upload};
+use crate::report::{self, Answerer, Figures, JobResult, ResultsDirectory, Status};
 
 /// How long MLflow may take to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);
@@ -58,12 +63,12 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     if let Some(error) = &error {
         tracing::error!(exit_code = exit.code(), "{error}");
     }
-    context.events.emit(Fact::PhaseStarted(Phase::Publish));
+    context.observability.events.emit(Fact::PhaseStarted(Phase::Publish));
     let measurement = work.measurement.take().or_else(|| {
-        let partial = context.recorder.measurement();
+        let partial = context.observability.recorder.measurement();
         (!partial.requests.is_empty()).then_some(partial)
     });
-    let phases = context.phases.seconds();
+    let phases = context.observability.phases.seconds();
     let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
     let figures = measurement.as_ref().map(|measurement| Figures::new(measurement, &phases, price));
     let mut result = JobResult {
@@ -75,63 +80,32 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         settings: environment::settings(&context.job),
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
-        disturbances: disturbances(context),
+        disturbances: disturbances(&context.observability.registry),
         backend: work.backend.clone(),
-        environment: environment::describe(&context.privileges),
+        environment: environment::describe(&context.resources.privileges),
         phases,
         measurement,
         figures,
     };
     // On disk before anything that can hang or fail.
-    context.descriptors.give_back();
-    let mut kept = write(context, &result, &work);
+    context.results.descriptors.give_back();
+    let mut kept = write(&context.results, &context.job, &result, &work);
     tokio::task::block_in_place(|| work.unmount());
 
     if status == Status::Finished && !kept {
         exit = Exit::Unexpected;
     }
-    if status == Status::Finished && !upload(context).await && exit == Exit::Done {
+    let is_uploaded = status != Status::Finished || upload(context).await;
+    let (run_url, is_tracked) = track(context, status, &result).await;
+    if exit == Exit::Done && !(is_uploaded && is_tracked) {
         exit = Exit::Undelivered;
     }
-    let delivery = track(context, status, &result).await;
-    let run_url = match delivery {
-        Some(Delivery::Delivered { link, notes }) => {
-            for note in notes {
-                tracing::warn!("{note}");
-            }
-            tracing::info!(url = link.run_url, "the run is in MLflow");
-            if let Some(moved) = context.directory.moved() {
-                let left_behind = left_behind::send(&context.job, &moved.to);
-                context.signals.cancel().run_until_cancelled(left_behind).await;
-            }
-            if !settle(context).await && exit == Exit::Done {
-                exit = Exit::Undelivered;
-            }
-            Some(link.run_url)
-        }
-        Some(Delivery::Spooled { reason }) => {
-            let directory = context.directory.path().display();
-            tracing::error!(reason, "MLflow could not take the result: `flashjob publish {directory}` sends it later");
-            if exit == Exit::Done {
-                exit = Exit::Undelivered;
-            }
-            None
-        }
-        Some(Delivery::Lost { reason }) => {
-            tracing::error!(reason, "MLflow could not take the result, and the spool could not be written");
-            if exit == Exit::Done {
-                exit = Exit::Undelivered;
-            }
-            None
-        }
-        None => None,
-    };
     if let Some(signal) = context.signals.exit() {
         exit = signal;
     }
     if exit.code() != result.exit_code {
         result.exit_code = exit.code();
-        kept = write_result(context, &result);
+        kept = write_result(&context.results.directory, &result);
     }
     if !kept {
         tracing::error!(result = %result.to_json(), "results-dir could not be written; this line has the result");
@@ -140,13 +114,13 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         context.job.telemetry.termination_message.as_deref(),
         &report::termination_message(&result, run_url.as_deref()),
     );
-    show(&report::summary(&result, &context.directory.path().display().to_string(), run_url.as_deref()));
+    show(&report::summary(&result, &context.results.directory.path().display().to_string(), run_url.as_deref()));
     exit
 }
 
 /// Other work of the machine while it measured.
-fn disturbances(context: &Context) -> Vec<String> {
-    let rate = context.registry.disturbing_requests_per_second();
+fn disturbances(registry: &Registry) -> Vec<String> {
+    let rate = registry.disturbing_requests_per_second();
     let sentence = rate.map(|rate| {
         format!(
             "{rate:.0} requests per second reached the metrics port while it was measured: answering them took processor \
@@ -156,22 +130,23 @@ fn disturbances(context: &Context) -> Vec<String> {
     sentence.into_iter().inspect(|sentence| tracing::warn!("{sentence}")).collect()
 }
 
-fn write(context: &Context, result: &JobResult, work: &Work) -> bool {
-    let mut kept = write_result(context, result);
+fn write(results: &Results, job: &JobConfig, result: &JobResult, work: &Work) -> bool {
+    let directory = &results.directory;
+    let mut kept = write_result(directory, result);
     if let Some(measurement) = &result.measurement {
-        kept &= note("requests.jsonl", context.directory.write_requests(measurement));
+        kept &= note("requests.jsonl", directory.write_requests(measurement));
     }
     if !work.completions.is_empty() && !work.entries.is_empty() {
-        let model = context.job.model.0.display().to_string();
+        let model = job.model.0.display().to_string();
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let lines = report::outputs(&work.entries, &work.completions, Answerer { model: &model, created });
-        kept &= note("outputs.jsonl", context.directory.write_outputs(lines));
+        kept &= note("outputs.jsonl", directory.write_outputs(lines));
     }
     kept
 }
 
-fn write_result(context: &Context, result: &JobResult) -> bool {
-    note("result.json", context.directory.write_result(result))
+fn write_result(directory: &ResultsDirectory, result: &JobResult) -> bool {
+    note("result.json", directory.write_result(result))
 }
 
 fn note<T>(file: &str, written: std::io::Result<T>) -> bool {
@@ -181,15 +156,16 @@ fn note<T>(file: &str, written: std::io::Result<T>) -> bool {
 /// Sends the result files to the output bucket. False: they are only on disk.
 async fn upload(context: &Context) -> bool {
     let Some(output) = &context.job.output else { return true };
+    let results = &context.results.directory;
     let patience = context.job.mount.storage_timeout;
-    let cancel = context.signals.cancel();
-    let directory = context.directory.path().display();
-    match cancel.run_until_cancelled(upload::upload(output, &context.directory, patience, &context.events)).await {
+    let sending = upload::upload(output, results, patience, &context.observability.events);
+    match context.signals.cancel().run_until_cancelled(sending).await {
         Some(Ok(names)) => {
             tracing::info!(bucket = %output.par, files = ?names, "results are in the bucket");
             true
         }
         Some(Err(error)) => {
+            let directory = results.path().display();
             tracing::error!(
                 %error,
                 "the bucket could not take the results: `flashjob publish {directory}` with output-par sends them later"
@@ -200,38 +176,68 @@ async fn upload(context: &Context) -> bool {
     }
 }
 
+/// Sends the end of the run to MLflow: the run's address there, and whether MLflow has all that it should have.
+async fn track(context: &Context, status: Status, result: &JobResult) -> (Option<String>, bool) {
+    let Context { job, signals, results, .. } = context;
+    match end_tracking(results, signals, status, result).await {
+        Some(Delivery::Delivered { link, notes }) => {
+            for note in notes {
+                tracing::warn!("{note}");
+            }
+            tracing::info!(url = link.run_url, "the run is in MLflow");
+            if let Some(moved) = results.directory.moved() {
+                let left_behind = left_behind::send(job, &moved.to);
+                signals.cancel().run_until_cancelled(left_behind).await;
+            }
+            let is_settled = settle(job, &results.directory, signals).await;
+            (Some(link.run_url), is_settled)
+        }
+        Some(Delivery::Spooled { reason }) => {
+            let directory = results.directory.path().display();
+            tracing::error!(reason, "MLflow could not take the result: `flashjob publish {directory}` sends it later");
+            (None, false)
+        }
+        Some(Delivery::Lost { reason }) => {
+            tracing::error!(reason, "MLflow could not take the result, and the spool could not be written");
+            (None, false)
+        }
+        None => (None, true),
+    }
+}
+
+/// Hands the end of the run to the tracker. A signal that arrives meanwhile makes it a killed run and leaves little time.
+async fn end_tracking(results: &Results, signals: &Signals, status: Status, result: &JobResult) -> Option<Delivery> {
+    let run_status = match status {
+        Status::Finished => RunStatus::Finished,
+        Status::Failed => RunStatus::Failed,
+        Status::Killed => RunStatus::Killed,
+    };
+    let Results { tracking, directory, .. } = results;
+    let cancel = signals.cancel();
+    if cancel.is_cancelled() {
+        return tracking.finish(directory, run_status, result, FLUSH_AFTER_SIGNAL).await;
+    }
+    let patient = cancel.run_until_cancelled(tracking.finish(directory, run_status, result, FLUSH)).await;
+    match patient {
+        Some(delivery) => delivery,
+        None => tracking.finish(directory, RunStatus::Killed, result, FLUSH_AFTER_SIGNAL).await,
+    }
+}
+
 /// Brings the whole job up to date, where this run is a part of one. False: `flashjob publish` has to.
-async fn settle(context: &Context) -> bool {
-    let (Some(tracking), Some(member)) = (&context.job.tracking, replicas::membership(&context.job)) else {
+async fn settle(job: &JobConfig, results: &ResultsDirectory, signals: &Signals) -> bool {
+    let (Some(tracking), Some(member)) = (&job.tracking, replicas::membership(job)) else {
         return true;
     };
-    let cancel = context.signals.cancel();
+    let cancel = signals.cancel();
     let settled = if cancel.is_cancelled() {
         Some(replicas::settle(tracking, &member, SETTLE_AFTER_SIGNAL).await)
     } else {
         cancel.run_until_cancelled(replicas::settle(tracking, &member, FLUSH)).await
     };
     if let Some(Err(error)) = &settled {
-        let directory = context.directory.path().display();
+        let directory = results.path().display();
         tracing::error!(%error, "the job's parent run is not up to date: `flashjob publish {directory}` sees to it");
     }
     matches!(settled, Some(Ok(())))
-}
-
-/// Tells MLflow the end. A signal that arrives meanwhile makes it a killed run and leaves little time.
-async fn track(context: &Context, status: Status, result: &JobResult) -> Option<Delivery> {
-    let run_status = match status {
-        Status::Finished => RunStatus::Finished,
-        Status::Failed => RunStatus::Failed,
-        Status::Killed => RunStatus::Killed,
-    };
-    let cancel = context.signals.cancel();
-    if cancel.is_cancelled() {
-        return context.tracking.finish(context, run_status, result, FLUSH_AFTER_SIGNAL).await;
-    }
-    let patient = cancel.run_until_cancelled(context.tracking.finish(context, run_status, result, FLUSH)).await;
-    match patient {
-        Some(delivery) => delivery,
-        None => context.tracking.finish(context, RunStatus::Killed, result, FLUSH_AFTER_SIGNAL).await,
-    }
 }

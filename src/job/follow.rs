@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
 use super::finish::Ending;
-use super::run::{Context, blocking};
+use super::run::blocking;
+use super::signals::Signals;
 use super::work::{self, STEP_PATIENCE};
 use super::{Exit, environment};
 use crate::backend::{self, Follower, Found};
+use flashjob_config::JobConfig;
 use flashjob_engine::Rendezvous;
 use flashjob_event::{Fact, Phase};
 
@@ -44,23 +47,23 @@ pub async fn follow(
     );
     let cancel = context.signals.cancel().clone();
     let open = {
-        let (job, events, cancel) = (context.job.clone(), context.events.clone(), cancel.clone());
+        let (job, events, cancel) = (context.job.clone(), context.observability.events.clone(), cancel.clone());
         let rendezvous = Arc::clone(rendezvous);
         move || Follower::open(placement, &job, &rendezvous, &files, &model, &events, &cancel)
     };
     let follower = blocking(context.signals.cancel(), STEP_PATIENCE, open).await?.map_err(work::from_backend)?;
-    work::state(context, follower.facts());
-    context.events.emit(Fact::PhaseStarted(Phase::Follow));
+    work::state(&context.results.tracking, follower.facts());
+    context.observability.events.emit(Fact::PhaseStarted(Phase::Follow));
     let followed: Result<(), backend::Error> =
         blocking(context.signals.cancel(), STEP_PATIENCE, move || follower.follow(&cancel)).await?;
     followed.map_err(work::from_backend)
 }
 
 /// Takes mounts down and says how it ended; gives the exit code.
-pub fn finish(context: &Context, ending: Ending) -> Exit {
+pub fn finish(job: &JobConfig, signals: &Signals, ending: Ending) -> Exit {
     let Ending { status, exit, error, mut work } = ending;
-    let exit = context.signals.exit().unwrap_or(exit);
-    let error = error.map(|error| context.job.hide(&error));
+    let exit = signals.exit().unwrap_or(exit);
+    let error = error.map(|error| job.hide(&error));
     match &error {
         Some(error) => tracing::error!(exit_code = exit.code(), "{error}"),
         None => tracing::info!("the leader says that the job is done; it has the results"),
@@ -68,7 +71,7 @@ pub fn finish(context: &Context, ending: Ending) -> Exit {
     tokio::task::block_in_place(|| work.unmount());
     let error: Option<String> = error.map(|error| error.chars().take(LONGEST_ERROR).collect());
     environment::leave_termination_message(
-        context.job.telemetry.termination_message.as_deref(),
+        job.telemetry.termination_message.as_deref(),
         &json!({"status": status, "exit_code": exit.code(), "error": error, "led_by_another_machine": true})
             .to_string(),
     );

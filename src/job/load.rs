@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
+use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
-use super::run::{Context, blocking};
+use super::run::blocking;
+use super::signals::Signals;
 use super::work::{STEP_PATIENCE, from_backend, from_bench};
 use crate::backend::{self, Backend, Found, Loading};
 use crate::bench::{self, Entry, Prompts};
+use flashjob_config::JobConfig;
 use flashjob_model::SharedTexts;
 
 /// The program that runs, wherever it lies.
@@ -54,9 +57,9 @@ pub async fn load_and_prepare(
     let texts = SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone());
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
-        let prepared = prepare(context, texts.clone(), sources.dataset.clone(), None).await;
+        let prepared = prepare(&context.job, &context.signals, texts.clone(), sources.dataset.clone(), None).await;
         // Machines that share the model learn of a failure over links that loading sets up.
-        if prepared.is_err() && context.rendezvous.is_none() {
+        if prepared.is_err() && context.resources.rendezvous.is_none() {
             stop_loading.cancel();
         }
         prepared
@@ -67,7 +70,7 @@ pub async fn load_and_prepare(
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
     let max_model_len = backend.facts().max_model_len;
     let (prompts, entries) = match prompts.longest() > max_model_len {
-        true => prepare(context, texts, sources.dataset, Some(max_model_len)).await?,
+        true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len)).await?,
         false => (prompts, entries),
     };
     Ok(Ready { backend, prompts, entries })
@@ -81,7 +84,8 @@ async fn load(
     texts: SharedTexts,
     cancel: CancellationToken,
 ) -> Result<Box<dyn Backend>, Failure> {
-    let (job, events, rendezvous) = (context.job.clone(), context.events.clone(), context.rendezvous.clone());
+    let (job, events, rendezvous) =
+        (context.job.clone(), context.observability.events.clone(), context.resources.rendezvous.clone());
     let Sources { model, tokenizer, .. } = sources.clone();
     blocking(&cancel.clone(), STEP_PATIENCE, move || {
         let loading = Loading {
@@ -102,14 +106,15 @@ async fn load(
 
 /// Makes the prompts for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
 async fn prepare(
-    context: &Context,
+    job: &JobConfig,
+    signals: &Signals,
     texts: SharedTexts,
     dataset: Option<PathBuf>,
     max_model_len: Option<usize>,
 ) -> Result<(Prompts, Vec<Entry>), Failure> {
-    let (workload, sampling) = (context.job.workload.clone(), context.job.sampling);
-    let asked_len = context.job.engine.max_model_len.map(usize::from);
-    blocking(context.signals.cancel(), STEP_PATIENCE, move || {
+    let (workload, sampling) = (job.workload.clone(), job.sampling);
+    let asked_len = job.engine.max_model_len.map(usize::from);
+    blocking(signals.cancel(), STEP_PATIENCE, move || {
         let texts = texts.get().map_err(|error| Failure::new(Exit::Model, error))?;
         let longest = max_model_len.or(asked_len).or(texts.facts().max_position).unwrap_or(usize::MAX);
         bench::prepare(&workload, sampling, dataset.as_deref(), &texts, longest).map_err(from_bench)

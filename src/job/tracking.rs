@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::run::Context;
 use super::{environment, replicas};
 use crate::report::{self, JobResult, ResultsDirectory};
 use flashjob_config::JobConfig;
@@ -16,6 +15,7 @@ use flashjob_telemetry::Registry;
 
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {
+    is_asked_for: bool,
     tracker: Option<Arc<Mutex<Tracker>>>,
     live: Live,
 }
@@ -50,7 +50,7 @@ impl Tracking {
         });
         let tracker = tracker.map(|tracker| Arc::new(Mutex::new(tracker)));
         let live = Live { tracker: tracker.clone(), step: Arc::default() };
-        Self { tracker, live }
+        Self { is_asked_for: job.tracking.is_some(), tracker, live }
     }
 
     /// Records a tag that became known later.
@@ -66,12 +66,14 @@ impl Tracking {
     /// Hands over the end and waits for at most `flush`. `None` where MLflow was not asked for.
     pub async fn finish(
         &self,
-        context: &Context,
+        directory: &ResultsDirectory,
         status: RunStatus,
         result: &JobResult,
         flush: Duration,
     ) -> Option<Delivery> {
-        context.job.tracking.as_ref()?;
+        if !self.is_asked_for {
+            return None;
+        }
         let Some(tracker) = &self.tracker else {
             return Some(Delivery::Lost { reason: "the spool could not be written at the start".to_owned() });
         };
@@ -87,7 +89,7 @@ impl Tracking {
             at: SystemTime::now(),
             metrics: result.figures.as_ref().map(report::named).unwrap_or_default(),
             tags,
-            artifacts: context.directory.files(),
+            artifacts: directory.files(),
         };
         Some(tracker.lock().await.finish(end, flush).await)
     }

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Exit;
+use super::context::Context;
 use super::exit::{self, Failure};
 use super::files::MountedFiles;
 use super::follow;
 use super::load::{self, Ready, Sources};
 use super::locate::locate;
-use super::run::{Context, blocking};
+use super::run::blocking;
+use super::signals::Signals;
+use super::tracking::Tracking;
 use crate::backend::{self, BackendFacts, Completion};
 use crate::bench::{self, Entry, Measurement, Place};
 use crate::report::InputFacts;
-use flashjob_config::ModelPath;
-use flashjob_event::{Fact, Phase, RequestId};
-use flashjob_mount::{self as mount, Mounted};
+use flashjob_config::{JobConfig, ModelPath};
+use flashjob_event::{Events, Fact, Phase, RequestId};
+use flashjob_mount::{self as mount, Mounted, Mounter};
 
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -83,36 +86,37 @@ impl Drop for Work {
 /// The first phase that fails, with its exit code.
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
-    context.events.emit(Fact::PhaseStarted(Phase::Mount));
-    mount_inputs(context, work).await?;
-    let model = located(context, &context.job.model, "model", Exit::Model)?;
-    let tokenizer = located(context, &context.job.tokenizer, "tokenizer", Exit::Model)?;
-    let dataset = match context.job.workload.dataset.path() {
+    let (job, observability) = (&context.job, &context.observability);
+    observability.events.emit(Fact::PhaseStarted(Phase::Mount));
+    mount_inputs(job, &context.resources.mounter, &observability.events, &context.signals, work).await?;
+    let model = located(job, &job.model, "model", Exit::Model)?;
+    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
+    let dataset = match job.workload.dataset.path() {
         None => None,
         // One that is not there is a mistake in what was asked for, not in a model.
-        Some(path) => Some(located(context, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
+        Some(path) => Some(located(job, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
     };
 
-    context.events.emit(Fact::PhaseStarted(Phase::Load));
-    if let Some(rendezvous) = context.rendezvous.as_ref().filter(|_| context.job.follows()) {
+    observability.events.emit(Fact::PhaseStarted(Phase::Load));
+    if let Some(rendezvous) = context.resources.rendezvous.as_ref().filter(|_| job.follows()) {
         let followed = follow::follow(context, found, rendezvous, work.files(), model).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
     let sources = Sources { model, tokenizer, dataset };
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
     let Ready { mut backend, prompts, entries } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
-    state(context, backend.facts());
+    state(&context.results.tracking, backend.facts());
     work.backend = Some(backend.facts().clone());
     work.entries = entries;
     if let Some(path) = &sources.dataset {
         report_skipped(work, path);
     }
 
-    let (events, recorder) = (context.events.clone(), context.recorder.clone());
+    let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
     let cancel = context.signals.cancel().clone();
     let completions = Arc::new(Mutex::new(Vec::new()));
     let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
-        let (completions, gpus) = (completions.clone(), context.gpus.clone());
+        let (completions, gpus) = (completions.clone(), context.resources.gpus.clone());
         move || {
             let used = backend.gpus();
             let energy_joules = || gpus.energy_joules(used);
@@ -130,10 +134,16 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure> {
-    let mut config = context.job.mount.clone();
-    for input in &context.job.inputs {
-        let outcome = mount::mount(input, &config, &context.mounter, &context.events, context.signals.cancel()).await;
+async fn mount_inputs(
+    job: &JobConfig,
+    mounter: &Mounter,
+    events: &Events,
+    signals: &Signals,
+    work: &mut Work,
+) -> Result<(), Failure> {
+    let mut config = job.mount.clone();
+    for input in &job.inputs {
+        let outcome = mount::mount(input, &config, mounter, events, signals.cancel()).await;
         let mounted = outcome.map_err(|error| Failure::new(Exit::Storage, error))?;
         if input.par.is_some() {
             // It was for one mount.
@@ -189,13 +199,13 @@ fn report_failed(work: &Work) {
 }
 
 /// The path of what `key` names; where there is none the job ends with `exit`.
-fn located(context: &Context, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
-    locate(named, &context.job.inputs, key).map_err(|clause| {
+fn located(job: &JobConfig, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
+    locate(named, &job.inputs, key).map_err(|clause| {
         Failure::sentence(exit, format!("{clause}; check the name, and that `include` lets it through"))
     })
 }
 
-pub(super) fn state(context: &Context, facts: &BackendFacts) {
+pub(super) fn state(tracking: &Tracking, facts: &BackendFacts) {
     tracing::info!(
         backend = facts.backend,
         architecture = facts.architecture,
@@ -211,8 +221,8 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
     if let Some(reason) = facts.engine.limits_not_measured() {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
     }
-    context.tracking.tag("backend", facts.backend);
-    context.tracking.tag("architecture", &facts.architecture);
+    tracking.tag("backend", facts.backend);
+    tracking.tag("architecture", &facts.architecture);
     let engine = &facts.engine;
     for (key, value) in [
         ("device", engine.device()),
@@ -221,7 +231,7 @@ pub(super) fn state(context: &Context, facts: &BackendFacts) {
         ("kernels", engine.kernels()),
     ] {
         if let Some(value) = value {
-            context.tracking.tag(key, value);
+            tracking.tag(key, value);
         }
     }
 }
