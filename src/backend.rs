@@ -6,6 +6,7 @@
 mod candle;
 mod child_environment;
 mod engine_report;
+mod error;
 mod presence;
 mod vllm;
 
@@ -16,13 +17,16 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::{JobConfig, Sampling};
-use flashjob_engine::{End, Rendezvous};
 use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
-pub use candle::Follower;
 pub use engine_report::{EngineReport, VllmReport};
+pub use error::{Cause, Error};
 pub use presence::{Found, Interpreter, check};
+
+pub use flashjob_engine::Rendezvous;
+#[cfg(feature = "cuda")]
+pub use flashjob_engine::gpu_identifiers;
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]
@@ -107,31 +111,23 @@ pub trait Backend: Send {
     ) -> Result<(), Error>;
 }
 
-/// Why a backend could not be opened or did not finish.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What was asked for cannot be had in this image or on this machine.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The model's files do not make a model that runs here.
-    #[error("{0}")]
-    Model(String),
-    /// A step failed.
-    #[error("{0}")]
-    Inference(String),
-    /// The machine that leads this one has ended the job.
-    #[error("the leader ended the job: {}", .0.sentence)]
-    Ended(End),
-    /// The job was asked to stop.
-    #[error("stopped on request")]
-    Cancelled,
+/// The ranks of a node that another node leads, loaded and ready. Blocking: call it from a thread that may wait.
+pub trait Worker: Send {
+    /// Report on what runs here.
+    fn facts(&self) -> &BackendFacts;
+
+    /// Computes the leader's steps, to the end of the job.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where the leader says that the job failed, [`Error::Inference`] where it is gone without a word.
+    fn follow(self: Box<Self>, cancel: &CancellationToken) -> Result<(), Error>;
 }
 
 /// Everything that loading takes.
 pub struct Loading<'a> {
     /// The job.
     pub config: &'a JobConfig,
-    /// Other machines that share the model, where this one leads them.
+    /// Meeting point of the nodes that share the model, where there are several.
     pub rendezvous: Option<&'a Rendezvous>,
     /// Files that hold weights: our own engine opens them so, another one by their paths.
     pub files: &'a dyn Files,
@@ -158,7 +154,20 @@ pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Err
     }
 }
 
+/// Loads the ranks of this node, which another node leads, into the engine that [`check`] has found.
+///
+/// # Errors
+/// As [`open`], [`Error::Unavailable`] for an engine that shares no model with other nodes, and [`Error::Ended`].
+pub fn open_worker(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Worker>, Error> {
+    match found {
+        Found::Candle(placement) => Ok(Box::new(candle::CandleWorker::open(placement, loading)?)),
+        Found::Vllm(_) => {
+            Err(Error::Unavailable("only backend=candle shares a model with other machines".to_owned().into()))
+        }
+    }
+}
+
 /// The texts of a model that is loaded.
 fn opened(texts: &SharedTexts) -> Result<Arc<TextService>, Error> {
-    texts.get().map_err(|error| Error::Model(error.to_string()))
+    texts.get().map_err(|error| Error::Model(Cause::Texts(error)))
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, EngineReport, Error, Loading, Request, opened};
-use flashjob_config::JobConfig;
-use flashjob_engine::{self as engine, Engine, Placement, Rendezvous};
+use flashjob_engine::{self as engine, Engine, Placement};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
+
+use super::{Backend, BackendFacts, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
@@ -64,7 +64,7 @@ impl Backend for CandleBackend {
         let mut complete = |output: engine::Output| {
             // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
             let text = self.texts.decode(&output.tokens).unwrap_or_else(|error| {
-                undecodable.get_or_insert(error.to_string());
+                undecodable.get_or_insert(error);
                 String::new()
             });
             let error = output.error.map(|error| error.to_string());
@@ -77,44 +77,37 @@ impl Backend for CandleBackend {
             finished(completion);
         };
         self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
-        undecodable.map_or(Ok(()), |error| Err(Error::Inference(error)))
+        undecodable.map_or(Ok(()), |error| Err(Error::Inference(Cause::Model(error))))
     }
 }
 
-/// The ranks of a machine that another one leads.
-pub struct Follower {
+/// The ranks of a node that another one leads.
+pub struct CandleWorker {
     ranks: engine::Follower,
     facts: BackendFacts,
 }
 
-impl Follower {
+impl CandleWorker {
     /// Reads headers, finds the leader, then reads weights.
-    pub fn open(
-        placement: Placement,
-        config: &JobConfig,
-        rendezvous: &Rendezvous,
-        files: &dyn Files,
-        model: &Path,
-        events: &Events,
-        cancel: &CancellationToken,
-    ) -> Result<Self, Error> {
+    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+        let &Loading { config, rendezvous, files, model, events, cancel, .. } = loading;
+        let Some(rendezvous) = rendezvous else {
+            return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));
+        };
         let model = headers(files, model)?;
         let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let facts = facts(&model, ranks.facts());
         Ok(Self { ranks, facts })
     }
+}
 
-    /// What runs here.
-    pub fn facts(&self) -> &BackendFacts {
+impl Worker for CandleWorker {
+    fn facts(&self) -> &BackendFacts {
         &self.facts
     }
 
-    /// Computes what the leader says, to its end.
-    ///
-    /// # Errors
-    /// [`Error::Ended`] where the leader says that the job failed, [`Error::Inference`] where it is gone without a word.
-    pub fn follow(self, cancel: &CancellationToken) -> Result<(), Error> {
+    fn follow(self: Box<Self>, cancel: &CancellationToken) -> Result<(), Error> {
         match self.ranks.follow(cancel).map_err(|error| of_leader(error, from_engine))? {
             end if end.code == 0 => Ok(()),
             end => Err(Error::Ended(end)),
@@ -135,7 +128,7 @@ fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
 }
 
 fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
-    Model::open_through(files, model).map_err(|error| Error::Model(error.to_string()))
+    Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error)))
 }
 
 fn facts(model: &Model, engine: &engine::EngineFacts) -> BackendFacts {
@@ -162,7 +155,7 @@ fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Erro
 /// What cannot be computed before there is a request is the fault of the model or of the memory for it.
 fn from_loading(error: engine::Error) -> Error {
     match error {
-        engine::Error::Compute { .. } => Error::Model(error.to_string()),
+        engine::Error::Compute { .. } => Error::Model(Cause::Engine(error)),
         other => from_engine(other),
     }
 }
@@ -170,11 +163,11 @@ fn from_loading(error: engine::Error) -> Error {
 fn from_engine(error: engine::Error) -> Error {
     match error {
         engine::Error::Cancelled => Error::Cancelled,
-        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(error.to_string()),
-        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(error.to_string()),
+        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(Cause::Engine(error)),
+        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(Cause::Engine(error)),
         engine::Error::Request { .. }
         | engine::Error::Machines(_)
         | engine::Error::Ended { .. }
-        | engine::Error::Compute { .. } => Error::Inference(error.to_string()),
+        | engine::Error::Compute { .. } => Error::Inference(Cause::Engine(error)),
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::child::{Child, Silence};
 use self::protocol::{DriverRequest, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
-use super::{Backend, BackendFacts, Completion, EngineReport, Error, Loading, Request, opened};
+use super::{Backend, BackendFacts, Cause, Completion, EngineReport, Error, Loading, Request, opened};
 use flashjob_event::{Events, Fact, FinishReason, RequestId};
 use flashjob_model::TextService;
 
@@ -51,22 +51,22 @@ impl VllmBackend {
         let &Loading { config, model, tokenizer, texts, events, cancel, .. } = loading;
         if !model.join("config.json").is_file() {
             let reason = "vLLM takes a directory in Hugging Face layout, and there is no config.json in it";
-            return Err(Error::Model(format!("{}: {reason}", model.display())));
+            return Err(Error::Model(format!("{}: {reason}", model.display()).into()));
         }
-        let mut child = Child::start(interpreter.path(), DRIVER, &VARIABLES).map_err(|error| {
-            Error::Unavailable(format!("vLLM cannot be started by {}: {error}", interpreter.path().display()))
+        let mut child = Child::start(interpreter.path(), DRIVER, &VARIABLES).map_err(|source| {
+            Error::Unavailable(Cause::Start { interpreter: interpreter.path().to_owned(), source })
         })?;
         child.tell(&settings::of(config, model, tokenizer));
         let loaded = match child.next(cancel) {
             Ok(Said::Loaded(loaded)) => loaded,
-            Ok(Said::Refused(reason)) => return Err(Error::Unavailable(reason)),
+            Ok(Said::Refused(reason)) => return Err(Error::Unavailable(reason.into())),
             Ok(Said::Failed(reason)) => {
-                return Err(Error::Model(format!("vLLM cannot load {}: {reason}", model.display())));
+                return Err(Error::Model(format!("vLLM cannot load {}: {reason}", model.display()).into()));
             }
-            Ok(other) => return Err(Error::Model(out_of_turn(&other))),
+            Ok(other) => return Err(Error::Model(out_of_turn(&other).into())),
             Err(Silence::Cancelled) => return Err(Error::Cancelled),
             Err(Silence::Ended(how)) => {
-                return Err(Error::Model(format!("vLLM {how} (while it loaded {})", model.display())));
+                return Err(Error::Model(format!("vLLM {how} (while it loaded {})", model.display()).into()));
             }
         };
         let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
@@ -94,18 +94,18 @@ impl VllmBackend {
         match self.listen(cancel)? {
             Said::Taken(taken) if taken == requests.len() => Ok(()),
             Said::Taken(taken) => {
-                Err(Error::Inference(format!("vLLM was given {} requests and took {taken}", requests.len())))
+                Err(Error::Inference(format!("vLLM was given {} requests and took {taken}", requests.len()).into()))
             }
-            other => Err(Error::Inference(out_of_turn(&other))),
+            other => Err(Error::Inference(out_of_turn(&other).into())),
         }
     }
 
     /// The next thing that the driver says of a run; what ends the run is an error.
     fn listen(&mut self, cancel: &CancellationToken) -> Result<Said, Error> {
         match self.child.next(cancel) {
-            Ok(Said::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}"))),
+            Ok(Said::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}").into())),
             Ok(said) => Ok(said),
-            Err(Silence::Ended(how)) => Err(Error::Inference(format!("vLLM {how}"))),
+            Err(Silence::Ended(how)) => Err(Error::Inference(format!("vLLM {how}").into())),
             Err(Silence::Cancelled) => {
                 self.child.end();
                 Err(Error::Cancelled)
@@ -142,7 +142,7 @@ impl Backend for VllmBackend {
             match self.listen(cancel)? {
                 Said::Step(step) => run.state(step)?,
                 Said::Done => return Ok(()),
-                other => return Err(Error::Inference(out_of_turn(&other))),
+                other => return Err(Error::Inference(out_of_turn(&other).into())),
             }
         }
     }
@@ -170,7 +170,7 @@ impl Run<'_> {
         for progress in step.requests {
             let request = RequestId(progress.id);
             let Some(&prompt_tokens) = self.prompts.get(&request) else {
-                return Err(Error::Inference(format!("vLLM answers request {}, which nobody made", request.0)));
+                return Err(Error::Inference(format!("vLLM answers request {}, which nobody made", request.0).into()));
             };
             if let Some(scheduled) = progress.scheduled {
                 self.events.emit_at(clock.moment(scheduled), Fact::RequestScheduled { request });

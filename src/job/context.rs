@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flashjob_config::JobConfig;
-use flashjob_engine::Rendezvous;
 use flashjob_event::Events;
 use flashjob_host::gpus::Gpus;
 use flashjob_mount::Mounter;
@@ -16,6 +15,7 @@ use super::phases::Phases;
 use super::privileges::Privileges;
 use super::signals::Signals;
 use super::tracking::Tracking;
+use crate::backend::Rendezvous;
 use crate::bench::Recorder;
 use crate::report::ResultsDirectory;
 

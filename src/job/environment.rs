@@ -51,7 +51,7 @@ pub fn settings(job: &JobConfig) -> Value {
 /// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.
 #[cfg(feature = "cuda")]
 pub fn gpus() -> Gpus {
-    let identifiers = flashjob_engine::gpu_identifiers();
+    let identifiers = crate::backend::gpu_identifiers();
     if identifiers.is_empty() {
         return Gpus::default();
     }

@@ -52,24 +52,36 @@ impl Exit {
     }
 }
 
-/// Why a run ended early: what the controller sees, and a sentence for people.
+/// Early end of a run: what the controller sees, and a sentence for people.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// What was attempted, on what, why it failed and what to do next.
-    pub error: anyhow::Error,
+    /// The error with its causes: what was attempted, on what, why it failed and what to do next.
+    error: anyhow::Error,
+    /// The error's own message includes those of its causes.
+    is_self_contained: bool,
 }
 
 impl Failure {
     /// An error that ends the run with `exit`.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self { exit, error: error.into(), is_self_contained: false }
+    }
+
+    /// An error that ends the run with `exit`, and whose message includes those of its causes.
+    pub fn self_contained(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into(), is_self_contained: true }
     }
 
     /// A sentence that ends the run with `exit`.
     pub fn sentence(exit: Exit, sentence: impl fmt::Display) -> Self {
-        Self { exit, error: anyhow::anyhow!("{sentence}") }
+        Self::self_contained(exit, anyhow::anyhow!("{sentence}"))
+    }
+
+    /// The message for people: causes follow after colons, unless they are said already.
+    pub fn message(&self) -> String {
+        if self.is_self_contained { self.error.to_string() } else { format!("{:#}", self.error) }
     }
 }
 

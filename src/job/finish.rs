@@ -40,13 +40,8 @@ impl Ending {
 
     /// An error ended it.
     pub fn failed(failure: Failure, work: Work) -> Self {
-        // `{:#}` joins the chain of causes with colons.
-        Self {
-            status: Status::Failed,
-            exit: failure.exit,
-            error: Some(super::exit::cut(format!("{:#}", failure.error))),
-            work,
-        }
+        let error = Some(super::exit::cut(failure.message()));
+        Self { status: Status::Failed, exit: failure.exit, error, work }
     }
 
     /// A signal ended it.

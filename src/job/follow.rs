@@ -2,23 +2,21 @@
 //!
 //! It has measured nothing: no `result.json`, no run in MLflow, nothing to publish. Its log says what it was.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use serde_json::json;
+
+use flashjob_config::JobConfig;
+use flashjob_event::{Fact, Phase};
 
 use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
 use super::finish::Ending;
+use super::load::{self, Sources};
 use super::run::blocking;
 use super::signals::Signals;
 use super::work::{self, STEP_PATIENCE};
 use super::{Exit, environment};
-use crate::backend::{self, Follower, Found};
-use flashjob_config::JobConfig;
-use flashjob_engine::Rendezvous;
-use flashjob_event::{Fact, Phase};
+use crate::backend::{self, Found};
 
 /// Characters of an error in the termination message, whose 4096 bytes must hold them whatever they are.
 const LONGEST_ERROR: usize = 600;
@@ -27,35 +25,23 @@ const LONGEST_ERROR: usize = 600;
 ///
 /// # Errors
 /// What went wrong here, or what the leader says.
-pub async fn follow(
-    context: &Context,
-    found: Found,
-    rendezvous: &Arc<Rendezvous>,
-    files: MountedFiles,
-    model: PathBuf,
-) -> Result<(), Failure> {
-    let Found::Candle(placement) = found else {
-        return Err(Failure::sentence(Exit::Configuration, "only backend=candle shares a model with other machines"));
-    };
-    let machines = rendezvous.machines();
-    tracing::info!(
-        index = machines.index,
-        machines = machines.count,
-        leader = machines.leader,
-        port = machines.port,
-        "this machine follows another one"
-    );
-    let cancel = context.signals.cancel().clone();
-    let open = {
-        let (job, events, cancel) = (context.job.clone(), context.observability.events.clone(), cancel.clone());
-        let rendezvous = Arc::clone(rendezvous);
-        move || Follower::open(placement, &job, &rendezvous, &files, &model, &events, &cancel)
-    };
-    let follower = blocking(context.signals.cancel(), STEP_PATIENCE, open).await?.map_err(work::from_backend)?;
-    work::state(&context.results.tracking, follower.facts());
+pub async fn follow(context: &Context, found: Found, files: MountedFiles, sources: &Sources) -> Result<(), Failure> {
+    if let Some(nodes) = &context.job.machines {
+        tracing::info!(
+            index = nodes.index,
+            machines = nodes.count,
+            leader = nodes.leader,
+            port = nodes.port,
+            "this machine follows another one"
+        );
+    }
+    let cancel = context.signals.cancel();
+    let texts = load::texts(sources);
+    let worker = load::load(context, found, files, sources, texts, cancel.clone(), backend::open_worker).await?;
+    work::state(&context.results.tracking, worker.facts());
     context.observability.events.emit(Fact::PhaseStarted(Phase::Follow));
-    let followed: Result<(), backend::Error> =
-        blocking(context.signals.cancel(), STEP_PATIENCE, move || follower.follow(&cancel)).await?;
+    let to_follow = cancel.clone();
+    let followed = blocking(cancel, STEP_PATIENCE, move || worker.follow(&to_follow)).await?;
     followed.map_err(work::from_backend)
 }
 

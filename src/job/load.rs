@@ -54,7 +54,7 @@ pub async fn load_and_prepare(
     files: MountedFiles,
     sources: Sources,
 ) -> Result<Ready, Failure> {
-    let texts = SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone());
+    let texts = texts(&sources);
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
         let prepared = prepare(&context.job, &context.signals, texts.clone(), sources.dataset.clone(), None).await;
@@ -64,7 +64,7 @@ pub async fn load_and_prepare(
         }
         prepared
     };
-    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone());
+    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
     let (loaded, prepared) = tokio::join!(loading, preparing);
     let ((prompts, entries), backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
@@ -76,16 +76,26 @@ pub async fn load_and_prepare(
     Ok(Ready { backend, prompts, entries })
 }
 
-async fn load(
+/// The texts of the model at `sources`, in a process of their own that starts when they are first asked for.
+pub fn texts(sources: &Sources) -> SharedTexts {
+    SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone())
+}
+
+/// What `open` makes of the model: a backend, or a worker that another node leads.
+///
+/// # Errors
+/// The failure with its exit code.
+pub async fn load<T: Send + 'static>(
     context: &Context,
     found: Found,
     files: MountedFiles,
     sources: &Sources,
     texts: SharedTexts,
     cancel: CancellationToken,
-) -> Result<Box<dyn Backend>, Failure> {
-    let (job, events, rendezvous) =
-        (context.job.clone(), context.observability.events.clone(), context.resources.rendezvous.clone());
+    open: fn(Found, &Loading<'_>) -> Result<T, backend::Error>,
+) -> Result<T, Failure> {
+    let (job, events) = (context.job.clone(), context.observability.events.clone());
+    let rendezvous = context.resources.rendezvous.clone();
     let Sources { model, tokenizer, .. } = sources.clone();
     blocking(&cancel.clone(), STEP_PATIENCE, move || {
         let loading = Loading {
@@ -98,7 +108,7 @@ async fn load(
             events: &events,
             cancel: &cancel,
         };
-        backend::open(found, &loading)
+        open(found, &loading)
     })
     .await?
     .map_err(from_backend)

@@ -245,7 +245,7 @@ mod tests {
         let in_the_future = caught(async { panic!("in the future") }).await;
         for failure in [on_a_thread.unwrap_err(), in_the_future.unwrap_err()] {
             assert_eq!(failure.exit, Exit::Unexpected);
-            assert!(failure.error.to_string().contains("this is a bug, please report it"), "{}", failure.error);
+            assert!(failure.message().contains("this is a bug, please report it"), "{}", failure.message());
         }
     }
 

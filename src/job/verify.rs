@@ -3,6 +3,9 @@
 //! For a machine that nothing has run on yet: what is wrong with a driver, a kernel or a sum over ranks shows here, in a minute and
 //! with a number, instead of in texts. Prompts are computed whole and then continued in steps, as a job does; they are random and
 //! seeded, and nothing is mounted.
+//!
+//! The engine is used directly, and not as a backend: what is compared is logits, which no backend hands out, and a second engine
+//! computes them in a configuration that no job can ask for.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;

@@ -98,11 +98,11 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     };
 
     observability.events.emit(Fact::PhaseStarted(Phase::Load));
-    if let Some(rendezvous) = context.resources.rendezvous.as_ref().filter(|_| job.follows()) {
-        let followed = follow::follow(context, found, rendezvous, work.files(), model).await;
+    let sources = Sources { model, tokenizer, dataset };
+    if job.follows() {
+        let followed = follow::follow(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
-    let sources = Sources { model, tokenizer, dataset };
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
     let Ready { mut backend, prompts, entries } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(&context.results.tracking, backend.facts());
@@ -243,7 +243,7 @@ pub(super) fn from_backend(error: backend::Error) -> Failure {
         backend::Error::Model(_) => Exit::Model,
         backend::Error::Inference(_) | backend::Error::Cancelled => Exit::Inference,
     };
-    Failure::new(exit, error)
+    Failure::self_contained(exit, error)
 }
 
 pub(super) fn from_bench(error: bench::Error) -> Failure {
