@@ -1,26 +1,14 @@
-//! A workload and a backend become a measurement: timings, percentiles, exact counts.
+//! Requests and a backend become a measurement: timings, percentiles, exact counts.
 //!
 //! The measured region runs from handing over the first request to the text of the last one, after load and
 //! warm-up. This room does not know where results go.
 
 mod bins;
-mod bounded_json;
 mod distribution;
-mod entries;
-mod jsonl;
 mod measurement;
-mod messages;
-mod openai_request;
-mod pieces;
-mod prompt_encoder;
-mod question;
-mod random_prompts;
 mod recorder;
 mod roofline;
-mod share;
-mod sharegpt;
 mod token_clock;
-mod workload;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -28,23 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 pub use bins::Bins;
 pub use distribution::{Distribution, Percentiles};
-pub use entries::{Entry, Place};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
-pub use question::{AnswerForm, Endpoint, Labels};
 pub use recorder::Recorder;
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use token_clock::TokenClock;
-pub use workload::{Prompts, prepare};
 
 use crate::backend::{self, Backend, Completion, Request};
+use crate::prepare::Prompts;
 use flashjob_event::{Events, Fact, Phase};
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The workload cannot be made: an unreadable dataset, a prompt that is too long.
-    #[error("{0}")]
-    Workload(String),
     /// The backend failed or was stopped.
     #[error(transparent)]
     Backend(#[from] backend::Error),

@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
 use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
 use super::run::blocking;
 use super::signals::Signals;
-use super::work::{STEP_PATIENCE, from_backend, from_bench};
+use super::work::{STEP_PATIENCE, from_backend, from_prepare};
 use crate::backend::{self, Backend, Found, Loading};
-use crate::bench::{self, Entry, Prompts};
+use crate::prepare::{self, Preparation, Prepared};
 use flashjob_config::JobConfig;
 use flashjob_model::SharedTexts;
 
@@ -37,10 +36,8 @@ pub struct Sources {
 pub struct Ready {
     /// An engine with its weights.
     pub backend: Box<dyn Backend>,
-    /// The requests.
-    pub prompts: Prompts,
-    /// The dataset's contents, where prompts come from one.
-    pub entries: Vec<Entry>,
+    /// Its requests.
+    pub prepared: Prepared,
 }
 
 /// Loads the model and makes the prompts. Where neither succeeds the prompts' failure is the one that is given, so that a bad line
@@ -66,14 +63,14 @@ pub async fn load_and_prepare(
     };
     let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
     let (loaded, prepared) = tokio::join!(loading, preparing);
-    let ((prompts, entries), backend) = (prepared?, loaded?);
+    let (prepared, backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
     let max_model_len = backend.facts().max_model_len;
-    let (prompts, entries) = match prompts.longest() > max_model_len {
+    let prepared = match prepared.prompts.longest() > max_model_len {
         true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len)).await?,
-        false => (prompts, entries),
+        false => prepared,
     };
-    Ok(Ready { backend, prompts, entries })
+    Ok(Ready { backend, prepared })
 }
 
 /// The texts of the model at `sources`, in a process of their own that starts when they are first asked for.
@@ -114,20 +111,25 @@ pub async fn load<T: Send + 'static>(
     .map_err(from_backend)
 }
 
-/// Makes the prompts for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
+/// Prepares the requests for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
 async fn prepare(
     job: &JobConfig,
     signals: &Signals,
     texts: SharedTexts,
     dataset: Option<PathBuf>,
     max_model_len: Option<usize>,
-) -> Result<(Prompts, Vec<Entry>), Failure> {
+) -> Result<Prepared, Failure> {
     let (workload, sampling) = (job.workload.clone(), job.sampling);
-    let asked_len = job.engine.max_model_len.map(usize::from);
+    let max_model_len = max_model_len.or(job.engine.max_model_len.map(usize::from));
     blocking(signals.cancel(), STEP_PATIENCE, move || {
-        let texts = texts.get().map_err(|error| Failure::new(Exit::Model, error))?;
-        let longest = max_model_len.or(asked_len).or(texts.facts().max_position).unwrap_or(usize::MAX);
-        bench::prepare(&workload, sampling, dataset.as_deref(), &texts, longest).map_err(from_bench)
+        prepare::prepare(&Preparation {
+            workload: &workload,
+            sampling,
+            dataset_path: dataset.as_deref(),
+            texts: &texts,
+            max_model_len,
+        })
     })
     .await?
+    .map_err(from_prepare)
 }

@@ -16,7 +16,8 @@ use super::run::blocking;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use crate::backend::{self, BackendFacts, Completion};
-use crate::bench::{self, Entry, Measurement, Place};
+use crate::bench::{self, Measurement};
+use crate::prepare::{self, Entry, Place, Prepared};
 use crate::report::InputFacts;
 use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
@@ -104,9 +105,10 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
-    let Ready { mut backend, prompts, entries } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
+    let Ready { mut backend, prepared } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     state(&context.results.tracking, backend.facts());
     work.backend = Some(backend.facts().clone());
+    let Prepared { prompts, entries } = prepared;
     work.entries = entries;
     if let Some(path) = &sources.dataset {
         report_skipped(work, path);
@@ -246,9 +248,16 @@ pub(super) fn from_backend(error: backend::Error) -> Failure {
     Failure::self_contained(exit, error)
 }
 
-pub(super) fn from_bench(error: bench::Error) -> Failure {
+pub(super) fn from_prepare(error: prepare::Error) -> Failure {
+    match &error {
+        prepare::Error::Workload(_) => Failure::new(Exit::Configuration, error),
+        prepare::Error::Texts(_) => Failure::new(Exit::Model, error),
+        prepare::Error::Encoding(_) => Failure::self_contained(Exit::Model, error),
+    }
+}
+
+fn from_bench(error: bench::Error) -> Failure {
     match error {
-        bench::Error::Workload(_) => Failure::new(Exit::Configuration, error),
         bench::Error::Backend(error) => from_backend(error),
         bench::Error::Counts(_) | bench::Error::Request(_) | bench::Error::NoAnswers { .. } => {
             Failure::new(Exit::Inference, error)

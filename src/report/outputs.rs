@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::backend::Completion;
-use crate::bench::{AnswerForm, Endpoint, Entry, Labels, Place};
+use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Place};
 use flashjob_event::RequestId;
 
 /// What all answers of a run share.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
 use super::{Error, jsonl, share, sharegpt};
-use crate::backend::{self, Cause, Request};
+use crate::backend::Request;
 use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
 use flashjob_event::RequestId;
 use flashjob_model::{Ask, TextService};
@@ -216,7 +216,7 @@ impl<'a> Reading<'a> {
         let mut encoded = match self.texts.encode(asks, stop_at_first) {
             Ok(encoded) => encoded.into_iter(),
             Err(error) => {
-                self.failed = Some(backend::Error::Model(Cause::Model(error)).into());
+                self.failed = Some(Error::Encoding(error));
                 return;
             }
         };

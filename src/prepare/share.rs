@@ -42,7 +42,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::bench::{AnswerForm, Labels, Place};
+    use crate::prepare::{AnswerForm, Labels, Place};
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
 
