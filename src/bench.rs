@@ -21,9 +21,10 @@ pub use recorder::Recorder;
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use token_clock::TokenClock;
 
+use flashjob_event::{Events, Fact, Phase};
+
 use crate::backend::{self, Backend, Completion, Request};
 use crate::prepare::Prompts;
-use flashjob_event::{Events, Fact, Phase};
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::child_environment;
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
 use flashjob_engine::{Placement, instructions};
+
+use super::child_environment;
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;

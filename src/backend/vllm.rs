@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
+use flashjob_event::{Events, Fact, FinishReason, RequestId};
+use flashjob_model::TextService;
+
 use self::child::{Child, Silence};
 use self::protocol::{DriverRequest, Loaded, Order, Said, Step};
 use super::presence::Interpreter;
 use super::{Backend, BackendFacts, Cause, Completion, EngineReport, Error, Loading, Request, opened};
-use flashjob_event::{Events, Fact, FinishReason, RequestId};
-use flashjob_model::TextService;
 
 pub use settings::refused;
 

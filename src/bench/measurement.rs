@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use flashjob_event::FinishReason;
+
 use super::{Bins, Distribution, Roofline, TokenClock};
 use crate::backend::{Completion, Request};
-use flashjob_event::FinishReason;
 
 /// The measured region in numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -202,10 +203,11 @@ impl Measurement {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::*;
-    use crate::bench::Recorder;
     use flashjob_config::Sampling;
     use flashjob_event::{Event, Fact, Observer, Phase, RequestId};
+
+    use super::*;
+    use crate::bench::Recorder;
 
     const REQUEST: RequestId = RequestId(0);
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+
 use super::bins::Bins;
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Needs};
 use super::token_clock::TokenClock;
-use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]

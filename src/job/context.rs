@@ -10,7 +10,7 @@ use flashjob_mount::Mounter;
 use flashjob_telemetry::{FactLog, Registry};
 
 use super::descriptors::KeptBack;
-use super::environment;
+use super::host;
 use super::phases::Phases;
 use super::privileges::Privileges;
 use super::signals::Signals;
@@ -82,7 +82,7 @@ impl Context {
         let tracking = Tracking::start(&job, &directory, started);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
         let rendezvous = job.machines.clone().map(rendezvous);
-        let resources = Resources { gpus: Arc::new(environment::gpus()), rendezvous, mounter, privileges };
+        let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
         let results = Results { directory, tracking, descriptors: KeptBack::take() };
         Self { job, started, signals, observability: Observability::start(), results, resources }
     }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use flashjob_config::{ConfigError, shortened};
 
+use super::{terminal, termination_file};
+
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -108,7 +110,7 @@ pub fn first_of(mistakes: impl ExactSizeIterator<Item = String>) -> Vec<String> 
 
 /// Ends a process that has no log yet: one line on standard error.
 pub fn before_log(exit: Exit, sentence: &str) -> Exit {
-    super::terminal::complain(&cut(sentence.to_owned()));
+    terminal::complain(&cut(sentence.to_owned()));
     exit
 }
 
@@ -116,10 +118,10 @@ pub fn before_log(exit: Exit, sentence: &str) -> Exit {
 pub fn invalid(errors: &[ConfigError]) -> Exit {
     let all = first_of(errors.iter().map(ToString::to_string));
     for error in &all {
-        super::terminal::complain(error);
+        terminal::complain(error);
     }
     let message =
         serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": cut(all.join("\n"))});
-    super::environment::leave_termination_message(Some(Path::new("/dev/termination-log")), &message.to_string());
+    termination_file::write(Some(Path::new("/dev/termination-log")), &message.to_string());
     Exit::Configuration
 }

@@ -12,7 +12,7 @@ use super::exit::Failure;
 use super::run::show;
 use super::signals::Signals;
 use super::work::Work;
-use super::{Exit, environment, left_behind, replicas, upload};
+use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
 use crate::report::{self, Answerer, Figures, JobResult, ResultsDirectory, Status};
 
 /// How long MLflow may take to accept what is left at the end of a run.
@@ -70,14 +70,14 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         status,
         exit_code: exit.code(),
         error,
-        started_at: environment::rfc3339(context.started),
-        ended_at: environment::rfc3339(SystemTime::now()),
-        settings: environment::settings(&context.job),
+        started_at: clock::rfc3339(context.started),
+        ended_at: clock::rfc3339(SystemTime::now()),
+        settings: report::settings(&context.job),
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(&context.observability.registry),
         backend: work.backend.clone(),
-        environment: environment::describe(&context.resources.privileges),
+        environment: host::describe(&context.resources.privileges),
         phases,
         measurement,
         figures,
@@ -105,7 +105,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     if !kept {
         tracing::error!(result = %result.to_json(), "results-dir could not be written; this line has the result");
     }
-    environment::leave_termination_message(
+    termination_file::write(
         context.job.telemetry.termination_message.as_deref(),
         &report::termination_message(&result, run_url.as_deref()),
     );
@@ -181,8 +181,7 @@ async fn track(context: &Context, status: Status, result: &JobResult) -> (Option
             }
             tracing::info!(url = link.run_url, "the run is in MLflow");
             if let Some(moved) = results.directory.moved() {
-                let left_behind = left_behind::send(job, &moved.to);
-                signals.cancel().run_until_cancelled(left_behind).await;
+                signals.cancel().run_until_cancelled(resend_spooled::send(job, &moved.to)).await;
             }
             let is_settled = settle(job, &results.directory, signals).await;
             (Some(link.run_url), is_settled)

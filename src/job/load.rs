@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
+use flashjob_config::JobConfig;
+use flashjob_model::SharedTexts;
+
 use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
@@ -15,8 +18,6 @@ use super::signals::Signals;
 use super::work::{STEP_PATIENCE, from_backend, from_prepare};
 use crate::backend::{self, Backend, Found, Loading};
 use crate::prepare::{self, Preparation, Prepared};
-use flashjob_config::JobConfig;
-use flashjob_model::SharedTexts;
 
 /// The program that runs, wherever it lies.
 const THIS_PROGRAM: &str = "/proc/self/exe";

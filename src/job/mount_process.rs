@@ -14,9 +14,10 @@ use std::{io, thread};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+use flashjob_mount::Mounter;
+
 use super::privileges::{self, Made};
 use super::supervisor::fork;
-use flashjob_mount::Mounter;
 
 /// Name of the process, as `ps` shows it.
 const NAME: &CStr = c"flashjob-mount";

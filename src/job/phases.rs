@@ -3,8 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::report::PhaseSeconds;
 use flashjob_event::{Event, Fact, Observer, Phase};
+
+use crate::report::PhaseSeconds;
 
 /// Observes phase starts.
 #[derive(Default)]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Exit, exit, replicas, terminal, upload};
-use crate::report::ResultsDirectory;
 use flashjob_config::{Credentials, Publish};
 use flashjob_event::Events;
 use flashjob_mlflow::{self as mlflow, Access, Outcome};
+
+use super::{Exit, exit, replicas, terminal, upload};
+use crate::report::ResultsDirectory;
 
 /// How long the server may take in all.
 const LIMIT: Duration = Duration::from_secs(300);

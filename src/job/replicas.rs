@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::report::{self, ReplicaFigures, ReplicaResult};
 use flashjob_config::{JobConfig, Tracking};
 use flashjob_mlflow::{self as mlflow, Aggregation, FinishedReplica, Membership, RunKey, Settled};
+
+use crate::report::{self, ReplicaFigures, ReplicaResult};
 
 /// The place of this process's run among those of its job; `None` where no job is known.
 pub fn membership(job: &JobConfig) -> Option<Membership> {

@@ -22,7 +22,7 @@ use super::finish::{self, Ending};
 use super::privileges::Privileges;
 use super::signals::Signals;
 use super::work::{self, Work};
-use super::{Exit, environment, exit, follow, linger, terminal};
+use super::{Exit, clock, exit, linger, panics, terminal, worker};
 use crate::report::ResultsDirectory;
 
 /// How often the host is sampled and live points go to MLflow.
@@ -49,7 +49,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
         Ok(opened) => opened,
         Err(sentence) => return exit::before_log(Exit::Configuration, &sentence),
     };
-    environment::log_panics();
+    panics::log();
     let signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")),
@@ -96,7 +96,7 @@ fn open_results(
     privileges: &Privileges,
 ) -> Result<(ResultsDirectory, Logs), String> {
     let at = job.results_dir.display();
-    let directory = ResultsDirectory::open(&job.results_dir, &environment::folder_name(started)).map_err(|error| {
+    let directory = ResultsDirectory::open(&job.results_dir, &clock::folder_name(started)).map_err(|error| {
         let hint =
             if is_denied(&error) { format!("; this process has few rights: {privileges}") } else { String::new() };
         format!("results-dir={at} {error}{hint}")
@@ -189,7 +189,7 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
         tell(ending.exit, error);
     }
     let exit = match context.job.follows() {
-        true => follow::finish(&context.job, &context.signals, ending),
+        true => worker::finish(&context.job, &context.signals, ending),
         false => finish::finish(context, ending).await,
     };
     tell(exit, "its result could not be delivered, or a signal stopped it meanwhile; its log says which");
@@ -206,7 +206,7 @@ fn expected(job: &JobConfig) -> Expected {
 
 /// The outcome of `work`; a panic in it is a failure like others, so that the ending is the same too.
 async fn caught(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(environment::panic_failure()))
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(panics::failure()))
 }
 
 /// Waits for `work` on a thread that may block. Once `cancel` is triggered it is given `patience` to notice, and then
@@ -227,7 +227,7 @@ pub async fn blocking<T: Send + 'static>(
             Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind when it was to stop")),
         },
     };
-    joined.map_err(|_| environment::panic_failure())
+    joined.map_err(|_| panics::failure())
 }
 
 /// Prints `text` for people, on standard output.

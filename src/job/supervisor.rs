@@ -17,10 +17,11 @@ use rustix::process::{
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::mount_process::MountProcess;
-use super::{Exit, environment, privileges, signals, terminal};
 use flashjob_config::JobConfig;
 use flashjob_mount as mount;
+
+use super::mount_process::MountProcess;
+use super::{Exit, privileges, signals, terminal, termination_file};
 
 /// Traces of a job that was killed.
 #[derive(Default)]
@@ -61,7 +62,7 @@ impl Remains {
     fn leave_message(&self, exit_code: u8, sentence: &str) {
         if self.termination_message.as_deref().and_then(written) == self.written {
             let message = serde_json::json!({"status": "killed", "exit_code": exit_code, "error": sentence});
-            environment::leave_termination_message(self.termination_message.as_deref(), &message.to_string());
+            termination_file::write(self.termination_message.as_deref(), &message.to_string());
         }
     }
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{environment, replicas};
-use crate::report::{self, JobResult, ResultsDirectory};
 use flashjob_config::JobConfig;
 use flashjob_mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
 use flashjob_telemetry::Registry;
+
+use super::{clock, host, replicas};
+use crate::report::{self, JobResult, ResultsDirectory};
 
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {
@@ -35,9 +36,9 @@ impl Tracking {
         let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
             let spec = RunSpec {
                 key: RunKey::random(started),
-                run_name: tracking.run_name.clone().unwrap_or_else(|| environment::run_name(job, started)),
+                run_name: tracking.run_name.clone().unwrap_or_else(|| default_run_name(job, started)),
                 params: job.settings().iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
-                tags: environment::tags(),
+                tags: host::tags(),
                 start: started,
                 member: replicas::membership(job),
             };
@@ -93,6 +94,12 @@ impl Tracking {
         };
         Some(tracker.lock().await.finish(end, flush).await)
     }
+}
+
+/// The run's name where the job gives none: the model's last name and the time.
+fn default_run_name(job: &JobConfig, at: SystemTime) -> String {
+    let model = job.model.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{model} {}", clock::rfc3339(at))
 }
 
 impl Live {

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::report::ResultsDirectory;
 use flashjob_bucket::{Bucket, Error, RetryPolicy};
 use flashjob_config::OutputStorage;
 use flashjob_event::Events;
+
+use crate::report::ResultsDirectory;
 
 /// Puts the files of `directory` under the output's prefix, by their names, and gives those names. What an earlier try
 /// left there is not sent again, nor parts of a file that it had sent.

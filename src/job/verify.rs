@@ -17,13 +17,14 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::locate::locate;
-use super::{Exit, exit, terminal};
-use crate::backend::{self, Found};
 use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
 use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Placement, Request};
 use flashjob_event::{Events, RequestId};
 use flashjob_model::Model;
+
+use super::locate::locate;
+use super::{Exit, exit, terminal};
+use crate::backend::{self, Found};
 
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;

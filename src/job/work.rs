@@ -5,23 +5,24 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flashjob_config::{JobConfig, ModelPath};
+use flashjob_event::{Events, Fact, Phase, RequestId};
+use flashjob_mount::{self as mount, Mounted, Mounter};
+
 use super::Exit;
 use super::context::Context;
 use super::exit::{self, Failure};
 use super::files::MountedFiles;
-use super::follow;
 use super::load::{self, Ready, Sources};
 use super::locate::locate;
 use super::run::blocking;
 use super::signals::Signals;
 use super::tracking::Tracking;
+use super::worker;
 use crate::backend::{self, BackendFacts, Completion};
 use crate::bench::{self, Measurement};
 use crate::prepare::{self, Entry, Place, Prepared};
 use crate::report::InputFacts;
-use flashjob_config::{JobConfig, ModelPath};
-use flashjob_event::{Events, Fact, Phase, RequestId};
-use flashjob_mount::{self as mount, Mounted, Mounter};
 
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -101,7 +102,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     observability.events.emit(Fact::PhaseStarted(Phase::Load));
     let sources = Sources { model, tokenizer, dataset };
     if job.follows() {
-        let followed = follow::follow(context, found, work.files(), &sources).await;
+        let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;

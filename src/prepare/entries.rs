@@ -9,13 +9,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
+use flashjob_event::RequestId;
+use flashjob_model::{Ask, TextService};
+
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
 use super::{Error, jsonl, share, sharegpt};
 use crate::backend::Request;
-use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
-use flashjob_event::RequestId;
-use flashjob_model::{Ask, TextService};
 
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;

@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 
 use serde_json::{Map, Value};
 
+use flashjob_config::Sampling;
+
 use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::openai_request::{self, UnknownFields};
 use super::pieces::{self, Piece};
 use super::question::{AnswerForm, DatasetRequest, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
-use flashjob_config::Sampling;
 
 /// Hands each line that is not blank to `take`, until the file or `take` ends it.
 ///

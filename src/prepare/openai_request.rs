@@ -7,9 +7,10 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Map, Value};
 
+use flashjob_config::Sampling;
+
 use super::bounded_json::abbreviated;
 use super::question::{Question, RequestSettings};
-use flashjob_config::Sampling;
 
 /// Fields that change no token.
 const WITHOUT_EFFECT: [&str; 9] = [

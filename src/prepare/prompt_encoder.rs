@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::question::Question;
-use super::{Error, messages};
 use flashjob_config::ApplyChatTemplate;
 use flashjob_model::{Ask, TextFacts};
+
+use super::question::Question;
+use super::{Error, messages};
 
 /// Asks for one model.
 pub(super) struct PromptEncoder {

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::Error;
-use crate::backend::Request;
 use flashjob_config::{Sampling, Workload};
 use flashjob_event::RequestId;
 use flashjob_model::TextFacts;
+
+use super::Error;
+use crate::backend::Request;
 
 /// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
 const LENGTHS: u64 = 1;

@@ -1,9 +1,10 @@
 //! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request means the same
 //! whoever runs it.
 
+use flashjob_config::Share;
+
 use super::{Entry, Error};
 use crate::backend::Request;
-use flashjob_config::Share;
 
 /// The requests of `share`, and the entries that go with them: what was skipped goes with the request after it, and with the
 /// last one at the end. All shares together are everything, once.
@@ -41,10 +42,11 @@ pub(super) fn nothing_left(share: Share, total: usize) -> Error {
 mod tests {
     use std::num::NonZeroUsize;
 
-    use super::*;
-    use crate::prepare::{AnswerForm, Labels, Place};
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
+
+    use super::*;
+    use crate::prepare::{AnswerForm, Labels, Place};
 
     fn dataset() -> (Vec<Request>, Vec<Entry>) {
         let (mut requests, mut entries) = (Vec::new(), Vec::new());

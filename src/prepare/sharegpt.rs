@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use serde::de::Error as _;
 use serde_json::Value;
 
+use flashjob_config::{ReplyLength, Sampling};
+
 use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::pieces::{self, End, Piece};
 use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
-use flashjob_config::{ReplyLength, Sampling};
 
 /// Takes one entry; ends the reading where enough are taken.
 type Take<'a> = dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()> + 'a;

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use flashjob_event::RequestId;
+
 use crate::backend::Completion;
 use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Place};
-use flashjob_event::RequestId;
 
 /// What all answers of a run share.
 #[derive(Clone, Copy, Debug)]

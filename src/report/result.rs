@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use flashjob_config::JobConfig;
 use flashjob_event::Phase;
 
 use super::figures::Figures;
@@ -74,6 +75,12 @@ pub struct JobResult {
     pub measurement: Option<Measurement>,
     /// Figures of the measurement; `None` where nothing was measured.
     pub figures: Option<Figures>,
+}
+
+/// The whole configuration, redacted, as `key → {value, origin}`.
+pub fn settings(job: &JobConfig) -> Value {
+    let settings = job.settings().iter();
+    settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect()
 }
 
 /// Raised when a key of `result.json` changes its meaning.

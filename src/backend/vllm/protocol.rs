@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Request, VllmReport};
 use flashjob_config::{DeviceChoice, DtypeChoice};
 use flashjob_event::FinishReason;
+
+use super::super::{Request, VllmReport};
 
 /// The first thing that the driver is told. `None` leaves the choice to vLLM.
 #[derive(Debug, Serialize)]
@@ -153,9 +154,10 @@ pub struct Progress {
 mod tests {
     use std::collections::HashSet;
 
-    use super::*;
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
+
+    use super::*;
 
     #[test]
     fn requests_of_one_job_draw_from_seeds_of_their_own() {

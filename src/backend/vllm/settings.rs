@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::protocol::Settings;
 use flashjob_config::{JobConfig, Origin};
+
+use super::protocol::Settings;
 
 /// Keys without a counterpart: what comes of them with vLLM, and why nothing else can be had.
 const WITHOUT_COUNTERPART: [(&str, &str, &str); 2] = [

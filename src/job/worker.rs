@@ -15,7 +15,7 @@ use super::load::{self, Sources};
 use super::run::blocking;
 use super::signals::Signals;
 use super::work::{self, STEP_PATIENCE};
-use super::{Exit, environment};
+use super::{Exit, termination_file};
 use crate::backend::{self, Found};
 
 /// Characters of an error in the termination message, whose 4096 bytes must hold them whatever they are.
@@ -25,7 +25,7 @@ const LONGEST_ERROR: usize = 600;
 ///
 /// # Errors
 /// What went wrong here, or what the leader says.
-pub async fn follow(context: &Context, found: Found, files: MountedFiles, sources: &Sources) -> Result<(), Failure> {
+pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: &Sources) -> Result<(), Failure> {
     if let Some(nodes) = &context.job.machines {
         tracing::info!(
             index = nodes.index,
@@ -56,7 +56,7 @@ pub fn finish(job: &JobConfig, signals: &Signals, ending: Ending) -> Exit {
     }
     tokio::task::block_in_place(|| work.unmount());
     let error: Option<String> = error.map(|error| error.chars().take(LONGEST_ERROR).collect());
-    environment::leave_termination_message(
+    termination_file::write(
         job.telemetry.termination_message.as_deref(),
         &json!({"status": status, "exit_code": exit.code(), "error": error, "led_by_another_machine": true})
             .to_string(),
