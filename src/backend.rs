@@ -62,7 +62,7 @@ pub struct Completion {
 
 /// What runs, as decided: stated once in the log and in the result.
 #[derive(Clone, Debug, Serialize)]
-pub struct BackendFacts {
+pub struct BackendReport {
     /// `candle`, `vllm` or `sglang`.
     pub backend: &'static str,
     /// The engine's version.
@@ -86,7 +86,7 @@ pub struct BackendFacts {
 /// An engine that is loaded and ready. Blocking: call it from a thread that may wait.
 pub trait Backend: Send {
     /// What runs.
-    fn facts(&self) -> &BackendFacts;
+    fn report(&self) -> &BackendReport;
 
     /// How many GPUs it computes on: the first ones of those that this process may use.
     fn gpus(&self) -> usize {
@@ -114,7 +114,7 @@ pub trait Backend: Send {
 /// The ranks of a node that another node leads, loaded and ready. Blocking: call it from a thread that may wait.
 pub trait Worker: Send {
     /// Report on what runs here.
-    fn facts(&self) -> &BackendFacts;
+    fn report(&self) -> &BackendReport;
 
     /// Computes the leader's steps, to the end of the job.
     ///

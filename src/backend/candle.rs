@@ -9,14 +9,14 @@ use flashjob_engine::{self as engine, Engine, Placement};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
 
-use super::{Backend, BackendFacts, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
+use super::{Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
 
 /// The engine, and what stands between it and texts.
 pub struct CandleBackend {
     engine: Engine,
     texts: Arc<TextService>,
     gpus: usize,
-    facts: BackendFacts,
+    report: BackendReport,
 }
 
 impl CandleBackend {
@@ -28,19 +28,19 @@ impl CandleBackend {
         let engine = engine.map_err(from_loading)?;
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
-        let facts = BackendFacts { warnings, ..facts(&model, engine.facts()) };
+        let report = BackendReport { warnings, ..report(&model, engine.facts()) };
         let gpus = match placement {
             // GPUs of other nodes cannot be asked for their energy from here.
             Placement::Gpus if engine.facts().machines == 1 => engine.facts().tensor_parallel_size,
             Placement::Gpus | Placement::Cpu => 0,
         };
-        Ok(Self { engine, texts, gpus, facts })
+        Ok(Self { engine, texts, gpus, report })
     }
 }
 
 impl Backend for CandleBackend {
-    fn facts(&self) -> &BackendFacts {
-        &self.facts
+    fn report(&self) -> &BackendReport {
+        &self.report
     }
 
     fn gpus(&self) -> usize {
@@ -84,7 +84,7 @@ impl Backend for CandleBackend {
 /// The ranks of a node that another one leads.
 pub struct CandleWorker {
     ranks: engine::Follower,
-    facts: BackendFacts,
+    report: BackendReport,
 }
 
 impl CandleWorker {
@@ -97,14 +97,14 @@ impl CandleWorker {
         let model = headers(files, model)?;
         let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
-        let facts = facts(&model, ranks.facts());
-        Ok(Self { ranks, facts })
+        let report = report(&model, ranks.facts());
+        Ok(Self { ranks, report })
     }
 }
 
 impl Worker for CandleWorker {
-    fn facts(&self) -> &BackendFacts {
-        &self.facts
+    fn report(&self) -> &BackendReport {
+        &self.report
     }
 
     fn follow(self: Box<Self>, cancel: &CancellationToken) -> Result<(), Error> {
@@ -131,8 +131,8 @@ fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
     Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error)))
 }
 
-fn facts(model: &Model, engine: &engine::EngineFacts) -> BackendFacts {
-    BackendFacts {
+fn report(model: &Model, engine: &engine::EngineFacts) -> BackendReport {
+    BackendReport {
         backend: "candle",
         version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: model.architecture.clone(),

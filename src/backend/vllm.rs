@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use flashjob_event::{Events, Fact, FinishReason, RequestId};
 use flashjob_model::TextService;
 
-use self::child::{Child, Silence};
-use self::protocol::{DriverRequest, Loaded, Order, Said, Step};
+use self::child::{Child, ChildEnd};
+use self::protocol::{DriverCommand, DriverMessage, DriverRequest, Loaded, Step};
 use super::presence::Interpreter;
-use super::{Backend, BackendFacts, Cause, Completion, EngineReport, Error, Loading, Request, opened};
+use super::{Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, Request, opened};
 
 pub use settings::refused;
 
@@ -43,7 +43,7 @@ pub struct VllmBackend {
     child: Child,
     texts: Arc<TextService>,
     gpus: usize,
-    facts: BackendFacts,
+    report: BackendReport,
 }
 
 impl VllmBackend {
@@ -59,14 +59,14 @@ impl VllmBackend {
         })?;
         child.tell(&settings::of(config, model, tokenizer));
         let loaded = match child.next(cancel) {
-            Ok(Said::Loaded(loaded)) => loaded,
-            Ok(Said::Refused(reason)) => return Err(Error::Unavailable(reason.into())),
-            Ok(Said::Failed(reason)) => {
+            Ok(DriverMessage::Loaded(loaded)) => loaded,
+            Ok(DriverMessage::Refused(reason)) => return Err(Error::Unavailable(reason.into())),
+            Ok(DriverMessage::Failed(reason)) => {
                 return Err(Error::Model(format!("vLLM cannot load {}: {reason}", model.display()).into()));
             }
             Ok(other) => return Err(Error::Model(out_of_turn(&other).into())),
-            Err(Silence::Cancelled) => return Err(Error::Cancelled),
-            Err(Silence::Ended(how)) => {
+            Err(ChildEnd::Cancelled) => return Err(Error::Cancelled),
+            Err(ChildEnd::Ended(how)) => {
                 return Err(Error::Model(format!("vLLM {how} (while it loaded {})", model.display()).into()));
             }
         };
@@ -74,7 +74,7 @@ impl VllmBackend {
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
         let texts = opened(texts)?;
         let architecture = texts.facts().architecture.clone();
-        let facts = BackendFacts {
+        let report = BackendReport {
             backend: "vllm",
             version,
             architecture,
@@ -84,17 +84,17 @@ impl VllmBackend {
             warnings: texts.facts().warnings.clone(),
             engine: EngineReport::Vllm(Box::new(engine)),
         };
-        Ok(Self { child, texts, gpus, facts })
+        Ok(Self { child, texts, gpus, report })
     }
 
     /// Has the driver hold `requests` ready.
     fn hand_over(&mut self, requests: &[Request], cancel: &CancellationToken) -> Result<(), Error> {
         let asked =
             requests.iter().map(|request| DriverRequest::new(request, &self.texts.facts().eos_tokens)).collect();
-        self.child.tell(&Order::Take(asked));
+        self.child.tell(&DriverCommand::Take(asked));
         match self.listen(cancel)? {
-            Said::Taken(taken) if taken == requests.len() => Ok(()),
-            Said::Taken(taken) => {
+            DriverMessage::Taken(taken) if taken == requests.len() => Ok(()),
+            DriverMessage::Taken(taken) => {
                 Err(Error::Inference(format!("vLLM was given {} requests and took {taken}", requests.len()).into()))
             }
             other => Err(Error::Inference(out_of_turn(&other).into())),
@@ -102,12 +102,12 @@ impl VllmBackend {
     }
 
     /// The next thing that the driver says of a run; what ends the run is an error.
-    fn listen(&mut self, cancel: &CancellationToken) -> Result<Said, Error> {
+    fn listen(&mut self, cancel: &CancellationToken) -> Result<DriverMessage, Error> {
         match self.child.next(cancel) {
-            Ok(Said::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}").into())),
+            Ok(DriverMessage::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}").into())),
             Ok(said) => Ok(said),
-            Err(Silence::Ended(how)) => Err(Error::Inference(format!("vLLM {how}").into())),
-            Err(Silence::Cancelled) => {
+            Err(ChildEnd::Ended(how)) => Err(Error::Inference(format!("vLLM {how}").into())),
+            Err(ChildEnd::Cancelled) => {
                 self.child.end();
                 Err(Error::Cancelled)
             }
@@ -116,8 +116,8 @@ impl VllmBackend {
 }
 
 impl Backend for VllmBackend {
-    fn facts(&self) -> &BackendFacts {
-        &self.facts
+    fn report(&self) -> &BackendReport {
+        &self.report
     }
 
     fn gpus(&self) -> usize {
@@ -138,11 +138,11 @@ impl Backend for VllmBackend {
             run.prompts.insert(id, prompt_tokens);
             events.emit(Fact::RequestQueued { request: id, prompt_tokens });
         }
-        self.child.tell(&Order::Run);
+        self.child.tell(&DriverCommand::Run);
         loop {
             match self.listen(cancel)? {
-                Said::Step(step) => run.state(step)?,
-                Said::Done => return Ok(()),
+                DriverMessage::Step(step) => run.state(step)?,
+                DriverMessage::Done => return Ok(()),
                 other => return Err(Error::Inference(out_of_turn(&other).into())),
             }
         }
@@ -242,7 +242,7 @@ impl Clock {
     }
 }
 
-fn out_of_turn(said: &Said) -> String {
+fn out_of_turn(said: &DriverMessage) -> String {
     let mut said = format!("{said:?}");
     said.truncate(said.char_indices().nth(200).map_or(said.len(), |(at, _)| at));
     format!("the driver of vLLM says {said} out of turn; this is a bug, please report it")

@@ -66,7 +66,7 @@ pub async fn load_and_prepare(
     let (loaded, prepared) = tokio::join!(loading, preparing);
     let (prepared, backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
-    let max_model_len = backend.facts().max_model_len;
+    let max_model_len = backend.report().max_model_len;
     let prepared = match prepared.prompts.longest() > max_model_len {
         true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len)).await?,
         false => prepared,

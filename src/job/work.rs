@@ -19,10 +19,10 @@ use super::run::blocking;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use super::worker;
-use crate::backend::{self, BackendFacts, Completion};
+use crate::backend::{self, BackendReport, Completion};
 use crate::bench::{self, Measurement};
 use crate::prepare::{self, Entry, Place, Prepared};
-use crate::report::InputFacts;
+use crate::report::InputReport;
 
 /// How long a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -34,9 +34,9 @@ const REPORTED: usize = 20;
 #[derive(Default)]
 pub struct Work {
     /// How each input became files.
-    pub inputs: Vec<InputFacts>,
+    pub inputs: Vec<InputReport>,
     /// What runs.
-    pub backend: Option<BackendFacts>,
+    pub backend: Option<BackendReport>,
     /// Whole when all went well; otherwise the recorder has what there is.
     pub measurement: Option<Measurement>,
     /// What the dataset holds, where prompts come from one.
@@ -107,8 +107,8 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     }
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
     let Ready { mut backend, prepared } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
-    state(&context.results.tracking, backend.facts());
-    work.backend = Some(backend.facts().clone());
+    announce(&context.results.tracking, backend.report());
+    work.backend = Some(backend.report().clone());
     let Prepared { prompts, entries } = prepared;
     work.entries = entries;
     if let Some(path) = &sources.dataset {
@@ -152,7 +152,7 @@ async fn mount_inputs(
             // It was for one mount.
             config.descriptor = None;
         }
-        let facts = InputFacts {
+        let facts = InputReport {
             location: mounted.location.display().to_string(),
             method: mounted.method.name().to_owned(),
             reason: mounted.reason.clone(),
@@ -208,25 +208,26 @@ fn located(job: &JobConfig, named: &ModelPath, key: &str, exit: Exit) -> Result<
     })
 }
 
-pub(super) fn state(tracking: &Tracking, facts: &BackendFacts) {
+/// Says in the log and in MLflow what has been loaded.
+pub(super) fn announce(tracking: &Tracking, report: &BackendReport) {
     tracing::info!(
-        backend = facts.backend,
-        architecture = facts.architecture,
-        parameters = facts.parameters,
-        max_model_len = facts.max_model_len,
-        engine = %facts.engine,
+        backend = report.backend,
+        architecture = report.architecture,
+        parameters = report.parameters,
+        max_model_len = report.max_model_len,
+        engine = %report.engine,
         "model is loaded"
     );
-    let warnings = facts.warnings.iter().map(String::as_str);
-    for warning in facts.other_modalities.into_iter().chain(warnings).take(REPORTED) {
+    let warnings = report.warnings.iter().map(String::as_str);
+    for warning in report.other_modalities.into_iter().chain(warnings).take(REPORTED) {
         tracing::warn!("{}", exit::cut(warning.to_owned()));
     }
-    if let Some(reason) = facts.engine.limits_not_measured() {
+    if let Some(reason) = report.engine.limits_not_measured() {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
     }
-    tracking.tag("backend", facts.backend);
-    tracking.tag("architecture", &facts.architecture);
-    let engine = &facts.engine;
+    tracking.tag("backend", report.backend);
+    tracking.tag("architecture", &report.architecture);
+    let engine = &report.engine;
     for (key, value) in [
         ("device", engine.device()),
         ("dtype", engine.dtype()),

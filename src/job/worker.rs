@@ -38,7 +38,7 @@ pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: 
     let cancel = context.signals.cancel();
     let texts = load::texts(sources);
     let worker = load::load(context, found, files, sources, texts, cancel.clone(), backend::open_worker).await?;
-    work::state(&context.results.tracking, worker.facts());
+    work::announce(&context.results.tracking, worker.report());
     context.observability.events.emit(Fact::PhaseStarted(Phase::Follow));
     let to_follow = cancel.clone();
     let followed = blocking(cancel, STEP_PATIENCE, move || worker.follow(&to_follow)).await?;

@@ -42,7 +42,7 @@ fn values_at_most(text: &[u8]) -> usize {
 
 /// Enough of a value to recognise it in an error.
 pub(super) fn abbreviated(value: &Value) -> String {
-    let mut beginning = Beginning(Vec::new());
+    let mut beginning = Prefix(Vec::new());
     // Written as far as it is shown; a failure is the end of the room.
     let whole = serde_json::to_writer(&mut beginning, value).is_ok();
     let text = String::from_utf8_lossy(&beginning.0);
@@ -53,9 +53,9 @@ pub(super) fn abbreviated(value: &Value) -> String {
 }
 
 /// Takes what is shown of a value, whatever its characters are.
-struct Beginning(Vec<u8>);
+struct Prefix(Vec<u8>);
 
-impl io::Write for Beginning {
+impl io::Write for Prefix {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match 8 * QUOTED_CHARS - self.0.len() {
             0 => Err(io::ErrorKind::StorageFull.into()),

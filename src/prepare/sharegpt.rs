@@ -130,9 +130,9 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    type Found = Vec<(Place, Result<DatasetRequest, Refusal>)>;
+    type Entries = Vec<(Place, Result<DatasetRequest, Refusal>)>;
 
-    fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Found) {
+    fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Entries) {
         let mut found = Vec::new();
         let outcome = read(text.as_bytes(), SAMPLING, ReplyLength::Recorded, &mut |place, asked| {
             found.push((place, asked));

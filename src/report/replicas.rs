@@ -29,7 +29,7 @@ impl ReplicaResult {
     /// What is wrong with them, in words.
     pub fn read(result: &[u8], requests: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
-        struct Document {
+        struct ResultFile {
             measurement: Measured,
         }
         #[derive(Deserialize)]
@@ -38,7 +38,7 @@ impl ReplicaResult {
             token_clock: TokenClock,
             inter_token_bins: Bins,
         }
-        let Document { measurement } =
+        let ResultFile { measurement } =
             serde_json::from_slice(result).map_err(|error| format!("its result.json cannot be read: {error}"))?;
         let lines = requests.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let requests = lines.map(serde_json::from_slice).collect::<Result<_, _>>();

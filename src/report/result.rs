@@ -7,7 +7,7 @@ use flashjob_config::JobConfig;
 use flashjob_event::Phase;
 
 use super::figures::Figures;
-use crate::backend::BackendFacts;
+use crate::backend::BackendReport;
 use crate::bench::Measurement;
 
 /// How a run ended.
@@ -33,7 +33,7 @@ pub struct PhaseSeconds {
 
 /// How one input became files.
 #[derive(Clone, Debug, Serialize)]
-pub struct InputFacts {
+pub struct InputReport {
     /// Where.
     pub location: String,
     /// `fuse`, `copy` or `existing`.
@@ -60,13 +60,13 @@ pub struct JobResult {
     /// Key, value, origin: the whole configuration, redacted.
     pub settings: Value,
     /// How inputs became files.
-    pub inputs: Vec<InputFacts>,
+    pub inputs: Vec<InputReport>,
     /// Lines or entries of the dataset that could not be run and were left out.
     pub skipped_inputs: usize,
     /// Other work of the machine while it measured, each in a sentence.
     pub disturbances: Vec<String>,
     /// What ran; `None` where it never got so far.
-    pub backend: Option<BackendFacts>,
+    pub backend: Option<BackendReport>,
     /// Host, processor, memory, versions.
     pub environment: Value,
     /// How long each phase took.
@@ -102,11 +102,11 @@ struct Document<'a> {
     metrics: Metrics<'a>,
     measurement: Option<&'a Measurement>,
     phases: &'a [PhaseSeconds],
-    inputs: &'a [InputFacts],
+    inputs: &'a [InputReport],
     skipped_inputs: usize,
     disturbances: &'a [String],
     failed_requests: Option<usize>,
-    backend: Option<&'a BackendFacts>,
+    backend: Option<&'a BackendReport>,
     settings: &'a Value,
     environment: &'a Value,
 }

@@ -143,7 +143,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let (events, cancel) = (Events::to(vec![facts.clone()]), CancellationToken::new());
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
     let mut backend = open(found, &job, model.path(), &events);
-    let stated = backend.facts().clone();
+    let stated = backend.report().clone();
     assert_eq!((stated.backend, stated.version.as_str()), ("vllm", "0.32.0"));
     assert_eq!((stated.architecture.as_str(), stated.max_model_len), ("LlamaForCausalLM", 512));
     assert_eq!((stated.engine.dtype(), stated.engine.kernels()), (Some("float32"), Some("CPU_ATTN")));

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use super::super::child_environment;
-use super::protocol::Said;
+use super::protocol::DriverMessage;
 
 /// How often a wait for the child's next line looks at the child itself and at the cancellation.
 const LOOK_UP: Duration = Duration::from_millis(25);
@@ -47,7 +47,7 @@ pub struct Child {
     process: std::process::Child,
     group: Option<Pid>,
     input: Option<Sender<String>>,
-    output: Receiver<Result<Said, String>>,
+    output: Receiver<Result<DriverMessage, String>>,
     last_words: Arc<Mutex<Option<String>>>,
     log: JoinHandle<()>,
     ended: bool,
@@ -55,7 +55,7 @@ pub struct Child {
 
 /// Why there is no next line.
 #[derive(Debug)]
-pub enum Silence {
+pub enum ChildEnd {
     /// The job was asked to stop.
     Cancelled,
     /// The child is gone, or speaks something else: a clause that follows its name.
@@ -129,24 +129,24 @@ impl Child {
     ///
     /// # Errors
     /// When it says nothing more, or when `cancel` is triggered.
-    pub fn next(&mut self, cancel: &CancellationToken) -> Result<Said, Silence> {
+    pub fn next(&mut self, cancel: &CancellationToken) -> Result<DriverMessage, ChildEnd> {
         loop {
             if cancel.is_cancelled() {
-                return Err(Silence::Cancelled);
+                return Err(ChildEnd::Cancelled);
             }
             match self.output.recv_timeout(LOOK_UP) {
-                Ok(said) => return said.map_err(Silence::Ended),
+                Ok(said) => return said.map_err(ChildEnd::Ended),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.reap(KILL);
-                    return Err(Silence::Ended(self.how_it_ended(status)));
+                    return Err(ChildEnd::Ended(self.how_it_ended(status)));
                 }
                 // Its own children may hold the pipe open.
                 Err(RecvTimeoutError::Timeout) => {
                     if let Ok(Some(status)) = self.process.try_wait() {
                         // Its last line may still be on the way through the pipe.
                         return match self.output.recv_timeout(LAST_WORDS) {
-                            Ok(said) => said.map_err(Silence::Ended),
-                            Err(_) => Err(Silence::Ended(self.how_it_ended(Some(status)))),
+                            Ok(said) => said.map_err(ChildEnd::Ended),
+                            Err(_) => Err(ChildEnd::Ended(self.how_it_ended(Some(status)))),
                         };
                     }
                 }

@@ -35,7 +35,7 @@ pub struct Settings<'a> {
 /// What the driver is told once vLLM is loaded.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order<'a> {
+pub enum DriverCommand<'a> {
     /// Hold these ready; nothing of them is handed to vLLM yet.
     Take(Vec<DriverRequest<'a>>),
     /// Hand over what was taken, and step until all of it is done.
@@ -90,7 +90,7 @@ fn seed_of(request: &Request) -> u64 {
 /// What the driver says.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Said {
+pub enum DriverMessage {
     /// vLLM stands.
     Loaded(Loaded),
     /// What was asked for cannot be had here: a sentence.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat, 
 use rustix::io::Errno;
 
 use super::DirectoryError;
-use super::record::{FILES, Found, RECORD, SPOOL, Written};
+use super::record::{FILES, RECORD, RecordFile, SPOOL, Written};
 
 /// Folder of earlier runs' files, with one folder a run.
 pub(super) const EARLIER: &str = "earlier";
@@ -30,9 +30,9 @@ pub struct Moved {
 /// Makes room for a run at `path`, which `directory` is; says what was moved.
 pub(super) fn make_room(path: &Path, directory: &File) -> Result<Option<Moved>, DirectoryError> {
     let written = match Written::find(path) {
-        Found::Record(written) => Some(written),
-        Found::Nothing | Found::Empty => None,
-        Found::Unreadable(why) => {
+        RecordFile::Record(written) => Some(written),
+        RecordFile::Nothing | RecordFile::Empty => None,
+        RecordFile::Unreadable(why) => {
             let reason = format!("which {why}");
             return Err(DirectoryError::Foreign { name: RECORD.to_owned(), reason });
         }
