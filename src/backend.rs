@@ -31,36 +31,36 @@ pub use flashjob_engine::gpu_identifiers;
 /// One prompt to continue.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Its place in the workload.
+    /// Number of the request in the workload.
     pub id: RequestId,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
     /// Tokens to generate; fewer only where a stop token may end it, or an error that is its own.
     pub max_tokens: usize,
-    /// Whether the model's end-of-sequence tokens are treated as any other.
+    /// The model's end-of-sequence tokens are treated as any other.
     pub ignore_eos: bool,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
     /// With `id` and a token's position, decides every random choice.
     pub seed: u64,
 }
 
-/// What a request became.
+/// Outcome of a request.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// Which request.
+    /// Number of the request.
     pub id: RequestId,
     /// Token ids, without the prompt.
     pub tokens: Vec<u32>,
     /// The same as text, special tokens left out.
     pub text: String,
-    /// Why it stopped.
+    /// Reason for its end.
     pub reason: FinishReason,
     /// Sentence on the fault and its remedy: with [`FinishReason::Error`], and only then.
     pub error: Option<String>,
 }
 
-/// What runs, as decided: stated once in the log and in the result.
+/// Report of a loaded backend on itself, for the log and the result.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackendReport {
     /// `candle`, `vllm` or `sglang`.
@@ -85,10 +85,10 @@ pub struct BackendReport {
 
 /// An engine that is loaded and ready. Blocking: call it from a thread that may wait.
 pub trait Backend: Send {
-    /// What runs.
+    /// Report on what is loaded.
     fn report(&self) -> &BackendReport;
 
-    /// How many GPUs it computes on: the first ones of those that this process may use.
+    /// Number of GPUs that it computes on: the first ones of those that this process may use.
     fn gpus(&self) -> usize {
         0
     }
@@ -125,7 +125,7 @@ pub trait Worker: Send {
 
 /// Everything that loading takes.
 pub struct Loading<'a> {
-    /// The job.
+    /// Configuration of the job.
     pub config: &'a JobConfig,
     /// Meeting point of the nodes that share the model, where there are several.
     pub rendezvous: Option<&'a Rendezvous>,
@@ -139,7 +139,7 @@ pub struct Loading<'a> {
     pub texts: &'a SharedTexts,
     /// The stream of facts.
     pub events: &'a Events,
-    /// The end of it all.
+    /// Cancellation of the job.
     pub cancel: &'a CancellationToken,
 }
 

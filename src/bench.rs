@@ -26,7 +26,7 @@ use flashjob_event::{Events, Fact, Phase};
 use crate::backend::{self, Backend, Completion, Request};
 use crate::prepare::Prompts;
 
-/// Why there is no measurement.
+/// Reason for which there is no measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The backend failed or was stopped.
@@ -72,22 +72,27 @@ pub fn run(
     };
     events.emit(Fact::PhaseStarted(Phase::WarmUp));
     if !warm_up.is_empty() {
+        // Their completions are dropped, and the recorder ignores all that comes before `Phase::Measure`.
         run(warm_up, &mut |_| {})?;
     }
+    // The backend takes the requests, and their counts are verified against the originals.
     let expected: Vec<Request> = measured.clone();
-    // Half a list is as good as a list: whoever panicked has pushed whole completions.
+    // A panic does not spoil the list: each push adds a whole completion.
     let lock = || completions.lock().unwrap_or_else(PoisonError::into_inner);
     lock().reserve(measured.len());
+    // Counters of GPUs run all the time: the difference over the region is its energy.
     let energy_before = energy_joules();
     events.emit(Fact::PhaseStarted(Phase::Measure));
     run(measured, &mut |completion| lock().push(completion))?;
     let energy_after = energy_joules();
+    // A second look: where other work held the machine up before the region, the limits would be too low.
     backend.measure_limits_again(events);
     let mut completions = lock();
     completions.sort_by_key(|completion| completion.id);
     let mut measurement = recorder.measurement();
     measurement.energy_joules = energy_before.zip(energy_after).map(|(before, after)| after - before);
     if let Err(deviation) = measurement.verify(&expected, &completions) {
+        // Answers of a run whose counts are wrong may be wrong themselves. None of them is written.
         completions.clear();
         return Err(Error::Counts(deviation));
     }
@@ -115,7 +120,7 @@ fn run_exactly(
         }
         finished(completion);
     });
-    // It may have come with the last token of the last request, before anybody looked whether to stop.
+    // The error may have come with the last token of the last request, when the backend looks at `stop` no more.
     match failed {
         Some(error) => Err(Error::Request(error)),
         None => Ok(outcome?),

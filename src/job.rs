@@ -46,6 +46,7 @@ use supervisor::Remains;
 
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
+    // The process for a model's texts is this program again, under other arguments.
     if let Some(code) = model::serve_texts(std::env::args_os().skip(1)) {
         return code;
     }
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
     descriptors::raise_limit();
     let read_file = |path: &Path| text_file::read(path);
     let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
+    // Commands that run no job fork as well where this is PID 1, which has to reap orphans and pass signals on.
     let is_job = matches!(asked, Ok(Command::Run(_)));
     if !is_job
         && supervisor::is_first()
@@ -81,6 +83,8 @@ fn supervised(job: JobConfig) -> ExitCode {
     if mounts && job.inputs.iter().any(|input| input.par.is_some()) {
         mount::enter_if_needed();
     }
+    // Directories are made while the process may still make them anywhere. Forks come before threads: a fork copies one
+    // thread only.
     let plan = privileges::Plan::of(&job);
     let made = plan.make_directories();
     let locations: Vec<PathBuf> = job.inputs.iter().map(|input| input.location.clone()).collect();

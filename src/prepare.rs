@@ -97,6 +97,7 @@ pub enum Error {
 pub fn prepare(preparation: &Preparation<'_>) -> Result<Prepared, Error> {
     let &Preparation { workload, sampling, dataset_path, texts, max_model_len } = preparation;
     let texts = texts.get().map_err(Error::Texts)?;
+    // While the model loads, its own limit is the only one that is known.
     let max_model_len = max_model_len.or(texts.facts().max_position).unwrap_or(usize::MAX);
     let (mut prompts, entries) = match workload.dataset.path() {
         None => (random(workload, sampling, &texts, max_model_len)?, Vec::new()),
@@ -112,6 +113,7 @@ pub fn prepare(preparation: &Preparation<'_>) -> Result<Prepared, Error> {
         }
     };
     for request in &mut prompts.warm_up {
+        // Its time is not measured, and a full answer would only delay the job.
         request.max_tokens = request.max_tokens.min(WARM_UP_MAX_TOKENS);
     }
     Ok(Prepared { prompts, entries })
@@ -124,7 +126,7 @@ fn random(
     max_model_len: usize,
 ) -> Result<Prompts, Error> {
     let count = workload.num_prompts.map_or(DEFAULT_RANDOM_PROMPTS, usize::from);
-    // All of them, whatever the share: a prompt is the same whoever runs it.
+    // All of them are drawn, whatever the share, so that a prompt does not depend on the replica that runs it.
     let count_with_warm_up = count + workload.warmup;
     let mut measured = random_prompts::draw(workload, sampling, count_with_warm_up, texts.facts(), max_model_len)?;
     let warm_up = measured.split_off(count);

@@ -11,7 +11,7 @@ use flashjob_model::{Files, Model, TextService};
 
 use super::{Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
 
-/// The engine, and what stands between it and texts.
+/// Our own engine, and the texts of its model.
 pub struct CandleBackend {
     engine: Engine,
     texts: Arc<TextService>,
@@ -20,12 +20,13 @@ pub struct CandleBackend {
 }
 
 impl CandleBackend {
-    /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
+    /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
     pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;
+        // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
         let report = BackendReport { warnings, ..report(&model, engine.facts()) };
@@ -62,13 +63,14 @@ impl Backend for CandleBackend {
         let requests = requests.into_iter().map(|request| engine_request(request, eos_tokens)).collect();
         let mut undecodable = None;
         let mut complete = |output: engine::Output| {
-            // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
+            // The run goes on to its end: its measurement is kept for diagnosis, although the job then fails.
             let text = self.texts.decode(&output.tokens).unwrap_or_else(|error| {
                 undecodable.get_or_insert(error);
                 String::new()
             });
             let error = output.error.map(|error| error.to_string());
             let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason, error };
+            // After decoding, so that end-to-end latency includes the text.
             events.emit(Fact::RequestFinished {
                 request: completion.id,
                 output_tokens: completion.tokens.len() as u32,
@@ -144,7 +146,7 @@ fn report(model: &Model, engine: &engine::EngineFacts) -> BackendReport {
     }
 }
 
-/// What the leader says is its word, not a failure of this machine.
+/// Keeps the end that the leader reports apart from failures of this node.
 fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Error) -> Error {
     match error {
         engine::Error::Ended { end, .. } => Error::Ended(end),
@@ -152,7 +154,7 @@ fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Erro
     }
 }
 
-/// What cannot be computed before there is a request is the fault of the model or of the memory for it.
+/// Blames the model, or the memory for it, where an operation fails before there is a request.
 fn from_loading(error: engine::Error) -> Error {
     match error {
         engine::Error::Compute { .. } => Error::Model(Cause::Engine(error)),

@@ -8,6 +8,7 @@ use flashjob_engine::EngineFacts;
 
 /// Report of the engine that runs, as it stands in the log and in the result.
 #[derive(Clone, Debug, Serialize)]
+// The kind of engine stands beside the report already, as `backend`.
 #[serde(untagged)]
 pub enum EngineReport {
     /// Our own engine.

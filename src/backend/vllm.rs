@@ -2,7 +2,7 @@
 //!
 //! The driver (`vllm/driver.py`) is ours, the engine and its detokeniser are vLLM's. Requests are handed to the driver before the
 //! region begins and to vLLM within it, which is where vLLM's own benchmark draws the line. What it cannot tell is not
-//! made up: there is no roofline, as nobody says what its steps need.
+//! made up: there is no roofline, as vLLM does not report operations and bytes of its steps.
 
 mod child;
 mod protocol;
@@ -27,7 +27,8 @@ pub use settings::refused;
 
 const DRIVER: &str = include_str!("vllm/driver.py");
 
-/// Nothing is fetched, nobody is told, and the engine runs in the driver's own process, where its end is the engine's.
+/// Environment of the driver: no downloads, no usage statistics, and the engine in the driver's own process, so that both end
+/// together.
 const VARIABLES: [(&str, &str); 7] = [
     ("HF_HUB_OFFLINE", "1"),
     ("TRANSFORMERS_OFFLINE", "1"),
@@ -38,7 +39,7 @@ const VARIABLES: [(&str, &str); 7] = [
     ("VLLM_LOGGING_COLOR", "0"),
 ];
 
-/// A loaded vLLM, and what stands between it and texts.
+/// A loaded vLLM, and the texts of its model.
 pub struct VllmBackend {
     child: Child,
     texts: Arc<TextService>,
@@ -47,9 +48,10 @@ pub struct VllmBackend {
 }
 
 impl VllmBackend {
-    /// Starts vLLM and waits until it stands.
+    /// Starts vLLM and waits until it is loaded.
     pub fn open(interpreter: &Interpreter, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, model, tokenizer, texts, events, cancel, .. } = loading;
+        // vLLM would take the path for a name on the Hugging Face Hub, and complain about the network.
         if !model.join("config.json").is_file() {
             let reason = "vLLM takes a directory in Hugging Face layout, and there is no config.json in it";
             return Err(Error::Model(format!("{}: {reason}", model.display()).into()));
@@ -101,13 +103,14 @@ impl VllmBackend {
         }
     }
 
-    /// The next thing that the driver says of a run; what ends the run is an error.
+    /// The driver's next message; one that ends the run is an error.
     fn listen(&mut self, cancel: &CancellationToken) -> Result<DriverMessage, Error> {
         match self.child.next(cancel) {
             Ok(DriverMessage::Failed(reason)) => Err(Error::Inference(format!("vLLM gave up: {reason}").into())),
             Ok(said) => Ok(said),
             Err(ChildEnd::Ended(how)) => Err(Error::Inference(format!("vLLM {how}").into())),
             Err(ChildEnd::Cancelled) => {
+                // Ended here and not when the backend is dropped: after a signal every tenth of a second counts.
                 self.child.end();
                 Err(Error::Cancelled)
             }
@@ -131,6 +134,7 @@ impl Backend for VllmBackend {
         cancel: &CancellationToken,
         finished: &mut dyn FnMut(Completion),
     ) -> Result<(), Error> {
+        // The driver parses all requests before the clock starts: that is the protocol's cost, and none of the engine's.
         self.hand_over(&requests, cancel)?;
         let mut run = Run { prompts: BTreeMap::new(), tokens: BTreeMap::new(), events, finished };
         for request in &requests {
@@ -149,19 +153,20 @@ impl Backend for VllmBackend {
     }
 }
 
-/// A run as it is told.
+/// State of one run, built from the driver's messages.
 struct Run<'a> {
-    /// Lengths of all prompts.
+    /// Lengths of all prompts in tokens.
     prompts: BTreeMap<RequestId, u32>,
-    /// What the requests under way have so far.
+    /// Tokens of unfinished requests.
     tokens: BTreeMap<RequestId, Vec<u32>>,
     events: &'a Events,
     finished: &'a mut dyn FnMut(Completion),
 }
 
 impl Run<'_> {
-    /// States what a step came to, at the moments at which it came to that.
+    /// Emits the facts of a step with the times that the driver measured.
     fn state(&mut self, step: Step) -> Result<(), Error> {
+        // Once for each step: the distance between the two readings is its only error.
         let clock = Clock::now();
         let at = clock.moment(step.at);
         for &request in &step.preempted {
@@ -209,6 +214,7 @@ impl Run<'_> {
     }
 
     fn finish(&mut self, at: Instant, request: RequestId, reason: FinishReason, text: String) {
+        // Removed, so that memory holds the tokens of unfinished requests only.
         let tokens = self.tokens.remove(&request).unwrap_or_default();
         let output_tokens = tokens.len() as u32;
         self.events.emit_at(at, Fact::RequestFinished { request, output_tokens, reason });
@@ -222,7 +228,7 @@ impl Run<'_> {
     }
 }
 
-/// The monotonic clock as the driver reads it, beside ours. They are one, but an `Instant` does not show its number.
+/// The same moment on the driver's clock and on ours. Both are the monotonic clock, but an `Instant` does not show its number.
 struct Clock {
     here: Instant,
     there: Duration,
@@ -238,12 +244,14 @@ impl Clock {
     /// The moment that the driver calls `nanoseconds`, which is not in the future.
     fn moment(&self, nanoseconds: u64) -> Instant {
         let ago = self.there.saturating_sub(Duration::from_nanos(nanoseconds));
+        // An `Instant` has no values before the system's start.
         self.here.checked_sub(ago).unwrap_or(self.here)
     }
 }
 
 fn out_of_turn(said: &DriverMessage) -> String {
     let mut said = format!("{said:?}");
+    // A step may hold the texts of a thousand requests.
     said.truncate(said.char_indices().nth(200).map_or(said.len(), |(at, _)| at));
     format!("the driver of vLLM says {said} out of turn; this is a bug, please report it")
 }

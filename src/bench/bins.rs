@@ -1,7 +1,7 @@
 //! Durations counted in bins that grow evenly: what processes on several machines can put together.
 //!
-//! Percentiles cannot be made of percentiles, and a list of all times between tokens is as long as the run. Bins add up, and a value
-//! is known from its bin to 0.5 % (as in Masson et al., "DDSketch", 2019).
+//! Percentiles cannot be made of percentiles, and a list of all times between tokens is as long as the run. Bins add up, and a
+//! value is known from its bin to 0.5 % (as in Masson et al., "DDSketch", 2019).
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Percentiles;
 
-/// How much wider a bin is than the one before it.
+/// Width of a bin divided by the width of the one before it.
 const RATIO: f64 = 1.01;
 
 /// Durations by bin.
@@ -17,7 +17,7 @@ const RATIO: f64 = 1.01;
 pub struct Bins {
     /// The sum of all, as it was before it was binned.
     sum_seconds: f64,
-    /// How many are in the bin that ends at `RATIO` to the power of its number, in seconds; none below a nanosecond.
+    /// Durations in each bin, which ends at `RATIO` to the power of its number, in seconds; none is below a nanosecond.
     counts: BTreeMap<i32, u64>,
 }
 
@@ -26,6 +26,7 @@ impl Bins {
     pub(super) fn add(&mut self, seconds: f64) {
         const LEAST_SECONDS: f64 = 1e-9;
         self.sum_seconds += seconds;
+        // The logarithm of 0 would be the number of no bin.
         let bin = (seconds.max(LEAST_SECONDS).ln() / RATIO.ln()).ceil() as i32;
         *self.counts.entry(bin).or_default() += 1;
     }

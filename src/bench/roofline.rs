@@ -1,11 +1,11 @@
-//! How near a run came to what the machine can do: the roofline (Williams et al., 2009), step by step.
+//! Share of the machine's limits that a run reached: the roofline (Williams et al., 2009), step by step.
 //!
 //! A step takes at least as long as its operations at the machine's rate of operations, and at least as long as its bytes
 //! at the machine's rate of bytes. The sum of the longer ones is the least that the run could have taken.
 
 use serde::Serialize;
 
-/// What the machine can do, as far as it was seen to.
+/// Limits of the machine, as measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MachineLimits {
     /// Floating-point operations of a large matrix product.
@@ -24,7 +24,7 @@ impl MachineLimits {
     }
 }
 
-/// What a region needed, and what it could have taken at least.
+/// Operations and bytes of a region, and the least time that they take at the machine's limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Roofline {
     /// The higher ones of before and after the region; `None` where they were not measured: then the fractions are unknown.
@@ -35,14 +35,14 @@ pub struct Roofline {
     pub bytes: f64,
     /// The least that all steps could have taken; `None` where it is unknown.
     pub limit_seconds: Option<f64>,
-    /// Of that, in steps that operations hold up rather than bytes.
+    /// The part of it in steps that operations bound rather than bytes.
     pub compute_bound_seconds: Option<f64>,
     /// Reason for an unknown roofline although limits were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_because: Option<&'static str>,
 }
 
-/// Why limits below what the run itself did are none.
+/// Reason for discarding limits that the run itself exceeded.
 const LIMITS_TOO_LOW: &str = "the run was faster than the machine's limits as they were measured before it and after it: either other \
                               work held the processors up at both times, and should not run beside the job, or the model is so \
                               small that caches hold it, and memory is no limit";
@@ -67,6 +67,8 @@ impl Needs {
         let Some(limits) = limits else { return roofline };
         let (mut least, mut compute_bound) = (0.0, 0.0);
         for (flops, bytes) in &self.0 {
+            // Within a step computing and moving overlap, so that the longer one counts. Steps follow each other, so that
+            // they add up.
             let (computing, moving) = (flops / limits.flops_per_second, bytes / limits.bytes_per_second);
             least += computing.max(moving);
             if computing >= moving {
@@ -122,6 +124,7 @@ pub struct BoundFigures {
 impl Roofline {
     /// Figures for a region of `elapsed_seconds`; `None` where nothing was computed.
     pub fn figures(&self, elapsed_seconds: f64) -> Option<RooflineFigures> {
+        // Engines that do not report their steps, such as vLLM, have no roofline.
         if self.flops == 0.0 || elapsed_seconds <= 0.0 {
             return None;
         }

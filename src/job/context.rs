@@ -79,6 +79,7 @@ impl Context {
         mounter: Mounter,
         privileges: Privileges,
     ) -> Self {
+        // The spool is written here, so that a run which is killed while it mounts is in MLflow as well.
         let tracking = Tracking::start(&job, &directory, started);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
         let rendezvous = job.machines.clone().map(rendezvous);

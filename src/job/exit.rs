@@ -7,7 +7,7 @@ use flashjob_config::{ConfigError, shortened};
 
 use super::{terminal, termination_file};
 
-/// How the process ends.
+/// Ends of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: measured and published.
@@ -31,7 +31,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What another process of this job ended with; as if inference had failed where that is none of these.
+    /// The end that another process of this job reports as `code`; an unknown code counts as failed inference.
     pub fn of(code: u8) -> Self {
         use Exit::{Configuration, Done, Interrupted, Model, Storage, Terminated, Undelivered, Unexpected};
         let others = [Done, Unexpected, Configuration, Storage, Model, Undelivered, Interrupted, Terminated];
@@ -120,6 +120,7 @@ pub fn invalid(errors: &[ConfigError]) -> Exit {
     for error in &all {
         terminal::complain(error);
     }
+    // The default path of Kubernetes: another one would stand in the configuration, which is not valid.
     let message =
         serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": cut(all.join("\n"))});
     termination_file::write(Some(Path::new("/dev/termination-log")), &message.to_string());

@@ -1,4 +1,4 @@
-//! The end of a run, whichever it was: files first, then mounts, then whoever wants to know.
+//! The end of a run, whatever its status: files first, then mounts, then the bucket, MLflow and the terminal.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,16 +15,16 @@ use super::work::Work;
 use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
 use crate::report::{self, Answerer, Figures, JobResult, ResultsDirectory, Status};
 
-/// How long MLflow may take to accept what is left at the end of a run.
+/// Time that MLflow has to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);
 
-/// The same after a signal: the process must be gone within 5 seconds of it.
+/// Time that MLflow has after a signal: the process must be gone within 5 seconds of it.
 const FLUSH_AFTER_SIGNAL: Duration = Duration::from_millis(2000);
 
-/// And after that, for the job's parent run.
+/// Further time after a signal for the job's parent run.
 const SETTLE_AFTER_SIGNAL: Duration = Duration::from_millis(1000);
 
-/// How the work ended.
+/// End of the work: status, exit code, error, and what there is of results.
 pub struct Ending {
     pub(super) status: Status,
     pub(super) exit: Exit,
@@ -51,7 +51,7 @@ impl Ending {
     }
 }
 
-/// Keeps, unmounts, publishes and tells; gives the exit code.
+/// Writes the result to disk, unmounts, publishes, and prints the summary; gives the exit code.
 pub async fn finish(context: &Context, ending: Ending) -> Exit {
     let Ending { status, mut exit, error, mut work } = ending;
     let error = error.map(|error| context.job.hide(&error));
@@ -59,11 +59,13 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         tracing::error!(exit_code = exit.code(), "{error}");
     }
     context.observability.events.emit(Fact::PhaseStarted(Phase::Publish));
+    // A run that failed or was stopped shows the part that was measured.
     let measurement = work.measurement.take().or_else(|| {
         let partial = context.observability.recorder.measurement();
         (!partial.requests.is_empty()).then_some(partial)
     });
     let phases = context.observability.phases.seconds();
+    // The configured price is that of one node.
     let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
     let figures = measurement.as_ref().map(|measurement| Figures::new(measurement, &phases, price));
     let mut result = JobResult {
@@ -85,8 +87,11 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     // On disk before anything that can hang or fail.
     context.results.descriptors.give_back();
     let mut kept = write(&context.results, &context.job, &result, &work);
+    // After the files of the result, as it may wait for the kernel; before the network, so that a slow server leaves no
+    // mount behind.
     tokio::task::block_in_place(|| work.unmount());
 
+    // A result that is only in the log must not look like success to the controller.
     if status == Status::Finished && !kept {
         exit = Exit::Unexpected;
     }
@@ -98,10 +103,12 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     if let Some(signal) = context.signals.exit() {
         exit = signal;
     }
+    // Delivery may have changed the code, and the file must agree with the process.
     if exit.code() != result.exit_code {
         result.exit_code = exit.code();
         kept = write_result(&context.results.directory, &result);
     }
+    // The log is the last place where the measurement can go.
     if !kept {
         tracing::error!(result = %result.to_json(), "results-dir could not be written; this line has the result");
     }
@@ -211,6 +218,7 @@ async fn end_tracking(results: &Results, signals: &Signals, status: Status, resu
     if cancel.is_cancelled() {
         return tracking.finish(directory, run_status, result, FLUSH_AFTER_SIGNAL).await;
     }
+    // A signal drops this attempt half-way. The second one hands over the same end: the spool makes that safe.
     let patient = cancel.run_until_cancelled(tracking.finish(directory, run_status, result, FLUSH)).await;
     match patient {
         Some(delivery) => delivery,
@@ -224,6 +232,7 @@ async fn settle(job: &JobConfig, results: &ResultsDirectory, signals: &Signals) 
         return true;
     };
     let cancel = signals.cancel();
+    // After a signal the token is triggered already, so that only time can limit the call.
     let settled = if cancel.is_cancelled() {
         Some(replicas::settle(tracking, &member, SETTLE_AFTER_SIGNAL).await)
     } else {

@@ -50,6 +50,7 @@ pub fn gpus() -> Gpus {
 pub fn describe(privileges: &Privileges) -> Value {
     let uname = rustix::system::uname();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // Processors of other architectures than x86 may have no such line.
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     json!(Environment {
         host: hostname(),

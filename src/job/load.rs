@@ -1,7 +1,7 @@
-//! Weights and prompts, made ready at the same time.
+//! Loading of weights and preparation of requests, at the same time.
 //!
-//! Prompts need a model's texts only. They are made while weights are read, so that a mistake in the dataset ends the job before
-//! that is done, and so that neither waits for the other.
+//! Requests need a model's texts only. They are prepared while weights are read, so that a mistake in the dataset ends the job
+//! before that is done, and so that neither waits for the other.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub struct Sources {
     pub dataset: Option<PathBuf>,
 }
 
-/// Everything that a run takes.
+/// A loaded model and its requests.
 pub struct Ready {
     /// An engine with its weights.
     pub backend: Box<dyn Backend>,
@@ -56,13 +56,14 @@ pub async fn load_and_prepare(
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
         let prepared = prepare(&context.job, &context.signals, texts.clone(), sources.dataset.clone(), None).await;
-        // Machines that share the model learn of a failure over links that loading sets up.
+        // With several nodes loading goes on: the others learn of a failure over links that loading sets up.
         if prepared.is_err() && context.resources.rendezvous.is_none() {
             stop_loading.cancel();
         }
         prepared
     };
     let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
+    // Both to their end: a thread that reads weights can be cancelled, but not dropped.
     let (loaded, prepared) = tokio::join!(loading, preparing);
     let (prepared, backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
@@ -79,7 +80,7 @@ pub fn texts(sources: &Sources) -> SharedTexts {
     SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone())
 }
 
-/// What `open` makes of the model: a backend, or a worker that another node leads.
+/// Runs `open`, which makes a backend of the model, or a worker that another node leads.
 ///
 /// # Errors
 /// The failure with its exit code.

@@ -39,7 +39,8 @@ pub enum Started {
     Ended(ExitCode),
 }
 
-/// Starts it, to mount at `locations` and nowhere else, and to remove what was `made` for them. To be called while there is one thread.
+/// Starts it, to mount at `locations` and nowhere else, and to remove what was `made` for them. To be called while there is one
+/// thread.
 ///
 /// # Errors
 /// The system gives no sockets or no process.

@@ -24,8 +24,9 @@ pub fn membership(job: &JobConfig) -> Option<Membership> {
 /// Brings the job that `member` is a part of up to date, within `limit`, and says in the log how it stands.
 ///
 /// # Errors
-/// What stands in the way; `flashjob publish` does it later.
+/// Errors of MLflow; `flashjob publish` tries again later.
 pub async fn settle(tracking: &Tracking, member: &Membership, limit: Duration) -> Result<(), mlflow::Error> {
+    // A job of one replica has no parent run.
     if member.count == 1 {
         return Ok(());
     }

@@ -25,20 +25,22 @@ use super::work::{self, Work};
 use super::{Exit, clock, exit, linger, panics, terminal, worker};
 use crate::report::ResultsDirectory;
 
-/// How often the host is sampled and live points go to MLflow.
+/// Interval in which the host is sampled and live points go to MLflow.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long threads that do not look at their cancellation may hold up the exit.
+/// Time for which threads that do not look at their cancellation may hold up the exit.
 const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
 
 /// Runs `job` to its end, in a process that has `privileges` and nothing more.
 pub fn run(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
+    // Computing has threads of its own. These two serve metrics, uploads and signals beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
     let exit = runtime.block_on(run_in_runtime(job, mounter, privileges));
+    // A thread that is stuck in a read or a kernel must not keep the process from ending.
     runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
     exit
 }
@@ -49,6 +51,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
         Ok(opened) => opened,
         Err(sentence) => return exit::before_log(Exit::Configuration, &sentence),
     };
+    // The hook writes to the log, which runs from here on.
     panics::log();
     let signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -58,6 +61,8 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     let context = Context::new(job, started, signals, directory, mounter, privileges);
     let registry = &context.observability.registry;
 
+    // Before anything is mounted: a port that is taken would leave the job without metrics, which shows only when they are
+    // needed.
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
         Ok(server) => server,
         Err(error) => {
@@ -71,6 +76,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
 
     let measured = outcome.is_ok();
     let ending = match (context.signals.exit(), outcome) {
+        // Work that was done when a signal came is a finished run: its result is complete.
         (_, Ok(())) => Ending::measured(work),
         (Some(signal), Err(_)) => Ending::killed(signal, context.signals.name(), work),
         (None, Err(failure)) => Ending::failed(failure, work),
@@ -83,6 +89,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     }
     server.stop().await;
     tracing::info!(exit_code = exit.code(), "flashjob ends");
+    // A signal while metrics linger is the controller's, which expects the code of a stopped process.
     if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
 }
 
@@ -171,17 +178,19 @@ async fn linger(context: &Context, server: &Server) {
     }
 }
 
-/// Whether a right was missing.
+/// Tells that the system denied a right.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    // The reason may be a few causes deep.
     let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     error.downcast_ref().is_some_and(denied) || error.source().is_some_and(is_denied)
 }
 
-/// Other machines learn of a failure at once. Of success they learn when the result is where it belongs: until then a leader that
-/// is lost takes its workers with it, and all of them are tried again.
+/// Finishes the run here and on other nodes. They learn of a failure at once, and of success when the result is delivered:
+/// until then a leader that is lost takes its workers with it, and all of them are tried again.
 async fn finish(context: &Context, ending: Ending) -> Exit {
     let tell = |exit: Exit, sentence: &str| {
         if let Some(rendezvous) = &context.resources.rendezvous {
+            // It writes to sockets of other nodes, and waits for those that are slow.
             tokio::task::block_in_place(|| rendezvous.end(exit.code(), sentence));
         }
     };
@@ -196,7 +205,7 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
     exit
 }
 
-/// What the progress bar counts towards.
+/// Totals that the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {
     let requests = job.workload.num_prompts.map_or(0, |number| job.workload.share.of(number.get()).len() as u64);
     // Lines and replies of a dataset have lengths of their own.
@@ -206,6 +215,7 @@ fn expected(job: &JobConfig) -> Expected {
 
 /// The outcome of `work`; a panic in it is a failure like others, so that the ending is the same too.
 async fn caught(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // What a panic may leave half done is behind locks whose poison is ignored, or is not looked at again.
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(panics::failure()))
 }
 

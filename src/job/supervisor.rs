@@ -83,6 +83,8 @@ pub fn part<T>(remains: &Remains, of_the_job: T) -> Result<T, ExitCode> {
     let outcome = match fork() {
         Ok(None) => return follow(watcher).map(|()| of_the_job).map_err(|error| unexpected(&error)),
         Ok(Some(job)) => {
+            // Its connections belong to the job: a copy that stays open here would hide the job's end from their other
+            // sides.
             drop(of_the_job);
             privileges::keep_for_supervision();
             watch(job, remains)
@@ -129,7 +131,7 @@ fn watch(job: Pid, remains: &Remains) -> io::Result<u8> {
     let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
     let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
-    // It may have ended before anybody listened.
+    // The job may have ended before this process listened for SIGCHLD.
     if let Some(status) = reap(job) {
         return Ok(end(status, remains));
     }

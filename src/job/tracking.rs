@@ -1,4 +1,4 @@
-//! What this job tells MLflow: params, tags, live points, and the end.
+//! Tracking of this job in MLflow: params, tags, live points, and the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub struct Tracking {
     live: Live,
 }
 
-/// The end that live points go to: cheap to clone, never waits.
+/// Handle for live points: cheap to clone, never waits.
 #[derive(Clone)]
 pub struct Live {
     tracker: Option<Arc<Mutex<Tracker>>>,
@@ -32,7 +32,7 @@ impl Tracking {
     /// Writes the spool and begins to send. A spool that cannot be written is logged, and the run goes on without it:
     /// `result.json` has everything too.
     pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
-        // What a machine computes for another one is recorded by that one.
+        // A worker records nothing: its leader has the run.
         let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
             let spec = RunSpec {
                 key: RunKey::random(started),
@@ -42,7 +42,7 @@ impl Tracking {
                 start: started,
                 member: replicas::membership(job),
             };
-            // Not noted, it would keep the next run out of the directory.
+            // The next run moves only files that the record names: an unknown spool would keep it out of the directory.
             let started = match directory.expect_spool(spec.key.as_str()) {
                 Ok(()) => Tracker::start(tracking, &spec, directory.path()).map_err(|error| error.to_string()),
                 Err(error) => Err(format!("results-dir cannot be written: {error}")),
@@ -59,7 +59,7 @@ impl Tracking {
         self.live.with(|tracker| tracker.tag(key, value));
     }
 
-    /// The end for live points.
+    /// The handle for live points.
     pub fn live(&self) -> Live {
         self.live.clone()
     }
@@ -122,6 +122,7 @@ impl Live {
                 ticks.tick().await;
                 let step = live.step.fetch_add(1, Ordering::Relaxed);
                 let now = registry.totals();
+                // A rate over the interval and not since the start, so that a stall shows.
                 let generated = now.measure.generated_tokens - before.measure.generated_tokens;
                 for (name, value) in [
                     ("live/requests_finished", now.measure.requests_finished as f64),
@@ -139,7 +140,7 @@ impl Live {
     }
 
     fn with(&self, note: impl FnOnce(&Tracker)) {
-        // Only the end holds the lock for long, and a point that arrives then has nothing to say any more.
+        // Never waits: only the end of the run holds the lock for long, and a point that arrives then is of no use any more.
         if let Some(tracker) = &self.tracker
             && let Ok(tracker) = tracker.try_lock()
         {

@@ -24,24 +24,24 @@ use crate::bench::{self, Measurement};
 use crate::prepare::{self, Entry, Place, Prepared};
 use crate::report::InputReport;
 
-/// How long a forward pass or a tensor may take to notice a signal.
+/// Longest time that a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Skipped inputs, and failed requests, that are reported one by one; the rest is counted.
 const REPORTED: usize = 20;
 
-/// What has been found out and measured so far. Survives the failure of a later phase.
+/// Findings and measurements so far. They survive the failure of a later phase.
 #[derive(Default)]
 pub struct Work {
-    /// How each input became files.
+    /// Report on each mounted input.
     pub inputs: Vec<InputReport>,
-    /// What runs.
+    /// Report of the backend, once it is loaded.
     pub backend: Option<BackendReport>,
-    /// Whole when all went well; otherwise the recorder has what there is.
+    /// The whole measurement; a partial one is with the recorder.
     pub measurement: Option<Measurement>,
-    /// What the dataset holds, where prompts come from one.
+    /// Entries of the dataset, where prompts come from one.
     pub entries: Vec<Entry>,
-    /// What was generated, also by a run that did not get to its end.
+    /// Completions, also of a run that did not get to its end.
     pub completions: Vec<Completion>,
     mounts: Vec<Mounted>,
 }
@@ -70,7 +70,7 @@ impl Work {
         MountedFiles::new(self.mounts.iter().filter_map(Mounted::direct).collect())
     }
 
-    /// What readers of a mount ran into first, if anything: the cause behind a model that cannot be read.
+    /// The first error that readers of a mount met, if any: the cause behind a model that cannot be read.
     fn storage_failure(&self) -> Option<Failure> {
         self.mounts.iter().find_map(|mounted| mounted.health()).map(|cause| Failure::new(Exit::Storage, cause))
     }
@@ -82,15 +82,17 @@ impl Drop for Work {
     }
 }
 
-/// Mounts, loads, warms up and measures, noting in `work` what came of it. A machine that another one leads loads and follows.
+/// Mounts, loads, warms up and measures, noting in `work` what came of it. A worker node loads and follows.
 ///
 /// # Errors
 /// The first phase that fails, with its exit code.
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    // Before anything is mounted: a backend that is missing ends the job in a second, and not after a download.
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
     let (job, observability) = (&context.job, &context.observability);
     observability.events.emit(Fact::PhaseStarted(Phase::Mount));
     mount_inputs(job, &context.resources.mounter, &observability.events, &context.signals, work).await?;
+    // Only now, as each of them may lie in a mounted input.
     let model = located(job, &job.model, "model", Exit::Model)?;
     let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
     let dataset = match job.workload.dataset.path() {
@@ -105,9 +107,12 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
+    // A read that fails in a mount reaches the loader as an I/O error of a file. The mount has the cause, and the exit code
+    // is that of storage.
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
     let Ready { mut backend, prepared } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     announce(&context.results.tracking, backend.report());
+    // Kept before the run, so that a run that fails or is stopped reports them too.
     work.backend = Some(backend.report().clone());
     let Prepared { prompts, entries } = prepared;
     work.entries = entries;
@@ -117,6 +122,8 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
     let cancel = context.signals.cancel().clone();
+    // Shared with the thread that runs: one that panics or is left behind returns nothing, and what was complete by then is
+    // kept.
     let completions = Arc::new(Mutex::new(Vec::new()));
     let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
         let (completions, gpus) = (completions.clone(), context.resources.gpus.clone());

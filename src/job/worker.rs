@@ -1,4 +1,4 @@
-//! A job on a machine that another one leads: it loads its ranks, computes what it is told, and ends as the leader does.
+//! A job on a worker node: it loads its ranks, computes the steps of the leader, and ends as the leader does.
 //!
 //! It has measured nothing: no `result.json`, no run in MLflow, nothing to publish. Its log says what it was.
 
@@ -21,10 +21,10 @@ use crate::backend::{self, Found};
 /// Characters of an error in the termination message, whose 4096 bytes must hold them whatever they are.
 const LONGEST_ERROR: usize = 600;
 
-/// Loads and follows to the end.
+/// Loads the ranks of this node and follows the leader to the end.
 ///
 /// # Errors
-/// What went wrong here, or what the leader says.
+/// A failure of this node, or the one that the leader reports.
 pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: &Sources) -> Result<(), Failure> {
     if let Some(nodes) = &context.job.machines {
         tracing::info!(
@@ -36,6 +36,7 @@ pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: 
         );
     }
     let cancel = context.signals.cancel();
+    // Never opened: a worker computes token ids, and only the leader reads texts.
     let texts = load::texts(sources);
     let worker = load::load(context, found, files, sources, texts, cancel.clone(), backend::open_worker).await?;
     work::announce(&context.results.tracking, worker.report());

@@ -7,8 +7,8 @@ use std::io;
 use serde::de::Error as _;
 use serde_json::Value;
 
-/// Values in one line, entry or text of arguments: in memory less than a hundred bytes each. A conversation of a thousand messages has
-/// five thousand.
+/// Values in one line, entry or text of arguments: in memory less than a hundred bytes each. A conversation of a thousand
+/// messages has five thousand.
 const MOST_VALUES: usize = 1_000_000;
 
 /// Longest value that is quoted in a message, in characters.
@@ -19,6 +19,7 @@ const QUOTED_CHARS: usize = 60;
 /// # Errors
 /// Text that is no JSON, or that holds too many values.
 pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    // Counted on the bytes, before the parser allocates a value.
     if values_at_most(text) > MOST_VALUES {
         return Err(serde_json::Error::custom(format!("it holds more than {MOST_VALUES} values")));
     }

@@ -22,7 +22,7 @@ use crate::backend::Request;
 const TOGETHER: usize = 4096;
 const TOGETHER_BYTES: usize = 1 << 20;
 
-/// Where in its file something stands, counted from 1.
+/// Place of an entry in its file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -41,27 +41,27 @@ impl fmt::Display for Place {
     }
 }
 
-/// Something in a dataset, and what became of it.
+/// A line or entry of a dataset, run or skipped.
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// It is run.
     Asked {
-        /// Where it stands.
+        /// Its place in the file.
         place: Place,
-        /// Under this number.
+        /// Number of its request.
         request: RequestId,
-        /// Length of its prompt.
+        /// Tokens of its prompt.
         prompt_tokens: usize,
-        /// How its answer is written.
+        /// Format of its answer.
         form: AnswerForm,
     },
     /// It is left out.
     Skipped {
-        /// Where it stands.
+        /// Its place in the file.
         place: Place,
         /// Its name, where it is a line of a batch that says so.
         custom_id: Option<String>,
-        /// What is wrong with it.
+        /// Reason for the refusal.
         reason: String,
     },
 }
@@ -113,7 +113,7 @@ fn read_sharegpt(
     })
 }
 
-/// What has been read so far.
+/// State of reading a dataset.
 struct Reading<'a> {
     workload: &'a Workload,
     path: &'a Path,
@@ -176,6 +176,7 @@ impl<'a> Reading<'a> {
     /// that is to be fatal.
     fn take(&mut self, place: Place, asked: Result<DatasetRequest, Refusal>) -> ControlFlow<()> {
         let encodable = asked.and_then(|asked| self.encodable(place, asked));
+        // Entries before a fatal one are still encoded: the first mistake of the file is the one that is reported.
         let is_fatal = encodable.is_err() && self.workload.on_bad_input == OnBadInput::Fail;
         self.waiting.entries.push((place, encodable));
         let read = self.entries.len() + self.waiting.entries.len();
@@ -190,6 +191,7 @@ impl<'a> Reading<'a> {
     fn encodable(&mut self, place: Place, asked: DatasetRequest) -> Result<Encodable, Refusal> {
         let DatasetRequest { question, settings, reply, form } = asked;
         let refuse = |reason: String| Refusal { custom_id: form.custom_id().map(str::to_owned), reason };
+        // Answers are matched by `custom_id`: two lines with the same one could not be told apart.
         if let Some(custom_id) = form.custom_id()
             && let Some(earlier) = self.names.insert(custom_id.to_owned(), place)
         {
@@ -213,6 +215,7 @@ impl<'a> Reading<'a> {
         if self.failed.is_some() {
             return;
         }
+        // Where the first mistake ends the job, the tokens of later texts are of no use.
         let stop_at_first = self.workload.on_bad_input == OnBadInput::Fail;
         let mut encoded = match self.texts.encode(asks, stop_at_first) {
             Ok(encoded) => encoded.into_iter(),
@@ -237,6 +240,8 @@ impl<'a> Reading<'a> {
                     self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
                 }
                 Err(Refusal { custom_id, reason }) if !stop_at_first => {
+                    // Skipped entries are kept for their lines in `outputs.jsonl`. A large file that is no dataset at all
+                    // would fill the memory with them.
                     self.skipped += 1;
                     if self.skipped > MOST_SKIPPED {
                         let at = self.path.display();
@@ -273,6 +278,8 @@ impl<'a> Reading<'a> {
         if prompt.is_empty() {
             return Err("its prompt has no tokens".to_owned());
         }
+        // The line goes before the recorded reply, and that before the job. An empty reply still asks for one token: without
+        // any, a request has no latency.
         let max_tokens = match (settings.max_tokens, reply) {
             (Some(tokens), _) => tokens.get(),
             (None, Some(reply)) => reply?.len().max(1),
@@ -287,6 +294,7 @@ impl<'a> Reading<'a> {
             ));
         }
         Ok(Request {
+            // Skipped entries take no number: ids are indices into the requests.
             id: RequestId(self.requests.len() as u32),
             prompt,
             max_tokens,
@@ -308,6 +316,7 @@ impl<'a> Reading<'a> {
             return Err(Error::Workload(format!("the dataset {at} holds no prompt{}", first.unwrap_or_default())));
         }
         match self.workload.num_prompts {
+            // Fewer prompts than asked for would be another workload under the same name.
             Some(limit) if self.entries.len() < limit.get() => Err(Error::Workload(format!(
                 "num-prompts={limit} is above the {} prompts of {at}; lower it, or leave it out to run all",
                 self.entries.len()

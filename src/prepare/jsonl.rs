@@ -54,6 +54,8 @@ fn parse(line: &[u8], sampling: Sampling) -> Result<DatasetRequest, Refusal> {
     let Value::Object(fields) = line else {
         return Err(refuse(format!("it is not a JSON object but {}", abbreviated(&line))));
     };
+    // A line that looks like one of a batch is held to the rules of a batch: read as a bare prompt, its request would be
+    // ignored.
     if fields.contains_key("body") || fields.contains_key("url") {
         return batch_line(fields, sampling);
     }

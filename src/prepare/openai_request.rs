@@ -38,7 +38,7 @@ const HONOURED: [&str; 9] = [
     "ignore_eos",
 ];
 
-/// Whether a value asks for nothing that would not happen anyway.
+/// Tells that a value asks for the default behaviour.
 type AsksForNothing = fn(&Value) -> bool;
 
 /// Fields of OpenAI's and vLLM's requests that are not honoured.
@@ -102,7 +102,7 @@ fn is_text_modality(value: &Value) -> bool {
     value.as_array().is_some_and(|list| list.iter().all(|kind| kind == "text"))
 }
 
-/// What becomes of a field that is neither honoured nor known to be refused.
+/// Treatment of a field that is neither honoured nor known to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownFields {
     /// A request's own: it was meant to do something.
@@ -114,12 +114,14 @@ pub(super) enum UnknownFields {
 /// Reads a request; what it leaves open about sampling is as in `sampling`.
 ///
 /// # Errors
-/// What is wrong, naming the field.
+/// A sentence that names the field and its fault.
 pub(super) fn read(
     mut fields: Map<String, Value>,
     sampling: Sampling,
     unknown: UnknownFields,
 ) -> Result<(Question, RequestSettings), String> {
+    // SDKs write `null` and empty values for what was never set. An honoured field that is empty stays, to be refused with a
+    // reason.
     fields.retain(|name, value| !value.is_null() && (HONOURED.contains(&name.as_str()) || !is_empty(value)));
     refuse_what_is_not_honoured(&fields, unknown)?;
     let settings = RequestSettings {
@@ -140,6 +142,7 @@ pub(super) fn read(
         (Some(_), Some(_)) => return Err("it has both `prompt` and `messages`; leave one of them out".to_owned()),
         (None, None) => return Err("it has neither `prompt` nor `messages`".to_owned()),
         (Some(Value::String(prompt)), None) => Question::Prompt(prompt),
+        // OpenAI also takes a list of texts or of token ids here, which would be several requests in one line.
         (Some(other), None) => return Err(format!("`prompt` must be one text, not {}", abbreviated(&other))),
         (None, Some(messages)) => Question::Messages(super::messages::read(messages)?),
     };
@@ -171,6 +174,7 @@ fn whole(value: &Value) -> Option<i64> {
 }
 
 fn max_tokens(fields: &Map<String, Value>, name: &str) -> Result<Option<NonZeroUsize>, String> {
+    // Lengths of 32 bits are far above any model's, and their sums with prompts cannot overflow.
     let read = |value: &Value| usize::try_from(i32::try_from(whole(value)?).ok()?).ok().and_then(NonZeroUsize::new);
     field(fields, name, "a whole number of at least 1", read)
 }
@@ -191,6 +195,7 @@ fn top_p(fields: &Map<String, Value>) -> Result<Option<f32>, String> {
 
 fn top_k(fields: &Map<String, Value>) -> Result<Option<Option<NonZeroUsize>>, String> {
     let read = |value: &Value| match whole(value)? {
+        // Both mean `no limit` in vLLM, depending on its version.
         -1 | 0 => Some(None),
         count => usize::try_from(count).ok().map(NonZeroUsize::new),
     };

@@ -1,4 +1,4 @@
-//! What one line or entry of a dataset asks for, before it is tokens.
+//! A line or entry of a dataset as a request, before it is tokens.
 
 use std::num::NonZeroUsize;
 
@@ -6,12 +6,12 @@ use serde_json::{Map, Value};
 
 use flashjob_config::Sampling;
 
-/// What is put to the model.
+/// The text or conversation that the model continues.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Question {
     /// A text to be continued.
     Prompt(String),
-    /// What a user says, recorded without the format of any model.
+    /// A message of a user, recorded without the format of any model.
     Turn(String),
     /// A conversation; each message has a role and a text.
     Messages(Vec<Value>),
@@ -40,12 +40,12 @@ pub(super) struct DatasetRequest {
     pub form: AnswerForm,
 }
 
-/// Something in a dataset that is no question.
+/// A line or entry that cannot be run.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     /// Whose answer will be missing, where that could be read.
     pub custom_id: Option<String>,
-    /// What is wrong, as the rest of a sentence that begins with a place.
+    /// Reason for the refusal, as the rest of a sentence that begins with a place.
     pub reason: String,
 }
 
@@ -63,6 +63,7 @@ impl Labels {
     /// One that is too long to be kept until its answer is written.
     pub(super) fn of(fields: &Map<String, Value>) -> Result<Self, String> {
         let labels = ["custom_id", "id"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+        // Objects and lists are no names, and could be as large as the line.
         let labels = labels.filter(|(_, value)| value.is_string() || value.is_number());
         let kept = labels.map(|(name, value)| match value.as_str().map(str::len) {
             Some(bytes) if bytes > LONGEST_LABEL_BYTES => {
@@ -74,7 +75,7 @@ impl Labels {
     }
 }
 
-/// How an answer is written.
+/// Format of an answer in `outputs.jsonl`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnswerForm {
     /// A line of ours.
@@ -83,7 +84,7 @@ pub enum AnswerForm {
     Batch {
         /// The line's name.
         custom_id: String,
-        /// What it was sent to.
+        /// Endpoint that the line names.
         endpoint: Endpoint,
     },
 }

@@ -34,6 +34,7 @@ pub(super) fn draw(
              input-len, output-len or random-range-ratio"
         )));
     }
+    // Special tokens would end a sequence or change how the model reads it.
     let special: HashSet<u32> = texts.special_tokens.iter().copied().collect();
     let ids: Vec<u32> = (0..texts.vocab_size as u32).filter(|id| !special.contains(id)).collect();
     let distinct_sequences = (ids.len() as f64).powf(input as f64);
@@ -53,6 +54,7 @@ pub(super) fn draw(
     while requests.len() < count {
         let length = lengths.random_range(input_lengths.clone());
         let prompt: Vec<u32> = (0..length).map(|_| ids[random.random_range(0..ids.len())]).collect();
+        // Equal prompts would be found in the prefix cache, so that less is computed than the workload says.
         if seen.insert(prompt.clone()) {
             requests.push(Request {
                 id: RequestId(requests.len() as u32),

@@ -1,5 +1,5 @@
-//! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request means the same
-//! whoever runs it.
+//! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request is the same
+//! whichever replica runs it.
 
 use flashjob_config::Share;
 
@@ -20,6 +20,7 @@ pub(super) fn take(
     }
     let mut next = 0;
     entries.retain(|entry| {
+        // Entries that were skipped behind the last request go with it, or no replica would report them.
         let place = next.min(total - 1);
         if let Entry::Asked { .. } = entry {
             next += 1;

@@ -54,7 +54,7 @@ pub(super) fn read(
             }
         };
         match end {
-            // The rest of the file may be long, and nobody looks at it.
+            // The rest of the file may be long, and is not read.
             _ if is_over => return Ok(()),
             End::Comma => {}
             End::Bracket => break,
@@ -112,6 +112,7 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
             _ => return Err(refuse(format!("a turn has no texts `from` and `value`: {}", abbreviated(turn)))),
         }
     }
+    // As in vLLM, turns of a system or tool before and between the two do not count.
     let mut rest = turns.iter().skip_while(|(from, _)| !matches!(*from, "human" | "user"));
     let question = rest.next();
     let reply = rest.find(|(from, _)| matches!(*from, "gpt" | "chatgpt" | "assistant"));

@@ -129,6 +129,7 @@ impl Throughput {
     /// Totals of a region of `elapsed_seconds`, and their rates; 0 where no time has passed.
     pub(super) fn over(elapsed_seconds: f64, answered: usize, input_tokens: u64, output_tokens: u64) -> Self {
         let (input, output) = (input_tokens as f64, output_tokens as f64);
+        // A region in which nothing happened has no duration. JSON has no infinity, and 0 is what was done in it.
         let rate = |amount: f64| if elapsed_seconds > 0.0 { amount / elapsed_seconds } else { 0.0 };
         Self {
             requests_per_second: rate(answered as f64),

@@ -13,7 +13,7 @@ use flashjob_event::RequestId;
 use crate::backend::Completion;
 use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Place};
 
-/// What all answers of a run share.
+/// Fields that all answers of a run share.
 #[derive(Clone, Copy, Debug)]
 pub struct Answerer<'a> {
     /// The model that ran, whatever a line asked for.
@@ -28,6 +28,7 @@ pub fn outputs<'a>(
     completions: &'a [Completion],
     answerer: Answerer<'a>,
 ) -> impl Iterator<Item = Value> + 'a {
+    // Completions come in the order in which requests end, and some are missing after a run that was stopped.
     let by_id: BTreeMap<RequestId, &Completion> =
         completions.iter().map(|completion| (completion.id, completion)).collect();
     entries.iter().filter_map(move |entry| match entry {

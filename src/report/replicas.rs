@@ -1,8 +1,8 @@
 //! The figures of a job that several replicas shared, from the files that each of them left.
 //!
 //! Two ways to count are both there, because neither is all of the truth. Over the whole job, from the first replica's first
-//! request to the last one's last: what somebody who waits for the job gets. And over the seconds in which all of them
-//! measured: what the machines give together, undisturbed by who came first.
+//! request to the last one's last: the throughput of the job as its user sees it. And over the seconds in which all of them
+//! measured: the throughput of the machines together, undisturbed by the order in which they started.
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::figures::{LatencyFigures, LatencyPercentiles, Throughput};
 use crate::bench::{Bins, Distribution, Latencies, RequestTiming, TokenClock};
 
-/// What one replica measured.
+/// Measurement of one replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaResult {
     elapsed_seconds: f64,
@@ -26,7 +26,7 @@ impl ReplicaResult {
     /// Reads the content of [`Self::FILES`].
     ///
     /// # Errors
-    /// What is wrong with them, in words.
+    /// A sentence on the file that cannot be read.
     pub fn read(result: &[u8], requests: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct ResultFile {
@@ -138,6 +138,7 @@ impl ReplicaFigures {
                 common_window_output_tokens_per_second: tokens as f64 / seconds as f64,
             }),
             latencies: LatencyFigures::of(&Latencies::of(&requests, Vec::new())),
+            // Percentiles of replicas cannot be averaged; counts in bins add up.
             inter_token: bins.percentiles().map(|seconds| LatencyPercentiles::new("itl", seconds)),
             output_tokens_per_second: Spread::of("replica_output_tokens_per_second", rates),
             elapsed_seconds: Spread::of("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect()),

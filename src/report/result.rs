@@ -10,7 +10,7 @@ use super::figures::Figures;
 use crate::backend::BackendReport;
 use crate::bench::Measurement;
 
-/// How a run ended.
+/// Status of a run that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -22,23 +22,23 @@ pub enum Status {
     Killed,
 }
 
-/// How long a phase took.
+/// Duration of a phase.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PhaseSeconds {
-    /// Which.
+    /// The phase.
     pub phase: Phase,
     /// From its start to the next one's, or to now for the last.
     pub seconds: f64,
 }
 
-/// How one input became files.
+/// Report on one mounted input.
 #[derive(Clone, Debug, Serialize)]
 pub struct InputReport {
-    /// Where.
+    /// Path of its files.
     pub location: String,
     /// `fuse`, `copy` or `existing`.
     pub method: String,
-    /// Why this method.
+    /// Reason for this method.
     pub reason: String,
     /// The PAR with its token redacted.
     pub source: Option<String>,
@@ -47,29 +47,29 @@ pub struct InputReport {
 /// Everything that is known about a run when it ends.
 #[derive(Clone, Debug)]
 pub struct JobResult {
-    /// How it ended.
+    /// Status at the end.
     pub status: Status,
     /// The process's exit code, as far as it is known when this is written: publishing may still turn 0 into 6.
     pub exit_code: u8,
-    /// What went wrong, in a sentence.
+    /// A sentence on the failure.
     pub error: Option<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC.
     pub ended_at: String,
-    /// Key, value, origin: the whole configuration, redacted.
+    /// The whole configuration, redacted: see [`settings`].
     pub settings: Value,
-    /// How inputs became files.
+    /// Report on each mounted input.
     pub inputs: Vec<InputReport>,
     /// Lines or entries of the dataset that could not be run and were left out.
     pub skipped_inputs: usize,
     /// Other work of the machine while it measured, each in a sentence.
     pub disturbances: Vec<String>,
-    /// What ran; `None` where it never got so far.
+    /// Report of the backend; `None` where it was never loaded.
     pub backend: Option<BackendReport>,
     /// Host, processor, memory, versions.
     pub environment: Value,
-    /// How long each phase took.
+    /// Duration of each phase.
     pub phases: Vec<PhaseSeconds>,
     /// Whole or partial; `None` where nothing was measured.
     pub measurement: Option<Measurement>,
@@ -87,6 +87,7 @@ pub fn settings(job: &JobConfig) -> Value {
 const SCHEMA_VERSION: u32 = 1;
 
 /// The content of `result.json`, key by key.
+// The order of the fields is that of the keys in the file.
 #[derive(Serialize)]
 struct Document<'a> {
     schema_version: u32,

@@ -32,6 +32,7 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     if let Some(figures) = &result.figures {
         figure_lines(figures, result.measurement.as_ref(), &mut line);
     }
+    // The job's own overhead stands beside what was measured.
     let phases: Vec<String> =
         result.phases.iter().map(|phase| format!("{} {:.2} s", phase.phase.name(), phase.seconds)).collect();
     if !phases.is_empty() {

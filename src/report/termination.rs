@@ -42,6 +42,7 @@ fn fitted(mut message: Message<'_>) -> String {
         if text.len() <= LONGEST_BYTES {
             return text;
         }
+        // Figures are in the order in which a person reads them: the last one is missed least.
         match message.metrics.keys().next_back().cloned() {
             Some(last) => drop(message.metrics.remove(&last)),
             None => {

@@ -18,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 use super::super::child_environment;
 use super::protocol::DriverMessage;
 
-/// How often a wait for the child's next line looks at the child itself and at the cancellation.
+/// Interval in which a wait for the child's next line looks at the child itself and at the cancellation.
 const LOOK_UP: Duration = Duration::from_millis(25);
 
-/// How long it may take to end by itself once it was asked to.
+/// Time that the child has to end by itself once it was asked to.
 const GRACE: Duration = Duration::from_millis(700);
 
-/// How long the system may take to end it after that.
+/// Time that the system has to end it after that.
 const KILL: Duration = Duration::from_millis(500);
 
-/// How long what it wrote to standard error before its end may take to arrive.
+/// Time in which its last lines on standard error arrive after its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Longest line of the driver's: a step in which a thousand requests end says all of their texts.
@@ -53,23 +53,25 @@ pub struct Child {
     ended: bool,
 }
 
-/// Why there is no next line.
+/// Reason for which there is no next message.
 #[derive(Debug)]
 pub enum ChildEnd {
     /// The job was asked to stop.
     Cancelled,
-    /// The child is gone, or speaks something else: a clause that follows its name.
+    /// The child is gone, or broke the protocol: a clause that follows its name.
     Ended(String),
 }
 
 impl Child {
-    /// Starts `interpreter` on `script`, with what an engine has use for in its environment; `variables` are added where nobody
-    /// has set them.
+    /// Starts `interpreter` on `script` with the variables that an engine may see; `variables` are added where the user
+    /// has not set them.
     ///
     /// # Errors
     /// The system starts no process.
     pub fn start(interpreter: &Path, script: &str, variables: &[(&str, &str)]) -> io::Result<Self> {
         let mut command = child_environment::command(interpreter);
+        // In a group of its own it gets no signals of the terminal, which are for the job to handle, and its children can be
+        // ended with it.
         command.args(["-c", script]).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
@@ -166,12 +168,13 @@ impl Child {
         if !by_itself && self.reap(KILL).is_none() {
             tracing::warn!(process = self.process.id(), "the engine's process does not end, and is left behind");
         }
+        // The driver ends its group when its input closes, should a process have survived.
         self.input = None;
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.group {
-            // Fails where nobody is left in the group.
+            // Fails where no process is left in the group.
             let _ = kill_process_group(group, signal);
         }
     }
@@ -207,8 +210,8 @@ impl Drop for Child {
     }
 }
 
-/// Reads the next line into `line`, without its line feed and as far as `limit` bytes; what is longer is passed over. False: there is
-/// none.
+/// Reads the next line into `line`, without its line feed and as far as `limit` bytes; what is longer is passed over. False:
+/// there is none.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
     line.clear();
     let mut is_there = false;

@@ -1,4 +1,4 @@
-//! What is said between this process and the driver: one line of JSON each.
+//! Messages between this process and the driver: one line of JSON each.
 //!
 //! The driver's half is `driver.py`. Moments are nanoseconds of the system's monotonic clock, which both sides read.
 
@@ -32,7 +32,7 @@ pub struct Settings<'a> {
     pub seed: u64,
 }
 
-/// What the driver is told once vLLM is loaded.
+/// Command to the driver once vLLM is loaded.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverCommand<'a> {
@@ -87,13 +87,13 @@ fn seed_of(request: &Request) -> u64 {
     (mixed ^ (mixed >> 31)) >> 1
 }
 
-/// What the driver says.
+/// Message of the driver.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverMessage {
-    /// vLLM stands.
+    /// vLLM is loaded.
     Loaded(Loaded),
-    /// What was asked for cannot be had here: a sentence.
+    /// This image or machine lacks what the job asks for: a sentence.
     Refused(String),
     /// Loading, or a step, ended in an exception: its last sentence.
     Failed(String),
@@ -105,14 +105,14 @@ pub enum DriverMessage {
     Done,
 }
 
-/// How vLLM stands.
+/// vLLM's report once it is loaded.
 #[derive(Debug, Deserialize)]
 pub struct Loaded {
     pub version: String,
-    /// Of the checkpoint's safetensors; `None` where its weights lie in another format.
+    /// Parameters in the checkpoint's safetensors; `None` where its weights have another format.
     pub parameters: Option<u64>,
     pub max_model_len: usize,
-    /// That it computes on.
+    /// GPUs that it computes on.
     pub gpus: usize,
     pub kv_blocks: usize,
     pub block_tokens: usize,
@@ -120,7 +120,7 @@ pub struct Loaded {
     pub engine: VllmReport,
 }
 
-/// What one step of vLLM's came to.
+/// Outcome of one step of vLLM.
 #[derive(Debug, Deserialize)]
 pub struct Step {
     /// When its tokens, text included, were there.
@@ -136,7 +136,7 @@ pub struct Step {
     pub requests: Vec<Progress>,
 }
 
-/// What a step brought one request.
+/// Outcome of a step for one request.
 #[derive(Debug, Deserialize)]
 pub struct Progress {
     pub id: u32,

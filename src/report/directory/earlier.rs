@@ -1,6 +1,6 @@
 //! Files of the run before this one go to `earlier/RUN`, and nothing else goes anywhere.
 //!
-//! Whatever stands where this run will write and is not known by the record is somebody else's: the job does not start. All of
+//! A file that has a name of this run's files and is not in the record is foreign: the job does not start. All of
 //! this is looked at before anything is moved. Directories are held open, so that no link leads out of them, and nothing is
 //! written over. A process that is killed half-way leaves the record where it is, for the next one to go on with.
 

@@ -2,8 +2,8 @@
 //!
 //! A name says nothing, as a home directory may have a `result.json` of its own. Each line therefore holds what tells the run's
 //! file from another one of its name, and is on disk before the file has that name, so that a process which is killed at
-//! any moment leaves no file that its record does not know. Of a record that somebody else has written no more is believed than
-//! that files of its own owner, under names of results, may be moved.
+//! any moment leaves no file that its record does not know. A forged record can do no more than
+//! have files of its own owner, under names of results, moved.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
-/// Files of a run, in the place where somebody looks for them.
+/// Files of a run, directly in `results-dir`.
 pub(super) const FILES: [&str; 4] = ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl"];
 
 /// The folder of runs that wait for MLflow, one folder each.
@@ -47,7 +47,7 @@ pub(super) enum Mark {
     Whole { size_bytes: u64, modified: (i64, i64) },
     /// It grows, and begins with this line.
     Begins(String),
-    /// Its name is a random number, which nobody else has drawn.
+    /// Its name is a random number, which identifies it.
     Name,
 }
 
