@@ -169,5 +169,5 @@ pub fn open_worker(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Worker
 
 /// The texts of a model that is loaded.
 fn opened(texts: &SharedTexts) -> Result<Arc<TextService>, Error> {
-    texts.get().map_err(|error| Error::Model(Cause::Texts(error)))
+    texts.get().map_err(|error| Error::Model(Cause::Texts(error).into()))
 }

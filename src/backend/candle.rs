@@ -79,7 +79,7 @@ impl Backend for CandleBackend {
             finished(completion);
         };
         self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
-        undecodable.map_or(Ok(()), |error| Err(Error::Inference(Cause::Model(error))))
+        undecodable.map_or(Ok(()), |error| Err(Error::Inference(Cause::Model(error).into())))
     }
 }
 
@@ -130,7 +130,7 @@ fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
 }
 
 fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
-    Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error)))
+    Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error).into()))
 }
 
 fn report(model: &Model, engine: &engine::EngineFacts) -> BackendReport {
@@ -157,7 +157,7 @@ fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Erro
 /// Blames the model, or the memory for it, where an operation fails before there is a request.
 fn from_loading(error: engine::Error) -> Error {
     match error {
-        engine::Error::Compute { .. } => Error::Model(Cause::Engine(error)),
+        engine::Error::Compute { .. } => Error::Model(Cause::Engine(error).into()),
         other => from_engine(other),
     }
 }
@@ -165,11 +165,13 @@ fn from_loading(error: engine::Error) -> Error {
 fn from_engine(error: engine::Error) -> Error {
     match error {
         engine::Error::Cancelled => Error::Cancelled,
-        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(Cause::Engine(error)),
-        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(Cause::Engine(error)),
+        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(Cause::Engine(error).into()),
+        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => {
+            Error::Unavailable(Cause::Engine(error).into())
+        }
         engine::Error::Request { .. }
         | engine::Error::Machines(_)
         | engine::Error::Ended { .. }
-        | engine::Error::Compute { .. } => Error::Inference(Cause::Engine(error)),
+        | engine::Error::Compute { .. } => Error::Inference(Cause::Engine(error).into()),
     }
 }

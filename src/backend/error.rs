@@ -12,13 +12,13 @@ use flashjob_model as model;
 pub enum Error {
     /// This image or this machine lacks what the job asks for.
     #[error(transparent)]
-    Unavailable(Cause),
+    Unavailable(Box<Cause>),
     /// The model's files do not make a model that runs here.
     #[error(transparent)]
-    Model(Cause),
+    Model(Box<Cause>),
     /// A step failed.
     #[error(transparent)]
-    Inference(Cause),
+    Inference(Box<Cause>),
     /// The node that leads this one has ended the job.
     #[error("the leader ended the job: {}", .0.sentence)]
     Ended(End),
@@ -52,9 +52,9 @@ pub enum Cause {
     Sentence(String),
 }
 
-impl From<String> for Cause {
+impl From<String> for Box<Cause> {
     fn from(sentence: String) -> Self {
-        Cause::Sentence(sentence)
+        Box::new(Cause::Sentence(sentence))
     }
 }
 
@@ -69,11 +69,11 @@ mod tests {
         let read = || io::Error::from(io::ErrorKind::NotFound);
         let model = model::Error::Read { path: "w.safetensors".into(), what: "the header".to_owned(), source: read() };
         let sentence = model.to_string();
-        let error = Error::Model(Cause::Engine(engine::Error::Model(model)));
+        let error = Error::Model(Cause::Engine(engine::Error::Model(model)).into());
         assert_eq!(error.to_string(), sentence);
         let engine = error.source().unwrap().downcast_ref::<engine::Error>();
         assert!(matches!(engine, Some(engine::Error::Model(model::Error::Read { .. }))), "{engine:?}");
-        let start = Error::Unavailable(Cause::Start { interpreter: "python3".into(), source: read() });
+        let start = Error::Unavailable(Cause::Start { interpreter: "python3".into(), source: read() }.into());
         assert_eq!(start.to_string(), "vLLM cannot be started by python3: entity not found");
         assert!(start.source().unwrap().is::<io::Error>());
     }

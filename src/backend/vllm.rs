@@ -57,7 +57,7 @@ impl VllmBackend {
             return Err(Error::Model(format!("{}: {reason}", model.display()).into()));
         }
         let mut child = Child::start(interpreter.path(), DRIVER, &VARIABLES).map_err(|source| {
-            Error::Unavailable(Cause::Start { interpreter: interpreter.path().to_owned(), source })
+            Error::Unavailable(Cause::Start { interpreter: interpreter.path().to_owned(), source }.into())
         })?;
         child.tell(&settings::of(config, model, tokenizer));
         let loaded = match child.next(cancel) {
@@ -72,7 +72,7 @@ impl VllmBackend {
                 return Err(Error::Model(format!("vLLM {how} (while it loaded {})", model.display()).into()));
             }
         };
-        let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = loaded;
+        let Loaded { version, parameters, max_model_len, gpus, kv_blocks, block_tokens, engine } = *loaded;
         events.emit(Fact::EngineReady { kv_blocks, block_tokens });
         let texts = opened(texts)?;
         let architecture = texts.facts().architecture.clone();

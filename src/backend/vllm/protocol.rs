@@ -92,7 +92,7 @@ fn seed_of(request: &Request) -> u64 {
 #[serde(rename_all = "snake_case")]
 pub enum DriverMessage {
     /// vLLM is loaded.
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     /// This image or machine lacks what the job asks for: a sentence.
     Refused(String),
     /// Loading, or a step, ended in an exception: its last sentence.

@@ -158,7 +158,7 @@ fn gpu_caches() -> Vec<PathBuf> {
 }
 
 fn engine_directories() -> Vec<PathBuf> {
-    let named = CACHE_VARIABLES.iter().filter_map(|name| std::env::var_os(name)).filter(|value| !value.is_empty());
+    let named = CACHE_VARIABLES.iter().filter_map(std::env::var_os).filter(|value| !value.is_empty());
     let in_home = home().into_iter().flat_map(|home| {
         let settings =
             HOME_SETTINGS.iter().map(|name| home.join(name)).filter(|path| path.exists()).collect::<Vec<_>>();
