@@ -17,10 +17,11 @@ use packages::folders;
 
 /// Each room of the entrypoint, the package `flashjob`, and the rooms and packages that it may import: `flashjob_NAME` stands
 /// there as `NAME`. `job` alone sees all. Of packages their manifests say what they may import.
-const ROOMS: [(&str, &[&str]); 4] = [
+const ROOMS: [(&str, &[&str]); 5] = [
     ("backend", &["config", "engine", "event", "model"]),
-    ("bench", &["backend", "config", "event", "model"]),
-    ("report", &["backend", "bench", "config", "event"]),
+    ("prepare", &["backend", "config", "event", "model"]),
+    ("bench", &["backend", "config", "event", "prepare"]),
+    ("report", &["backend", "bench", "config", "event", "prepare"]),
     (
         "job",
         &[
@@ -36,6 +37,7 @@ const ROOMS: [(&str, &[&str]); 4] = [
             "mlflow",
             "model",
             "mount",
+            "prepare",
             "report",
             "telemetry",
         ],

@@ -17,10 +17,11 @@ use rustix::process::{
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::mount_process::MountProcess;
-use super::{Exit, environment, privileges, signals, terminal};
 use flashjob_config::JobConfig;
 use flashjob_mount as mount;
+
+use super::mount_process::MountProcess;
+use super::{Exit, privileges, signals, terminal, termination_file};
 
 /// Traces of a job that was killed.
 #[derive(Default)]
@@ -61,7 +62,7 @@ impl Remains {
     fn leave_message(&self, exit_code: u8, sentence: &str) {
         if self.termination_message.as_deref().and_then(written) == self.written {
             let message = serde_json::json!({"status": "killed", "exit_code": exit_code, "error": sentence});
-            environment::leave_termination_message(self.termination_message.as_deref(), &message.to_string());
+            termination_file::write(self.termination_message.as_deref(), &message.to_string());
         }
     }
 }
@@ -82,6 +83,8 @@ pub fn part<T>(remains: &Remains, of_the_job: T) -> Result<T, ExitCode> {
     let outcome = match fork() {
         Ok(None) => return follow(watcher).map(|()| of_the_job).map_err(|error| unexpected(&error)),
         Ok(Some(job)) => {
+            // Its connections belong to the job: a copy that stays open here would hide the job's end from their other
+            // sides.
             drop(of_the_job);
             privileges::keep_for_supervision();
             watch(job, remains)
@@ -128,7 +131,7 @@ fn watch(job: Pid, remains: &Remains) -> io::Result<u8> {
     let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
     let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
-    // It may have ended before anybody listened.
+    // The job may have ended before this process listened for SIGCHLD.
     if let Some(status) = reap(job) {
         return Ok(end(status, remains));
     }

@@ -9,19 +9,20 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::prompt_encoder::PromptEncoder;
-use super::question::{AnswerForm, Asked, Refusal, Wish};
-use super::{Error, jsonl, share, sharegpt};
-use crate::backend::{self, Request};
 use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
 use flashjob_event::RequestId;
 use flashjob_model::{Ask, TextService};
+
+use super::prompt_encoder::PromptEncoder;
+use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
+use super::{Error, jsonl, share, sharegpt};
+use crate::backend::Request;
 
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;
 const TOGETHER_BYTES: usize = 1 << 20;
 
-/// Where in its file something stands, counted from 1.
+/// Place of an entry in its file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -40,27 +41,27 @@ impl fmt::Display for Place {
     }
 }
 
-/// Something in a dataset, and what became of it.
+/// A line or entry of a dataset, run or skipped.
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// It is run.
     Asked {
-        /// Where it stands.
+        /// Its place in the file.
         place: Place,
-        /// Under this number.
+        /// Number of its request.
         request: RequestId,
-        /// Length of its prompt.
+        /// Tokens of its prompt.
         prompt_tokens: usize,
-        /// How its answer is written.
+        /// Format of its answer.
         form: AnswerForm,
     },
     /// It is left out.
     Skipped {
-        /// Where it stands.
+        /// Its place in the file.
         place: Place,
         /// Its name, where it is a line of a batch that says so.
         custom_id: Option<String>,
-        /// What is wrong with it.
+        /// Reason for the refusal.
         reason: String,
     },
 }
@@ -112,7 +113,7 @@ fn read_sharegpt(
     })
 }
 
-/// What has been read so far.
+/// State of reading a dataset.
 struct Reading<'a> {
     workload: &'a Workload,
     path: &'a Path,
@@ -144,7 +145,7 @@ struct Waiting {
 
 /// An entry without the texts that become tokens.
 struct Encodable {
-    wish: Wish,
+    settings: RequestSettings,
     has_reply: bool,
     form: AnswerForm,
 }
@@ -173,8 +174,9 @@ impl<'a> Reading<'a> {
 
     /// Takes one entry in. Ends the reading once `num-prompts` are read, skipped ones included, or when one is bad and
     /// that is to be fatal.
-    fn take(&mut self, place: Place, asked: Result<Asked, Refusal>) -> ControlFlow<()> {
+    fn take(&mut self, place: Place, asked: Result<DatasetRequest, Refusal>) -> ControlFlow<()> {
         let encodable = asked.and_then(|asked| self.encodable(place, asked));
+        // Entries before a fatal one are still encoded: the first mistake of the file is the one that is reported.
         let is_fatal = encodable.is_err() && self.workload.on_bad_input == OnBadInput::Fail;
         self.waiting.entries.push((place, encodable));
         let read = self.entries.len() + self.waiting.entries.len();
@@ -186,9 +188,10 @@ impl<'a> Reading<'a> {
     }
 
     /// Puts the texts of an entry to those that become tokens.
-    fn encodable(&mut self, place: Place, asked: Asked) -> Result<Encodable, Refusal> {
-        let Asked { question, wish, reply, form } = asked;
+    fn encodable(&mut self, place: Place, asked: DatasetRequest) -> Result<Encodable, Refusal> {
+        let DatasetRequest { question, settings, reply, form } = asked;
         let refuse = |reason: String| Refusal { custom_id: form.custom_id().map(str::to_owned), reason };
+        // Answers are matched by `custom_id`: two lines with the same one could not be told apart.
         if let Some(custom_id) = form.custom_id()
             && let Some(earlier) = self.names.insert(custom_id.to_owned(), place)
         {
@@ -196,14 +199,14 @@ impl<'a> Reading<'a> {
         }
         let prompt = self.encoder.ask(question).map_err(refuse)?;
         // Its length counts only where the line itself does not say how much is to be generated.
-        let reply = reply.filter(|_| wish.output_tokens.is_none()).map(|reply| self.encoder.ask_of_reply(reply));
+        let reply = reply.filter(|_| settings.max_tokens.is_none()).map(|reply| self.encoder.ask_of_reply(reply));
         let reply = reply.transpose().map_err(refuse)?;
         let has_reply = reply.is_some();
         for ask in [prompt].into_iter().chain(reply) {
             self.waiting.bytes += ask.bytes();
             self.waiting.asks.push(ask);
         }
-        Ok(Encodable { wish, has_reply, form })
+        Ok(Encodable { settings, has_reply, form })
     }
 
     /// Encodes the entries that wait, and takes them one by one until one is bad and that is to be fatal.
@@ -212,21 +215,22 @@ impl<'a> Reading<'a> {
         if self.failed.is_some() {
             return;
         }
+        // Where the first mistake ends the job, the tokens of later texts are of no use.
         let stop_at_first = self.workload.on_bad_input == OnBadInput::Fail;
         let mut encoded = match self.texts.encode(asks, stop_at_first) {
             Ok(encoded) => encoded.into_iter(),
             Err(error) => {
-                self.failed = Some(backend::Error::Model(error.to_string()).into());
+                self.failed = Some(Error::Encoding(error));
                 return;
             }
         };
         let missing = || Err("its tokens are missing".to_owned());
         for (place, encodable) in entries {
-            let request = encodable.and_then(|Encodable { wish, has_reply, form }| {
+            let request = encodable.and_then(|Encodable { settings, has_reply, form }| {
                 let prompt = encoded.next().unwrap_or_else(missing);
                 let reply = has_reply.then(|| encoded.next().unwrap_or_else(missing));
                 let custom_id = form.custom_id().map(str::to_owned);
-                let request = prompt.and_then(|prompt| self.request(prompt, reply, wish));
+                let request = prompt.and_then(|prompt| self.request(prompt, reply, settings));
                 Ok((request.map_err(|reason| Refusal { custom_id, reason })?, form))
             });
             match request {
@@ -236,6 +240,8 @@ impl<'a> Reading<'a> {
                     self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
                 }
                 Err(Refusal { custom_id, reason }) if !stop_at_first => {
+                    // Skipped entries are kept for their lines in `outputs.jsonl`. A large file that is no dataset at all
+                    // would fill the memory with them.
                     self.skipped += 1;
                     if self.skipped > MOST_SKIPPED {
                         let at = self.path.display();
@@ -267,31 +273,34 @@ impl<'a> Reading<'a> {
         &self,
         prompt: Vec<u32>,
         reply: Option<Result<Vec<u32>, String>>,
-        wish: Wish,
+        settings: RequestSettings,
     ) -> Result<Request, String> {
         if prompt.is_empty() {
             return Err("its prompt has no tokens".to_owned());
         }
-        let output_tokens = match (wish.output_tokens, reply) {
+        // The line goes before the recorded reply, and that before the job. An empty reply still asks for one token: without
+        // any, a request has no latency.
+        let max_tokens = match (settings.max_tokens, reply) {
             (Some(tokens), _) => tokens.get(),
             (None, Some(reply)) => reply?.len().max(1),
             (None, None) => self.workload.output_len.get(),
         };
-        if prompt.len().saturating_add(output_tokens) > self.max_model_len {
+        if prompt.len().saturating_add(max_tokens) > self.max_model_len {
             return Err(format!(
-                "its prompt has {} tokens, and with {output_tokens} output tokens it exceeds max-model-len={}; shorten it or \
+                "its prompt has {} tokens, and with {max_tokens} output tokens it exceeds max-model-len={}; shorten it or \
                  ask for less",
                 prompt.len(),
                 self.max_model_len
             ));
         }
         Ok(Request {
+            // Skipped entries take no number: ids are indices into the requests.
             id: RequestId(self.requests.len() as u32),
             prompt,
-            output_tokens,
-            ignore_eos: wish.ignore_eos.unwrap_or(self.workload.ignore_eos),
-            sampling: wish.sampling,
-            seed: wish.seed.unwrap_or(self.workload.seed),
+            max_tokens,
+            ignore_eos: settings.ignore_eos.unwrap_or(self.workload.ignore_eos),
+            sampling: settings.sampling,
+            seed: settings.seed.unwrap_or(self.workload.seed),
         })
     }
 
@@ -307,6 +316,7 @@ impl<'a> Reading<'a> {
             return Err(Error::Workload(format!("the dataset {at} holds no prompt{}", first.unwrap_or_default())));
         }
         match self.workload.num_prompts {
+            // Fewer prompts than asked for would be another workload under the same name.
             Some(limit) if self.entries.len() < limit.get() => Err(Error::Workload(format!(
                 "num-prompts={limit} is above the {} prompts of {at}; lower it, or leave it out to run all",
                 self.entries.len()

@@ -7,9 +7,10 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Map, Value};
 
-use super::bounded_json::abbreviated;
-use super::question::{Question, Wish};
 use flashjob_config::Sampling;
+
+use super::bounded_json::abbreviated;
+use super::question::{Question, RequestSettings};
 
 /// Fields that change no token.
 const WITHOUT_EFFECT: [&str; 9] = [
@@ -37,7 +38,7 @@ const HONOURED: [&str; 9] = [
     "ignore_eos",
 ];
 
-/// Whether a value asks for nothing that would not happen anyway.
+/// Tells that a value asks for the default behaviour.
 type AsksForNothing = fn(&Value) -> bool;
 
 /// Fields of OpenAI's and vLLM's requests that are not honoured.
@@ -101,7 +102,7 @@ fn is_text_modality(value: &Value) -> bool {
     value.as_array().is_some_and(|list| list.iter().all(|kind| kind == "text"))
 }
 
-/// What becomes of a field that is neither honoured nor known to be refused.
+/// Treatment of a field that is neither honoured nor known to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownFields {
     /// A request's own: it was meant to do something.
@@ -113,18 +114,20 @@ pub(super) enum UnknownFields {
 /// Reads a request; what it leaves open about sampling is as in `sampling`.
 ///
 /// # Errors
-/// What is wrong, naming the field.
+/// A sentence that names the field and its fault.
 pub(super) fn read(
     mut fields: Map<String, Value>,
     sampling: Sampling,
     unknown: UnknownFields,
-) -> Result<(Question, Wish), String> {
+) -> Result<(Question, RequestSettings), String> {
+    // SDKs write `null` and empty values for what was never set. An honoured field that is empty stays, to be refused with a
+    // reason.
     fields.retain(|name, value| !value.is_null() && (HONOURED.contains(&name.as_str()) || !is_empty(value)));
     refuse_what_is_not_honoured(&fields, unknown)?;
-    let wish = Wish {
+    let settings = RequestSettings {
         // The newer of OpenAI's two names goes first, as there.
-        output_tokens: match output_tokens(&fields, "max_completion_tokens")? {
-            None => output_tokens(&fields, "max_tokens")?,
+        max_tokens: match max_tokens(&fields, "max_completion_tokens")? {
+            None => max_tokens(&fields, "max_tokens")?,
             found => found,
         },
         sampling: Sampling {
@@ -139,10 +142,11 @@ pub(super) fn read(
         (Some(_), Some(_)) => return Err("it has both `prompt` and `messages`; leave one of them out".to_owned()),
         (None, None) => return Err("it has neither `prompt` nor `messages`".to_owned()),
         (Some(Value::String(prompt)), None) => Question::Prompt(prompt),
+        // OpenAI also takes a list of texts or of token ids here, which would be several requests in one line.
         (Some(other), None) => return Err(format!("`prompt` must be one text, not {}", abbreviated(&other))),
         (None, Some(messages)) => Question::Messages(super::messages::read(messages)?),
     };
-    Ok((question, wish))
+    Ok((question, settings))
 }
 
 fn refuse_what_is_not_honoured(fields: &Map<String, Value>, unknown: UnknownFields) -> Result<(), String> {
@@ -169,7 +173,8 @@ fn whole(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| with_fraction().map(|number| number as i64))
 }
 
-fn output_tokens(fields: &Map<String, Value>, name: &str) -> Result<Option<NonZeroUsize>, String> {
+fn max_tokens(fields: &Map<String, Value>, name: &str) -> Result<Option<NonZeroUsize>, String> {
+    // Lengths of 32 bits are far above any model's, and their sums with prompts cannot overflow.
     let read = |value: &Value| usize::try_from(i32::try_from(whole(value)?).ok()?).ok().and_then(NonZeroUsize::new);
     field(fields, name, "a whole number of at least 1", read)
 }
@@ -190,6 +195,7 @@ fn top_p(fields: &Map<String, Value>) -> Result<Option<f32>, String> {
 
 fn top_k(fields: &Map<String, Value>) -> Result<Option<Option<NonZeroUsize>>, String> {
     let read = |value: &Value| match whole(value)? {
+        // Both mean `no limit` in vLLM, depending on its version.
         -1 | 0 => Some(None),
         count => usize::try_from(count).ok().map(NonZeroUsize::new),
     };
@@ -226,31 +232,31 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    fn read(fields: Value) -> Result<(Question, Wish), String> {
+    fn read(fields: Value) -> Result<(Question, RequestSettings), String> {
         let Value::Object(fields) = fields else { panic!("{fields}") };
         super::read(fields, SAMPLING, UnknownFields::Refused)
     }
 
     #[test]
     fn what_is_honoured_is_read_and_what_asks_for_nothing_is_let_through() {
-        let (question, wish) = read(json!({
+        let (question, settings) = read(json!({
             "model": "any", "prompt": "x", "max_tokens": 9, "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.9,
             "top_k": -1, "seed": -1, "ignore_eos": true, "n": 1, "stream": false, "stop": null, "tools": [],
             "logit_bias": {}, "presence_penalty": 0, "response_format": {"type": "text"}, "tool_choice": "none",
         }))
         .unwrap();
         assert_eq!(question, Question::Prompt("x".to_owned()));
-        assert_eq!(wish.output_tokens.map(usize::from), Some(7));
-        assert_eq!(wish.sampling, Sampling { temperature: 0.5, top_p: 0.9, top_k: None });
-        assert_eq!((wish.seed, wish.ignore_eos), (Some(u64::MAX), Some(true)));
+        assert_eq!(settings.max_tokens.map(usize::from), Some(7));
+        assert_eq!(settings.sampling, Sampling { temperature: 0.5, top_p: 0.9, top_k: None });
+        assert_eq!((settings.seed, settings.ignore_eos), (Some(u64::MAX), Some(true)));
     }
 
     #[test]
     fn whole_numbers_may_be_written_with_a_fraction_of_nothing() {
-        let (_, wish) = read(json!({"prompt": "x", "max_tokens": 9.0, "top_k": 4e1, "seed": -7.0})).unwrap();
-        assert_eq!(wish.output_tokens, NonZeroUsize::new(9));
-        assert_eq!(wish.sampling.top_k, NonZeroUsize::new(40));
-        assert_eq!(wish.seed, Some((-7i64).cast_unsigned()));
+        let (_, settings) = read(json!({"prompt": "x", "max_tokens": 9.0, "top_k": 4e1, "seed": -7.0})).unwrap();
+        assert_eq!(settings.max_tokens, NonZeroUsize::new(9));
+        assert_eq!(settings.sampling.top_k, NonZeroUsize::new(40));
+        assert_eq!(settings.seed, Some((-7i64).cast_unsigned()));
         assert!(read(json!({"prompt": "x", "seed": 1e17})).is_err(), "which number that is, is not certain");
     }
 

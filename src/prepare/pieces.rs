@@ -11,7 +11,7 @@ const LONGEST_BYTES: usize = 64 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Whole(Vec<u8>),
-    /// So many bytes, which nobody has looked at.
+    /// Number of bytes, none of which are kept.
     TooLong(u64),
 }
 
@@ -75,8 +75,8 @@ pub(super) enum End {
     File,
 }
 
-/// The next element of a JSON array from behind its opening bracket or a comma, and what ended it. Brackets and texts are told apart,
-/// and nothing else: whoever parses it finds the mistakes.
+/// The next element of a JSON array from behind its opening bracket or a comma, and what ended it. Brackets and texts are told
+/// apart, and nothing else: the parser that follows finds mistakes.
 pub(super) fn element(file: &mut impl BufRead) -> io::Result<(Piece, End)> {
     let mut room = Room::default();
     let (mut depth, mut in_text, mut escaped) = (0_u64, false, false);

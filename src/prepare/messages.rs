@@ -10,7 +10,7 @@ use super::bounded_json::{self, abbreviated};
 /// Reads `messages`.
 ///
 /// # Errors
-/// What is wrong, naming the message.
+/// A sentence that names the message and its fault.
 pub(super) fn read(messages: Value) -> Result<Vec<Value>, String> {
     let Value::Array(messages) = messages else {
         return Err(format!("`messages` must be a list, not {}", abbreviated(&messages)));
@@ -34,6 +34,7 @@ fn message_of(index: usize, message: Value) -> Result<Value, String> {
     if !fields.get("role").is_some_and(Value::is_string) {
         return refuse("has no `role`".to_owned());
     }
+    // Templates test for fields with `is defined`: one that is null or empty would change the prompt.
     fields.retain(|name, value| !is_left_open(name, value));
     if let Err(reason) = parse_arguments(&mut fields) {
         return refuse(reason);
@@ -57,7 +58,7 @@ fn message_of(index: usize, message: Value) -> Result<Value, String> {
     Ok(Value::Object(ordered))
 }
 
-/// Whether SDKs write a field so where nothing was said: it counts as absent.
+/// Tells that a field has a value with which SDKs mean nothing: it counts as absent.
 fn is_left_open(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,

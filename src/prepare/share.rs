@@ -1,9 +1,10 @@
-//! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request means the same
-//! whoever runs it.
+//! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request is the same
+//! whichever replica runs it.
+
+use flashjob_config::Share;
 
 use super::{Entry, Error};
 use crate::backend::Request;
-use flashjob_config::Share;
 
 /// The requests of `share`, and the entries that go with them: what was skipped goes with the request after it, and with the
 /// last one at the end. All shares together are everything, once.
@@ -19,6 +20,7 @@ pub(super) fn take(
     }
     let mut next = 0;
     entries.retain(|entry| {
+        // Entries that were skipped behind the last request go with it, or no replica would report them.
         let place = next.min(total - 1);
         if let Entry::Asked { .. } = entry {
             next += 1;
@@ -41,10 +43,11 @@ pub(super) fn nothing_left(share: Share, total: usize) -> Error {
 mod tests {
     use std::num::NonZeroUsize;
 
-    use super::*;
-    use crate::bench::{AnswerForm, Labels, Place};
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
+
+    use super::*;
+    use crate::prepare::{AnswerForm, Labels, Place};
 
     fn dataset() -> (Vec<Request>, Vec<Entry>) {
         let (mut requests, mut entries) = (Vec::new(), Vec::new());
@@ -57,7 +60,7 @@ mod tests {
             }
             let id = RequestId(requests.len() as u32);
             let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
-            requests.push(Request { id, prompt: vec![1], output_tokens: 1, ignore_eos: true, sampling, seed: 0 });
+            requests.push(Request { id, prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed: 0 });
             entries.push(Entry::Asked {
                 place,
                 request: id,

@@ -1,4 +1,4 @@
-//! What earlier runs in the same results directory left for MLflow: a process that was killed outright (out of memory) cannot
+//! Delivery of runs that are still spooled in the results directory: a process that was killed outright (out of memory) cannot
 //! end its run, so the next one does it, and sends along whatever else could not be sent.
 
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use flashjob_config::JobConfig;
 use flashjob_mlflow::{self as mlflow, Access, Outcome};
 
-/// How long the server may take in all.
+/// Time that the server has in all.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Sends what lies in `directory`, if anything does, to the server that this job records at. Runs of other servers stay where
+/// Sends the runs spooled in `directory`, if any, to the server that this job records at. Runs of other servers stay where
 /// they are: these credentials are not theirs.
 pub async fn send(job: &JobConfig, directory: &Path) {
     let Some(tracking) = job.tracking.as_ref().filter(|_| directory.join("mlflow").is_dir()) else { return };

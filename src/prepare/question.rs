@@ -1,4 +1,4 @@
-//! What one line or entry of a dataset asks for, before it is tokens.
+//! A line or entry of a dataset as a request, before it is tokens.
 
 use std::num::NonZeroUsize;
 
@@ -6,23 +6,23 @@ use serde_json::{Map, Value};
 
 use flashjob_config::Sampling;
 
-/// What is put to the model.
+/// The text or conversation that the model continues.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Question {
     /// A text to be continued.
     Prompt(String),
-    /// What a user says, recorded without the format of any model.
+    /// A message of a user, recorded without the format of any model.
     Turn(String),
     /// A conversation; each message has a role and a text.
     Messages(Vec<Value>),
 }
 
-/// How it is to be answered, as far as its line says.
+/// Settings of a request, as far as its line has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
+pub(super) struct RequestSettings {
     /// Tokens to generate at most.
-    pub output_tokens: Option<NonZeroUsize>,
-    /// How tokens are chosen; the job's sampling where the line says nothing.
+    pub max_tokens: Option<NonZeroUsize>,
+    /// Sampling parameters; those of the job where the line has none.
     pub sampling: Sampling,
     /// Instead of the job's.
     pub seed: Option<u64>,
@@ -30,22 +30,22 @@ pub(super) struct Wish {
     pub ignore_eos: Option<bool>,
 }
 
-/// A question with everything that belongs to it.
+/// A request as its dataset has it, before it is tokens.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct DatasetRequest {
     pub question: Question,
-    pub wish: Wish,
+    pub settings: RequestSettings,
     /// A recorded reply: as many tokens are generated as it has.
     pub reply: Option<String>,
     pub form: AnswerForm,
 }
 
-/// Something in a dataset that is no question.
+/// A line or entry that cannot be run.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     /// Whose answer will be missing, where that could be read.
     pub custom_id: Option<String>,
-    /// What is wrong, as the rest of a sentence that begins with a place.
+    /// Reason for the refusal, as the rest of a sentence that begins with a place.
     pub reason: String,
 }
 
@@ -63,6 +63,7 @@ impl Labels {
     /// One that is too long to be kept until its answer is written.
     pub(super) fn of(fields: &Map<String, Value>) -> Result<Self, String> {
         let labels = ["custom_id", "id"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+        // Objects and lists are no names, and could be as large as the line.
         let labels = labels.filter(|(_, value)| value.is_string() || value.is_number());
         let kept = labels.map(|(name, value)| match value.as_str().map(str::len) {
             Some(bytes) if bytes > LONGEST_LABEL_BYTES => {
@@ -74,7 +75,7 @@ impl Labels {
     }
 }
 
-/// How an answer is written.
+/// Format of an answer in `outputs.jsonl`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnswerForm {
     /// A line of ours.
@@ -83,7 +84,7 @@ pub enum AnswerForm {
     Batch {
         /// The line's name.
         custom_id: String,
-        /// What it was sent to.
+        /// Endpoint that the line names.
         endpoint: Endpoint,
     },
 }

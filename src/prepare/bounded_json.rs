@@ -7,8 +7,8 @@ use std::io;
 use serde::de::Error as _;
 use serde_json::Value;
 
-/// Values in one line, entry or text of arguments: in memory less than a hundred bytes each. A conversation of a thousand messages has
-/// five thousand.
+/// Values in one line, entry or text of arguments: in memory less than a hundred bytes each. A conversation of a thousand
+/// messages has five thousand.
 const MOST_VALUES: usize = 1_000_000;
 
 /// Longest value that is quoted in a message, in characters.
@@ -19,6 +19,7 @@ const QUOTED_CHARS: usize = 60;
 /// # Errors
 /// Text that is no JSON, or that holds too many values.
 pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    // Counted on the bytes, before the parser allocates a value.
     if values_at_most(text) > MOST_VALUES {
         return Err(serde_json::Error::custom(format!("it holds more than {MOST_VALUES} values")));
     }
@@ -42,7 +43,7 @@ fn values_at_most(text: &[u8]) -> usize {
 
 /// Enough of a value to recognise it in an error.
 pub(super) fn abbreviated(value: &Value) -> String {
-    let mut beginning = Beginning(Vec::new());
+    let mut beginning = Prefix(Vec::new());
     // Written as far as it is shown; a failure is the end of the room.
     let whole = serde_json::to_writer(&mut beginning, value).is_ok();
     let text = String::from_utf8_lossy(&beginning.0);
@@ -53,9 +54,9 @@ pub(super) fn abbreviated(value: &Value) -> String {
 }
 
 /// Takes what is shown of a value, whatever its characters are.
-struct Beginning(Vec<u8>);
+struct Prefix(Vec<u8>);
 
-impl io::Write for Beginning {
+impl io::Write for Prefix {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match 8 * QUOTED_CHARS - self.0.len() {
             0 => Err(io::ErrorKind::StorageFull.into()),

@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 
 use serde_json::{Map, Value};
 
+use flashjob_config::Sampling;
+
 use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::openai_request::{self, UnknownFields};
 use super::pieces::{self, Piece};
-use super::question::{AnswerForm, Asked, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
-use flashjob_config::Sampling;
+use super::question::{AnswerForm, DatasetRequest, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
 
 /// Hands each line that is not blank to `take`, until the file or `take` ends it.
 ///
@@ -22,7 +23,7 @@ use flashjob_config::Sampling;
 pub(super) fn read(
     mut file: impl BufRead,
     sampling: Sampling,
-    take: &mut dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()>,
+    take: &mut dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut number = 0;
     while let Some(piece) = pieces::line(&mut file)? {
@@ -47,21 +48,23 @@ pub(super) fn read(
     Ok(())
 }
 
-fn parse(line: &[u8], sampling: Sampling) -> Result<Asked, Refusal> {
+fn parse(line: &[u8], sampling: Sampling) -> Result<DatasetRequest, Refusal> {
     let refuse = |reason: String| Refusal { custom_id: None, reason };
     let line: Value = bounded_json::parse(line).map_err(|error| refuse(not_json(&error)))?;
     let Value::Object(fields) = line else {
         return Err(refuse(format!("it is not a JSON object but {}", abbreviated(&line))));
     };
+    // A line that looks like one of a batch is held to the rules of a batch: read as a bare prompt, its request would be
+    // ignored.
     if fields.contains_key("body") || fields.contains_key("url") {
         return batch_line(fields, sampling);
     }
     let form = AnswerForm::Plain(Labels::of(&fields).map_err(refuse)?);
-    let (question, wish) = openai_request::read(fields, sampling, UnknownFields::Ignored).map_err(refuse)?;
-    Ok(Asked { question, wish, reply: None, form })
+    let (question, settings) = openai_request::read(fields, sampling, UnknownFields::Ignored).map_err(refuse)?;
+    Ok(DatasetRequest { question, settings, reply: None, form })
 }
 
-fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<Asked, Refusal> {
+fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<DatasetRequest, Refusal> {
     let custom_id = match fields.remove("custom_id") {
         Some(Value::String(id)) if id.len() > LONGEST_LABEL_BYTES => {
             let reason = format!("`custom_id` has {} bytes; up to {LONGEST_LABEL_BYTES} are kept", id.len());
@@ -80,7 +83,11 @@ fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<Aske
     }
 }
 
-fn batch_request(mut fields: Map<String, Value>, sampling: Sampling, custom_id: String) -> Result<Asked, String> {
+fn batch_request(
+    mut fields: Map<String, Value>,
+    sampling: Sampling,
+    custom_id: String,
+) -> Result<DatasetRequest, String> {
     if let Some(method) = fields.get("method").filter(|method| *method != "POST") {
         return Err(format!("`method` must be \"POST\", not {}", abbreviated(method)));
     }
@@ -98,8 +105,8 @@ fn batch_request(mut fields: Map<String, Value>, sampling: Sampling, custom_id: 
     if body.get(wanted).is_none_or(Value::is_null) {
         return Err(format!("`body` has no `{wanted}`, which its `url` wants"));
     }
-    let (question, wish) = openai_request::read(body, sampling, UnknownFields::Refused)?;
-    Ok(Asked { question, wish, reply: None, form: AnswerForm::Batch { custom_id, endpoint } })
+    let (question, settings) = openai_request::read(body, sampling, UnknownFields::Refused)?;
+    Ok(DatasetRequest { question, settings, reply: None, form: AnswerForm::Batch { custom_id, endpoint } })
 }
 
 /// serde_json counts lines too, and here there is only ever one.
@@ -119,7 +126,7 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    fn lines(text: &[u8]) -> Vec<(Place, Result<Asked, Refusal>)> {
+    fn lines(text: &[u8]) -> Vec<(Place, Result<DatasetRequest, Refusal>)> {
         let mut found = Vec::new();
         let mut take = |place, asked| {
             found.push((place, asked));

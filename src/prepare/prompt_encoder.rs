@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::question::Question;
-use super::{Error, messages};
 use flashjob_config::ApplyChatTemplate;
 use flashjob_model::{Ask, TextFacts};
+
+use super::question::Question;
+use super::{Error, messages};
 
 /// Asks for one model.
 pub(super) struct PromptEncoder {
@@ -51,6 +52,8 @@ impl PromptEncoder {
             (Question::Prompt(text) | Question::Turn(text), _) if text.is_empty() => {
                 Err("its prompt is empty".to_owned())
             }
+            // A bare prompt may already have the format of a chat, so that the template is applied on request only. A
+            // recorded turn has none, and gets the template wherever the model has one.
             (Question::Prompt(text), ApplyChatTemplate::Always) => Ok(Ask::Messages(messages::of_user(&text))),
             (Question::Turn(text), ApplyChatTemplate::Auto | ApplyChatTemplate::Always) if self.has_template => {
                 Ok(Ask::Messages(messages::of_user(&text)))
@@ -76,10 +79,12 @@ impl PromptEncoder {
     /// A text that is too long, in words.
     pub fn ask_of_reply(&self, reply: String) -> Result<Ask, String> {
         self.check_length(reply.len())?;
+        // Special tokens are the prompt's: with them a reply would count one or two tokens too many.
         Ok(Ask::Text { text: reply, add_special: false })
     }
 
-    /// Refuses a text of so many bytes where no tokenizer can make few enough tokens of it, or it would take too much memory to try.
+    /// Refuses a text of so many bytes where no tokenizer can make few enough tokens of it, or it would take too much memory to
+    /// try.
     fn check_length(&self, bytes: usize) -> Result<(), String> {
         if bytes <= SHORT_TEXT_BYTES {
             return Ok(());

@@ -10,14 +10,15 @@ use std::ops::ControlFlow;
 use serde::de::Error as _;
 use serde_json::Value;
 
+use flashjob_config::{ReplyLength, Sampling};
+
 use super::bounded_json::{self, abbreviated};
 use super::entries::Place;
 use super::pieces::{self, End, Piece};
-use super::question::{AnswerForm, Asked, Labels, Question, Refusal, Wish};
-use flashjob_config::{ReplyLength, Sampling};
+use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
 
 /// Takes one entry; ends the reading where enough are taken.
-type Take<'a> = dyn FnMut(Place, Result<Asked, Refusal>) -> ControlFlow<()> + 'a;
+type Take<'a> = dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()> + 'a;
 
 /// Hands each entry with a question and a reply to `take`, until the file or `take` ends it. One entry is in memory at a
 /// time.
@@ -53,7 +54,7 @@ pub(super) fn read(
             }
         };
         match end {
-            // The rest of the file may be long, and nobody looks at it.
+            // The rest of the file may be long, and is not read.
             _ if is_over => return Ok(()),
             End::Comma => {}
             End::Bracket => break,
@@ -98,7 +99,7 @@ fn within(number: usize, error: &serde_json::Error) -> serde_json::Error {
 }
 
 /// The question of an entry; `None` where it is passed over.
-fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<Asked>, Refusal> {
+fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<DatasetRequest>, Refusal> {
     let refuse = |reason: String| Refusal { custom_id: None, reason };
     let Some(conversations) = entry.get("conversations").and_then(Value::as_array) else {
         return Err(refuse(format!("it has no list `conversations`: {}", abbreviated(entry))));
@@ -111,13 +112,14 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
             _ => return Err(refuse(format!("a turn has no texts `from` and `value`: {}", abbreviated(turn)))),
         }
     }
+    // As in vLLM, turns of a system or tool before and between the two do not count.
     let mut rest = turns.iter().skip_while(|(from, _)| !matches!(*from, "human" | "user"));
     let question = rest.next();
     let reply = rest.find(|(from, _)| matches!(*from, "gpt" | "chatgpt" | "assistant"));
     let (Some((_, question)), Some((_, reply))) = (question, reply) else { return Ok(None) };
-    Ok(Some(Asked {
+    Ok(Some(DatasetRequest {
         question: Question::Turn((*question).to_owned()),
-        wish: Wish { output_tokens: None, sampling, seed: None, ignore_eos: None },
+        settings: RequestSettings { max_tokens: None, sampling, seed: None, ignore_eos: None },
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
         form: AnswerForm::Plain(entry.as_object().map(Labels::of).transpose().map_err(refuse)?.unwrap_or_default()),
     }))
@@ -129,9 +131,9 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    type Found = Vec<(Place, Result<Asked, Refusal>)>;
+    type Entries = Vec<(Place, Result<DatasetRequest, Refusal>)>;
 
-    fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Found) {
+    fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Entries) {
         let mut found = Vec::new();
         let outcome = read(text.as_bytes(), SAMPLING, ReplyLength::Recorded, &mut |place, asked| {
             found.push((place, asked));
