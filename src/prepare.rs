@@ -5,6 +5,7 @@
 
 mod bounded_json;
 mod entries;
+mod entry;
 mod jsonl;
 mod messages;
 mod openai_request;
@@ -24,7 +25,7 @@ use flashjob_model::{self as model, SharedTexts, TextService};
 
 use crate::backend::Request;
 
-pub use entries::{Entry, Place};
+pub use entry::{Entry, Place};
 pub use question::{AnswerForm, Endpoint, Labels};
 
 /// Random prompts when neither a number nor a dataset says how many.

@@ -57,7 +57,6 @@ impl Exit {
 /// Early end of a run: what the controller sees, and a sentence for people.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
     pub exit: Exit,
     /// The error with its causes: what was attempted, on what, why it failed and what to do next.
     error: anyhow::Error,

@@ -25,11 +25,11 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Paths of everything that is read.
 #[derive(Clone)]
 pub struct Sources {
-    /// The model's.
+    /// Path of the model.
     pub model: PathBuf,
-    /// The tokenizer's.
+    /// Path of the tokenizer.
     pub tokenizer: PathBuf,
-    /// The dataset's, unless prompts are random.
+    /// Path of the dataset, unless prompts are random.
     pub dataset: Option<PathBuf>,
 }
 

@@ -7,12 +7,11 @@ use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde::Serialize;
-
 use flashjob_config::{Dataset, OnBadInput, ReplyLength, Sampling, Workload, shortened};
 use flashjob_event::RequestId;
 use flashjob_model::{Ask, TextService};
 
+use super::entry::{Entry, Place};
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
 use super::{Error, jsonl, share, sharegpt};
@@ -21,50 +20,6 @@ use crate::backend::Request;
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;
 const TOGETHER_BYTES: usize = 1 << 20;
-
-/// Place of an entry in its file, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Place {
-    /// A line.
-    Line(usize),
-    /// An element of an array.
-    Entry(usize),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Line(number) => write!(f, "line {number}"),
-            Place::Entry(number) => write!(f, "entry {number}"),
-        }
-    }
-}
-
-/// A line or entry of a dataset, run or skipped.
-#[derive(Clone, Debug)]
-pub enum Entry {
-    /// It is run.
-    Asked {
-        /// Its place in the file.
-        place: Place,
-        /// Number of its request.
-        request: RequestId,
-        /// Tokens of its prompt.
-        prompt_tokens: usize,
-        /// Format of its answer.
-        form: AnswerForm,
-    },
-    /// It is left out.
-    Skipped {
-        /// Its place in the file.
-        place: Place,
-        /// Its name, where it is a line of a batch that says so.
-        custom_id: Option<String>,
-        /// Reason for the refusal.
-        reason: String,
-    },
-}
 
 /// Reads the dataset at `path`: requests, and every entry in the file's order.
 ///

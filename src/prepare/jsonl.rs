@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use flashjob_config::Sampling;
 
 use super::bounded_json::{self, abbreviated};
-use super::entries::Place;
+use super::entry::Place;
 use super::openai_request::{self, UnknownFields};
 use super::pieces::{self, Piece};
 use super::question::{AnswerForm, DatasetRequest, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};

@@ -13,7 +13,7 @@ use serde_json::Value;
 use flashjob_config::{ReplyLength, Sampling};
 
 use super::bounded_json::{self, abbreviated};
-use super::entries::Place;
+use super::entry::Place;
 use super::pieces::{self, End, Piece};
 use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
 

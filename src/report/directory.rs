@@ -49,7 +49,7 @@ pub enum DirectoryError {
     /// A file that no earlier run wrote has a name that this run will use.
     #[error("holds `{name}`, {reason}; move that file away, or give this job another directory")]
     Foreign {
-        /// The file.
+        /// Name of the file.
         name: String,
         /// Reason for not taking it for an earlier run's, as a clause.
         reason: String,
@@ -61,7 +61,7 @@ pub enum DirectoryError {
         folder.display()
     )]
     Earlier {
-        /// The file.
+        /// Name of the file.
         name: String,
         /// Folder that it should go to, in the directory.
         folder: PathBuf,

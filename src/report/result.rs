@@ -53,9 +53,9 @@ pub struct JobResult {
     pub exit_code: u8,
     /// A sentence on the failure.
     pub error: Option<String>,
-    /// RFC 3339, UTC.
+    /// Start of the run, RFC 3339 in UTC.
     pub started_at: String,
-    /// RFC 3339, UTC.
+    /// End of the run, RFC 3339 in UTC.
     pub ended_at: String,
     /// The whole configuration, redacted: see [`settings`].
     pub settings: Value,

@@ -21,9 +21,9 @@ pub(super) const EARLIER: &str = "earlier";
 /// Files that were moved.
 #[derive(Clone, Debug)]
 pub struct Moved {
-    /// The folder that has it now.
+    /// Folder that has them now.
     pub to: PathBuf,
-    /// Its names.
+    /// Names of the files.
     pub names: Vec<String>,
 }
 
