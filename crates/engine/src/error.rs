@@ -1,6 +1,6 @@
 //! What can go wrong between a model and its tokens.
 
-use super::machines::{End, Silence};
+use crate::cluster::link::{End, Silence};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 
@@ -77,7 +77,7 @@ impl From<Silence> for Error {
 
 impl Error {
     /// Names what was attempted when an operation failed.
-    pub(super) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
+    pub(crate) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
         move |source| Error::Compute { attempt, source }
     }
 }

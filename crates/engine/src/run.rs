@@ -5,13 +5,17 @@ use std::time::Instant;
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
-use super::blocks::{BlockPool, BlockTable};
-use super::facts::StepCost;
-use super::sampler::Choice;
-use super::sampling::Draw;
-use super::scheduler::{Failed, Limits, Scheduler, SequenceIndex};
-use super::step::{Step, Wanted};
-use super::{Engine, Error, NotFinite, Output, Request};
+use crate::cost::StepCost;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::forward::batch::{Step, Wanted};
+use crate::forward::sampler::Choice;
+use crate::forward::sampling::Draw;
+use crate::schedule::blocks::{BlockPool, BlockTable};
+use crate::schedule::request::NotFinite;
+use crate::schedule::request::Output;
+use crate::schedule::request::Request;
+use crate::schedule::scheduler::{Failed, Limits, Scheduler, SequenceIndex};
 use flashjob_event::{Events, Fact, FinishReason, RequestId};
 
 /// A request on its way: its prompt, and behind it what was generated.

@@ -9,8 +9,9 @@ use candle_core::{Result, bail};
 // For what it links.
 use candle_flash_attn as _;
 
-use super::key_parts::PartsAt;
-use super::{Address, Gpu};
+use super::address::Address;
+use super::gpu::Gpu;
+use super::split_kv::PartsAt;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 

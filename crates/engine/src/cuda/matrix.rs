@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::Gpu;
+use super::gpu::Gpu;
 use super::staging::Staging;
-use crate::ops::access::Operand;
+use crate::forward::ops::access::Operand;
 
 /// A matrix that is filled row by row.
 pub struct Filling {

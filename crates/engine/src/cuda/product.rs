@@ -6,7 +6,8 @@ use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 
-use super::{Address, Gpu};
+use super::address::Address;
+use super::gpu::Gpu;
 use flashjob_model::Dtype;
 
 /// `y = x · Wᵀ`, or `y += x · Wᵀ`.

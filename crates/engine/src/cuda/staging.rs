@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Result;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 
-use super::Address;
+use super::address::Address;
 use super::pinned::Pinned;
 
 /// What is copied at a time.

@@ -6,7 +6,7 @@ use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::Address;
+use super::address::Address;
 use super::pinned::Pinned;
 
 /// Room on a GPU, and as much on the host.

@@ -1,0 +1,219 @@
+//! All ranks of one model, step by step: each a thread with its part of the weights and of the KV cache.
+//!
+//! The first rank computes where it is called; the others have threads of their own that wait from step to step. This file
+//! knows nothing of how parts are made or what a step is about.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use candle_core::Tensor;
+use tokio_util::sync::CancellationToken;
+
+use super::communicator::Group;
+use super::link::Kind;
+use super::links::Links;
+use super::world::World;
+use crate::error::Error;
+use crate::forward::batch::Step;
+use crate::forward::batch::wire_format::StepBounds;
+use crate::forward::decoder::Decoder;
+use crate::forward::kv_cache::KvCache;
+
+/// One rank.
+pub struct Rank {
+    /// Its part of the model.
+    pub decoder: Decoder,
+    /// Keys and values of its heads.
+    pub cache: KvCache,
+}
+
+/// Every rank of this process, and where all ranks meet if they are several.
+pub struct Ranks {
+    world: World,
+    first: Rank,
+    others: Vec<Worker>,
+    group: Option<Arc<dyn Group>>,
+}
+
+impl Ranks {
+    /// The first rank of those of `world` that are here, the others in order, and their group.
+    pub fn new(world: World, first: Rank, others: Vec<Rank>, group: Option<Arc<dyn Group>>) -> Self {
+        let start = |group: &Arc<dyn Group>| {
+            let worker = |(rank, index)| Worker::start(rank, index, Arc::clone(group));
+            others.into_iter().zip(1..).map(worker).collect()
+        };
+        Self { world, first, others: group.as_ref().map_or_else(Vec::new, start), group }
+    }
+
+    /// Who else computes.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Lets every rank compute `step`, and `read` the logits of [`Decoder::forward`] on rank 0, while the others may still
+    /// be at it. When this returns, no rank here holds `step` any more.
+    ///
+    /// # Errors
+    /// Of the rank that failed first, `read` being rank 0's part; the others then stop, too.
+    pub fn forward<T>(
+        &mut self,
+        step: &Arc<Step>,
+        cancel: &CancellationToken,
+        read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.world.begin(step)?;
+        let computed = self.compute(step, cancel, read);
+        self.world.explain(computed)
+    }
+
+    /// Computes the next step that the leader does.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; [`Error::Ended`] where there is none any more.
+    pub fn follow(
+        &mut self,
+        step: &mut Arc<Step>,
+        bounds: &StepBounds,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let Some(Links::Follows(leader)) = &self.world.links else { return Ok(()) };
+        let words = leader.receive_words(Kind::Step, bounds.most_words(step.block_tokens()))?;
+        let read = Step::lent(step).read(&words, bounds);
+        read.map_err(|reason| Error::Machines(format!("{} asks for a step that is none: {reason}", leader.peer())))?;
+        self.forward(step, cancel, |_| Ok(()))
+    }
+
+    fn compute<T>(
+        &mut self,
+        step: &Arc<Step>,
+        cancel: &CancellationToken,
+        read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let first = &mut self.first;
+        let follows = matches!(self.world.links, Some(Links::Follows(_)));
+        let compute = || {
+            let logits = first.decoder.forward(step, &first.cache, cancel)?;
+            // Where logits are not read, nothing else waits.
+            follows.then(|| first.decoder.wait()).transpose()?;
+            read(logits)
+        };
+        let Some(group) = &self.group else { return compute() };
+        group.begin();
+        for worker in &self.others {
+            worker.begin(Order::Step(Arc::clone(step), cancel.clone()));
+        }
+        let mut outcome = giving_up_unless_done(group.as_ref(), 0, compute);
+        for (worker, index) in self.others.iter_mut().zip(1..) {
+            let computed = worker.end();
+            if let Err(error) = computed
+                && (outcome.is_ok() || group.gave_up() == Some(index))
+            {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+
+    /// Gives each rank another cache, in order of rank.
+    ///
+    /// # Errors
+    /// If a rank's thread has ended.
+    pub fn change_caches(&mut self, caches: Vec<KvCache>) -> Result<(), Error> {
+        let mut caches = caches.into_iter();
+        if let Some(cache) = caches.next() {
+            self.first.cache = cache;
+        }
+        for (worker, cache) in self.others.iter_mut().zip(caches) {
+            worker.begin(Order::Cache(cache));
+            worker.end()?;
+        }
+        Ok(())
+    }
+}
+
+/// What `compute` gives; when it fails or panics, the other ranks learn that this one will not come.
+fn giving_up_unless_done<T>(
+    group: &dyn Group,
+    index: usize,
+    compute: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    struct GivesUp<'a>(&'a dyn Group, usize);
+    impl Drop for GivesUp<'_> {
+        fn drop(&mut self) {
+            self.0.give_up(self.1);
+        }
+    }
+    let watch = GivesUp(group, index);
+    let computed = compute()?;
+    std::mem::forget(watch);
+    Ok(computed)
+}
+
+/// For another rank than the first.
+enum Order {
+    /// Compute this.
+    Step(Arc<Step>, CancellationToken),
+    /// Use this from now on.
+    Cache(KvCache),
+}
+
+/// A rank's thread.
+struct Worker {
+    /// `None` once it is to end.
+    orders: Option<SyncSender<Order>>,
+    outcomes: Receiver<Result<(), Error>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start(mut rank: Rank, index: usize, group: Arc<dyn Group>) -> Self {
+        let (orders, to_do) = sync_channel::<Order>(1);
+        let (done, outcomes) = sync_channel(1);
+        let work = move || {
+            for order in to_do {
+                let Rank { decoder, cache } = &mut rank;
+                let outcome = match order {
+                    Order::Step(step, cancel) => giving_up_unless_done(group.as_ref(), index, || {
+                        // Whoever gave the order changes the step once it has the outcome.
+                        let step = step;
+                        decoder.forward(&step, cache, &cancel).and_then(|_| decoder.wait())
+                    }),
+                    Order::Cache(other) => {
+                        *cache = other;
+                        Ok(())
+                    }
+                };
+                if done.send(outcome).is_err() {
+                    return;
+                }
+            }
+        };
+        Self { orders: Some(orders), outcomes, thread: Some(std::thread::spawn(work)) }
+    }
+
+    fn begin(&self, order: Order) {
+        // Where its thread has ended, so has its outcome, and that is asked for next.
+        let _ended = self.orders.as_ref().map(|orders| orders.send(order));
+    }
+
+    /// Waits for the outcome of the last order; goes on with the panic of a rank that panicked.
+    fn end(&mut self) -> Result<(), Error> {
+        match self.outcomes.recv() {
+            Ok(outcome) => outcome,
+            Err(_) => match self.thread.take().map(JoinHandle::join) {
+                Some(Err(panic)) => resume_unwind(panic),
+                _ => Err(Error::Cancelled),
+            },
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.orders = None;
+        // A panic has been passed on, or there is another one on its way.
+        let _ended = self.thread.take().map(JoinHandle::join);
+    }
+}

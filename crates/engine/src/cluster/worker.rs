@@ -1,0 +1,62 @@
+//! A machine's ranks that compute what another machine says, step after step, until that one says how the job ended.
+//!
+//! It has no requests, no scheduler and no logits.
+
+use tokio_util::sync::CancellationToken;
+
+use super::link::End;
+use super::rendezvous::Rendezvous;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::forward::batch::wire_format::StepBounds;
+use crate::report::EngineFacts;
+use crate::start::loader::Loading;
+use crate::start::platform::Placement;
+use flashjob_config::EngineConfig;
+use flashjob_event::Events;
+use flashjob_model::Model;
+
+/// Ranks that are loaded and wait for steps.
+pub struct Follower {
+    engine: Engine,
+    bounds: StepBounds,
+}
+
+impl Follower {
+    /// Finds the leader, loads this machine's ranks, and reports to it.
+    ///
+    /// # Errors
+    /// As [`Engine::load_leading`].
+    pub fn load(
+        placement: Placement,
+        model: &Model,
+        config: &EngineConfig,
+        rendezvous: &Rendezvous,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let loading = Loading { placement, model, config, rendezvous: Some(rendezvous), events, cancel };
+        let (engine, bounds) = loading.load()?;
+        Ok(Self { engine, bounds })
+    }
+
+    /// What was decided.
+    pub fn facts(&self) -> &EngineFacts {
+        self.engine.facts()
+    }
+
+    /// Computes until the leader says its last word.
+    ///
+    /// # Errors
+    /// Of computing, and where the leader is gone without one.
+    pub fn follow(mut self, cancel: &CancellationToken) -> Result<End, Error> {
+        let Engine { ranks, step, .. } = &mut self.engine;
+        loop {
+            match ranks.follow(step, &self.bounds, cancel) {
+                Ok(()) => {}
+                Err(Error::Ended { end, .. }) => return Ok(end),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

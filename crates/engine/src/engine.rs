@@ -1,0 +1,52 @@
+//! A loaded model.
+
+use std::sync::Arc;
+
+use crate::cluster::executor::Ranks;
+use crate::forward::batch::Step;
+use crate::forward::device::Processor;
+use crate::forward::replay::ReplaySizes;
+use crate::forward::sampler::Sampler;
+use crate::report::EngineFacts;
+use crate::start::roofline::{Processors, state};
+use flashjob_event::{Events, RequestId};
+
+/// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
+pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
+
+/// A loaded model that serves requests, one run at a time.
+pub struct Engine {
+    pub(crate) facts: EngineFacts,
+    pub(crate) vocab_size: usize,
+    pub(crate) ranks: Ranks,
+    /// Lent to the ranks for as long as they compute it.
+    pub(crate) step: Arc<Step>,
+    /// Where steps of decoding are recorded and replayed.
+    pub(crate) replay: Option<ReplaySizes>,
+    pub(crate) sampler: Sampler,
+    pub(crate) processor: Arc<Processor>,
+    pub(crate) watcher: Option<LogitsWatcher>,
+    /// Processors whose limits can be measured again.
+    pub(crate) limits_of: Option<Processors>,
+}
+
+impl Engine {
+    /// What was decided.
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
+    /// diagnosis. `None` ends it.
+    pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
+        self.watcher = watcher;
+    }
+
+    /// Measures the limits again, in less than a second, where they were measured on processors while loading; they are stated in
+    /// `events`. Where there is too little memory left for it, what was measured first stands.
+    pub fn measure_limits_again(&self, events: &Events) {
+        if let Some(Ok(limits)) = self.limits_of.map(Processors::limits) {
+            state(limits, events);
+        }
+    }
+}

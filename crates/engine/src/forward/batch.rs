@@ -1,0 +1,256 @@
+//! What one forward pass is about, built once a step and used by every layer.
+//!
+//! Plain host memory in the layout that variable-length paged attention expects; buffers are reused from step to step.
+//! On a CPU, operations read the slices as they are; a device mirrors them with one upload a step. This file knows
+//! nothing of tensors.
+
+pub mod wire_format;
+
+use std::sync::Arc;
+
+use crate::forward::replay::ReplaySize;
+use crate::schedule::blocks::BlockTable;
+use flashjob_cpu::AttentionShape;
+
+/// Which rows of a chunk need logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: tokens to come are known already.
+    None,
+    /// That of its last token.
+    Last,
+    /// Each.
+    All,
+}
+
+/// The largest step there will be.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "a CPU computes steps of any size"))]
+pub struct StepExtent {
+    /// Tokens.
+    pub tokens: usize,
+    /// Sequences, and rows of logits.
+    pub sequences: usize,
+    /// Blocks of the longest sequence.
+    pub max_blocks: usize,
+    /// Heads of the rank.
+    pub shape: AttentionShape,
+}
+
+/// Rows of a step are tokens; its sequences are contiguous runs of rows.
+#[derive(Debug, Default)]
+pub struct Step {
+    token_ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    cumulative_queries: Vec<u32>,
+    cumulative_keys: Vec<u32>,
+    block_table: Vec<u32>,
+    max_blocks: usize,
+    logit_rows: Vec<u32>,
+    block_tokens: usize,
+    longest_queries: usize,
+    longest_keys: usize,
+    replay: Option<ReplaySize>,
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU finds lengths itself, and replays nothing"))]
+impl Step {
+    /// Buffers for `tokens` tokens of `sequences` sequences, each of at most `blocks` blocks of `block_tokens` tokens.
+    pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize, block_tokens: usize) -> Self {
+        Self {
+            token_ids: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            slots: Vec::with_capacity(tokens),
+            cumulative_queries: Vec::with_capacity(sequences + 1),
+            cumulative_keys: Vec::with_capacity(sequences + 1),
+            // Not `sequences * blocks`: long tables are rare, and the buffer keeps what it once grew to.
+            block_table: Vec::with_capacity(sequences.saturating_mul(blocks.min(16))),
+            logit_rows: Vec::with_capacity(sequences),
+            block_tokens,
+            ..Self::default()
+        }
+    }
+
+    /// The step behind `step`, to be filled in.
+    ///
+    /// # Panics
+    /// While a rank holds it.
+    pub fn lent(step: &mut Arc<Step>) -> &mut Step {
+        Arc::get_mut(step).expect("ranks have put a step down when they are done")
+    }
+
+    /// Empties it for a batch whose longest sequence has `longest` tokens with this step.
+    pub fn begin(&mut self, longest: usize) {
+        self.token_ids.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.cumulative_queries.clear();
+        self.cumulative_keys.clear();
+        self.cumulative_queries.push(0);
+        self.cumulative_keys.push(0);
+        self.block_table.clear();
+        self.logit_rows.clear();
+        self.max_blocks = longest.div_ceil(self.block_tokens);
+        (self.longest_queries, self.longest_keys, self.replay) = (0, 0, None);
+    }
+
+    /// Adds tokens of one sequence, the first of them at position `start`, all of which `table` has slots for.
+    pub fn push(&mut self, token_ids: &[u32], start: usize, table: &BlockTable, wanted: Wanted) {
+        let first_row = self.token_ids.len();
+        let end = start + token_ids.len();
+        self.token_ids.extend_from_slice(token_ids);
+        self.positions.extend(start as u32..end as u32);
+        self.slots.extend((start..end).filter_map(|position| table.slot(position, self.block_tokens)));
+        debug_assert_eq!(self.slots.len(), self.token_ids.len(), "the scheduler gave every token a slot");
+        self.cumulative_queries.push(self.token_ids.len() as u32);
+        self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + end as u32);
+        self.block_table.extend(table.indices().take(self.max_blocks));
+        self.block_table.resize(self.sequences() * self.max_blocks, 0);
+        let rows = match wanted {
+            Wanted::None => self.token_ids.len()..self.token_ids.len(),
+            Wanted::Last => self.token_ids.len() - 1..self.token_ids.len(),
+            Wanted::All => first_row..self.token_ids.len(),
+        };
+        self.logit_rows.extend(rows.map(|row| row as u32));
+        self.longest_queries = self.longest_queries.max(token_ids.len());
+        self.longest_keys = self.longest_keys.max(end);
+    }
+
+    /// Fills a step in which every sequence has one token up to `size`, which must be as wide, with rows that nobody
+    /// reads: from now on nothing about it but its size decides what is launched.
+    pub fn fill_up(&mut self, size: ReplaySize, spare_block: u32) {
+        debug_assert!(self.longest_queries == 1 && self.max_blocks == size.max_blocks, "a step of another kind");
+        for sequence in self.sequences()..size.sequences {
+            self.logit_rows.push(self.token_ids.len() as u32);
+            self.token_ids.push(0);
+            self.positions.push(0);
+            self.slots.push(spare_block * self.block_tokens as u32);
+            self.cumulative_queries.push(self.token_ids.len() as u32);
+            self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + 1);
+            self.block_table.push(spare_block);
+            self.block_table.resize((sequence + 1) * self.max_blocks, 0);
+        }
+        self.longest_keys = size.max_blocks * self.block_tokens;
+        self.replay = Some(size);
+    }
+
+    /// Its size, where what is launched depends on nothing else.
+    pub fn replay(&self) -> Option<ReplaySize> {
+        self.replay
+    }
+
+    /// Tokens of the sequence that has most in this step; those that a replayed step is good for.
+    pub fn longest_queries(&self) -> usize {
+        self.longest_queries
+    }
+
+    /// Keys of the sequence that has most, this step's included; those that a replayed step is good for.
+    pub fn longest_keys(&self) -> usize {
+        self.longest_keys
+    }
+
+    /// Tokens that a block of the cache holds.
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+
+    /// Rows.
+    pub fn tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// Runs of rows.
+    pub fn sequences(&self) -> usize {
+        self.cumulative_queries.len() - 1
+    }
+
+    /// `[tokens]`.
+    pub fn token_ids(&self) -> &[u32] {
+        &self.token_ids
+    }
+
+    /// `[tokens]`, each within its sequence.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// `[tokens]`: where each row's keys and values go, block × block_tokens + offset.
+    pub fn slots(&self) -> &[u32] {
+        &self.slots
+    }
+
+    /// `[sequences + 1]`: rows before each sequence's first.
+    pub fn cumulative_queries(&self) -> &[u32] {
+        &self.cumulative_queries
+    }
+
+    /// `[sequences + 1]`: keys of all sequences before each, this step's included.
+    pub fn cumulative_keys(&self) -> &[u32] {
+        &self.cumulative_keys
+    }
+
+    /// `[sequences, max_blocks]`, padded with 0.
+    pub fn block_table(&self) -> &[u32] {
+        &self.block_table
+    }
+
+    /// Width of the block table.
+    pub fn max_blocks(&self) -> usize {
+        self.max_blocks
+    }
+
+    /// Rows whose logits are wanted, ascending.
+    pub fn logit_rows(&self) -> &[u32] {
+        &self.logit_rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::blocks::BlockPool;
+
+    #[test]
+    fn a_step_says_where_each_token_is_and_what_it_sees() {
+        let mut pool = BlockPool::new(8, 4);
+        let (mut decoding, mut prefilling) = (BlockTable::default(), BlockTable::default());
+        pool.grow(&mut decoding, 6).unwrap();
+        pool.grow(&mut prefilling, 3).unwrap();
+        let mut step = Step::with_capacity(8, 2, 2, 4);
+        for _ in 0..2 {
+            step.begin(6);
+            step.push(&[7], 5, &decoding, Wanted::Last);
+            step.push(&[1, 2, 3], 0, &prefilling, Wanted::None);
+            assert_eq!(step.token_ids(), [7, 1, 2, 3]);
+            assert_eq!(step.positions(), [5, 0, 1, 2]);
+            assert_eq!(step.slots(), [5, 8, 9, 10]);
+            assert_eq!(step.cumulative_queries(), [0, 1, 4]);
+            assert_eq!(step.cumulative_keys(), [0, 6, 9]);
+            assert_eq!((step.block_table(), step.max_blocks()), (&[0, 1, 2, 0][..], 2));
+            assert_eq!(step.logit_rows(), [0]);
+        }
+        step.begin(3);
+        step.push(&[1, 2, 3], 0, &prefilling, Wanted::All);
+        assert_eq!((step.logit_rows(), step.block_table()), (&[0, 1, 2][..], &[2][..]));
+        assert_eq!((step.longest_queries(), step.longest_keys(), step.replay()), (3, 3, None));
+    }
+
+    #[test]
+    fn a_step_is_filled_up_with_sequences_of_one_token_in_the_spare_block() {
+        let mut pool = BlockPool::new(8, 4);
+        let mut table = BlockTable::default();
+        pool.grow(&mut table, 6).unwrap();
+        let mut step = Step::with_capacity(8, 2, 2, 4);
+        let size = ReplaySize { sequences: 3, max_blocks: 4 };
+        step.begin(size.max_blocks * 4);
+        step.push(&[7], 5, &table, Wanted::Last);
+        step.fill_up(size, 8);
+        assert_eq!((step.token_ids(), step.positions()), (&[7, 0, 0][..], &[5, 0, 0][..]));
+        assert_eq!(step.slots(), [5, 32, 32]);
+        assert_eq!((step.cumulative_queries(), step.cumulative_keys()), (&[0, 1, 2, 3][..], &[0, 6, 7, 8][..]));
+        assert_eq!(step.block_table(), [0, 1, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!((step.logit_rows(), step.replay()), (&[0, 1, 2][..], Some(size)));
+        assert_eq!((step.longest_queries(), step.longest_keys()), (1, 16));
+    }
+}

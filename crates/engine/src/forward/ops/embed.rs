@@ -1,0 +1,58 @@
+//! Token ids become rows of the embedding.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
+
+use super::access::floats_mut;
+#[cfg(feature = "cuda")]
+use crate::cuda::address::Address;
+use crate::forward::batch::Step;
+use crate::forward::device::Processor;
+use crate::forward::linear::Linear;
+
+/// Overwrites each row, `[tokens, hidden]`, with its token's row of the embedding. Ranks that share a vocabulary each
+/// know some of its rows and write zeros for the others, so that the sum over ranks is the embedding.
+pub struct Embed<'a> {
+    /// Who works, on a GPU; a few rows are copied by whoever asks.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    pub processor: &'a Processor,
+    /// `[rows of vocabulary, hidden]`.
+    pub embedding: &'a Linear,
+    /// The tokens whose rows those are.
+    pub vocabulary: Range<u32>,
+    /// Factor on all rows.
+    pub scale: f32,
+    /// Which tokens.
+    pub step: &'a Step,
+}
+
+impl InplaceOp1 for Embed<'_> {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn cpu_fwd(&self, hidden: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let embedding = self.embedding.packed()?;
+        let rows = floats_mut(hidden, layout)?.chunks_exact_mut(embedding.in_());
+        for (row, &token) in rows.zip(self.step.token_ids()) {
+            if self.vocabulary.contains(&token) {
+                embedding.unpack_row((token - self.vocabulary.start) as usize, row);
+                if self.scale != 1.0 {
+                    row.iter_mut().for_each(|number| *number *= self.scale);
+                }
+            } else {
+                row.fill(0.0);
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, hidden: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        let (gpu, hidden) = (self.processor.gpu()?, Address::of(hidden, layout)?);
+        let (tokens, width) = layout.shape().dims2()?;
+        let table = self.embedding.address()?;
+        gpu.embed([tokens, width], table, gpu.step().token_ids(), hidden, self.vocabulary.clone(), self.scale)
+    }
+}

@@ -1,0 +1,52 @@
+//! Some rows of a tensor, side by side.
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
+
+use super::access::{floats, floats_mut};
+#[cfg(feature = "cuda")]
+use crate::cuda::address::Address;
+use crate::forward::batch::Step;
+use crate::forward::device::Processor;
+
+/// Overwrites row `i`, of `[rows, width]`, with that row of the other tensor, `[.., width]`, which is the `i`-th whose
+/// logits are wanted.
+pub struct GatherRows<'a> {
+    /// Who works, on a GPU; a few rows are copied by whoever asks.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    pub processor: &'a Processor,
+    /// Which rows.
+    pub step: &'a Step,
+    /// Width of a row.
+    pub width: usize,
+}
+
+impl InplaceOp2 for GatherRows<'_> {
+    fn name(&self) -> &'static str {
+        "gather-rows"
+    }
+
+    fn cpu_fwd(&self, to: &mut CpuStorage, to_layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
+        let from = floats(from, from_layout)?;
+        let to = floats_mut(to, to_layout)?.chunks_exact_mut(self.width);
+        for (to, &row) in to.zip(self.step.logit_rows()) {
+            let start = row as usize * self.width;
+            to.copy_from_slice(&from[start..start + self.width]);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        to: &mut candle_core::CudaStorage,
+        to_layout: &Layout,
+        from: &candle_core::CudaStorage,
+        from_layout: &Layout,
+    ) -> Result<()> {
+        use candle_core::backend::BackendStorage;
+        let row_bytes = self.width * from.dtype().size_in_bytes();
+        let (to, from) = (Address::of(to, to_layout)?, Address::of(from, from_layout)?);
+        let gpu = self.processor.gpu()?;
+        gpu.gather_rows(from, gpu.step().logit_rows(), to, self.step.logit_rows().len(), row_bytes)
+    }
+}

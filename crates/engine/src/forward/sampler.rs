@@ -1,0 +1,92 @@
+//! The next token of every row of a batch, rows spread over the threads.
+
+use std::sync::Mutex;
+
+use candle_core::Tensor;
+
+use crate::error::Error;
+use crate::forward::device::Processor;
+use crate::forward::ops::access::Operand;
+use crate::forward::sampling::{Candidate, Draw, NotFinite, sample};
+use flashjob_config::Sampling;
+use flashjob_cpu::argmax;
+
+/// How one row's token is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Greedy or random.
+    pub sampling: Sampling,
+    /// The random part.
+    pub draw: Draw,
+}
+
+/// Memory for choosing, reused from step to step.
+#[derive(Default)]
+pub struct Sampler {
+    best: Vec<u32>,
+    rows: Vec<Mutex<Row>>,
+    tokens: Vec<Result<u32, NotFinite>>,
+}
+
+struct Row {
+    candidates: Vec<Candidate>,
+    token: Result<u32, NotFinite>,
+}
+
+impl Sampler {
+    /// Chooses a token for each row of `logits`, `[choices, vocabulary]`.
+    pub fn choose(
+        &mut self,
+        processor: &Processor,
+        logits: &Tensor,
+        choices: &[Choice],
+    ) -> Result<&[Result<u32, NotFinite>], Error> {
+        let failed = Error::compute("read logits");
+        #[cfg(feature = "cuda")]
+        if logits.device().is_cuda() {
+            if choices.iter().all(|choice| choice.sampling.is_greedy()) {
+                return self.most_likely(processor, logits, choices.len()).map_err(&failed);
+            }
+            let logits = logits.to_device(&candle_core::Device::Cpu).map_err(&failed)?;
+            return self.choose(processor, &logits, choices);
+        }
+        let pool = processor.pool();
+        let vocabulary = logits.dim(1).map_err(&failed)?;
+        let operand = Operand::of(logits);
+        let logits = operand.floats().map_err(&failed)?;
+        self.best.resize(choices.len(), 0);
+        argmax(pool, logits, vocabulary, &mut self.best);
+        while self.rows.len() < choices.len() {
+            self.rows.push(Mutex::new(Row { candidates: Vec::new(), token: Err(NotFinite) }));
+        }
+        pool.run(choices.len(), |index| {
+            // A row is one task's alone; a panic elsewhere leaves nothing half done in it.
+            let mut row = self.rows[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let Choice { sampling, draw } = &choices[index];
+            let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
+            row.token = sample(logits, self.best[index], sampling, *draw, &mut row.candidates);
+        });
+        let row_token = |row: &Mutex<Row>| row.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token;
+        self.tokens.clear();
+        self.tokens.extend(self.rows[..choices.len()].iter().map(row_token));
+        Ok(&self.tokens)
+    }
+
+    /// The most likely token of each row of logits that are on a GPU: only the tokens come back.
+    #[cfg(feature = "cuda")]
+    fn most_likely(
+        &mut self,
+        processor: &Processor,
+        logits: &Tensor,
+        rows: usize,
+    ) -> candle_core::Result<&[Result<u32, NotFinite>]> {
+        let (gpu, width) = (processor.gpu()?, logits.dim(1)?);
+        gpu.argmax(Operand::of(logits).address()?, gpu.step().best(), [rows, width])?;
+        self.best.resize(rows, 0);
+        gpu.step().download_best(&mut self.best)?;
+        self.tokens.clear();
+        let token = |&best: &u32| if (best as usize) < width { Ok(best) } else { Err(NotFinite) };
+        self.tokens.extend(self.best.iter().map(token));
+        Ok(&self.tokens)
+    }
+}

@@ -1,0 +1,8 @@
+//! Requests, and the tokens and blocks of each step.
+//!
+//! `scheduler` fills a step with tokens of running sequences, `blocks` is the memory that it divides among them. Nothing here
+//! knows tensors or devices.
+
+pub mod blocks;
+pub mod request;
+pub mod scheduler;

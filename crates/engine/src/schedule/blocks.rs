@@ -1,0 +1,242 @@
+//! Which blocks of the KV cache belong to which sequence.
+//!
+//! A [`BlockPool`] hands out blocks and takes them back; a [`BlockTable`] lists those of one sequence in the order of
+//! its tokens. Where prefixes are cached, a table begins with blocks that other tables may hold too, and goes on with
+//! blocks of its own. This file counts blocks; it does not know who is scheduled when, nor what keys and values are.
+
+mod block;
+mod prefix_cache;
+
+use block::Block;
+use prefix_cache::{PrefixCache, SharedBlock};
+
+/// The blocks that nobody holds.
+#[derive(Debug)]
+pub struct BlockPool {
+    /// Used as a stack: what was returned last is handed out first, so that memory never touched stays untouched.
+    free: Vec<Block>,
+    /// Blocks that can be found by the tokens they hold; `None` where each block is its holder's alone.
+    prefixes: Option<PrefixCache>,
+    total: usize,
+    block_tokens: usize,
+}
+
+/// The blocks of one sequence, in the order of its tokens. Give them back with [`BlockPool::release`].
+#[derive(Debug, Default)]
+pub struct BlockTable {
+    /// The first ones: full, computed, and perhaps in other tables too.
+    shared: Vec<SharedBlock>,
+    /// The others.
+    own: Vec<Block>,
+}
+
+/// The pool has fewer free blocks than were asked for; nothing was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfBlocks;
+
+impl BlockPool {
+    /// All of a cache of `total` blocks, each for `block_tokens` tokens (at least 1).
+    pub fn new(total: u32, block_tokens: usize) -> Self {
+        let free = (0..total).rev().map(Block).collect();
+        Self { free, prefixes: None, total: total as usize, block_tokens: block_tokens.max(1) }
+    }
+
+    /// The same, but full blocks can be found again by their tokens, also after their holders are gone.
+    pub fn with_prefix_cache(total: u32, block_tokens: usize) -> Self {
+        let pool = Self::new(total, block_tokens);
+        Self { prefixes: Some(PrefixCache::new(pool.block_tokens)), ..pool }
+    }
+
+    /// Tokens a block holds.
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+
+    /// Whether blocks can be found by their tokens.
+    pub fn caches_prefixes(&self) -> bool {
+        self.prefixes.is_some()
+    }
+
+    /// Blocks in all.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Blocks that nobody holds, those included that could still be found.
+    pub fn free(&self) -> usize {
+        self.free.len() + self.prefixes.as_ref().map_or(0, PrefixCache::idle)
+    }
+
+    /// Blocks that tables hold.
+    pub fn used(&self) -> usize {
+        self.total - self.free()
+    }
+
+    /// Blocks that `tokens` tokens need.
+    pub fn blocks_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.block_tokens)
+    }
+
+    /// Lets `table` hold at least `tokens` tokens. All or nothing. Blocks that could still be found go last.
+    pub fn grow(&mut self, table: &mut BlockTable, tokens: usize) -> Result<(), OutOfBlocks> {
+        let missing = self.blocks_for(tokens).saturating_sub(table.len());
+        if missing > self.free() {
+            return Err(OutOfBlocks);
+        }
+        let evicted = missing.saturating_sub(self.free.len());
+        let kept = self.free.len() - (missing - evicted);
+        table.own.extend(self.free.drain(kept..).rev());
+        if let Some(prefixes) = &mut self.prefixes {
+            table.own.extend((0..evicted).map_while(|_| prefixes.evict()));
+        }
+        Ok(())
+    }
+
+    /// Lets an empty `table` begin with the blocks that are known to hold the beginning of `tokens`; returns how many
+    /// tokens these are. The last token is not looked for: it must be computed for what comes after it.
+    pub fn reuse(&mut self, table: &mut BlockTable, tokens: &[u32]) -> usize {
+        let Some(prefixes) = &mut self.prefixes else { return 0 };
+        debug_assert_eq!(table.len(), 0, "a table begins with what is shared");
+        let wanted = &tokens[..tokens.len().saturating_sub(1)];
+        prefixes.share(wanted, &mut table.shared);
+        table.shared.len() * self.block_tokens
+    }
+
+    /// The keys and values of `computed`, a sequence's tokens from its first one on, are in the blocks of `table`: those
+    /// that are full can be found from now on. A block whose content could be found already is given back for the one
+    /// that holds the same.
+    pub fn remember(&mut self, table: &mut BlockTable, computed: &[u32]) {
+        let Some(prefixes) = &mut self.prefixes else { return };
+        let new = (computed.len() / self.block_tokens).saturating_sub(table.shared.len());
+        for block in table.own.drain(..new) {
+            let start = table.shared.len() * self.block_tokens;
+            let tokens = &computed[start..start + self.block_tokens];
+            let (shared, duplicate) = prefixes.insert(table.shared.last(), tokens, block);
+            table.shared.push(shared);
+            self.free.extend(duplicate);
+        }
+    }
+
+    /// Takes the blocks of `table` beyond its first `tokens` tokens out of the prefix cache.
+    pub fn forget(&mut self, table: &BlockTable, tokens: usize) {
+        if let (Some(prefixes), Some(block)) = (&mut self.prefixes, table.shared.get(tokens / self.block_tokens)) {
+            prefixes.forget(block);
+        }
+    }
+
+    /// Takes back everything that `table` holds.
+    pub fn release(&mut self, table: &mut BlockTable) {
+        self.free.extend(table.own.drain(..).rev());
+        if let Some(prefixes) = &mut self.prefixes {
+            // From the end: what comes after a block is given up before it.
+            table.shared.drain(..).rev().for_each(|block| prefixes.release(block));
+        }
+    }
+}
+
+impl BlockTable {
+    /// A table that can grow to `blocks` blocks without allocating.
+    pub fn with_capacity(blocks: usize) -> Self {
+        Self { shared: Vec::new(), own: Vec::with_capacity(blocks) }
+    }
+
+    /// The blocks' places in the cache, in the order of the sequence's tokens.
+    pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        self.shared.iter().map(SharedBlock::index).chain(self.own.iter().map(|block| block.0))
+    }
+
+    /// Where the token at `position` lives: block × block_tokens + offset; `None` beyond the blocks held.
+    pub fn slot(&self, position: usize, block_tokens: usize) -> Option<u32> {
+        let block = position / block_tokens;
+        let index = match self.shared.get(block) {
+            Some(shared) => shared.index(),
+            None => self.own.get(block - self.shared.len())?.0,
+        };
+        Some(index * block_tokens as u32 + (position % block_tokens) as u32)
+    }
+
+    /// Tells that some of its blocks may have been computed for another sequence.
+    pub fn shares(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
+    /// Blocks held.
+    fn len(&self) -> usize {
+        self.shared.len() + self.own.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Grow { table: usize, tokens: usize },
+        Release { table: usize },
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            3 => (0..6usize, 0..200usize).prop_map(|(table, tokens)| Action::Grow { table, tokens }),
+            1 => (0..6usize).prop_map(|table| Action::Release { table }),
+        ]
+    }
+
+    proptest! {
+        /// The reference model is one number a table: how many blocks it must hold.
+        #[test]
+        fn blocks_never_leak_or_alias(
+            total in 0..24u32,
+            block_tokens in 1..40usize,
+            actions in prop::collection::vec(action(), 0..120),
+        ) {
+            let mut pool = BlockPool::new(total, block_tokens);
+            let mut tables: Vec<BlockTable> = (0..6).map(|_| BlockTable::default()).collect();
+            let mut expected = [0usize; 6];
+            for action in actions {
+                match action {
+                    Action::Grow { table, tokens } => {
+                        let wanted = expected[table].max(tokens.div_ceil(block_tokens));
+                        let others: usize = expected.iter().sum::<usize>() - expected[table];
+                        let before: Vec<u32> = tables[table].indices().collect();
+                        let fits = others + wanted <= total as usize;
+                        prop_assert_eq!(pool.grow(&mut tables[table], tokens).is_ok(), fits);
+                        if fits {
+                            expected[table] = wanted;
+                        }
+                        let after: Vec<u32> = tables[table].indices().collect();
+                        prop_assert_eq!(&after[..before.len()], &before[..], "a block moved");
+                    }
+                    Action::Release { table } => {
+                        pool.release(&mut tables[table]);
+                        expected[table] = 0;
+                    }
+                }
+                let held: Vec<u32> = tables.iter().flat_map(|table| table.indices()).collect();
+                let distinct: HashSet<u32> = held.iter().copied().collect();
+                prop_assert_eq!(held.len(), distinct.len(), "a block is held twice");
+                prop_assert!(held.iter().all(|&block| block < total));
+                prop_assert_eq!(held.len(), expected.iter().sum::<usize>());
+                prop_assert_eq!(pool.used(), held.len());
+                prop_assert_eq!(pool.free() + held.len(), total as usize, "a block is lost");
+            }
+        }
+
+        #[test]
+        fn every_position_has_a_slot_of_its_own(tokens in prop::collection::vec(1..100usize, 1..5), block_tokens in 1..40usize) {
+            let mut pool = BlockPool::new(1000, block_tokens);
+            let mut seen = HashSet::new();
+            for length in tokens {
+                let mut table = BlockTable::default();
+                pool.grow(&mut table, length).unwrap();
+                for position in 0..length {
+                    prop_assert!(seen.insert(table.slot(position, block_tokens).unwrap()));
+                }
+                prop_assert_eq!(table.slot(table.len() * block_tokens, block_tokens), None);
+            }
+        }
+    }
+}
