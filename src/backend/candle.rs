@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
 use flashjob_config::JobConfig;
-use flashjob_engine::{self as engine, Engine, Placement, Rendezvous};
+use flashjob_engine::{self as engine, Engine, Platform, Rendezvous};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
 
@@ -20,7 +20,7 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
-    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
@@ -40,7 +40,7 @@ impl Backend for CandleBackend {
     fn gpus(&self) -> usize {
         match self.engine.facts() {
             // Those of other machines cannot be asked from here.
-            facts if facts.device == Placement::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
+            facts if facts.device == Platform::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
             _ => 0,
         }
     }
@@ -61,7 +61,7 @@ impl Backend for CandleBackend {
             .map(|request| engine::Request {
                 id: request.id,
                 prompt: request.prompt,
-                max_new_tokens: request.output_tokens,
+                max_tokens: request.output_tokens,
                 stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.facts().eos_tokens.clone() },
                 sampling: request.sampling,
                 seed: request.seed,
@@ -90,14 +90,14 @@ impl Backend for CandleBackend {
 
 /// The ranks of a machine that another one leads.
 pub struct Follower {
-    ranks: engine::Follower,
+    ranks: engine::Worker,
     facts: BackendFacts,
 }
 
 impl Follower {
     /// Reads headers, finds the leader, then reads weights.
     pub fn open(
-        placement: Placement,
+        placement: Platform,
         config: &JobConfig,
         rendezvous: &Rendezvous,
         files: &dyn Files,
@@ -106,7 +106,7 @@ impl Follower {
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let model = headers(files, model)?;
-        let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = engine::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let facts = facts(&model, ranks.facts())?;
         Ok(Self { ranks, facts })

@@ -18,7 +18,7 @@ use super::locate::locate;
 use super::{Exit, exit, terminal};
 use crate::backend::{self, Found};
 use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
-use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Placement, Request};
+use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Platform, Request};
 use flashjob_event::{Events, RequestId};
 use flashjob_model::Model;
 
@@ -73,7 +73,7 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let reference =
         EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), dtype: DtypeChoice::Float32, ..asked.clone() };
     let Answers { computed, continued, facts } = answers(placement, &model, &asked, &prompts)?;
-    let expected = logits(Placement::Cpu, &model, &reference, &continued)?;
+    let expected = logits(Platform::Cpu, &model, &reference, &continued)?;
     // Of each sequence the prompt, and then what each further token was chosen from: the last one of it and those of the steps.
     let expected: Logits = expected
         .into_iter()
@@ -122,7 +122,7 @@ struct Answers {
 
 /// Each prompt by itself, and then all together, continued step by step.
 fn answers(
-    placement: Placement,
+    placement: Platform,
     model: &Model,
     config: &EngineConfig,
     prompts: &[Vec<u32>],
@@ -140,7 +140,7 @@ fn answers(
     let requests = prompts.iter().zip(0..).map(|(prompt, id)| Request {
         id: RequestId(id),
         prompt: prompt.clone(),
-        max_new_tokens: CONTINUED,
+        max_tokens: CONTINUED,
         stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
         seed: 0,
@@ -167,7 +167,7 @@ fn answers(
 
 /// Logits at every position of each of `sequences`.
 fn logits(
-    placement: Placement,
+    placement: Platform,
     model: &Model,
     config: &EngineConfig,
     sequences: &[Vec<u32>],
@@ -177,7 +177,7 @@ fn logits(
     sequences.iter().map(|tokens| engine.logits(tokens, &cancel).map_err(failed)).collect()
 }
 
-fn load(placement: Placement, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
+fn load(placement: Platform, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
     Engine::load_on(placement, model, config, &Events::default(), &CancellationToken::new())
         .map_err(|error| (Exit::Model, error.to_string()))
 }

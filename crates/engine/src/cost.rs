@@ -32,7 +32,7 @@ pub struct Cost {
 
 /// What one machine has loaded, as it tells the leader.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Loaded {
+pub struct NodeLoad {
     weight_bytes: u64,
     layer_weight_bytes: u64,
     head_weight_bytes: u64,
@@ -106,14 +106,14 @@ impl Cost {
         }
     }
 
-    /// What has been counted in so far, of a machine with so many threads.
-    pub(crate) fn loaded(&self, threads: usize) -> Loaded {
+    /// What has been counted in so far, of a node with so many threads.
+    pub(crate) fn loaded(&self, threads: usize) -> NodeLoad {
         let Self { weight_bytes, layer_weight_bytes, head_weight_bytes, .. } = *self;
-        Loaded { weight_bytes, layer_weight_bytes, head_weight_bytes, threads }
+        NodeLoad { weight_bytes, layer_weight_bytes, head_weight_bytes, threads }
     }
 
     /// Counts in what another machine has loaded.
-    pub(crate) fn add_machine(&mut self, loaded: &Loaded) {
+    pub(crate) fn add_node(&mut self, loaded: &NodeLoad) {
         for (sum, bytes) in [
             (&mut self.weight_bytes, loaded.weight_bytes),
             (&mut self.layer_weight_bytes, loaded.layer_weight_bytes),

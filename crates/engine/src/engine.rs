@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::cluster::executor::Ranks;
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::cluster::executor::Executor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
 use crate::report::EngineFacts;
-use crate::start::roofline::{Processors, state};
+use crate::schedule::limits::EngineLimits;
+use crate::start::roofline::{CpuNodes, state};
 use flashjob_event::{Events, RequestId};
 
 /// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
@@ -17,21 +18,21 @@ pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
 /// A loaded model that serves requests, one run at a time.
 pub struct Engine {
     pub(crate) facts: EngineFacts,
-    pub(crate) vocab_size: usize,
-    pub(crate) ranks: Ranks,
+    pub(crate) limits: EngineLimits,
+    pub(crate) executor: Executor,
     /// Lent to the ranks for as long as they compute it.
-    pub(crate) step: Arc<Step>,
-    /// Where steps of decoding are recorded and replayed.
+    pub(crate) batch: Arc<ForwardBatch>,
+    /// Sizes of recorded steps, where steps of decoding are recorded and replayed.
     pub(crate) replay: Option<ReplaySizes>,
     pub(crate) sampler: Sampler,
-    pub(crate) processor: Arc<Processor>,
+    pub(crate) device: Arc<Device>,
     pub(crate) watcher: Option<LogitsWatcher>,
     /// Processors whose limits can be measured again.
-    pub(crate) limits_of: Option<Processors>,
+    pub(crate) measured_cpus: Option<CpuNodes>,
 }
 
 impl Engine {
-    /// What was decided.
+    /// Everything that was decided while loading.
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
     }
@@ -45,7 +46,7 @@ impl Engine {
     /// Measures the limits again, in less than a second, where they were measured on processors while loading; they are stated in
     /// `events`. Where there is too little memory left for it, what was measured first stands.
     pub fn measure_limits_again(&self, events: &Events) {
-        if let Some(Ok(limits)) = self.limits_of.map(Processors::limits) {
+        if let Some(Ok(limits)) = self.measured_cpus.map(CpuNodes::limits) {
             state(limits, events);
         }
     }

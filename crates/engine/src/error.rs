@@ -1,6 +1,6 @@
 //! What can go wrong between a model and its tokens.
 
-use crate::cluster::link::{End, Silence};
+use crate::cluster::link::{End, LinkError};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 
@@ -65,12 +65,12 @@ pub enum Error {
     },
 }
 
-impl From<Silence> for Error {
-    fn from(silence: Silence) -> Self {
+impl From<LinkError> for Error {
+    fn from(silence: LinkError) -> Self {
         match silence {
-            Silence::Cancelled => Error::Cancelled,
-            Silence::Ended { peer, end } => Error::Ended { peer, end },
-            Silence::Broken(sentence) => Error::Machines(sentence),
+            LinkError::Cancelled => Error::Cancelled,
+            LinkError::Ended { peer, end } => Error::Ended { peer, end },
+            LinkError::Broken(sentence) => Error::Machines(sentence),
         }
     }
 }

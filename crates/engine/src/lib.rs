@@ -28,7 +28,7 @@ mod start;
 
 pub use cluster::link::End;
 pub use cluster::rendezvous::Rendezvous;
-pub use cluster::worker::Follower;
+pub use cluster::worker::Worker;
 pub use cost::Cost;
 #[cfg(feature = "cuda")]
 pub use cuda::driver::{gpu_identifiers, visible_gpus};
@@ -37,4 +37,4 @@ pub use error::Error;
 pub use report::EngineFacts;
 pub use schedule::request::{NotFinite, Output, Request};
 pub use start::instructions::instructions;
-pub use start::platform::Placement;
+pub use start::platform::Platform;

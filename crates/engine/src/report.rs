@@ -23,7 +23,8 @@ pub struct EngineFacts {
     /// Blocks in the KV cache.
     pub kv_blocks: usize,
     /// Tokens a block holds.
-    pub block_tokens: usize,
+    #[serde(rename = "block_tokens")]
+    pub block_size: usize,
     /// Size of the KV cache.
     pub kv_cache_bytes: u64,
     /// Longest prompt plus output that is served.

@@ -4,5 +4,7 @@
 //! knows tensors or devices.
 
 pub mod blocks;
+pub mod limits;
 pub mod request;
 pub mod scheduler;
+pub mod sequence;

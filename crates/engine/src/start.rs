@@ -6,9 +6,11 @@
 pub mod capacity;
 pub mod host_memory;
 pub mod instructions;
+pub mod load;
 pub mod loader;
-pub mod loading;
-pub mod parts;
+pub mod open;
+pub mod plan;
 pub mod platform;
 pub mod profile;
 pub mod roofline;
+pub mod weights;

@@ -52,17 +52,17 @@ thread_local! {
 }
 
 /// The units of one call.
-pub(super) struct Plan {
+pub(super) struct AttentionPlan {
     units: Vec<Unit>,
     partials: usize,
 }
 
-impl Plan {
+impl AttentionPlan {
     /// Runs `work` with the plan for `args` and with room for partial results.
-    pub(super) fn with(threads: usize, args: &PagedAttention<'_>, work: impl FnOnce(&Plan, &mut [f32])) {
+    pub(super) fn with(threads: usize, args: &PagedAttention<'_>, work: impl FnOnce(&AttentionPlan, &mut [f32])) {
         let (mut units, mut scratch) = KEPT.take();
         units.clear();
-        let mut plan = Plan { units, partials: 0 };
+        let mut plan = AttentionPlan { units, partials: 0 };
         plan.fill(threads, args);
         work(&plan, scratch.floats(plan.partials));
         KEPT.set((plan.units, scratch));

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use candle_core::Result;
 
 use super::communicator::{Communicator, Group, Solo};
-use super::host_communicator::{Member, SharedMemory};
+use super::host_communicator::{HostCommunicator, HostGroup};
 #[cfg(feature = "cuda")]
-use super::nccl::{Nccl, NcclMember};
+use super::nccl::{NcclCommunicator, NcclGroup};
 use super::world::World;
 use crate::error::Error;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 
 /// The places of the ranks here, and where all ranks meet if they are several.
 pub struct Connected {
@@ -21,7 +21,7 @@ pub struct Connected {
     pub group: Option<Arc<dyn Group>>,
 }
 
-/// Connects the ranks of `world`, those here computing with `processors`, all of them CPUs or all GPUs. At most `rows` rows are
+/// Connects the ranks of `world`, those here computing with `devices`, all of them CPUs or all GPUs. At most `rows` rows are
 /// gathered of `vocabulary`, whose widths are by rank.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub struct Connected {
 #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "memory that is shared needs no room of its own"))]
 pub fn connect(
     world: &World,
-    processors: &[Arc<Processor>],
+    devices: &[Arc<Device>],
     rows: usize,
     vocabulary: &Arc<[usize]>,
 ) -> std::result::Result<Connected, Error> {
@@ -37,17 +37,17 @@ pub fn connect(
         return Ok(Connected { communicators: vec![Box::new(Solo)], group: None });
     }
     #[cfg(feature = "cuda")]
-    if processors[0].device().is_cuda() {
-        let group = Nccl::connect(world)?;
+    if devices[0].candle().is_cuda() {
+        let group = NcclGroup::connect(world)?;
         let widest = vocabulary.first().copied().unwrap_or(0);
-        let member = |(index, processor)| -> Result<Box<dyn Communicator>> {
-            Ok(Box::new(NcclMember::new(&group, index, processor, rows, widest)?))
+        let member = |(index, device)| -> Result<Box<dyn Communicator>> {
+            Ok(Box::new(NcclCommunicator::new(&group, index, device, rows, widest)?))
         };
-        let communicators = processors.iter().enumerate().map(member).collect::<Result<_>>();
+        let communicators = devices.iter().enumerate().map(member).collect::<Result<_>>();
         let communicators = communicators.map_err(Error::compute("make room for logits"))?;
         return Ok(Connected { communicators, group: Some(group) });
     }
-    let group = SharedMemory::new(world);
-    let member = |index| Box::new(Member::new(&group, index, vocabulary)) as Box<dyn Communicator>;
-    Ok(Connected { communicators: (0..processors.len()).map(member).collect(), group: Some(group) })
+    let group = HostGroup::new(world);
+    let member = |index| Box::new(HostCommunicator::new(&group, index, vocabulary)) as Box<dyn Communicator>;
+    Ok(Connected { communicators: (0..devices.len()).map(member).collect(), group: Some(group) })
 }

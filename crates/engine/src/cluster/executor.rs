@@ -16,10 +16,11 @@ use super::link::Kind;
 use super::links::Links;
 use super::world::World;
 use crate::error::Error;
-use crate::forward::batch::Step;
-use crate::forward::batch::wire_format::StepBounds;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::batch::wire_format;
 use crate::forward::decoder::Decoder;
 use crate::forward::kv_cache::KvCache;
+use crate::schedule::limits::EngineLimits;
 
 /// One rank.
 pub struct Rank {
@@ -30,18 +31,18 @@ pub struct Rank {
 }
 
 /// Every rank of this process, and where all ranks meet if they are several.
-pub struct Ranks {
+pub struct Executor {
     world: World,
     first: Rank,
-    others: Vec<Worker>,
+    others: Vec<RankThread>,
     group: Option<Arc<dyn Group>>,
 }
 
-impl Ranks {
+impl Executor {
     /// The first rank of those of `world` that are here, the others in order, and their group.
     pub fn new(world: World, first: Rank, others: Vec<Rank>, group: Option<Arc<dyn Group>>) -> Self {
         let start = |group: &Arc<dyn Group>| {
-            let worker = |(rank, index)| Worker::start(rank, index, Arc::clone(group));
+            let worker = |(rank, index)| RankThread::start(rank, index, Arc::clone(group));
             others.into_iter().zip(1..).map(worker).collect()
         };
         Self { world, first, others: group.as_ref().map_or_else(Vec::new, start), group }
@@ -59,7 +60,7 @@ impl Ranks {
     /// Of the rank that failed first, `read` being rank 0's part; the others then stop, too.
     pub fn forward<T>(
         &mut self,
-        step: &Arc<Step>,
+        step: &Arc<ForwardBatch>,
         cancel: &CancellationToken,
         read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -74,25 +75,25 @@ impl Ranks {
     /// As [`Self::forward`]; [`Error::Ended`] where there is none any more.
     pub fn follow(
         &mut self,
-        step: &mut Arc<Step>,
-        bounds: &StepBounds,
+        step: &mut Arc<ForwardBatch>,
+        limits: &EngineLimits,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        let Some(Links::Follows(leader)) = &self.world.links else { return Ok(()) };
-        let words = leader.receive_words(Kind::Step, bounds.most_words(step.block_tokens()))?;
-        let read = Step::lent(step).read(&words, bounds);
+        let Some(Links::Worker(leader)) = &self.world.links else { return Ok(()) };
+        let words = leader.receive_u32s(Kind::Step, wire_format::max_len(limits))?;
+        let read = ForwardBatch::lent(step).read(&words, limits);
         read.map_err(|reason| Error::Machines(format!("{} asks for a step that is none: {reason}", leader.peer())))?;
         self.forward(step, cancel, |_| Ok(()))
     }
 
     fn compute<T>(
         &mut self,
-        step: &Arc<Step>,
+        step: &Arc<ForwardBatch>,
         cancel: &CancellationToken,
         read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let first = &mut self.first;
-        let follows = matches!(self.world.links, Some(Links::Follows(_)));
+        let follows = matches!(self.world.links, Some(Links::Worker(_)));
         let compute = || {
             let logits = first.decoder.forward(step, &first.cache, cancel)?;
             // Where logits are not read, nothing else waits.
@@ -154,20 +155,20 @@ fn giving_up_unless_done<T>(
 /// For another rank than the first.
 enum Order {
     /// Compute this.
-    Step(Arc<Step>, CancellationToken),
+    Step(Arc<ForwardBatch>, CancellationToken),
     /// Use this from now on.
     Cache(KvCache),
 }
 
 /// A rank's thread.
-struct Worker {
+struct RankThread {
     /// `None` once it is to end.
     orders: Option<SyncSender<Order>>,
     outcomes: Receiver<Result<(), Error>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
+impl RankThread {
     fn start(mut rank: Rank, index: usize, group: Arc<dyn Group>) -> Self {
         let (orders, to_do) = sync_channel::<Order>(1);
         let (done, outcomes) = sync_channel(1);
@@ -210,7 +211,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for RankThread {
     fn drop(&mut self) {
         self.orders = None;
         // A panic has been passed on, or there is another one on its way.

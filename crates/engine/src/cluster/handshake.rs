@@ -9,9 +9,9 @@ use flashjob_model::{Dtype, Error, Model, Shard, TensorName, Validation};
 /// Settings by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
-pub struct Terms(BTreeMap<String, String>);
+pub struct Handshake(BTreeMap<String, String>);
 
-impl Terms {
+impl Handshake {
     /// With this setting.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
@@ -20,9 +20,9 @@ impl Terms {
     }
 
     /// Every difference as `name is … there and … here`.
-    pub fn differences(&self, theirs: &Terms) -> Vec<String> {
+    pub fn differences(&self, theirs: &Handshake) -> Vec<String> {
         let names: BTreeSet<&String> = self.0.keys().chain(theirs.0.keys()).collect();
-        let of = |terms: &Terms, name: &String| match terms.0.get(name) {
+        let of = |terms: &Handshake, name: &String| match terms.0.get(name) {
             Some(value) => format!("`{}`", shortened(value)),
             None => "unknown".to_owned(),
         };

@@ -14,14 +14,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use candle_core::{Result, Tensor, bail};
 
 use super::communicator::{Communicator, Group};
-use super::link::{Kind, Link, Silence};
+use super::link::{Kind, Link, LinkError};
 use super::links::Links;
 use super::world::World;
 use crate::forward::ops::access::{Operand, change, floats_mut};
 use flashjob_model::Shard;
 
 /// Where the ranks of one model meet.
-pub struct SharedMemory {
+pub struct HostGroup {
     world_size: usize,
     here: Range<usize>,
     /// To other machines.
@@ -30,12 +30,12 @@ pub struct SharedMemory {
     brought: Vec<RwLock<Vec<f32>>>,
     /// One for each that adds: its stretch of the sum. That is every rank here, or the leader alone.
     summed: Vec<RwLock<Vec<f32>>>,
-    meeting: Mutex<Meeting>,
+    meeting: Mutex<Barrier>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Meeting {
+struct Barrier {
     arrived: usize,
     /// How many meetings there have been.
     number: u64,
@@ -43,15 +43,15 @@ struct Meeting {
     gave_up: Option<usize>,
 }
 
-impl SharedMemory {
+impl HostGroup {
     /// Of all ranks of `world`.
     pub fn new(world: &World) -> Arc<Self> {
         let buffers = |count| (0..count).map(|_| RwLock::default()).collect();
         let World { size: world_size, here, links } = world;
         let (brought, summed) = match links {
             None => (here.len(), here.len()),
-            Some(Links::Leads(_)) => (*world_size, here.len()),
-            Some(Links::Follows(_)) => (here.len(), 1),
+            Some(Links::Leader(_)) => (*world_size, here.len()),
+            Some(Links::Worker(_)) => (here.len(), 1),
         };
         Arc::new(Self {
             world_size: *world_size,
@@ -84,7 +84,7 @@ impl SharedMemory {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Meeting> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Barrier> {
         self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,14 +98,14 @@ impl SharedMemory {
     fn followers(&self) -> impl Iterator<Item = (&Link, Range<usize>)> {
         let each = self.here.len();
         let links = match &self.links {
-            Some(Links::Leads(links)) => &links[..],
+            Some(Links::Leader(links)) => &links[..],
             _ => &[],
         };
         links.iter().zip(1..).map(move |(link, machine)| (link.as_ref(), machine * each..(machine + 1) * each))
     }
 
     /// At the leader: takes in what the ranks of other machines bring, `count` numbers of each rank.
-    fn take_in(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), Silence> {
+    fn take_in(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), LinkError> {
         for (link, ranks) in self.followers() {
             let first = ranks.start;
             let mut brought: Vec<_> = self.brought[ranks].iter().map(write).collect();
@@ -116,17 +116,17 @@ impl SharedMemory {
     }
 
     /// Elsewhere: sends what the ranks here brought to the leader.
-    fn hand_in(&self, leader: &Link) -> std::result::Result<(), Silence> {
+    fn hand_in(&self, leader: &Link) -> std::result::Result<(), LinkError> {
         let brought: Vec<_> = self.brought.iter().map(read).collect();
         let pieces: Vec<&[u8]> = brought.iter().map(|brought| bytemuck::cast_slice(brought)).collect();
         leader.send(Kind::Parts, &pieces)
     }
 }
 
-impl Group for SharedMemory {
+impl Group for HostGroup {
     /// Forgets who gave up. Nobody may be waiting.
     fn begin(&self) {
-        *self.lock() = Meeting::default();
+        *self.lock() = Barrier::default();
     }
 
     fn give_up(&self, rank: usize) {
@@ -139,18 +139,18 @@ impl Group for SharedMemory {
     }
 }
 
-/// One rank's place in a [`SharedMemory`].
-pub struct Member {
-    group: Arc<SharedMemory>,
+/// One rank's place in a [`HostGroup`].
+pub struct HostCommunicator {
+    group: Arc<HostGroup>,
     /// Among the ranks here.
     index: usize,
     /// Rows of the vocabulary by rank.
     vocabulary: Arc<[usize]>,
 }
 
-impl Member {
+impl HostCommunicator {
     /// The place of the rank at `index` of those here; `vocabulary` is how much of it each rank of all has.
-    pub fn new(group: &Arc<SharedMemory>, index: usize, vocabulary: &Arc<[usize]>) -> Self {
+    pub fn new(group: &Arc<HostGroup>, index: usize, vocabulary: &Arc<[usize]>) -> Self {
         Self { group: Arc::clone(group), index, vocabulary: Arc::clone(vocabulary) }
     }
 
@@ -168,7 +168,7 @@ impl Member {
         }
         self.group.meet()?;
         match &self.group.links {
-            Some(Links::Follows(leader)) if self.index == 0 => {
+            Some(Links::Worker(leader)) if self.index == 0 => {
                 self.group.hand_in(leader).map_err(candle_core::Error::wrap)
             }
             _ => Ok(()),
@@ -182,7 +182,7 @@ impl Member {
         let (mut sum, stretch) = (write(sum), group.stretch(self.index, count));
         sum.clear();
         sum.resize(stretch.len(), 0.0);
-        if let Some(Links::Follows(leader)) = &group.links {
+        if let Some(Links::Worker(leader)) = &group.links {
             return leader.receive(Kind::Sum, std::iter::once(&mut sum[..])).map_err(candle_core::Error::wrap);
         }
         for brought in &group.brought {
@@ -192,7 +192,7 @@ impl Member {
     }
 }
 
-impl Communicator for Member {
+impl Communicator for HostCommunicator {
     fn shard(&self) -> Shard {
         Shard { rank: self.group.here.start + self.index, world_size: self.group.world_size }
     }
@@ -252,14 +252,14 @@ fn write(buffer: &RwLock<Vec<f32>>) -> std::sync::RwLockWriteGuard<'_, Vec<f32>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device as CandleDevice};
 
     /// What each rank gets.
-    fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&Member) -> T + Sync) -> Vec<T> {
-        let group = SharedMemory::new(&World { size: world_size, here: 0..world_size, links: None });
+    fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&HostCommunicator) -> T + Sync) -> Vec<T> {
+        let group = HostGroup::new(&World { size: world_size, here: 0..world_size, links: None });
         std::thread::scope(|scope| {
             let start = |rank| {
-                let member = Member::new(&group, rank, &Arc::from([]));
+                let member = HostCommunicator::new(&group, rank, &Arc::from([]));
                 let work = &work;
                 scope.spawn(move || work(&member))
             };
@@ -275,7 +275,7 @@ mod tests {
                 (0..20)
                     .map(|round| {
                         let number = (member.index + 1) as f32 * 0.1 + round as f32;
-                        let tensor = Tensor::full(number, (2, width), &Device::Cpu).unwrap();
+                        let tensor = Tensor::full(number, (2, width), &CandleDevice::Cpu).unwrap();
                         member.all_reduce(&tensor).unwrap();
                         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
                     })
@@ -295,9 +295,9 @@ mod tests {
     fn rank_0_gets_the_parts_side_by_side_whatever_their_widths() {
         let gathered = on_ranks(3, |member| {
             let width = [3, 3, 1][member.index];
-            let part = Tensor::arange(0f32, 2.0 * width as f32, &Device::Cpu).unwrap();
+            let part = Tensor::arange(0f32, 2.0 * width as f32, &CandleDevice::Cpu).unwrap();
             let part = (part.reshape((2, width)).unwrap() + (10 * member.index) as f64).unwrap();
-            let whole = (member.index == 0).then(|| Tensor::zeros((2, 7), DType::F32, &Device::Cpu).unwrap());
+            let whole = (member.index == 0).then(|| Tensor::zeros((2, 7), DType::F32, &CandleDevice::Cpu).unwrap());
             member.gather(&part, whole.as_ref()).unwrap();
             whole.map(|whole| whole.to_vec2::<f32>().unwrap())
         });
@@ -313,7 +313,7 @@ mod tests {
                 member.group.give_up(1);
                 return "gave up".to_owned();
             }
-            let tensor = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+            let tensor = Tensor::zeros(4, DType::F32, &CandleDevice::Cpu).unwrap();
             member.all_reduce(&tensor).unwrap_err().to_string()
         });
         assert!(errors[0].contains("rank 1 gave up") && errors[2].contains("rank 1 gave up"), "{errors:?}");

@@ -61,13 +61,13 @@ const HEADER_BYTES: usize = 12;
 const LONGEST_JSON_BYTES: usize = 16 << 10;
 
 /// How often a wait looks up.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A machine that vanished without a word is missed after this long: asked three times, or nothing of what was sent arrived.
-const VANISHED: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a peer may take to notice the last word.
-const FAREWELL: Duration = Duration::from_millis(1000);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// A peer's last word.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -80,7 +80,7 @@ pub struct End {
 
 /// Why there is nothing more to hear.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Silence {
+pub enum LinkError {
     /// This process was told to stop.
     #[error("the engine was cancelled")]
     Cancelled,
@@ -108,7 +108,7 @@ pub struct Link {
     cancel: CancellationToken,
     patience: Duration,
     /// Why it fell silent, the first reason.
-    silence: OnceLock<Silence>,
+    silence: OnceLock<LinkError>,
 }
 
 impl Link {
@@ -120,13 +120,13 @@ impl Link {
         use rustix::net::sockopt;
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LOOK_UP))?;
-        stream.set_write_timeout(Some(LOOK_UP))?;
+        stream.set_read_timeout(Some(POLL_INTERVAL))?;
+        stream.set_write_timeout(Some(POLL_INTERVAL))?;
         sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, VANISHED / 4)?;
-        sockopt::set_tcp_keepintvl(&stream, VANISHED / 4)?;
+        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_TIMEOUT / 4)?;
+        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_TIMEOUT / 4)?;
         sockopt::set_tcp_keepcnt(&stream, 3)?;
-        sockopt::set_tcp_user_timeout(&stream, VANISHED.as_millis() as u32)?;
+        sockopt::set_tcp_user_timeout(&stream, KEEPALIVE_TIMEOUT.as_millis() as u32)?;
         Ok(Self {
             peer,
             stream,
@@ -154,7 +154,7 @@ impl Link {
     }
 
     /// Why it fell silent, if it has.
-    pub fn silence(&self) -> Option<&Silence> {
+    pub fn silence(&self) -> Option<&LinkError> {
         self.silence.get()
     }
 
@@ -162,11 +162,11 @@ impl Link {
     ///
     /// # Errors
     /// Why the peer cannot be told.
-    pub fn send(&self, kind: Kind, pieces: &[&[u8]]) -> Result<(), Silence> {
+    pub fn send(&self, kind: Kind, pieces: &[&[u8]]) -> Result<(), LinkError> {
         let turn = lock(&self.sending);
         let sent = match (self.silence.get(), self.cancel.is_cancelled()) {
             (Some(silence), _) => Err(silence.clone()),
-            (None, true) => Err(Silence::Cancelled),
+            (None, true) => Err(LinkError::Cancelled),
             (None, false) => self.write(&turn, kind, pieces, self.deadline()),
         };
         sent.map_err(|silence| self.fell_silent(silence))
@@ -176,8 +176,8 @@ impl Link {
     ///
     /// # Errors
     /// As [`Self::send`].
-    pub fn send_json(&self, kind: Kind, value: &impl Serialize) -> Result<(), Silence> {
-        let text = serde_json::to_vec(value).map_err(|error| Silence::Broken(error.to_string()))?;
+    pub fn send_json(&self, kind: Kind, value: &impl Serialize) -> Result<(), LinkError> {
+        let text = serde_json::to_vec(value).map_err(|error| LinkError::Broken(error.to_string()))?;
         self.send(kind, &[&text])
     }
 
@@ -185,7 +185,7 @@ impl Link {
     ///
     /// # Errors
     /// Why it does not come, or that another one came.
-    pub fn receive<'a, T: Pod>(&self, kind: Kind, pieces: impl Iterator<Item = &'a mut [T]>) -> Result<(), Silence> {
+    pub fn receive<'a, T: Pod>(&self, kind: Kind, pieces: impl Iterator<Item = &'a mut [T]>) -> Result<(), LinkError> {
         let mut pieces: Vec<&mut [u8]> = pieces.map(bytemuck::cast_slice_mut).collect();
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let deadline = Some(self.deadline());
@@ -199,7 +199,7 @@ impl Link {
     ///
     /// # Errors
     /// Why they do not come, or that something else came.
-    pub fn receive_words(&self, kind: Kind, longest: usize) -> Result<Vec<u32>, Silence> {
+    pub fn receive_u32s(&self, kind: Kind, longest: usize) -> Result<Vec<u32>, LinkError> {
         self.reading(|| {
             let bytes = self.begin(kind, 0..=longest.saturating_mul(size_of::<u32>()), None)?;
             if !bytes.is_multiple_of(size_of::<u32>()) {
@@ -215,7 +215,7 @@ impl Link {
     ///
     /// # Errors
     /// Why they do not come, or that something else came.
-    pub fn receive_json<T: DeserializeOwned>(&self, kind: Kind, deadline: Instant) -> Result<T, Silence> {
+    pub fn receive_json<T: DeserializeOwned>(&self, kind: Kind, deadline: Instant) -> Result<T, LinkError> {
         self.reading(|| {
             let bytes = self.begin(kind, 0..=LONGEST_JSON_BYTES, Some(deadline))?;
             self.json(bytes, deadline)
@@ -231,7 +231,7 @@ impl Link {
         let silence = match self.stream.peek(&mut header) {
             Ok(0) => Some(self.closed()),
             Ok(HEADER_BYTES) if header[..4] == Kind::End.word() => {
-                self.begin(Kind::End, 0..=0, Some(Instant::now() + FAREWELL)).err()
+                self.begin(Kind::End, 0..=0, Some(Instant::now() + CLOSE_TIMEOUT)).err()
             }
             Err(error) if !is_a_pause(&error) => Some(self.broke(&error)),
             Ok(_) | Err(_) => None,
@@ -243,15 +243,15 @@ impl Link {
     /// cut instead.
     pub fn end(&self, end: &End) {
         let text = serde_json::to_vec(end).unwrap_or_default();
-        if !matches!(self.silence.get(), Some(Silence::Ended { .. }))
+        if !matches!(self.silence.get(), Some(LinkError::Ended { .. }))
             && let Ok(turn) = self.sending.try_lock()
         {
             // Whoever does not hear it sees the connection end.
-            let _unheard = self.write(&turn, Kind::End, &[&text], Instant::now() + FAREWELL);
+            let _unheard = self.write(&turn, Kind::End, &[&text], Instant::now() + CLOSE_TIMEOUT);
         }
         let _gone = self.stream.shutdown(Shutdown::Write);
         // Closed with something unread in it, a connection is reset, and what was said last may be lost with it.
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
         let mut rest = [0; 4096];
         while Instant::now() < deadline {
             match (&self.stream).read(&mut rest) {
@@ -263,12 +263,12 @@ impl Link {
     }
 
     /// Notes why it fell silent; gives the first reason there was.
-    fn fell_silent(&self, silence: Silence) -> Silence {
+    fn fell_silent(&self, silence: LinkError) -> LinkError {
         self.silence.get_or_init(|| silence).clone()
     }
 
     /// What `read` gives, which nobody else's reading comes in between.
-    fn reading<T>(&self, read: impl FnOnce() -> Result<T, Silence>) -> Result<T, Silence> {
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T, LinkError>) -> Result<T, LinkError> {
         let _turn = lock(&self.receiving);
         if let Some(silence) = self.silence.get() {
             return Err(silence.clone());
@@ -282,7 +282,7 @@ impl Link {
         kind: Kind,
         pieces: &[&[u8]],
         deadline: Instant,
-    ) -> Result<(), Silence> {
+    ) -> Result<(), LinkError> {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&kind.word());
@@ -309,14 +309,14 @@ impl Link {
         kind: Kind,
         bytes: std::ops::RangeInclusive<usize>,
         deadline: Option<Instant>,
-    ) -> Result<usize, Silence> {
+    ) -> Result<usize, LinkError> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, deadline)?;
         let [a, b, c, d, length @ ..] = header;
         let (word, length) = ([a, b, c, d], usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX));
         if word == Kind::End.word() && length <= LONGEST_JSON_BYTES {
-            let end = self.json(length, Instant::now() + FAREWELL)?;
-            return Err(Silence::Ended { peer: self.peer.clone(), end });
+            let end = self.json(length, Instant::now() + CLOSE_TIMEOUT)?;
+            return Err(LinkError::Ended { peer: self.peer.clone(), end });
         }
         if word != kind.word() {
             return Err(self.nonsense(&format!("`{}` where {kind:?} belongs", word.escape_ascii())));
@@ -328,16 +328,16 @@ impl Link {
         Ok(length)
     }
 
-    fn json<T: DeserializeOwned>(&self, bytes: usize, deadline: Instant) -> Result<T, Silence> {
+    fn json<T: DeserializeOwned>(&self, bytes: usize, deadline: Instant) -> Result<T, LinkError> {
         let mut text = vec![0; bytes];
         self.fill(&mut text, Some(deadline))?;
         serde_json::from_slice(&text).map_err(|error| self.nonsense(&format!("JSON that is none of ours ({error})")))
     }
 
-    fn fill(&self, mut rest: &mut [u8], deadline: Option<Instant>) -> Result<(), Silence> {
+    fn fill(&self, mut rest: &mut [u8], deadline: Option<Instant>) -> Result<(), LinkError> {
         while !rest.is_empty() {
             if self.cancel.is_cancelled() {
-                return Err(Silence::Cancelled);
+                return Err(LinkError::Cancelled);
             }
             match (&self.stream).read(rest) {
                 Ok(0) => return Err(self.closed()),
@@ -349,12 +349,12 @@ impl Link {
         Ok(())
     }
 
-    fn may_wait(&self, deadline: Option<Instant>) -> Result<(), Silence> {
+    fn may_wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
         if self.cancel.is_cancelled() {
-            return Err(Silence::Cancelled);
+            return Err(LinkError::Cancelled);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Silence::Broken(format!(
+            return Err(LinkError::Broken(format!(
                 "{} has not said or taken anything for group-timeout; see whether its process hangs, or raise group-timeout",
                 self.peer
             )));
@@ -362,19 +362,19 @@ impl Link {
         Ok(())
     }
 
-    fn closed(&self) -> Silence {
-        Silence::Broken(format!(
+    fn closed(&self) -> LinkError {
+        LinkError::Broken(format!(
             "{} closed its connection without a last word, as a process does that was killed; see how it ended",
             self.peer
         ))
     }
 
-    fn broke(&self, error: &io::Error) -> Silence {
-        Silence::Broken(format!("the connection to {} broke: {error}; see whether that machine is well", self.peer))
+    fn broke(&self, error: &io::Error) -> LinkError {
+        LinkError::Broken(format!("the connection to {} broke: {error}; see whether that machine is well", self.peer))
     }
 
-    fn nonsense(&self, what: &str) -> Silence {
-        Silence::Broken(format!(
+    fn nonsense(&self, what: &str) -> LinkError {
+        LinkError::Broken(format!(
             "{} sent {what}; see whether it is a flashjob of this version, and whether anybody else can reach group-port",
             self.peer
         ))
@@ -426,13 +426,13 @@ mod tests {
                 a.send_json(Kind::Capacity, &vec![1, 2]).unwrap();
                 a.end(&End { code: 4, sentence: "because".to_owned() });
             });
-            std::thread::sleep(LOOK_UP * 2);
+            std::thread::sleep(POLL_INTERVAL * 2);
             let mut received = [vec![0f32; 1_000_000], vec![0f32; 1_000_000]];
             b.receive(Kind::Parts, received.iter_mut().map(|piece| &mut piece[..])).unwrap();
             assert!(received.concat() == numbers);
-            assert_eq!(b.receive_words(Kind::Step, 5), Ok(vec![]));
+            assert_eq!(b.receive_u32s(Kind::Step, 5), Ok(vec![]));
             assert_eq!(b.receive_json::<Vec<u32>>(Kind::Capacity, b.deadline()), Ok(vec![1, 2]));
-            let end = b.receive_words(Kind::Step, 5).unwrap_err();
+            let end = b.receive_u32s(Kind::Step, 5).unwrap_err();
             assert_eq!(end.to_string(), "the other ended: because");
             assert_eq!(b.silence(), Some(&end));
         });
@@ -469,14 +469,14 @@ mod tests {
         ] {
             let (link, mut peer) = pair(Duration::from_secs(10));
             peer.write_all(&bytes).unwrap();
-            let said = link.receive_words(Kind::Step, 5).unwrap_err().to_string();
+            let said = link.receive_u32s(Kind::Step, 5).unwrap_err().to_string();
             assert!(said.contains(expected), "{said}");
         }
         for (content, claimed) in [(&deep[..], deep.len() + 1), (&deep[..], deep.len()), (b"{\"code\": 300}", 13)] {
             let (link, mut peer) = pair(Duration::from_secs(10));
             peer.write_all(&frame(b"CAPA", claimed as u64, content)).unwrap();
             drop(peer);
-            assert!(matches!(link.receive_json::<End>(Kind::Capacity, link.deadline()), Err(Silence::Broken(_))));
+            assert!(matches!(link.receive_json::<End>(Kind::Capacity, link.deadline()), Err(LinkError::Broken(_))));
         }
     }
 
@@ -498,7 +498,7 @@ mod tests {
     fn whoever_is_cancelled_waits_for_nobody() {
         let (link, _peer) = pair(Duration::from_secs(600));
         link.cancel.cancel();
-        assert_eq!(link.receive_words(Kind::Step, 5), Err(Silence::Cancelled));
-        assert_eq!(link.send(Kind::Step, &[]), Err(Silence::Cancelled));
+        assert_eq!(link.receive_u32s(Kind::Step, 5), Err(LinkError::Cancelled));
+        assert_eq!(link.send(Kind::Step, &[]), Err(LinkError::Cancelled));
     }
 }

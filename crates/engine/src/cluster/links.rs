@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use super::link::{Link, Silence};
+use super::link::{Link, LinkError};
 
 /// Connections to all other machines that this one talks to.
 #[derive(Clone)]
 pub enum Links {
     /// From machine 0 to each other, in order.
-    Leads(Arc<[Arc<Link>]>),
+    Leader(Arc<[Arc<Link>]>),
     /// From another machine to machine 0.
-    Follows(Arc<Link>),
+    Worker(Arc<Link>),
 }
 
 impl Links {
     /// Why one of them fell silent, if one has.
-    pub fn silence(&self) -> Option<Silence> {
+    pub fn silence(&self) -> Option<LinkError> {
         self.all().iter().find_map(|link| link.silence().cloned())
     }
 
     pub fn all(&self) -> &[Arc<Link>] {
         match self {
-            Links::Leads(links) => links,
-            Links::Follows(link) => std::slice::from_ref(link),
+            Links::Leader(links) => links,
+            Links::Worker(link) => std::slice::from_ref(link),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::world::World;
 use crate::cuda::address::Address;
 use crate::cuda::driver::choose_gpu;
 use crate::error::Error;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use crate::forward::ops::access::Operand;
 use flashjob_model::Shard;
 
@@ -30,7 +30,7 @@ use flashjob_model::Shard;
 const NOBODY: usize = usize::MAX;
 
 /// Where the ranks of one model meet: a communicator for each of those here.
-pub struct Nccl {
+pub struct NcclGroup {
     world_size: usize,
     /// The rank of the first one here.
     first: usize,
@@ -43,11 +43,11 @@ pub struct Nccl {
 
 // SAFETY: NCCL's communicators may be used from any thread; each is used by its rank's alone, but for the abort, which is for
 // other threads to call.
-unsafe impl Send for Nccl {}
+unsafe impl Send for NcclGroup {}
 // SAFETY: as above.
-unsafe impl Sync for Nccl {}
+unsafe impl Sync for NcclGroup {}
 
-impl Nccl {
+impl NcclGroup {
     /// Of all ranks of `world`, the first of those here on the first GPU that is visible and so on.
     ///
     /// # Errors
@@ -90,14 +90,14 @@ impl Nccl {
     fn unique_id(links: &Links) -> std::result::Result<std::result::Result<sys::ncclUniqueId, NcclError>, Error> {
         let mut id = sys::ncclUniqueId { internal: [0; 128] };
         match links {
-            Links::Leads(links) => {
+            Links::Leader(links) => {
                 id = match result::get_uniqueid() {
                     Ok(id) => id,
                     Err(error) => return Ok(Err(error)),
                 };
                 links.iter().try_for_each(|link| link.send(Kind::UniqueId, &[bytemuck::cast_slice(&id.internal)]))?;
             }
-            Links::Follows(leader) => leader.receive(Kind::UniqueId, std::iter::once(&mut id.internal[..]))?,
+            Links::Worker(leader) => leader.receive(Kind::UniqueId, std::iter::once(&mut id.internal[..]))?,
         }
         Ok(Ok(id))
     }
@@ -126,7 +126,7 @@ impl Nccl {
     }
 }
 
-impl Group for Nccl {
+impl Group for NcclGroup {
     /// A communicator that was aborted is gone for good: whoever gave up stays away.
     fn begin(&self) {}
 
@@ -145,7 +145,7 @@ impl Group for Nccl {
     }
 }
 
-impl Drop for Nccl {
+impl Drop for NcclGroup {
     fn drop(&mut self) {
         self.aborted.call_once(|| {
             for &communicator in &self.communicators {
@@ -157,25 +157,25 @@ impl Drop for Nccl {
 }
 
 /// One rank's place among GPUs.
-pub struct NcclMember {
-    group: Arc<Nccl>,
+pub struct NcclCommunicator {
+    group: Arc<NcclGroup>,
     /// Among the ranks here.
     index: usize,
-    processor: Arc<Processor>,
+    device: Arc<Device>,
     /// On rank 0: what arrives from another rank, before it is put in its columns.
     arriving: Option<Tensor>,
 }
 
-impl NcclMember {
+impl NcclCommunicator {
     /// The place of the rank at `index` of those here; `rows` and `width` of the largest part that is gathered.
     ///
     /// # Errors
     /// Where rank 0 has no memory for parts.
-    pub fn new(group: &Arc<Nccl>, index: usize, processor: &Arc<Processor>, rows: usize, width: usize) -> Result<Self> {
+    pub fn new(group: &Arc<NcclGroup>, index: usize, device: &Arc<Device>, rows: usize, width: usize) -> Result<Self> {
         let others = group.world_size - 1;
-        let room = || Tensor::zeros(others * rows * width, DType::F32, processor.device());
+        let room = || Tensor::zeros(others * rows * width, DType::F32, device.candle());
         let arriving = (group.first + index == 0).then(room).transpose()?;
-        Ok(Self { group: Arc::clone(group), index, processor: Arc::clone(processor), arriving })
+        Ok(Self { group: Arc::clone(group), index, device: Arc::clone(device), arriving })
     }
 
     fn said<T>(&self, attempt: &str, said: std::result::Result<T, NcclError>) -> Result<T> {
@@ -188,7 +188,7 @@ impl NcclMember {
 
     /// Queues that all other ranks' parts arrive one after the other, and puts them side by side.
     fn receive(&self, part: &Tensor, whole: &Tensor, arriving: &Tensor) -> Result<()> {
-        let (communicator, gpu) = (self.group.of(0)?, self.processor.gpu()?);
+        let (communicator, gpu) = (self.group.of(0)?, self.device.gpu()?);
         let (rows, width) = part.dims2()?;
         let whole_width = whole.dim(1)?;
         let (arriving, whole) = (Operand::of(arriving).address()?, Operand::of(whole).address()?);
@@ -220,7 +220,7 @@ impl NcclMember {
     }
 }
 
-impl Communicator for NcclMember {
+impl Communicator for NcclCommunicator {
     fn shard(&self) -> Shard {
         Shard { rank: self.group.first + self.index, world_size: self.group.world_size }
     }
@@ -233,7 +233,7 @@ impl Communicator for NcclMember {
         if let (Some(whole), Some(arriving)) = (whole, &self.arriving) {
             return self.receive(part, whole, arriving);
         }
-        let (communicator, stream) = (self.group.of(self.index)?, self.processor.gpu()?.nccl_stream());
+        let (communicator, stream) = (self.group.of(self.index)?, self.device.gpu()?.nccl_stream());
         let from = Operand::of(part).address()?.pointer();
         // SAFETY: the tensor has so many numbers.
         let queued =
@@ -243,7 +243,7 @@ impl Communicator for NcclMember {
 }
 
 struct AllReduce<'a> {
-    member: &'a NcclMember,
+    member: &'a NcclCommunicator,
 }
 
 impl InplaceOp1 for AllReduce<'_> {
@@ -265,7 +265,7 @@ impl InplaceOp1 for AllReduce<'_> {
             other => bail!("ranks have no sums of {other:?}"),
         };
         let numbers = Address::of(storage, layout)?.pointer();
-        let (communicator, stream) = (member.group.of(member.index)?, member.processor.gpu()?.nccl_stream());
+        let (communicator, stream) = (member.group.of(member.index)?, member.device.gpu()?.nccl_stream());
         let count = layout.shape().elem_count();
         // SAFETY: the tensor has so many numbers; in place is what NCCL allows where both are the same.
         let queued = unsafe {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::handshake::Terms;
+use super::handshake::Handshake;
 use super::link::{End, Kind, Link};
 use super::links::Links;
 use crate::error::Error;
@@ -23,16 +23,16 @@ use flashjob_config::Machines;
 const PROTOCOL: u32 = 1;
 
 /// How long somebody who called may take to say who it is. A stranger is forgotten then.
-const GREETING: Duration = Duration::from_secs(10);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Callers that are listened to at a time.
-const MOST_CALLERS: usize = 64;
+const MAX_CALLERS: usize = 64;
 
 /// Between two looks, and two calls.
-const PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long one call may ring.
-const CALL: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker's first word.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -40,7 +40,7 @@ struct Hello {
     protocol: u32,
     index: usize,
     count: usize,
-    terms: Terms,
+    terms: Handshake,
 }
 
 /// Where the machines of one job find each other. It outlives the engine: whatever ends the job, the others are told.
@@ -78,14 +78,14 @@ impl Rendezvous {
     /// # Errors
     /// [`Error::Setting`] where they do not mean the same job, [`Error::Machines`] where not all of them come,
     /// [`Error::Cancelled`].
-    pub(crate) fn meet(&self, terms: &Terms) -> Result<Links, Error> {
+    pub(crate) fn meet(&self, terms: &Handshake) -> Result<Links, Error> {
         match self.machines.follows() {
-            false => self.wait(terms).map(|links| Links::Leads(links.into())),
-            true => self.call(terms).map(Links::Follows),
+            false => self.wait(terms).map(|links| Links::Leader(links.into())),
+            true => self.call(terms).map(Links::Worker),
         }
     }
 
-    fn wait(&self, terms: &Terms) -> Result<Vec<Arc<Link>>, Error> {
+    fn wait(&self, terms: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
         let Machines { port, count, patience, .. } = self.machines;
         let refused = |error| {
             Error::Setting(format!(
@@ -120,7 +120,7 @@ impl Rendezvous {
                 )));
             }
             match listener.accept() {
-                Ok((stream, address)) if Arc::strong_count(&callers) <= MOST_CALLERS => {
+                Ok((stream, address)) if Arc::strong_count(&callers) <= MAX_CALLERS => {
                     let (cancel, said, turn) = (self.cancel.clone(), said.clone(), Arc::clone(&callers));
                     std::thread::spawn(move || {
                         let _turn = turn;
@@ -130,13 +130,13 @@ impl Rendezvous {
                 // Too many: this one hears nothing.
                 Ok(_) => {}
                 // Or a caller that has gone again.
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => std::thread::sleep(POLL_INTERVAL),
             }
         }
     }
 
     /// Takes in a machine that has said who it is.
-    fn admit(&self, hello: Hello, link: Link, terms: &Terms) -> Result<(), Error> {
+    fn admit(&self, hello: Hello, link: Link, terms: &Handshake) -> Result<(), Error> {
         let count = self.machines.count.get();
         let Hello { protocol, index, count: theirs, terms: meant } = hello;
         let peer = link.peer().to_owned();
@@ -165,7 +165,7 @@ impl Rendezvous {
         }
     }
 
-    fn call(&self, terms: &Terms) -> Result<Arc<Link>, Error> {
+    fn call(&self, terms: &Handshake) -> Result<Arc<Link>, Error> {
         let Machines { leader, port, index, count, patience } = &self.machines;
         let deadline = Instant::now() + *patience;
         let stream = loop {
@@ -183,7 +183,7 @@ impl Rendezvous {
                     patience.as_secs_f64()
                 )));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         };
         let peer = format!("the leader ({leader}, port {port})");
         let link = Link::new(stream, peer, *patience, self.cancel.clone());
@@ -215,7 +215,7 @@ fn dial(leader: &str, port: u16) -> Result<TcpStream, String> {
     let addresses = (leader, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut reason = "its name has no address".to_owned();
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CALL) {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) => reason = format!("{address}: {error}"),
         }
@@ -233,7 +233,7 @@ fn greet(
 ) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let Ok(mut link) = Link::new(stream, address.to_string(), patience, cancel) else { return };
-    let Ok(hello) = link.receive_json::<Hello>(Kind::Hello, Instant::now() + GREETING) else { return };
+    let Ok(hello) = link.receive_json::<Hello>(Kind::Hello, Instant::now() + HELLO_TIMEOUT) else { return };
     link.rename(format!("machine {} ({address})", hello.index));
     // Nobody waits any more where all have come.
     let _late = said.send((hello, link));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::links::Links;
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A thread that looks after links until it is dropped.
 pub struct Watch {
@@ -27,7 +27,7 @@ impl Watch {
                 if links.all().iter().any(|link| link.has_ended()) {
                     return lost();
                 }
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(POLL_INTERVAL);
             }
         };
         Self { over, thread: Some(std::thread::spawn(look)) }

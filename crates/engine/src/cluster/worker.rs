@@ -8,39 +8,40 @@ use super::link::End;
 use super::rendezvous::Rendezvous;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::forward::batch::wire_format::StepBounds;
 use crate::report::EngineFacts;
+use crate::schedule::limits::EngineLimits;
 use crate::start::loader::Loading;
-use crate::start::platform::Placement;
+use crate::start::platform::Platform;
 use flashjob_config::EngineConfig;
 use flashjob_event::Events;
 use flashjob_model::Model;
 
 /// Ranks that are loaded and wait for steps.
-pub struct Follower {
+pub struct Worker {
     engine: Engine,
-    bounds: StepBounds,
+    /// Bounds of the steps that the leader may ask for.
+    limits: EngineLimits,
 }
 
-impl Follower {
+impl Worker {
     /// Finds the leader, loads this machine's ranks, and reports to it.
     ///
     /// # Errors
     /// As [`Engine::load_leading`].
     pub fn load(
-        placement: Placement,
+        platform: Platform,
         model: &Model,
         config: &EngineConfig,
         rendezvous: &Rendezvous,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let loading = Loading { placement, model, config, rendezvous: Some(rendezvous), events, cancel };
-        let (engine, bounds) = loading.load()?;
-        Ok(Self { engine, bounds })
+        let loading = Loading { platform, model, config, rendezvous: Some(rendezvous), events, cancel };
+        let (engine, limits) = loading.load()?;
+        Ok(Self { engine, limits })
     }
 
-    /// What was decided.
+    /// Everything that was decided while loading.
     pub fn facts(&self) -> &EngineFacts {
         self.engine.facts()
     }
@@ -50,9 +51,9 @@ impl Follower {
     /// # Errors
     /// Of computing, and where the leader is gone without one.
     pub fn follow(mut self, cancel: &CancellationToken) -> Result<End, Error> {
-        let Engine { ranks, step, .. } = &mut self.engine;
+        let Engine { executor, batch, .. } = &mut self.engine;
         loop {
-            match ranks.follow(step, &self.bounds, cancel) {
+            match executor.follow(batch, &self.limits, cancel) {
                 Ok(()) => {}
                 Err(Error::Ended { end, .. }) => return Ok(end),
                 Err(error) => return Err(error),

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::link::Kind;
 use super::links::Links;
-use crate::cost::Loaded;
+use crate::cost::NodeLoad;
 use crate::error::Error;
-use crate::forward::batch::Step;
-use crate::start::capacity::Capacity;
+use crate::forward::batch::ForwardBatch;
+use crate::schedule::limits::EngineLimits;
 use flashjob_model::Shard;
 
 /// Who computes a model together.
@@ -21,6 +21,13 @@ pub struct World {
     pub links: Option<Links>,
 }
 
+/// A node's cache, as it is sent over a link.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct CacheSize {
+    kv_blocks: usize,
+    max_model_len: usize,
+}
+
 impl World {
     /// The parts of this process's ranks.
     pub fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
@@ -28,49 +35,51 @@ impl World {
         self.here.clone().map(move |rank| Shard { rank, world_size })
     }
 
-    /// The least of what all machines have room for, where `capacity` is this one's.
+    /// The smallest cache of all nodes, where that of `planned` is this one's: blocks must mean the same on every rank.
     ///
     /// # Errors
     /// Where one of them is gone.
-    pub fn agree(&self, capacity: Capacity) -> Result<Capacity, Error> {
-        match &self.links {
-            None => Ok(capacity),
-            Some(Links::Leads(links)) => {
-                let mut least = capacity;
+    pub fn agree(&self, planned: EngineLimits) -> Result<EngineLimits, Error> {
+        let own = CacheSize { kv_blocks: planned.num_blocks, max_model_len: planned.max_model_len };
+        let least = match &self.links {
+            None => own,
+            Some(Links::Leader(links)) => {
+                let mut least = own;
                 for link in links.iter() {
-                    let other: Capacity = link.receive_json(Kind::Capacity, link.deadline())?;
+                    let other: CacheSize = link.receive_json(Kind::Capacity, link.deadline())?;
                     least.kv_blocks = least.kv_blocks.min(other.kv_blocks);
                     least.max_model_len = least.max_model_len.min(other.max_model_len);
                 }
                 links.iter().try_for_each(|link| link.send_json(Kind::Capacity, &least))?;
-                Ok(least)
+                least
             }
-            Some(Links::Follows(link)) => {
-                link.send_json(Kind::Capacity, &capacity)?;
-                let least: Capacity = link.receive_json(Kind::Capacity, link.deadline())?;
-                match least.kv_blocks <= capacity.kv_blocks && least.max_model_len <= capacity.max_model_len {
-                    true => Ok(least),
-                    false => {
-                        Err(Error::Machines(format!("{} wants more cache than there is room for here", link.peer())))
-                    }
+            Some(Links::Worker(link)) => {
+                link.send_json(Kind::Capacity, &own)?;
+                let least: CacheSize = link.receive_json(Kind::Capacity, link.deadline())?;
+                // A peer's word is not trusted with memory.
+                if least.kv_blocks > own.kv_blocks || least.max_model_len > own.max_model_len {
+                    let peer = link.peer();
+                    return Err(Error::Machines(format!("{peer} wants more cache than there is room for here")));
                 }
+                least
             }
-        }
+        };
+        Ok(EngineLimits { num_blocks: least.kv_blocks, max_model_len: least.max_model_len, ..planned })
     }
 
     /// Tells the leader that this machine is ready, or waits until all others are; gives what those have loaded.
     ///
     /// # Errors
     /// Where one of them is gone.
-    pub fn all_loaded(&self, here: &Loaded) -> Result<Vec<Loaded>, Error> {
+    pub fn all_loaded(&self, here: &NodeLoad) -> Result<Vec<NodeLoad>, Error> {
         match &self.links {
             None => Ok(Vec::new()),
-            Some(Links::Leads(links)) => {
+            Some(Links::Leader(links)) => {
                 let deadline = links.first().map_or_else(Instant::now, |link| link.deadline());
                 let loaded = links.iter().map(|link| link.receive_json(Kind::Loaded, deadline));
                 Ok(loaded.collect::<Result<_, _>>()?)
             }
-            Some(Links::Follows(link)) => {
+            Some(Links::Worker(link)) => {
                 link.send_json(Kind::Loaded, here)?;
                 Ok(Vec::new())
             }
@@ -81,8 +90,8 @@ impl World {
     ///
     /// # Errors
     /// Where one of them is gone.
-    pub fn begin(&self, step: &Step) -> Result<(), Error> {
-        let Some(Links::Leads(links)) = &self.links else { return Ok(()) };
+    pub fn begin(&self, step: &ForwardBatch) -> Result<(), Error> {
+        let Some(Links::Leader(links)) = &self.links else { return Ok(()) };
         let mut words = Vec::new();
         step.write(&mut words);
         let bytes = bytemuck::cast_slice(&words);

@@ -11,7 +11,7 @@ use candle_flash_attn as _;
 
 use super::address::Address;
 use super::gpu::Gpu;
-use super::split_kv::PartsAt;
+use super::split_kv::SplitKvArguments;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 
@@ -21,19 +21,19 @@ pub struct PagedQueries {
     /// Heads.
     pub shape: AttentionShape,
     /// Tokens of a block, a multiple of 32.
-    pub page: usize,
+    pub block_size: usize,
     /// `[tokens, q_stride]`, queries first.
     pub q: Address,
     /// Entries from one token to the next in `q`.
     pub q_stride: usize,
-    /// `[blocks, page, kv_heads, head_dim]`.
+    /// `[blocks, block_size, kv_heads, head_dim]`.
     pub k_cache: Address,
-    /// `[blocks, page, kv_heads, head_dim]`.
+    /// `[blocks, block_size, kv_heads, head_dim]`.
     pub v_cache: Address,
     /// `[tokens, heads · head_dim]`.
     pub out: Address,
     /// `[heads, tokens]`, single precision: written, not read.
-    pub log_sums: Address,
+    pub softmax_lse: Address,
     /// `[sequences + 1]`: queries before each sequence's first.
     pub cumulative_queries: Address,
     /// `[sequences + 1]`: keys before each sequence's first.
@@ -57,7 +57,7 @@ pub struct PagedQueries {
     /// A query sees this many keys at most, itself included.
     pub window: Option<usize>,
     /// The same keys in parts, where that is better.
-    pub parts: Option<PartsAt>,
+    pub parts: Option<SplitKvArguments>,
 }
 
 unsafe extern "C" {
@@ -112,7 +112,7 @@ unsafe extern "C" {
 }
 
 /// Queries as the kernel is to see them.
-struct Rows {
+struct QueryRows {
     cumulative: Address,
     batch_stride: usize,
     out_batch_stride: usize,
@@ -145,7 +145,7 @@ impl Gpu {
             return self.attention_in_parts(at, &parts);
         }
         let rows = match grouped {
-            true => Rows {
+            true => QueryRows {
                 cumulative: Address::NULL,
                 batch_stride: at.q_stride,
                 out_batch_stride: heads * head_dim,
@@ -156,7 +156,7 @@ impl Gpu {
                 longest: group,
                 causal: false,
             },
-            false => Rows {
+            false => QueryRows {
                 cumulative: at.cumulative_queries,
                 batch_stride: 0,
                 out_batch_stride: 0,
@@ -185,13 +185,13 @@ impl Gpu {
                 at.k_cache.0 as *const c_void,
                 at.v_cache.0 as *const c_void,
                 at.out.0 as *const c_void,
-                at.log_sums.0 as *const c_void,
+                at.softmax_lse.0 as *const c_void,
                 null,
                 rows.cumulative.0 as *const i32,
                 at.cumulative_keys.0 as *const i32,
                 rows.batch_stride as u32,
-                (at.page * token_stride) as u32,
-                (at.page * token_stride) as u32,
+                (at.block_size * token_stride) as u32,
+                (at.block_size * token_stride) as u32,
                 rows.out_batch_stride as u32,
                 0,
                 rows.row_stride as u32,
@@ -221,7 +221,7 @@ impl Gpu {
                 at.softcap.unwrap_or(0.0),
                 at.block_table.0 as *const i32,
                 at.max_blocks as u32,
-                at.page as c_int,
+                at.block_size as c_int,
                 std::ptr::null(),
                 0,
                 0,
@@ -233,19 +233,19 @@ impl Gpu {
 
     /// As [`Gpu::attention`], each part of a sequence's keys on its own and then joined. Every part has a copy of its sequence's
     /// query: batches of flash attention are so far apart as they are long.
-    fn attention_in_parts(&self, at: &PagedQueries, parts: &PartsAt) -> Result<()> {
+    fn attention_in_parts(&self, at: &PagedQueries, parts: &SplitKvArguments) -> Result<()> {
         let row_bytes = at.q_stride * size_of::<u16>();
         self.gather_rows(at.q, parts.sequence_of, parts.queries, parts.rows, row_bytes)?;
         self.attention(&PagedQueries {
             q: parts.queries,
             out: parts.out,
-            log_sums: parts.log_sums,
+            softmax_lse: parts.softmax_lse,
             cumulative_keys: parts.cumulative_keys,
             block_table: parts.block_table,
             max_blocks: parts.split.blocks,
             sequences: parts.rows,
             tokens: parts.rows,
-            longest_keys: parts.split.blocks * at.page,
+            longest_keys: parts.split.blocks * at.block_size,
             parts: None,
             ..*at
         })?;

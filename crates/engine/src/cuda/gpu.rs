@@ -7,12 +7,13 @@ use candle_core::cuda_backend::cudarc::cublas::sys::cublasSetWorkspace_v2;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::cuda_backend::cudarc::nccl::sys::cudaStream_t;
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
-use candle_core::{Device, Result};
+use candle_core::{Device as CandleDevice, Result};
 
 use super::kernels::Kernels;
 use super::staging::Staging;
 use super::step_mirror::StepMirror;
-use crate::forward::batch::StepExtent;
+use crate::schedule::limits::EngineLimits;
+use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 
 /// What cuBLAS computes in: with less it chooses slower products, and without any it would allocate while a step is recorded
@@ -51,12 +52,12 @@ impl Gpu {
         Ok(Self { device, _workspace: workspace, kernels, dtype, staging, step: None })
     }
 
-    /// With room for steps of up to `extent`.
+    /// With room for steps within `limits` on a rank of `shape`.
     ///
     /// # Errors
     /// Where there is no memory for it.
-    pub fn for_steps(mut self, extent: StepExtent) -> Result<Self> {
-        self.step = Some(StepMirror::new(self.stream(), extent)?);
+    pub fn for_steps(mut self, limits: &EngineLimits, shape: AttentionShape) -> Result<Self> {
+        self.step = Some(StepMirror::new(self.stream(), limits, shape)?);
         Ok(self)
     }
 
@@ -79,8 +80,8 @@ impl Gpu {
     }
 
     /// For candle.
-    pub fn device(&self) -> Device {
-        Device::Cuda(self.device.clone())
+    pub fn device(&self) -> CandleDevice {
+        CandleDevice::Cuda(self.device.clone())
     }
 
     /// Of activations.

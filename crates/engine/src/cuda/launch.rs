@@ -6,7 +6,7 @@ use candle_core::{Result, bail};
 
 use super::address::Address;
 use super::gpu::Gpu;
-use super::split_kv::PartsAt;
+use super::split_kv::SplitKvArguments;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Activation;
 
@@ -207,7 +207,13 @@ impl Gpu {
     }
 
     /// See `join_parts`: `out` is `[sequences, heads · head_dim]`.
-    pub fn join_parts(&self, parts: &PartsAt, out: Address, sequences: usize, shape: AttentionShape) -> Result<()> {
+    pub fn join_parts(
+        &self,
+        parts: &SplitKvArguments,
+        out: Address,
+        sequences: usize,
+        shape: AttentionShape,
+    ) -> Result<()> {
         let AttentionShape { heads, head_dim, .. } = shape;
         launch!(
             self,
@@ -215,7 +221,7 @@ impl Gpu {
             sequences * heads,
             row_threads(head_dim),
             parts.out.0,
-            parts.log_sums.0,
+            parts.softmax_lse.0,
             out.0,
             parts.split.parts as u32,
             heads as u32,

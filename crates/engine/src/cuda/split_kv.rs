@@ -10,26 +10,27 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 
 use super::address::Address;
 use super::upload::Upload;
-use crate::forward::batch::{Step, StepExtent};
-use crate::forward::split_kv::KeySplit;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::split_kv::SplitKv;
+use crate::schedule::limits::EngineLimits;
 use flashjob_cpu::AttentionShape;
 
 /// Room for the parts of any step.
-pub(super) struct KeyParts {
+pub(super) struct SplitKvBuffers {
     stream: Arc<CudaStream>,
     shape: AttentionShape,
     processors: usize,
     numbers: Upload,
     queries: CudaSlice<u16>,
     out: CudaSlice<u16>,
-    log_sums: CudaSlice<f32>,
+    softmax_lse: CudaSlice<f32>,
 }
 
 /// What [`Gpu::attention`](super::gpu::Gpu::attention) needs to work on parts. Each has a row.
 #[derive(Clone, Copy, Debug)]
-pub struct PartsAt {
+pub struct SplitKvArguments {
     /// How each sequence is split.
-    pub split: KeySplit,
+    pub split: SplitKv,
     /// Parts of all sequences.
     pub rows: usize,
     /// `[rows]`: the sequence of each.
@@ -43,23 +44,23 @@ pub struct PartsAt {
     /// `[rows, heads · head_dim]`, to be written.
     pub out: Address,
     /// `[rows, heads]`, single precision, to be written.
-    pub log_sums: Address,
+    pub softmax_lse: Address,
 }
 
-impl KeyParts {
-    /// Room for steps of up to `extent`.
-    pub(super) fn new(stream: Arc<CudaStream>, extent: StepExtent) -> Result<Self> {
-        let StepExtent { shape, max_blocks, sequences, .. } = extent;
+impl SplitKvBuffers {
+    /// Room for steps within `limits`, on a rank of `shape`.
+    pub(super) fn new(stream: Arc<CudaStream>, limits: &EngineLimits, shape: AttentionShape) -> Result<Self> {
+        let (max_blocks, sequences) = (limits.max_blocks_per_seq(), limits.max_num_seqs);
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let processors = stream.context().attribute(count).w()? as usize;
-        let rows = KeySplit::most_rows(shape.kv_heads, processors);
+        let rows = SplitKv::most_rows(shape.kv_heads, processors);
         // A row has the blocks of its part, rounded up.
         let table = sequences.min(rows) * max_blocks + rows;
         Ok(Self {
             numbers: Upload::new(Arc::clone(&stream), 2 * rows + 1 + table)?,
             queries: stream.alloc_zeros(rows * shape.qkv_width()).w()?,
             out: stream.alloc_zeros(rows * shape.out_width()).w()?,
-            log_sums: stream.alloc_zeros(rows * shape.heads).w()?,
+            softmax_lse: stream.alloc_zeros(rows * shape.heads).w()?,
             stream,
             shape,
             processors,
@@ -67,7 +68,7 @@ impl KeyParts {
     }
 
     /// Queues the upload of what describes the parts of `step`, where it has any.
-    pub(super) fn upload(&self, step: &Step) -> Result<()> {
+    pub(super) fn upload(&self, step: &ForwardBatch) -> Result<()> {
         let Some(split) = self.split(step) else { return Ok(()) };
         self.numbers.send(|numbers| {
             split.write(step, numbers);
@@ -76,12 +77,12 @@ impl KeyParts {
     }
 
     /// The parts of `step`.
-    pub(super) fn of(&self, step: &Step) -> Option<PartsAt> {
+    pub(super) fn of(&self, step: &ForwardBatch) -> Option<SplitKvArguments> {
         let split = self.split(step)?;
         let rows = step.sequences() * split.parts;
         let [sequence_of, cumulative_keys, block_table] =
-            KeySplit::starts(rows).map(|start| self.numbers.address(start));
-        Some(PartsAt {
+            SplitKv::starts(rows).map(|start| self.numbers.address(start));
+        Some(SplitKvArguments {
             split,
             rows,
             sequence_of,
@@ -89,14 +90,14 @@ impl KeyParts {
             block_table,
             queries: Address(self.queries.device_ptr(&self.stream).0),
             out: Address(self.out.device_ptr(&self.stream).0),
-            log_sums: Address(self.log_sums.device_ptr(&self.stream).0),
+            softmax_lse: Address(self.softmax_lse.device_ptr(&self.stream).0),
         })
     }
 
     /// Depends on nothing but the size of a step, as what is recorded must.
-    fn split(&self, step: &Step) -> Option<KeySplit> {
+    fn split(&self, step: &ForwardBatch) -> Option<SplitKv> {
         let decodes = step.longest_queries() == 1 && step.tokens() == step.sequences();
-        let blocks = [step.max_blocks(), step.block_tokens()];
-        decodes.then(|| KeySplit::new(step.sequences(), self.shape.kv_heads, blocks, self.processors)).flatten()
+        let blocks = [step.max_blocks(), step.block_size()];
+        decodes.then(|| SplitKv::new(step.sequences(), self.shape.kv_heads, blocks, self.processors)).flatten()
     }
 }

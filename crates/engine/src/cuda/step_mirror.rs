@@ -7,39 +7,41 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::address::Address;
-use super::split_kv::{KeyParts, PartsAt};
+use super::split_kv::{SplitKvArguments, SplitKvBuffers};
 use super::upload::Upload;
-use crate::forward::batch::{Step, StepExtent};
+use crate::forward::batch::ForwardBatch;
+use crate::schedule::limits::EngineLimits;
+use flashjob_cpu::AttentionShape;
 
 /// Room on a GPU for a step's numbers, and for what attention writes and nobody reads.
 pub struct StepMirror {
     stream: Arc<CudaStream>,
     numbers: Upload,
-    log_sums: CudaSlice<f32>,
+    softmax_lse: CudaSlice<f32>,
     /// One for each row of logits.
     best: CudaSlice<u32>,
     /// Where each list begins in `numbers`.
     starts: [usize; LISTS],
-    key_parts: KeyParts,
+    split_kv: SplitKvBuffers,
 }
 
 /// Lists that a step has.
 const LISTS: usize = 7;
 
 impl StepMirror {
-    /// Room for steps of up to `extent`.
-    pub(super) fn new(stream: Arc<CudaStream>, extent: StepExtent) -> Result<Self> {
-        let starts = starts(extent);
-        let count = starts[LISTS - 1] + extent.sequences * extent.max_blocks;
+    /// Room for steps within `limits`, on a rank of `shape`.
+    pub(super) fn new(stream: Arc<CudaStream>, limits: &EngineLimits, shape: AttentionShape) -> Result<Self> {
+        let starts = starts(limits);
+        let count = starts[LISTS - 1] + limits.max_num_seqs * limits.max_blocks_per_seq();
         let numbers = Upload::new(Arc::clone(&stream), count)?;
-        let best = stream.alloc_zeros(extent.sequences).w()?;
-        let log_sums = stream.alloc_zeros(extent.shape.heads * extent.tokens).w()?;
-        let key_parts = KeyParts::new(Arc::clone(&stream), extent)?;
-        Ok(Self { stream, numbers, log_sums, best, starts, key_parts })
+        let best = stream.alloc_zeros(limits.max_num_seqs).w()?;
+        let softmax_lse = stream.alloc_zeros(shape.heads * limits.max_num_batched_tokens).w()?;
+        let split_kv = SplitKvBuffers::new(Arc::clone(&stream), limits, shape)?;
+        Ok(Self { stream, numbers, softmax_lse, best, starts, split_kv })
     }
 
     /// Queues the upload of all of `step`.
-    pub fn upload(&self, step: &Step) -> Result<()> {
+    pub fn upload(&self, step: &ForwardBatch) -> Result<()> {
         let lists: [&[u32]; LISTS] = [
             step.token_ids(),
             step.positions(),
@@ -57,12 +59,12 @@ impl StepMirror {
             }
             end
         })?;
-        self.key_parts.upload(step)
+        self.split_kv.upload(step)
     }
 
     /// Its keys in parts, where they are better attended to so.
-    pub fn key_parts(&self, step: &Step) -> Option<PartsAt> {
-        self.key_parts.of(step)
+    pub fn split_kv(&self, step: &ForwardBatch) -> Option<SplitKvArguments> {
+        self.split_kv.of(step)
     }
 
     /// `[tokens]`.
@@ -101,8 +103,8 @@ impl StepMirror {
     }
 
     /// `[heads, tokens]`.
-    pub fn log_sums(&self) -> Address {
-        Address(self.log_sums.device_ptr(&self.stream).0)
+    pub fn softmax_lse(&self) -> Address {
+        Address(self.softmax_lse.device_ptr(&self.stream).0)
     }
 
     /// `[rows wanted]`: the tokens with the largest logits, once they are there.
@@ -122,8 +124,8 @@ impl StepMirror {
 }
 
 /// Lists begin at multiples of 16 bytes.
-fn starts(extent: StepExtent) -> [usize; LISTS] {
-    let StepExtent { tokens, sequences, .. } = extent;
+fn starts(limits: &EngineLimits) -> [usize; LISTS] {
+    let (tokens, sequences) = (limits.max_num_batched_tokens, limits.max_num_seqs);
     let lengths = [tokens, tokens, tokens, sequences + 1, sequences + 1, sequences];
     let mut starts = [0; LISTS];
     for (index, length) in lengths.into_iter().enumerate() {

@@ -6,8 +6,8 @@
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::kv_cache::LayerCache;
 use crate::forward::ops::access::{Operand, floats, floats_mut};
 use flashjob_cpu::{CacheLayout, PagedAttention, paged_attention};
@@ -29,23 +29,23 @@ impl Attention {
     /// included.
     pub fn forward(
         &self,
-        processor: &Processor,
+        device: &Device,
         qkv: &Tensor,
         cache: &LayerCache,
         window: Option<usize>,
-        step: &Step,
+        step: &ForwardBatch,
         out: &Tensor,
     ) -> Result<()> {
-        out.inplace_op2(qkv, &Paged { processor, attention: self, cache, window, step })
+        out.inplace_op2(qkv, &Paged { device, attention: self, cache, window, step })
     }
 }
 
 struct Paged<'a> {
-    processor: &'a Processor,
+    device: &'a Device,
     attention: &'a Attention,
     cache: &'a LayerCache,
     window: Option<usize>,
-    step: &'a Step,
+    step: &'a ForwardBatch,
 }
 
 impl InplaceOp2 for Paged<'_> {
@@ -69,7 +69,7 @@ impl InplaceOp2 for Paged<'_> {
             window: self.window,
             softcap: self.attention.softcap,
         };
-        paged_attention(self.processor.pool(), &arguments, floats_mut(out, out_layout)?);
+        paged_attention(self.device.pool(), &arguments, floats_mut(out, out_layout)?);
         Ok(())
     }
 
@@ -83,16 +83,16 @@ impl InplaceOp2 for Paged<'_> {
     ) -> Result<()> {
         use crate::cuda::address::Address;
         use crate::cuda::attention::PagedQueries;
-        let (gpu, step, layout) = (self.processor.gpu()?, self.step, self.attention.layout);
+        let (gpu, step, layout) = (self.device.gpu()?, self.step, self.attention.layout);
         let at = PagedQueries {
             shape: layout.shape(),
-            page: layout.page(),
+            block_size: layout.block_size(),
             q: Address::of(qkv, qkv_layout)?,
             q_stride: layout.shape().qkv_width(),
             k_cache: Operand::of(&self.cache.keys).address()?,
             v_cache: Operand::of(&self.cache.values).address()?,
             out: Address::of(out, out_layout)?,
-            log_sums: gpu.step().log_sums(),
+            softmax_lse: gpu.step().softmax_lse(),
             cumulative_queries: gpu.step().cumulative_queries(),
             cumulative_keys: gpu.step().cumulative_keys(),
             block_table: gpu.step().block_table(),
@@ -104,7 +104,7 @@ impl InplaceOp2 for Paged<'_> {
             scale: self.attention.scale,
             softcap: self.attention.softcap,
             window: self.window,
-            parts: gpu.step().key_parts(step),
+            parts: gpu.step().split_kv(step),
         };
         gpu.attention(&at)
     }

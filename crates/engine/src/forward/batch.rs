@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::forward::replay::ReplaySize;
 use crate::schedule::blocks::BlockTable;
-use flashjob_cpu::AttentionShape;
+use crate::schedule::limits::EngineLimits;
 
 /// Which rows of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum LogitsRows {
     /// None: tokens to come are known already.
     None,
     /// That of its last token.
@@ -23,23 +23,9 @@ pub enum Wanted {
     All,
 }
 
-/// The largest step there will be.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "a CPU computes steps of any size"))]
-pub struct StepExtent {
-    /// Tokens.
-    pub tokens: usize,
-    /// Sequences, and rows of logits.
-    pub sequences: usize,
-    /// Blocks of the longest sequence.
-    pub max_blocks: usize,
-    /// Heads of the rank.
-    pub shape: AttentionShape,
-}
-
 /// Rows of a step are tokens; its sequences are contiguous runs of rows.
 #[derive(Debug, Default)]
-pub struct Step {
+pub struct ForwardBatch {
     token_ids: Vec<u32>,
     positions: Vec<u32>,
     slots: Vec<u32>,
@@ -48,26 +34,28 @@ pub struct Step {
     block_table: Vec<u32>,
     max_blocks: usize,
     logit_rows: Vec<u32>,
-    block_tokens: usize,
+    block_size: usize,
     longest_queries: usize,
     longest_keys: usize,
     replay: Option<ReplaySize>,
 }
 
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU finds lengths itself, and replays nothing"))]
-impl Step {
-    /// Buffers for `tokens` tokens of `sequences` sequences, each of at most `blocks` blocks of `block_tokens` tokens.
-    pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize, block_tokens: usize) -> Self {
+impl ForwardBatch {
+    /// Buffers for steps within `limits`.
+    pub fn with_capacity(limits: &EngineLimits) -> Self {
+        let (tokens, sequences) = (limits.max_num_batched_tokens, limits.max_num_seqs);
+        // Not whole tables: long ones are rare, and the buffer keeps what it once grew to.
+        let blocks = limits.max_blocks_per_seq().min(16);
         Self {
             token_ids: Vec::with_capacity(tokens),
             positions: Vec::with_capacity(tokens),
             slots: Vec::with_capacity(tokens),
             cumulative_queries: Vec::with_capacity(sequences + 1),
             cumulative_keys: Vec::with_capacity(sequences + 1),
-            // Not `sequences * blocks`: long tables are rare, and the buffer keeps what it once grew to.
-            block_table: Vec::with_capacity(sequences.saturating_mul(blocks.min(16))),
+            block_table: Vec::with_capacity(sequences.saturating_mul(blocks)),
             logit_rows: Vec::with_capacity(sequences),
-            block_tokens,
+            block_size: limits.block_size,
             ..Self::default()
         }
     }
@@ -76,7 +64,7 @@ impl Step {
     ///
     /// # Panics
     /// While a rank holds it.
-    pub fn lent(step: &mut Arc<Step>) -> &mut Step {
+    pub fn lent(step: &mut Arc<ForwardBatch>) -> &mut ForwardBatch {
         Arc::get_mut(step).expect("ranks have put a step down when they are done")
     }
 
@@ -91,26 +79,26 @@ impl Step {
         self.cumulative_keys.push(0);
         self.block_table.clear();
         self.logit_rows.clear();
-        self.max_blocks = longest.div_ceil(self.block_tokens);
+        self.max_blocks = longest.div_ceil(self.block_size);
         (self.longest_queries, self.longest_keys, self.replay) = (0, 0, None);
     }
 
     /// Adds tokens of one sequence, the first of them at position `start`, all of which `table` has slots for.
-    pub fn push(&mut self, token_ids: &[u32], start: usize, table: &BlockTable, wanted: Wanted) {
+    pub fn push(&mut self, token_ids: &[u32], start: usize, table: &BlockTable, wanted: LogitsRows) {
         let first_row = self.token_ids.len();
         let end = start + token_ids.len();
         self.token_ids.extend_from_slice(token_ids);
         self.positions.extend(start as u32..end as u32);
-        self.slots.extend((start..end).filter_map(|position| table.slot(position, self.block_tokens)));
+        self.slots.extend((start..end).filter_map(|position| table.slot(position, self.block_size)));
         debug_assert_eq!(self.slots.len(), self.token_ids.len(), "the scheduler gave every token a slot");
         self.cumulative_queries.push(self.token_ids.len() as u32);
         self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + end as u32);
         self.block_table.extend(table.indices().take(self.max_blocks));
         self.block_table.resize(self.sequences() * self.max_blocks, 0);
         let rows = match wanted {
-            Wanted::None => self.token_ids.len()..self.token_ids.len(),
-            Wanted::Last => self.token_ids.len() - 1..self.token_ids.len(),
-            Wanted::All => first_row..self.token_ids.len(),
+            LogitsRows::None => self.token_ids.len()..self.token_ids.len(),
+            LogitsRows::Last => self.token_ids.len() - 1..self.token_ids.len(),
+            LogitsRows::All => first_row..self.token_ids.len(),
         };
         self.logit_rows.extend(rows.map(|row| row as u32));
         self.longest_queries = self.longest_queries.max(token_ids.len());
@@ -125,13 +113,13 @@ impl Step {
             self.logit_rows.push(self.token_ids.len() as u32);
             self.token_ids.push(0);
             self.positions.push(0);
-            self.slots.push(spare_block * self.block_tokens as u32);
+            self.slots.push(spare_block * self.block_size as u32);
             self.cumulative_queries.push(self.token_ids.len() as u32);
             self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + 1);
             self.block_table.push(spare_block);
             self.block_table.resize((sequence + 1) * self.max_blocks, 0);
         }
-        self.longest_keys = size.max_blocks * self.block_tokens;
+        self.longest_keys = size.max_blocks * self.block_size;
         self.replay = Some(size);
     }
 
@@ -151,8 +139,8 @@ impl Step {
     }
 
     /// Tokens that a block of the cache holds.
-    pub fn block_tokens(&self) -> usize {
-        self.block_tokens
+    pub fn block_size(&self) -> usize {
+        self.block_size
     }
 
     /// Rows.
@@ -211,17 +199,27 @@ mod tests {
     use super::*;
     use crate::schedule::blocks::BlockPool;
 
+    const LIMITS: EngineLimits = EngineLimits {
+        max_num_seqs: 2,
+        max_num_batched_tokens: 8,
+        max_model_len: 8,
+        block_size: 4,
+        num_blocks: 8,
+        num_spare_blocks: 1,
+        vocab_size: 10,
+    };
+
     #[test]
     fn a_step_says_where_each_token_is_and_what_it_sees() {
         let mut pool = BlockPool::new(8, 4);
         let (mut decoding, mut prefilling) = (BlockTable::default(), BlockTable::default());
         pool.grow(&mut decoding, 6).unwrap();
         pool.grow(&mut prefilling, 3).unwrap();
-        let mut step = Step::with_capacity(8, 2, 2, 4);
+        let mut step = ForwardBatch::with_capacity(&LIMITS);
         for _ in 0..2 {
             step.begin(6);
-            step.push(&[7], 5, &decoding, Wanted::Last);
-            step.push(&[1, 2, 3], 0, &prefilling, Wanted::None);
+            step.push(&[7], 5, &decoding, LogitsRows::Last);
+            step.push(&[1, 2, 3], 0, &prefilling, LogitsRows::None);
             assert_eq!(step.token_ids(), [7, 1, 2, 3]);
             assert_eq!(step.positions(), [5, 0, 1, 2]);
             assert_eq!(step.slots(), [5, 8, 9, 10]);
@@ -231,7 +229,7 @@ mod tests {
             assert_eq!(step.logit_rows(), [0]);
         }
         step.begin(3);
-        step.push(&[1, 2, 3], 0, &prefilling, Wanted::All);
+        step.push(&[1, 2, 3], 0, &prefilling, LogitsRows::All);
         assert_eq!((step.logit_rows(), step.block_table()), (&[0, 1, 2][..], &[2][..]));
         assert_eq!((step.longest_queries(), step.longest_keys(), step.replay()), (3, 3, None));
     }
@@ -241,10 +239,10 @@ mod tests {
         let mut pool = BlockPool::new(8, 4);
         let mut table = BlockTable::default();
         pool.grow(&mut table, 6).unwrap();
-        let mut step = Step::with_capacity(8, 2, 2, 4);
+        let mut step = ForwardBatch::with_capacity(&LIMITS);
         let size = ReplaySize { sequences: 3, max_blocks: 4 };
         step.begin(size.max_blocks * 4);
-        step.push(&[7], 5, &table, Wanted::Last);
+        step.push(&[7], 5, &table, LogitsRows::Last);
         step.fill_up(size, 8);
         assert_eq!((step.token_ids(), step.positions()), (&[7, 0, 0][..], &[5, 0, 0][..]));
         assert_eq!(step.slots(), [5, 32, 32]);

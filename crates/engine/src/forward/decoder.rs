@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::communicator::Communicator;
 use crate::error::Error;
 use crate::forward::attention::Attention;
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::kv_cache::{CacheOrder, KvCache, LayerCache};
 use crate::forward::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, Softcap};
-use crate::forward::rope::Angles;
+use crate::forward::rope::RotaryEmbedding;
 use crate::forward::weights::{DecoderWeights, LayerWeights};
-use crate::forward::workspace::{MostRows, Rows, Views, Widths, Workspace};
+use crate::forward::workspace::{Rows, Views, Widths, Workspace};
+use crate::schedule::limits::EngineLimits;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::{DecoderConfig, Dtype, ShardShape};
 
@@ -31,20 +32,20 @@ pub struct Decoder {
     ropes: Ropes,
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
-    processor: Arc<Processor>,
+    device: Arc<Device>,
     #[cfg(feature = "cuda")]
     graphs: crate::cuda::graph::Graphs,
 }
 
 /// Angles by kind of layer.
 struct Ropes {
-    unlimited: Angles,
+    unlimited: RotaryEmbedding,
     /// Where it differs.
-    windowed: Option<Angles>,
+    windowed: Option<RotaryEmbedding>,
 }
 
 impl Ropes {
-    fn of(&self, window: Option<usize>) -> &Angles {
+    fn of(&self, window: Option<usize>) -> &RotaryEmbedding {
         match (&self.windowed, window) {
             (Some(windowed), Some(_)) => windowed,
             _ => &self.unlimited,
@@ -52,16 +53,10 @@ impl Ropes {
     }
 }
 
-/// What a decoder must be ready for.
+/// Formats of what a decoder keeps.
 #[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    /// The largest step.
-    pub most: MostRows,
-    /// The longest sequence.
-    pub max_model_len: usize,
-    /// Tokens that a block of the cache holds.
-    pub block_tokens: usize,
-    /// How keys and values lie.
+pub struct DecoderFormat {
+    /// Order of keys and values in a block.
     pub cache: CacheOrder,
     /// Number format of activations other than the residual stream and the logits.
     pub activations: Dtype,
@@ -91,21 +86,22 @@ impl Decoder {
     pub fn new(
         config: DecoderConfig,
         weights: DecoderWeights,
-        extent: Extent,
+        limits: &EngineLimits,
+        format: DecoderFormat,
         communicator: Box<dyn Communicator>,
-        processor: Arc<Processor>,
+        device: Arc<Device>,
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
         let attention = Attention {
-            layout: extent.cache.layout(attention_shape(&config, &shard), extent.block_tokens),
+            layout: format.cache.layout(attention_shape(&config, &shard), limits.block_size),
             scale: config.attention_scale,
             softcap: config.attention_softcap,
         };
-        let device = processor.device();
+        let candle = device.candle();
         let failed = Error::compute("allocate activations");
         let widths = widths(&config, &shard);
-        let workspace = Workspace::new(widths, extent.most, extent.activations, device).map_err(&failed)?;
-        let angles = |rope| Angles::new(rope, extent.max_model_len, device).map_err(&failed);
+        let workspace = Workspace::new(widths, limits, format.activations, candle).map_err(&failed)?;
+        let angles = |rope| RotaryEmbedding::new(rope, limits.max_model_len, candle).map_err(&failed);
         let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
         let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
         Ok(Self {
@@ -116,7 +112,7 @@ impl Decoder {
             ropes,
             workspace,
             communicator,
-            processor,
+            device,
             #[cfg(feature = "cuda")]
             graphs: crate::cuda::graph::Graphs::default(),
         })
@@ -127,7 +123,7 @@ impl Decoder {
     /// # Errors
     /// What went wrong on the way.
     pub fn wait(&self) -> Result<(), Error> {
-        self.processor.wait().map_err(Error::compute("compute a step"))
+        self.device.wait().map_err(Error::compute("compute a step"))
     }
 
     /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
@@ -137,27 +133,27 @@ impl Decoder {
     /// [`Error::Cancelled`] between two layers; otherwise what an operation said.
     pub fn forward(
         &mut self,
-        step: &Step,
+        step: &ForwardBatch,
         cache: &KvCache,
         cancel: &CancellationToken,
     ) -> Result<Option<Tensor>, Error> {
         let wanted = step.logit_rows().len();
         let views = self.workspace.fit(step.tokens(), wanted.max(1)).map_err(Error::compute("size activations"))?;
-        let pass = Pass {
+        let pass = ForwardPass {
             config: &self.config,
             weights: &self.weights,
             shard: &self.shard,
             attention: &self.attention,
             ropes: &self.ropes,
             communicator: self.communicator.as_ref(),
-            processor: &self.processor,
+            device: &self.device,
             views,
             step,
         };
         let compute = || pass.compute(cache, cancel);
         #[cfg(feature = "cuda")]
-        if self.processor.device().is_cuda() {
-            let gpu = self.processor.gpu().map_err(Error::compute("compute a step"))?;
+        if self.device.candle().is_cuda() {
+            let gpu = self.device.gpu().map_err(Error::compute("compute a step"))?;
             gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
             match step.replay() {
                 Some(size) => self.graphs.compute(gpu, size, compute)?,
@@ -174,16 +170,16 @@ impl Decoder {
 }
 
 /// What all layers of one pass share.
-struct Pass<'a> {
+struct ForwardPass<'a> {
     config: &'a DecoderConfig,
     weights: &'a DecoderWeights,
     shard: &'a ShardShape,
     attention: &'a Attention,
     ropes: &'a Ropes,
     communicator: &'a dyn Communicator,
-    processor: &'a Processor,
+    device: &'a Device,
     views: &'a Views,
-    step: &'a Step,
+    step: &'a ForwardBatch,
 }
 
 /// What a block computed, on its way into the residual stream.
@@ -195,15 +191,15 @@ struct Delta<'a> {
     norm: Option<&'a Tensor>,
 }
 
-impl Pass<'_> {
+impl ForwardPass<'_> {
     /// Everything from token ids to logits; on a GPU it is queued and nothing is waited for.
     fn compute(&self, cache: &KvCache, cancel: &CancellationToken) -> Result<(), Error> {
-        let Self { config, weights, shard, attention, communicator, processor, views, step, .. } = *self;
+        let Self { config, weights, shard, attention, communicator, device, views, step, .. } = *self;
         let failed = Error::compute("compute a step");
         let wanted = step.logit_rows().len();
         let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
         let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
-        let embed = Embed { processor, embedding, vocabulary, scale, step };
+        let embed = Embed { device, embedding, vocabulary, scale, step };
         views.all.residual.inplace_op1(&embed).map_err(&failed)?;
         communicator.all_reduce(&views.all.residual).map_err(&failed)?;
 
@@ -219,7 +215,7 @@ impl Pass<'_> {
             if index == last && wanted == 0 {
                 return Ok(());
             }
-            attention.forward(processor, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            attention.forward(device, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
             if index == last && wanted < step.tokens() {
                 self.keep_wanted(rows, &views.wanted).map_err(&failed)?;
                 rows = &views.wanted;
@@ -228,9 +224,9 @@ impl Pass<'_> {
             delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
         }
         self.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
-        weights.head.forward(processor, &rows.normed, &views.logits).map_err(&failed)?;
+        weights.head.forward(device, &rows.normed, &views.logits).map_err(&failed)?;
         if let Some(cap) = config.logits_softcap {
-            views.logits.inplace_op1(&Softcap { processor, cap }).map_err(&failed)?;
+            views.logits.inplace_op1(&Softcap { device, cap }).map_err(&failed)?;
         }
         communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)
     }
@@ -239,7 +235,7 @@ impl Pass<'_> {
         let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
         let delta = delta.map(|delta| delta.tensor);
         rows.residual.inplace_op1(&AddRmsNorm {
-            processor: self.processor,
+            device: self.device,
             delta,
             delta_norm,
             weight,
@@ -259,35 +255,33 @@ impl Pass<'_> {
     ) -> candle_core::Result<()> {
         let qkv = &self.views.qkv;
         self.norm(rows, delta, &layer.input_norm)?;
-        layer.qkv.forward(self.processor, &rows.normed, qkv)?;
+        layer.qkv.forward(self.device, &rows.normed, qkv)?;
         let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
             let shape = layout.shape();
-            qkv.inplace_op1(&NormHeads { processor: self.processor, shape, q, k, eps: self.config.rms_norm_eps })?;
+            qkv.inplace_op1(&NormHeads { device: self.device, shape, q, k, eps: self.config.rms_norm_eps })?;
         }
         let rope = self.ropes.of(window);
-        qkv.inplace_op1(&RopeAndCache { processor: self.processor, layout, rope, step: self.step, cache })
+        qkv.inplace_op1(&RopeAndCache { device: self.device, layout, rope, step: self.step, cache })
     }
 
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
-        layer.o.forward(self.processor, &rows.attended, &rows.delta)?;
+        layer.o.forward(self.device, &rows.attended, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)?;
         let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
         self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
-        layer.gate_up.forward(self.processor, &rows.normed, &rows.gate_up)?;
+        layer.gate_up.forward(self.device, &rows.normed, &rows.gate_up)?;
         let width = layer.gate_up.out() / 2;
-        rows.activated.inplace_op2(
-            &rows.gate_up,
-            &Gated { processor: self.processor, activation: self.config.activation, width },
-        )?;
-        layer.down.forward(self.processor, &rows.activated, &rows.delta)?;
+        rows.activated
+            .inplace_op2(&rows.gate_up, &Gated { device: self.device, activation: self.config.activation, width })?;
+        layer.down.forward(self.device, &rows.activated, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)
     }
 
     /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
     fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
-        let gather = |width| GatherRows { processor: self.processor, step: self.step, width };
+        let gather = |width| GatherRows { device: self.device, step: self.step, width };
         wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
         wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape().out_width()))
     }

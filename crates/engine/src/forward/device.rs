@@ -4,25 +4,25 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::Device as CandleDevice;
 
 use flashjob_cpu::Pool;
 use flashjob_host::cgroup::free_memory_bytes;
 
 /// Where one rank computes.
-pub struct Processor {
+pub struct Device {
     pool: Arc<Pool>,
-    device: Device,
+    candle: CandleDevice,
     #[cfg(feature = "cuda")]
     gpu: Option<crate::cuda::gpu::Gpu>,
 }
 
-impl Processor {
+impl Device {
     /// The threads of `pool`.
     pub fn cpu(pool: Arc<Pool>) -> Self {
         Self {
             pool,
-            device: Device::Cpu,
+            candle: CandleDevice::Cpu,
             #[cfg(feature = "cuda")]
             gpu: None,
         }
@@ -31,12 +31,12 @@ impl Processor {
     /// A GPU; what must be done on the host is done by `pool`.
     #[cfg(feature = "cuda")]
     pub fn cuda(gpu: crate::cuda::gpu::Gpu, pool: Arc<Pool>) -> Self {
-        Self { pool, device: gpu.device(), gpu: Some(gpu) }
+        Self { pool, candle: gpu.device(), gpu: Some(gpu) }
     }
 
     /// Where tensors live.
-    pub fn device(&self) -> &Device {
-        &self.device
+    pub fn candle(&self) -> &CandleDevice {
+        &self.candle
     }
 
     /// The threads.
@@ -63,7 +63,7 @@ impl Processor {
     /// # Errors
     /// What a GPU says of it.
     pub fn wait(&self) -> candle_core::Result<()> {
-        self.device.synchronize()
+        self.candle.synchronize()
     }
 
     /// The GPU.

@@ -2,7 +2,7 @@
 //!
 //! Pages that no token has reached yet cost no memory. Who owns which block is not known here.
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device as CandleDevice, Tensor};
 
 use crate::error::Error;
 use crate::start::host_memory;
@@ -29,7 +29,7 @@ impl KvShape {
 
     /// Bytes of one token over all layers, keys and values.
     pub fn token_bytes(&self) -> u64 {
-        self.block_bytes() / self.layout.page() as u64
+        self.block_bytes() / self.layout.block_size() as u64
     }
 }
 
@@ -38,16 +38,16 @@ impl KvShape {
 pub enum CacheOrder {
     /// In panels, for the CPU's kernels.
     Panels(Isa),
-    /// Token by token, `[page, kv_heads, head_dim]`, for a GPU's.
+    /// Token by token, `[block_size, kv_heads, head_dim]`, for a GPU's.
     Tokens,
 }
 
 impl CacheOrder {
     /// Of the cache of a rank with these heads, in blocks of so many tokens.
-    pub fn layout(self, shape: AttentionShape, block_tokens: usize) -> CacheLayout {
+    pub fn layout(self, shape: AttentionShape, block_size: usize) -> CacheLayout {
         match self {
-            CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, block_tokens),
-            CacheOrder::Tokens => CacheLayout::by_token(shape, block_tokens),
+            CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, block_size),
+            CacheOrder::Tokens => CacheLayout::by_token(shape, block_size),
         }
     }
 }
@@ -67,7 +67,7 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `blocks` blocks.
-    pub fn new(shape: KvShape, blocks: usize, device: &Device) -> Result<Self, Error> {
+    pub fn new(shape: KvShape, blocks: usize, device: &CandleDevice) -> Result<Self, Error> {
         let layer = || {
             let keys = zeros(blocks * shape.layout.block_keys(), shape.dtype, device)?;
             Ok(LayerCache { keys, values: zeros(blocks * shape.layout.block_values(), shape.dtype, device)? })
@@ -81,7 +81,7 @@ impl KvCache {
     }
 }
 
-fn zeros(count: usize, dtype: Dtype, device: &Device) -> Result<Tensor, Error> {
+fn zeros(count: usize, dtype: Dtype, device: &CandleDevice) -> Result<Tensor, Error> {
     let zeros = match device.is_cpu() {
         true => host_memory::zeros(count, dtype),
         false => Tensor::zeros(count, dtype.into(), device),

@@ -5,9 +5,9 @@
 
 #[cfg(feature = "cuda")]
 use candle_core::bail;
-use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Device as CandleDevice, InplaceOp2, Layout, Result, Tensor};
 
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use crate::forward::ops::access::{Operand, floats, floats_mut};
 use flashjob_cpu::{PackedMatrix, matmul};
 
@@ -28,14 +28,14 @@ pub enum Weight {
 
 impl Linear {
     /// `weight` with `biases`, which are on the host, stacked as the parts of its rows are, or none.
-    pub fn new(weight: Weight, biases: &[Tensor], device: &Device) -> Result<Self> {
+    pub fn new(weight: Weight, biases: &[Tensor], device: &CandleDevice) -> Result<Self> {
         let stacked = if biases.is_empty() { None } else { Some(Tensor::cat(biases, 0)?) };
         Ok(Self { weight, bias: stacked.map(|bias| bias.to_device(device)).transpose()? })
     }
 
     /// From `[rows, in]` into `[rows, out]`, which is overwritten.
-    pub fn forward(&self, processor: &Processor, x: &Tensor, y: &Tensor) -> Result<()> {
-        y.inplace_op2(x, &Product { processor, linear: self })
+    pub fn forward(&self, device: &Device, x: &Tensor, y: &Tensor) -> Result<()> {
+        y.inplace_op2(x, &Product { device, linear: self })
     }
 
     /// The matrix as it is packed, for lookups of rows.
@@ -78,7 +78,7 @@ impl Linear {
 }
 
 struct Product<'a> {
-    processor: &'a Processor,
+    device: &'a Device,
     linear: &'a Linear,
 }
 
@@ -92,7 +92,7 @@ impl InplaceOp2 for Product<'_> {
         let bias = bias.as_ref().map(Operand::floats).transpose()?;
         let y = floats_mut(y, y_layout)?;
         let rows = y.len().checked_div(self.linear.out()).unwrap_or(0);
-        matmul(self.processor.pool(), floats(x, x_layout)?, rows, self.linear.packed()?, bias, y);
+        matmul(self.device.pool(), floats(x, x_layout)?, rows, self.linear.packed()?, bias, y);
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl InplaceOp2 for Product<'_> {
 
         use crate::cuda::address::Address;
         use crate::cuda::product::ProductAt;
-        let gpu = self.processor.gpu()?;
+        let gpu = self.device.gpu()?;
         let ((rows, out), (_, in_)) = (y_layout.shape().dims2()?, x_layout.shape().dims2()?);
         let wide = y.dtype() == candle_core::DType::F32;
         let (x, y) = (Address::of(x, x_layout)?, Address::of(y, y_layout)?);
@@ -129,18 +129,18 @@ mod tests {
 
     #[test]
     fn biases_are_stacked_in_order() {
-        let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu).unwrap();
-        let processor = Processor::cpu(Arc::new(Pool::new(1)));
+        let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &CandleDevice::Cpu).unwrap();
+        let device = Device::cpu(Arc::new(Pool::new(1)));
         let biases = [tensor(&[10.0, 20.0], &[2]), tensor(&[30.0], &[1])];
         let x = tensor(&[1.0, 1.0, -1.0, 2.0], &[2, 2]);
-        let y = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let y = Tensor::zeros((2, 3), candle_core::DType::F32, &CandleDevice::Cpu).unwrap();
         for (biases, expected) in
             [(&biases[..], [[13.0, 27.0, 41.0], [13.0, 25.0, 37.0]]), (&[], [[3.0, 7.0, 11.0], [3.0, 5.0, 7.0]])]
         {
-            let weight = PackedMatrix::pack(processor.pool(), WeightSlice::F32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 3, 2);
-            let linear = Linear::new(Weight::Packed(weight), biases, &Device::Cpu).unwrap();
+            let weight = PackedMatrix::pack(device.pool(), WeightSlice::F32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 3, 2);
+            let linear = Linear::new(Weight::Packed(weight), biases, &CandleDevice::Cpu).unwrap();
             assert_eq!(linear.out(), 3);
-            linear.forward(&processor, &x, &y).unwrap();
+            linear.forward(&device, &x, &y).unwrap();
             assert_eq!(y.to_vec2::<f32>().unwrap(), expected);
         }
     }

@@ -1,21 +1,21 @@
 //! Cosines and sines of rotary position embedding (Su et al., "RoFormer", 2021) for every position that may occur.
 
-use candle_core::{Device, Result};
+use candle_core::{Device as CandleDevice, Result};
 
 use flashjob_cpu::RopeTable;
 use flashjob_model::{DecoderConfig, RopeConfig};
 
 /// A table, and a copy of it where computing happens.
-pub struct Angles {
+pub struct RotaryEmbedding {
     table: RopeTable,
     /// Cosines and sines, `[positions, dim / 2]`.
     #[cfg(feature = "cuda")]
     on_device: Option<[candle_core::Tensor; 2]>,
 }
 
-impl Angles {
+impl RotaryEmbedding {
     /// For positions below `positions`.
-    pub fn new(config: &RopeConfig, positions: usize, device: &Device) -> Result<Self> {
+    pub fn new(config: &RopeConfig, positions: usize, device: &CandleDevice) -> Result<Self> {
         let table = table(config, positions);
         #[cfg(feature = "cuda")]
         let on_device = match device.is_cpu() {

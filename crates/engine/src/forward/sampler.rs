@@ -5,19 +5,19 @@ use std::sync::Mutex;
 use candle_core::Tensor;
 
 use crate::error::Error;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use crate::forward::ops::access::Operand;
-use crate::forward::sampling::{Candidate, Draw, NotFinite, sample};
+use crate::forward::sampling::{Candidate, NonFiniteLogits, SamplingKey, sample};
 use flashjob_config::Sampling;
 use flashjob_cpu::argmax;
 
 /// How one row's token is chosen.
 #[derive(Clone, Copy, Debug)]
-pub struct Choice {
+pub struct SamplingRow {
     /// Greedy or random.
     pub sampling: Sampling,
     /// The random part.
-    pub draw: Draw,
+    pub key: SamplingKey,
 }
 
 /// Memory for choosing, reused from step to step.
@@ -25,50 +25,50 @@ pub struct Choice {
 pub struct Sampler {
     best: Vec<u32>,
     rows: Vec<Mutex<Row>>,
-    tokens: Vec<Result<u32, NotFinite>>,
+    tokens: Vec<Result<u32, NonFiniteLogits>>,
 }
 
 struct Row {
     candidates: Vec<Candidate>,
-    token: Result<u32, NotFinite>,
+    token: Result<u32, NonFiniteLogits>,
 }
 
 impl Sampler {
-    /// Chooses a token for each row of `logits`, `[choices, vocabulary]`.
+    /// Chooses a token for each row of `logits`, `[rows_to_sample, vocabulary]`.
     pub fn choose(
         &mut self,
-        processor: &Processor,
+        device: &Device,
         logits: &Tensor,
-        choices: &[Choice],
-    ) -> Result<&[Result<u32, NotFinite>], Error> {
+        rows_to_sample: &[SamplingRow],
+    ) -> Result<&[Result<u32, NonFiniteLogits>], Error> {
         let failed = Error::compute("read logits");
         #[cfg(feature = "cuda")]
         if logits.device().is_cuda() {
-            if choices.iter().all(|choice| choice.sampling.is_greedy()) {
-                return self.most_likely(processor, logits, choices.len()).map_err(&failed);
+            if rows_to_sample.iter().all(|choice| choice.sampling.is_greedy()) {
+                return self.most_likely(device, logits, rows_to_sample.len()).map_err(&failed);
             }
             let logits = logits.to_device(&candle_core::Device::Cpu).map_err(&failed)?;
-            return self.choose(processor, &logits, choices);
+            return self.choose(device, &logits, rows_to_sample);
         }
-        let pool = processor.pool();
+        let pool = device.pool();
         let vocabulary = logits.dim(1).map_err(&failed)?;
         let operand = Operand::of(logits);
         let logits = operand.floats().map_err(&failed)?;
-        self.best.resize(choices.len(), 0);
+        self.best.resize(rows_to_sample.len(), 0);
         argmax(pool, logits, vocabulary, &mut self.best);
-        while self.rows.len() < choices.len() {
-            self.rows.push(Mutex::new(Row { candidates: Vec::new(), token: Err(NotFinite) }));
+        while self.rows.len() < rows_to_sample.len() {
+            self.rows.push(Mutex::new(Row { candidates: Vec::new(), token: Err(NonFiniteLogits) }));
         }
-        pool.run(choices.len(), |index| {
+        pool.run(rows_to_sample.len(), |index| {
             // A row is one task's alone; a panic elsewhere leaves nothing half done in it.
             let mut row = self.rows[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let Choice { sampling, draw } = &choices[index];
+            let SamplingRow { sampling, key } = &rows_to_sample[index];
             let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
-            row.token = sample(logits, self.best[index], sampling, *draw, &mut row.candidates);
+            row.token = sample(logits, self.best[index], sampling, *key, &mut row.candidates);
         });
         let row_token = |row: &Mutex<Row>| row.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token;
         self.tokens.clear();
-        self.tokens.extend(self.rows[..choices.len()].iter().map(row_token));
+        self.tokens.extend(self.rows[..rows_to_sample.len()].iter().map(row_token));
         Ok(&self.tokens)
     }
 
@@ -76,16 +76,16 @@ impl Sampler {
     #[cfg(feature = "cuda")]
     fn most_likely(
         &mut self,
-        processor: &Processor,
+        device: &Device,
         logits: &Tensor,
         rows: usize,
-    ) -> candle_core::Result<&[Result<u32, NotFinite>]> {
-        let (gpu, width) = (processor.gpu()?, logits.dim(1)?);
+    ) -> candle_core::Result<&[Result<u32, NonFiniteLogits>]> {
+        let (gpu, width) = (device.gpu()?, logits.dim(1)?);
         gpu.argmax(Operand::of(logits).address()?, gpu.step().best(), [rows, width])?;
         self.best.resize(rows, 0);
         gpu.step().download_best(&mut self.best)?;
         self.tokens.clear();
-        let token = |&best: &u32| if (best as usize) < width { Ok(best) } else { Err(NotFinite) };
+        let token = |&best: &u32| if (best as usize) < width { Ok(best) } else { Err(NonFiniteLogits) };
         self.tokens.extend(self.best.iter().map(token));
         Ok(&self.tokens)
     }

@@ -16,7 +16,7 @@ const FIRST_CANDIDATES: usize = 64;
 
 /// Decides the random part of one choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
+pub struct SamplingKey {
     /// The request's seed.
     pub seed: u64,
     /// The request's number.
@@ -25,7 +25,7 @@ pub struct Draw {
     pub position: u32,
 }
 
-impl Draw {
+impl SamplingKey {
     /// Uniform in [0, 1), a multiple of 2⁻⁵³.
     pub fn uniform(self) -> f64 {
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
@@ -37,17 +37,17 @@ impl Draw {
 
 /// A row of logits that no token can be chosen from: its largest is NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotFinite;
+pub struct NonFiniteLogits;
 
 /// Chooses the next token; `best` is the lowest id among those with the largest logit, `candidates` memory to work in.
 pub fn sample(
     logits: &[f32],
     best: u32,
     sampling: &Sampling,
-    draw: Draw,
+    draw: SamplingKey,
     candidates: &mut Vec<Candidate>,
-) -> Result<u32, NotFinite> {
-    let highest = logits.get(best as usize).copied().filter(|logit| logit.is_finite()).ok_or(NotFinite)?;
+) -> Result<u32, NonFiniteLogits> {
+    let highest = logits.get(best as usize).copied().filter(|logit| logit.is_finite()).ok_or(NonFiniteLogits)?;
     if sampling.is_greedy() {
         return Ok(best);
     }
@@ -57,7 +57,7 @@ pub fn sample(
     if whole_vocabulary && sampling.top_p >= 1.0 {
         let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
         if total.is_nan() {
-            return Err(NotFinite);
+            return Err(NonFiniteLogits);
         }
         let weights = logits.iter().map(|&logit| weight(logit)).enumerate();
         return Ok(pick(weights.map(|(token, weight)| (token as u32, weight)), total * draw.uniform(), best));
@@ -71,7 +71,7 @@ pub fn sample(
     }
     let total: f64 = nucleus(candidates, f64::from(sampling.top_p), weight);
     if total.is_nan() {
-        return Err(NotFinite);
+        return Err(NonFiniteLogits);
     }
     let weights = candidates.iter().map(|candidate| (candidate.token, weight(candidate.logit)));
     Ok(pick(weights, total * draw.uniform(), best))
@@ -145,7 +145,7 @@ mod tests {
 
     fn choose(logits: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, position: u32) -> u32 {
         let sampling = Sampling { temperature, top_p, top_k: top_k.and_then(NonZeroUsize::new) };
-        sample(logits, best(logits), &sampling, Draw { seed: 1, request: 2, position }, &mut Vec::new()).unwrap()
+        sample(logits, best(logits), &sampling, SamplingKey { seed: 1, request: 2, position }, &mut Vec::new()).unwrap()
     }
 
     fn best(logits: &[f32]) -> u32 {
@@ -225,27 +225,28 @@ mod tests {
 
     #[test]
     fn each_of_seed_request_and_position_changes_the_draw_and_nothing_else_does() {
-        let draw = Draw { seed: 3, request: 4, position: 5 };
+        let draw = SamplingKey { seed: 3, request: 4, position: 5 };
         assert_eq!(draw.uniform(), draw.uniform());
-        let others = [Draw { seed: 4, ..draw }, Draw { request: 5, ..draw }, Draw { position: 6, ..draw }];
+        let others =
+            [SamplingKey { seed: 4, ..draw }, SamplingKey { request: 5, ..draw }, SamplingKey { position: 6, ..draw }];
         assert!(others.iter().all(|other| other.uniform() != draw.uniform()));
-        let mean = (0..4096).map(|position| Draw { position, ..draw }.uniform()).sum::<f64>() / 4096.0;
+        let mean = (0..4096).map(|position| SamplingKey { position, ..draw }.uniform()).sum::<f64>() / 4096.0;
         assert!((mean - 0.5).abs() < 0.03, "{mean}");
     }
 
     #[test]
     fn logits_that_are_not_numbers_are_refused() {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
-        let draw = Draw { seed: 0, request: 0, position: 0 };
+        let draw = SamplingKey { seed: 0, request: 0, position: 0 };
         let hopeless: [&[f32]; 4] =
             [&[f32::INFINITY, 1.0], &[f32::NEG_INFINITY; 3], &[f32::NAN; 40], &[1.0, f32::INFINITY, f32::NAN]];
         for logits in hopeless {
             let chosen = sample(logits, best(logits), &sampling, draw, &mut Vec::new());
-            assert_eq!(chosen, Err(NotFinite), "{logits:?}");
+            assert_eq!(chosen, Err(NonFiniteLogits), "{logits:?}");
         }
         let warm = Sampling { temperature: 1.0, ..sampling };
-        assert_eq!(sample(&[0.0, f32::NAN], 0, &warm, draw, &mut Vec::new()), Err(NotFinite));
-        assert_eq!(sample(&[], 0, &sampling, draw, &mut Vec::new()), Err(NotFinite));
+        assert_eq!(sample(&[0.0, f32::NAN], 0, &warm, draw, &mut Vec::new()), Err(NonFiniteLogits));
+        assert_eq!(sample(&[], 0, &sampling, draw, &mut Vec::new()), Err(NonFiniteLogits));
         assert_eq!(sample(&[f32::NEG_INFINITY, -3.0], 1, &warm, draw, &mut Vec::new()), Ok(1));
     }
 }

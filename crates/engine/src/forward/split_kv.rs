@@ -4,7 +4,7 @@
 //! Each part of a sequence is attended to as if it were a sequence of its own; what comes of the parts is then joined. Pure
 //! arithmetic: it knows blocks of the cache and nothing of GPUs.
 
-use crate::forward::batch::Step;
+use crate::forward::batch::ForwardBatch;
 
 /// Blocks of threads that are at work on each of a GPU's processors at a time: what is beyond them waits until the first are done.
 /// Measured on an H100 with heads of 128: 24 sequences of 4096 tokens in two parts, 384 blocks on 132 processors, took 0.76 of
@@ -16,29 +16,29 @@ const LEAST_KEYS: usize = 256;
 
 /// The keys of each sequence of a step, in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeySplit {
+pub struct SplitKv {
     /// Parts of each sequence; 2 at least.
     pub parts: usize,
     /// Blocks that a part has at most: the width of its row of a block table.
     pub blocks: usize,
 }
 
-impl KeySplit {
-    /// How to split a step of `sequences` sequences of at most `max_blocks` blocks of `page` tokens on a GPU with so many
+impl SplitKv {
+    /// How to split a step of `sequences` sequences of at most `max_blocks` blocks of `block_size` tokens on a GPU with so many
     /// `processors`; `None` where there is enough to do without.
     pub fn new(
         sequences: usize,
         kv_heads: usize,
-        [max_blocks, page]: [usize; 2],
+        [max_blocks, block_size]: [usize; 2],
         processors: usize,
-    ) -> Option<KeySplit> {
+    ) -> Option<SplitKv> {
         let wanted = SHARES * processors / (sequences * kv_heads).max(1);
-        let parts = wanted.min(max_blocks * page / LEAST_KEYS);
+        let parts = wanted.min(max_blocks * block_size / LEAST_KEYS);
         if parts < 2 {
             return None;
         }
         let blocks = max_blocks.div_ceil(parts);
-        Some(KeySplit { parts: max_blocks.div_ceil(blocks), blocks })
+        Some(SplitKv { parts: max_blocks.div_ceil(blocks), blocks })
     }
 
     /// Parts that all sequences of a step have at most.
@@ -46,7 +46,7 @@ impl KeySplit {
         (SHARES * processors / kv_heads).max(1)
     }
 
-    /// Numbers that describe `rows` parts: see [`KeySplit::write`].
+    /// Numbers that describe `rows` parts: see [`SplitKv::write`].
     pub fn count(&self, rows: usize) -> usize {
         rows + (rows + 1) + rows * self.blocks
     }
@@ -61,21 +61,21 @@ impl KeySplit {
     ///
     /// # Panics
     /// If there is too little room, or the step is wider than what this was made for.
-    pub fn write(&self, step: &Step, numbers: &mut [u32]) {
+    pub fn write(&self, step: &ForwardBatch, numbers: &mut [u32]) {
         let rows = step.sequences() * self.parts;
         let (sequence_of, rest) = numbers[..self.count(rows)].split_at_mut(rows);
         let (keys_before, table) = rest.split_at_mut(rows + 1);
-        let (cumulative, width, page) = (step.cumulative_keys(), step.max_blocks(), step.block_tokens());
+        let (cumulative, width, block_size) = (step.cumulative_keys(), step.max_blocks(), step.block_size());
         assert!(width <= self.parts * self.blocks, "{width} blocks in {self:?}");
         for sequence in 0..step.sequences() {
             let keys = (cumulative[sequence + 1] - cumulative[sequence]) as usize;
-            let share = keys.div_ceil(page).div_ceil(self.parts);
+            let share = keys.div_ceil(block_size).div_ceil(self.parts);
             let blocks = &step.block_table()[sequence * width..][..width];
             for part in 0..self.parts {
                 let row = sequence * self.parts + part;
                 sequence_of[row] = sequence as u32;
                 // Of a short sequence the last parts have no keys.
-                keys_before[row] = cumulative[sequence] + keys.min(part * share * page) as u32;
+                keys_before[row] = cumulative[sequence] + keys.min(part * share * block_size) as u32;
                 let own = blocks.iter().skip(part * share).take(share).chain(std::iter::repeat(&0));
                 table[row * self.blocks..][..self.blocks].iter_mut().zip(own).for_each(|(to, &block)| *to = block);
             }
@@ -87,8 +87,9 @@ impl KeySplit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::batch::Wanted;
+    use crate::forward::batch::LogitsRows;
     use crate::schedule::blocks::{BlockPool, BlockTable};
+    use crate::schedule::limits::EngineLimits;
 
     #[test]
     fn only_few_and_long_sequences_are_split() {
@@ -103,8 +104,8 @@ mod tests {
             (25, 4096, None),
             (64, 64, None),
         ] {
-            let split = KeySplit::new(sequences, 8, [max_blocks, 32], 132);
-            let found = split.map(|KeySplit { parts, blocks }| [parts, blocks]);
+            let split = SplitKv::new(sequences, 8, [max_blocks, 32], 132);
+            let found = split.map(|SplitKv { parts, blocks }| [parts, blocks]);
             assert_eq!(found, expected, "{sequences} sequences of {max_blocks} blocks");
         }
     }
@@ -114,9 +115,9 @@ mod tests {
         for kv_heads in [1, 2, 8, 200, 1000] {
             for sequences in 1..600 {
                 for max_blocks in [1, 7, 100, 1000, 4097] {
-                    let Some(split) = KeySplit::new(sequences, kv_heads, [max_blocks, 32], 132) else { continue };
+                    let Some(split) = SplitKv::new(sequences, kv_heads, [max_blocks, 32], 132) else { continue };
                     assert!(split.parts >= 2 && split.parts * split.blocks >= max_blocks, "{split:?}");
-                    assert!(sequences * split.parts <= KeySplit::most_rows(kv_heads, 132), "{sequences}: {split:?}");
+                    assert!(sequences * split.parts <= SplitKv::most_rows(kv_heads, 132), "{sequences}: {split:?}");
                 }
             }
         }
@@ -124,35 +125,45 @@ mod tests {
 
     #[test]
     fn each_key_is_in_one_part_and_parts_follow_each_other() {
-        const PAGE: usize = 4;
-        let mut pool = BlockPool::new(200, PAGE);
-        let mut step = Step::with_capacity(8, 8, 40, PAGE);
+        const BLOCK_SIZE: usize = 4;
+        let mut pool = BlockPool::new(200, BLOCK_SIZE);
+        let mut step = ForwardBatch::with_capacity(&EngineLimits {
+            max_num_seqs: 8,
+            max_num_batched_tokens: 8,
+            max_model_len: 160,
+            block_size: BLOCK_SIZE,
+            num_blocks: 200,
+            num_spare_blocks: 0,
+            vocab_size: 10,
+        });
         let lengths = [1, 4, 5, 37, 160, 79];
         step.begin(160);
         for length in lengths {
             let mut table = BlockTable::default();
             pool.grow(&mut table, length).unwrap();
-            step.push(&[7], length - 1, &table, Wanted::Last);
+            step.push(&[7], length - 1, &table, LogitsRows::Last);
         }
         for split in
-            [KeySplit { parts: 2, blocks: 20 }, KeySplit { parts: 7, blocks: 6 }, KeySplit { parts: 40, blocks: 1 }]
+            [SplitKv { parts: 2, blocks: 20 }, SplitKv { parts: 7, blocks: 6 }, SplitKv { parts: 40, blocks: 1 }]
         {
             let rows = lengths.len() * split.parts;
             let mut numbers = vec![u32::MAX; split.count(rows) + 1];
             split.write(&step, &mut numbers);
             assert_eq!(numbers.pop(), Some(u32::MAX), "written beyond the end");
-            let [of, before, table] = KeySplit::starts(rows);
+            let [of, before, table] = SplitKv::starts(rows);
             for (sequence, length) in lengths.into_iter().enumerate() {
                 let mut keys = Vec::new();
                 for row in sequence * split.parts..(sequence + 1) * split.parts {
                     assert_eq!(numbers[of + row], sequence as u32);
                     let own = numbers[before + row + 1] - numbers[before + row];
                     let blocks = &numbers[table + row * split.blocks..][..split.blocks];
-                    keys.extend((0..own as usize).map(|key| blocks[key / PAGE] as usize * PAGE + key % PAGE));
+                    keys.extend(
+                        (0..own as usize).map(|key| blocks[key / BLOCK_SIZE] as usize * BLOCK_SIZE + key % BLOCK_SIZE),
+                    );
                 }
                 let blocks = &step.block_table()[sequence * step.max_blocks()..][..step.max_blocks()];
                 let expected: Vec<usize> =
-                    (0..length).map(|key| blocks[key / PAGE] as usize * PAGE + key % PAGE).collect();
+                    (0..length).map(|key| blocks[key / BLOCK_SIZE] as usize * BLOCK_SIZE + key % BLOCK_SIZE).collect();
                 assert_eq!(keys, expected, "{split:?}, {length} keys");
             }
         }

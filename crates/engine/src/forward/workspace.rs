@@ -3,8 +3,9 @@
 //! A steady decode has the same number of rows step after step: then even the views stay. This file knows shapes, not
 //! what is computed.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device as CandleDevice, Result, Tensor};
 
+use crate::schedule::limits::EngineLimits;
 use crate::start::host_memory;
 use flashjob_model::Dtype;
 
@@ -23,15 +24,6 @@ pub struct Widths {
     pub vocabulary: usize,
     /// The logits of all ranks, where this one gets them; 0 where they are its own, or another's.
     pub gathered: usize,
-}
-
-/// The most rows of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct MostRows {
-    /// Tokens.
-    pub tokens: usize,
-    /// Rows whose logits are wanted.
-    pub wanted: usize,
 }
 
 /// Single-precision buffers for the largest step, and views of the present one.
@@ -53,7 +45,8 @@ pub struct Views {
     pub logits: Tensor,
     /// `[wanted, gathered]`, where that is anything.
     pub gathered: Option<Tensor>,
-    most: MostRows,
+    /// Tokens, and rows whose logits are wanted.
+    size: [usize; 2],
 }
 
 /// Activations of some rows.
@@ -74,9 +67,10 @@ pub struct Rows {
 }
 
 impl Workspace {
-    /// Buffers for steps of up to `most` rows: of `dtype`, but for the residual stream and the logits, which are always
+    /// Buffers for steps within `limits`: of `dtype`, but for the residual stream and the logits, which are always
     /// single precision.
-    pub fn new(widths: Widths, most: MostRows, dtype: Dtype, device: &Device) -> Result<Self> {
+    pub fn new(widths: Widths, limits: &EngineLimits, dtype: Dtype, device: &CandleDevice) -> Result<Self> {
+        let [tokens, wanted] = [limits.max_num_batched_tokens, limits.max_num_logits()];
         let of = |dtype: Dtype, rows: usize, width: usize| -> Result<Tensor> {
             match device.is_cpu() {
                 true => host_memory::zeros(rows * width, dtype)?.reshape((rows, width)),
@@ -86,41 +80,39 @@ impl Workspace {
         let wide = |rows, width| of(Dtype::F32, rows, width);
         let buffer = |rows, width| of(dtype, rows, width);
         let all = Rows {
-            residual: wide(most.tokens, widths.hidden)?,
-            normed: buffer(most.tokens, widths.hidden)?,
-            attended: buffer(most.tokens, widths.attended)?,
-            delta: buffer(most.tokens, widths.hidden)?,
-            gate_up: buffer(most.tokens, 2 * widths.intermediate)?,
-            activated: buffer(most.tokens, widths.intermediate)?,
+            residual: wide(tokens, widths.hidden)?,
+            normed: buffer(tokens, widths.hidden)?,
+            attended: buffer(tokens, widths.attended)?,
+            delta: buffer(tokens, widths.hidden)?,
+            gate_up: buffer(tokens, 2 * widths.intermediate)?,
+            activated: buffer(tokens, widths.intermediate)?,
         };
         // Only what rows are gathered into needs memory of its own.
-        let wanted = Rows {
-            residual: wide(most.wanted, widths.hidden)?,
-            attended: buffer(most.wanted, widths.attended)?,
-            ..all.clone()
-        };
-        let qkv = buffer(most.tokens, widths.qkv)?;
-        let logits = wide(most.wanted, widths.vocabulary)?;
-        let gathered = (widths.gathered > 0).then(|| wide(most.wanted, widths.gathered)).transpose()?;
-        let whole = Views { qkv, all, wanted, logits, gathered, most };
+        let wanted_rows =
+            Rows { residual: wide(wanted, widths.hidden)?, attended: buffer(wanted, widths.attended)?, ..all.clone() };
+        let qkv = buffer(tokens, widths.qkv)?;
+        let logits = wide(wanted, widths.vocabulary)?;
+        let gathered = (widths.gathered > 0).then(|| wide(wanted, widths.gathered)).transpose()?;
+        let whole = Views { qkv, all, wanted: wanted_rows, logits, gathered, size: [tokens, wanted] };
         // No step is of this size: the first one makes its own views.
-        let views = Views { most: MostRows { tokens: 0, wanted: 0 }, ..whole.clone() };
+        let views = Views { size: [0, 0], ..whole.clone() };
         Ok(Self { views, whole })
     }
 
     /// Bytes that [`Self::new`] will allocate.
-    pub fn bytes(widths: Widths, most: MostRows, dtype: Dtype) -> u64 {
+    pub fn bytes(widths: Widths, limits: &EngineLimits, dtype: Dtype) -> u64 {
         let (wide, narrow) = (size_of::<f32>(), dtype.size_bytes());
         let token = wide * widths.hidden
             + narrow * (2 * widths.hidden + widths.attended + 3 * widths.intermediate + widths.qkv);
-        let wanted = wide * (widths.hidden + widths.vocabulary + widths.gathered) + narrow * widths.attended;
+        let logits_row = wide * (widths.hidden + widths.vocabulary + widths.gathered) + narrow * widths.attended;
         // Settings may ask for more rows than any machine holds: the answer must then be large, not wrong.
-        most.tokens.saturating_mul(token).saturating_add(most.wanted.saturating_mul(wanted)) as u64
+        let [tokens, wanted] = [limits.max_num_batched_tokens, limits.max_num_logits()];
+        tokens.saturating_mul(token).saturating_add(wanted.saturating_mul(logits_row)) as u64
     }
 
     /// Views of `tokens` rows, of which `wanted` get logits; both within what it was made for, `wanted` at least 1.
     pub fn fit(&mut self, tokens: usize, wanted: usize) -> Result<&Views> {
-        if (self.views.most.tokens, self.views.most.wanted) != (tokens, wanted) {
+        if self.views.size != [tokens, wanted] {
             let all = self.whole.all.first(tokens)?;
             self.views = Views {
                 qkv: self.whole.qkv.narrow(0, 0, tokens)?,
@@ -128,7 +120,7 @@ impl Workspace {
                 all,
                 logits: self.whole.logits.narrow(0, 0, wanted)?,
                 gathered: self.whole.gathered.as_ref().map(|logits| logits.narrow(0, 0, wanted)).transpose()?,
-                most: MostRows { tokens, wanted },
+                size: [tokens, wanted],
             };
         }
         Ok(&self.views)
@@ -154,11 +146,19 @@ mod tests {
     use super::*;
 
     const WIDTHS: Widths = Widths { hidden: 8, qkv: 12, attended: 6, intermediate: 10, vocabulary: 20, gathered: 40 };
-    const MOST: MostRows = MostRows { tokens: 16, wanted: 4 };
+    const LIMITS: EngineLimits = EngineLimits {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 16,
+        max_model_len: 64,
+        block_size: 32,
+        num_blocks: 2,
+        num_spare_blocks: 0,
+        vocab_size: 40,
+    };
 
     #[test]
     fn views_stay_while_the_step_keeps_its_size() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
         let ids = |views: &Views| [&views.qkv, &views.all.delta, &views.wanted.residual, &views.logits].map(Tensor::id);
         let first = ids(workspace.fit(4, 4).unwrap());
         assert_eq!(ids(workspace.fit(4, 4).unwrap()), first);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_gathered_have_memory_of_their_own() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
         let views = workspace.fit(16, 3).unwrap();
         assert_eq!(views.all.residual.dims(), [16, 8]);
         assert_eq!(views.wanted.residual.dims(), [3, 8]);
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn the_largest_step_may_come_first() {
-        let mut workspace = Workspace::new(WIDTHS, MOST, Dtype::F32, &Device::Cpu).unwrap();
-        let views = workspace.fit(MOST.tokens, MOST.wanted).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
+        let views = workspace.fit(16, 4).unwrap();
         assert_eq!((views.all.delta.dims(), views.wanted.delta.dims()), (&[16, 8][..], &[4, 8][..]));
         assert_eq!((views.wanted.normed.dims(), views.wanted.activated.dims()), (&[4, 8][..], &[4, 10][..]));
     }
@@ -195,18 +195,18 @@ mod tests {
     #[test]
     fn its_size_is_known_beforehand() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let workspace = Workspace::new(WIDTHS, MOST, dtype, &Device::Cpu).unwrap();
+            let workspace = Workspace::new(WIDTHS, &LIMITS, dtype, &CandleDevice::Cpu).unwrap();
             let Views { qkv, all, wanted, logits, gathered, .. } = &workspace.whole;
             let Rows { residual, normed, attended, delta, gate_up, activated } = all;
             let wide = [residual, &wanted.residual, logits, gathered.as_ref().unwrap()];
             let others = [qkv, normed, attended, delta, gate_up, activated, &wanted.attended];
             let bytes = |tensor: &&Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
             let all: usize = wide.iter().chain(&others).map(bytes).sum();
-            assert_eq!(Workspace::bytes(WIDTHS, MOST, dtype), all as u64);
+            assert_eq!(Workspace::bytes(WIDTHS, &LIMITS, dtype), all as u64);
             assert!(wide.iter().all(|tensor| tensor.dtype() == candle_core::DType::F32));
             assert!(others.iter().all(|tensor| tensor.dtype() == dtype.into()));
         }
-        let absurd = MostRows { tokens: usize::MAX, wanted: 1 };
-        assert!(Workspace::bytes(WIDTHS, absurd, Dtype::F32) > 1 << 62);
+        let absurd = EngineLimits { max_num_batched_tokens: usize::MAX, max_num_seqs: 1, ..LIMITS };
+        assert!(Workspace::bytes(WIDTHS, &absurd, Dtype::F32) > 1 << 62);
     }
 }

@@ -18,7 +18,7 @@ pub struct BlockPool {
     /// Blocks that can be found by the tokens they hold; `None` where each block is its holder's alone.
     prefixes: Option<PrefixCache>,
     total: usize,
-    block_tokens: usize,
+    block_size: usize,
 }
 
 /// The blocks of one sequence, in the order of its tokens. Give them back with [`BlockPool::release`].
@@ -35,21 +35,21 @@ pub struct BlockTable {
 pub struct OutOfBlocks;
 
 impl BlockPool {
-    /// All of a cache of `total` blocks, each for `block_tokens` tokens (at least 1).
-    pub fn new(total: u32, block_tokens: usize) -> Self {
+    /// All of a cache of `total` blocks, each for `block_size` tokens (at least 1).
+    pub fn new(total: u32, block_size: usize) -> Self {
         let free = (0..total).rev().map(Block).collect();
-        Self { free, prefixes: None, total: total as usize, block_tokens: block_tokens.max(1) }
+        Self { free, prefixes: None, total: total as usize, block_size: block_size.max(1) }
     }
 
     /// The same, but full blocks can be found again by their tokens, also after their holders are gone.
-    pub fn with_prefix_cache(total: u32, block_tokens: usize) -> Self {
-        let pool = Self::new(total, block_tokens);
-        Self { prefixes: Some(PrefixCache::new(pool.block_tokens)), ..pool }
+    pub fn with_prefix_cache(total: u32, block_size: usize) -> Self {
+        let pool = Self::new(total, block_size);
+        Self { prefixes: Some(PrefixCache::new(pool.block_size)), ..pool }
     }
 
     /// Tokens a block holds.
-    pub fn block_tokens(&self) -> usize {
-        self.block_tokens
+    pub fn block_size(&self) -> usize {
+        self.block_size
     }
 
     /// Whether blocks can be found by their tokens.
@@ -74,7 +74,7 @@ impl BlockPool {
 
     /// Blocks that `tokens` tokens need.
     pub fn blocks_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.block_tokens)
+        tokens.div_ceil(self.block_size)
     }
 
     /// Lets `table` hold at least `tokens` tokens. All or nothing. Blocks that could still be found go last.
@@ -99,7 +99,7 @@ impl BlockPool {
         debug_assert_eq!(table.len(), 0, "a table begins with what is shared");
         let wanted = &tokens[..tokens.len().saturating_sub(1)];
         prefixes.share(wanted, &mut table.shared);
-        table.shared.len() * self.block_tokens
+        table.shared.len() * self.block_size
     }
 
     /// The keys and values of `computed`, a sequence's tokens from its first one on, are in the blocks of `table`: those
@@ -107,10 +107,10 @@ impl BlockPool {
     /// that holds the same.
     pub fn remember(&mut self, table: &mut BlockTable, computed: &[u32]) {
         let Some(prefixes) = &mut self.prefixes else { return };
-        let new = (computed.len() / self.block_tokens).saturating_sub(table.shared.len());
+        let new = (computed.len() / self.block_size).saturating_sub(table.shared.len());
         for block in table.own.drain(..new) {
-            let start = table.shared.len() * self.block_tokens;
-            let tokens = &computed[start..start + self.block_tokens];
+            let start = table.shared.len() * self.block_size;
+            let tokens = &computed[start..start + self.block_size];
             let (shared, duplicate) = prefixes.insert(table.shared.last(), tokens, block);
             table.shared.push(shared);
             self.free.extend(duplicate);
@@ -119,7 +119,7 @@ impl BlockPool {
 
     /// Takes the blocks of `table` beyond its first `tokens` tokens out of the prefix cache.
     pub fn forget(&mut self, table: &BlockTable, tokens: usize) {
-        if let (Some(prefixes), Some(block)) = (&mut self.prefixes, table.shared.get(tokens / self.block_tokens)) {
+        if let (Some(prefixes), Some(block)) = (&mut self.prefixes, table.shared.get(tokens / self.block_size)) {
             prefixes.forget(block);
         }
     }
@@ -146,13 +146,13 @@ impl BlockTable {
     }
 
     /// Where the token at `position` lives: block × block_tokens + offset; `None` beyond the blocks held.
-    pub fn slot(&self, position: usize, block_tokens: usize) -> Option<u32> {
-        let block = position / block_tokens;
+    pub fn slot(&self, position: usize, block_size: usize) -> Option<u32> {
+        let block = position / block_size;
         let index = match self.shared.get(block) {
             Some(shared) => shared.index(),
             None => self.own.get(block - self.shared.len())?.0,
         };
-        Some(index * block_tokens as u32 + (position % block_tokens) as u32)
+        Some(index * block_size as u32 + (position % block_size) as u32)
     }
 
     /// Tells that some of its blocks may have been computed for another sequence.
@@ -173,15 +173,15 @@ mod tests {
     use std::collections::HashSet;
 
     #[derive(Clone, Debug)]
-    enum Action {
+    enum PoolAction {
         Grow { table: usize, tokens: usize },
         Release { table: usize },
     }
 
-    fn action() -> impl Strategy<Value = Action> {
+    fn action() -> impl Strategy<Value = PoolAction> {
         prop_oneof![
-            3 => (0..6usize, 0..200usize).prop_map(|(table, tokens)| Action::Grow { table, tokens }),
-            1 => (0..6usize).prop_map(|table| Action::Release { table }),
+            3 => (0..6usize, 0..200usize).prop_map(|(table, tokens)| PoolAction::Grow { table, tokens }),
+            1 => (0..6usize).prop_map(|table| PoolAction::Release { table }),
         ]
     }
 
@@ -190,16 +190,16 @@ mod tests {
         #[test]
         fn blocks_never_leak_or_alias(
             total in 0..24u32,
-            block_tokens in 1..40usize,
+            block_size in 1..40usize,
             actions in prop::collection::vec(action(), 0..120),
         ) {
-            let mut pool = BlockPool::new(total, block_tokens);
+            let mut pool = BlockPool::new(total, block_size);
             let mut tables: Vec<BlockTable> = (0..6).map(|_| BlockTable::default()).collect();
             let mut expected = [0usize; 6];
             for action in actions {
                 match action {
-                    Action::Grow { table, tokens } => {
-                        let wanted = expected[table].max(tokens.div_ceil(block_tokens));
+                    PoolAction::Grow { table, tokens } => {
+                        let wanted = expected[table].max(tokens.div_ceil(block_size));
                         let others: usize = expected.iter().sum::<usize>() - expected[table];
                         let before: Vec<u32> = tables[table].indices().collect();
                         let fits = others + wanted <= total as usize;
@@ -210,7 +210,7 @@ mod tests {
                         let after: Vec<u32> = tables[table].indices().collect();
                         prop_assert_eq!(&after[..before.len()], &before[..], "a block moved");
                     }
-                    Action::Release { table } => {
+                    PoolAction::Release { table } => {
                         pool.release(&mut tables[table]);
                         expected[table] = 0;
                     }
@@ -226,16 +226,16 @@ mod tests {
         }
 
         #[test]
-        fn every_position_has_a_slot_of_its_own(tokens in prop::collection::vec(1..100usize, 1..5), block_tokens in 1..40usize) {
-            let mut pool = BlockPool::new(1000, block_tokens);
+        fn every_position_has_a_slot_of_its_own(tokens in prop::collection::vec(1..100usize, 1..5), block_size in 1..40usize) {
+            let mut pool = BlockPool::new(1000, block_size);
             let mut seen = HashSet::new();
             for length in tokens {
                 let mut table = BlockTable::default();
                 pool.grow(&mut table, length).unwrap();
                 for position in 0..length {
-                    prop_assert!(seen.insert(table.slot(position, block_tokens).unwrap()));
+                    prop_assert!(seen.insert(table.slot(position, block_size).unwrap()));
                 }
-                prop_assert_eq!(table.slot(table.len() * block_tokens, block_tokens), None);
+                prop_assert_eq!(table.slot(table.len() * block_size, block_size), None);
             }
         }
     }

@@ -11,8 +11,8 @@ pub struct Request {
     /// Token ids; never empty.
     pub prompt: Vec<u32>,
     /// Tokens to generate at most, at least 1.
-    pub max_new_tokens: usize,
-    /// Tokens that end it, themselves part of the output. Empty: exactly `max_new_tokens` are generated.
+    pub max_tokens: usize,
+    /// Tokens that end it, themselves part of the output. Empty: exactly `max_tokens` are generated.
     pub stop_tokens: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,

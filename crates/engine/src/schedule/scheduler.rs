@@ -1,37 +1,31 @@
-//! Which tokens of which sequences the next step computes: continuous batching with chunked prefill.
+//! The tokens of the next step: continuous batching (Yu et al., "Orca", 2022) with chunked prefill (Agrawal et al., "Sarathi",
+//! 2023) over PagedAttention's blocks (Kwon et al., 2023).
 //!
 //! Each step has a budget of tokens. Sequences that decode come first, one token each; what is left of the budget
 //! goes to prompts, in chunks, first come first served. When a decoding sequence finds no block, the youngest running
 //! one gives its blocks back and is recomputed later: its generated tokens are then part of what it prefills. The
-//! running sequences are always the oldest unfinished ones, so the oldest makes progress in every step and nobody
+//! running sequences are always the oldest unfinished ones, so the oldest makes progress in every step and none
 //! starves.
 //!
 //! This file counts tokens and blocks. It knows nothing of tensors or time, and hands token ids on to the blocks without
 //! a look at them: where prefixes are cached, a sequence begins behind what is computed already.
 
-use crate::schedule::blocks::{BlockPool, BlockTable};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What one step may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Sequences that run at a time, at least 1.
-    pub max_num_seqs: usize,
-    /// Tokens computed in one step, at least 1.
-    pub max_num_batched_tokens: usize,
-}
+use super::blocks::{BlockPool, BlockTable};
+use super::limits::EngineLimits;
+use super::request::{Output, Request};
+use super::sequence::Sequence;
+use flashjob_event::FinishReason;
 
 /// A sequence's number: the order in which it was added.
 pub type SequenceIndex = usize;
 
-/// The ids of all known tokens of a sequence. Asked only where prefixes are cached.
-pub type KnownTokens<'a> = dyn Fn(SequenceIndex) -> &'a [u32] + 'a;
-
 /// A piece of one sequence, computed in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// Which sequence.
+    /// Sequence that the tokens belong to.
     pub sequence: SequenceIndex,
     /// Positions computed; never empty.
     pub positions: Range<usize>,
@@ -41,9 +35,9 @@ pub struct Chunk {
     pub decodes: bool,
 }
 
-/// What the next step computes, and what changed to make it possible.
+/// The next step, and the changes that made it possible.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct SchedulerOutput {
     /// Decoding sequences first, then prefill chunks.
     pub chunks: Vec<Chunk>,
     /// Sequences that lost their blocks, youngest first.
@@ -55,7 +49,7 @@ pub struct Batch {
 /// A sequence runs for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Which.
+    /// The sequence.
     pub sequence: SequenceIndex,
     /// Tokens of its prompt whose keys and values were found in the cache.
     pub reused_tokens: usize,
@@ -70,27 +64,11 @@ pub struct NeverFits {
     pub cache_tokens: usize,
 }
 
-#[derive(Debug)]
-struct Sequence {
-    /// Tokens whose ids are known: prompt and generated ones.
-    known: usize,
-    /// Tokens whose keys and values are in the cache.
-    computed: usize,
-    /// Decoding begins once this many are computed.
-    prefill: usize,
-    table: BlockTable,
-    has_run: bool,
-    /// Tokens at its beginning that other sequences had computed.
-    found: usize,
-    /// It neither reads blocks of other sequences nor leaves them its own.
-    alone: bool,
-}
-
 /// Outcome for a sequence for which no token could be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Failed {
     /// It is over, and its blocks are free.
-    Over,
+    Over(Output),
     /// It has lost its blocks and is computed once more, all of it for itself.
     ComputedAgain,
 }
@@ -98,22 +76,23 @@ pub enum Failed {
 /// Decides step after step until every sequence is finished.
 #[derive(Debug)]
 pub struct Scheduler {
-    limits: Limits,
+    limits: EngineLimits,
     pool: BlockPool,
     sequences: Vec<Sequence>,
     /// Oldest first.
     waiting: VecDeque<SequenceIndex>,
     /// Oldest first; each is older than all that wait, but for those that are computed again.
     running: Vec<SequenceIndex>,
-    batch: Batch,
+    batch: SchedulerOutput,
 }
 
 impl Scheduler {
     /// Over an empty cache.
-    pub fn new(limits: Limits, pool: BlockPool) -> Self {
-        let limits = Limits {
+    pub fn new(limits: EngineLimits, pool: BlockPool) -> Self {
+        let limits = EngineLimits {
             max_num_seqs: limits.max_num_seqs.max(1),
             max_num_batched_tokens: limits.max_num_batched_tokens.max(1),
+            ..limits
         };
         Self {
             limits,
@@ -121,35 +100,39 @@ impl Scheduler {
             sequences: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
-            batch: Batch::default(),
+            batch: SchedulerOutput::default(),
         }
     }
 
-    /// Queues a sequence of `prompt` tokens (at least 1) that may generate `max_new` more (at least 1).
-    pub fn add(&mut self, prompt: usize, max_new: usize) -> Result<SequenceIndex, NeverFits> {
+    /// Blocks that a sequence of `num_prompt_tokens` tokens (at least 1) needs at its longest, `max_tokens` (at least 1)
+    /// generated ones included.
+    ///
+    /// # Errors
+    /// [`NeverFits`] where the whole cache has fewer.
+    pub fn needed_blocks(&self, num_prompt_tokens: usize, max_tokens: usize) -> Result<usize, NeverFits> {
         // The last generated token is handed out, never fed back: its keys and values are not needed.
-        let needed_tokens = prompt.saturating_add(max_new).saturating_sub(1);
+        let needed_tokens = num_prompt_tokens.saturating_add(max_tokens).saturating_sub(1);
         let needed_blocks = self.pool.blocks_for(needed_tokens);
         if needed_blocks > self.pool.total() {
-            let cache_tokens = self.pool.total() * self.pool.block_tokens();
+            let cache_tokens = self.pool.total() * self.pool.block_size();
             return Err(NeverFits { needed_tokens, cache_tokens });
         }
+        Ok(needed_blocks)
+    }
+
+    /// Queues a sequence for `request`, whose prompt is not empty.
+    ///
+    /// # Errors
+    /// [`NeverFits`]: it is not queued then.
+    pub fn add(&mut self, request: Request) -> Result<SequenceIndex, NeverFits> {
+        let needed_blocks = self.needed_blocks(request.prompt.len(), request.max_tokens)?;
         let index = self.sequences.len();
-        let table = BlockTable::with_capacity(needed_blocks);
-        self.sequences.push(Sequence {
-            known: prompt,
-            computed: 0,
-            prefill: prompt,
-            table,
-            has_run: false,
-            found: 0,
-            alone: false,
-        });
+        self.sequences.push(Sequence::new(request, BlockTable::with_capacity(needed_blocks)));
         self.waiting.push_back(index);
         Ok(index)
     }
 
-    /// Whether every sequence is finished.
+    /// True once every sequence is finished.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
@@ -164,23 +147,23 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// The blocks.
+    /// Blocks of the cache, free and used ones.
     pub fn pool(&self) -> &BlockPool {
         &self.pool
     }
 
-    /// The blocks of a sequence.
-    pub fn table(&self, sequence: SequenceIndex) -> &BlockTable {
-        &self.sequences[sequence].table
+    /// A sequence that was added.
+    pub fn sequence(&self, index: SequenceIndex) -> &Sequence {
+        &self.sequences[index]
     }
 
     /// The step that was scheduled last.
-    pub fn batch(&self) -> &Batch {
+    pub fn batch(&self) -> &SchedulerOutput {
         &self.batch
     }
 
     /// Decides the next step. Its chunks are empty only when every sequence is finished.
-    pub fn schedule(&mut self, known_tokens: &KnownTokens) -> &Batch {
+    pub fn schedule(&mut self) -> &SchedulerOutput {
         self.batch.chunks.clear();
         self.batch.preempted.clear();
         self.batch.admitted.clear();
@@ -189,7 +172,7 @@ impl Scheduler {
         self.schedule_prefills(&mut budget);
         // What was just taken from one sequence is not given to another: it would be taken again.
         if self.batch.preempted.is_empty() {
-            self.admit(&mut budget, known_tokens);
+            self.admit(&mut budget);
         }
         &self.batch
     }
@@ -199,7 +182,7 @@ impl Scheduler {
         while place < self.running.len() && *budget > 0 {
             let index = self.running[place];
             place += 1;
-            if self.sequences[index].computed >= self.sequences[index].prefill && self.make_room(index) {
+            if self.sequences[index].is_decoding() && self.make_room(index) {
                 *budget -= self.push_chunk(index, 1, true);
             }
         }
@@ -210,9 +193,11 @@ impl Scheduler {
     fn make_room(&mut self, index: SequenceIndex) -> bool {
         loop {
             let sequence = &mut self.sequences[index];
-            if self.pool.grow(&mut sequence.table, sequence.known).is_ok() {
+            let num_tokens = sequence.num_tokens();
+            if self.pool.grow(&mut sequence.table, num_tokens).is_ok() {
                 return true;
             }
+            // Recomputing costs least for the youngest: it has the fewest tokens, and none that is older waits for it.
             // `index` runs, so there is a youngest one. It has no chunk in this batch yet: it is `index` or younger.
             let Some(youngest) = self.running.pop() else { return false };
             self.send_back(youngest);
@@ -227,8 +212,10 @@ impl Scheduler {
     fn send_back(&mut self, index: SequenceIndex) {
         let sequence = &mut self.sequences[index];
         self.pool.release(&mut sequence.table);
-        sequence.computed = 0;
-        sequence.prefill = sequence.known;
+        sequence.num_computed_tokens = 0;
+        // Generated tokens are known, so that they are recomputed at the speed of a prompt.
+        sequence.num_prefill_tokens = sequence.num_tokens();
+        // By age, not at the end: the running ones must stay older than those that wait.
         let place = self.waiting.partition_point(|&waiting| waiting < index);
         self.waiting.insert(place, index);
     }
@@ -239,7 +226,7 @@ impl Scheduler {
                 return;
             }
             let index = self.running[place];
-            if self.sequences[index].computed < self.sequences[index].prefill {
+            if !self.sequences[index].is_decoding() {
                 *budget -= self.push_chunk(index, *budget, false);
             }
         }
@@ -248,22 +235,26 @@ impl Scheduler {
     /// Lets waiting sequences run while there is room. Blocks for all that is known of a sequence are taken at once,
     /// so that a prefill once begun is not stopped by another; and a block stays free for each running sequence, which
     /// it will ask for before long.
-    fn admit(&mut self, budget: &mut usize, known_tokens: &KnownTokens) {
+    fn admit(&mut self, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.limits.max_num_seqs {
             let Some(&index) = self.waiting.front() else { return };
             let sequence = &mut self.sequences[index];
             // What is found is held before room is looked for, so that it does not itself become the room.
-            let reused_tokens = match self.pool.caches_prefixes() && !sequence.alone {
-                true => self.pool.reuse(&mut sequence.table, known_tokens(index)),
+            let reused_tokens = match self.pool.caches_prefixes() && !sequence.is_isolated {
+                true => sequence.reuse(&mut self.pool),
                 false => 0,
             };
-            let needed = self.pool.blocks_for(sequence.known - reused_tokens) + self.running.len();
-            if needed > self.pool.free() || self.pool.grow(&mut sequence.table, sequence.known).is_err() {
+            let num_tokens = sequence.num_tokens();
+            let needed = self.pool.blocks_for(num_tokens - reused_tokens) + self.running.len();
+            if needed > self.pool.free() || self.pool.grow(&mut sequence.table, num_tokens).is_err() {
+                // First come, first served: a shorter one behind it does not overtake, or a long one might wait for ever.
                 self.pool.release(&mut sequence.table);
                 return;
             }
-            sequence.computed = reused_tokens;
-            sequence.found = if sequence.has_run { sequence.found.min(reused_tokens) } else { reused_tokens };
+            sequence.num_computed_tokens = reused_tokens;
+            // After a preemption it may find its own blocks again: only what it found at first is certainly of others.
+            let others = if sequence.has_run { sequence.num_reused_tokens.min(reused_tokens) } else { reused_tokens };
+            sequence.num_reused_tokens = others;
             if !sequence.has_run {
                 sequence.has_run = true;
                 self.batch.admitted.push(Admission { sequence: index, reused_tokens });
@@ -277,33 +268,43 @@ impl Scheduler {
 
     fn push_chunk(&mut self, index: SequenceIndex, most: usize, decodes: bool) -> usize {
         let sequence = &self.sequences[index];
-        let tokens = (sequence.known - sequence.computed).min(most);
-        let positions = sequence.computed..sequence.computed + tokens;
-        let samples = positions.end == sequence.known;
+        let computed = sequence.num_computed_tokens;
+        let tokens = (sequence.num_tokens() - computed).min(most);
+        let positions = computed..computed + tokens;
+        let samples = positions.end == sequence.num_tokens();
         self.batch.chunks.push(Chunk { sequence: index, positions, samples, decodes });
         tokens
     }
 
-    /// The scheduled step was computed: each sampling sequence knows one token more, and other sequences can find what is
-    /// in the cache now. `known_tokens` are still those of before.
-    pub fn advance(&mut self, known_tokens: &KnownTokens) {
+    /// Notes that the scheduled step was computed: other sequences can find what is in the cache now. Called before
+    /// [`Self::append`] of the tokens that the step chose.
+    pub fn advance(&mut self) {
         for chunk in self.batch.chunks.drain(..) {
             let sequence = &mut self.sequences[chunk.sequence];
-            sequence.computed = chunk.positions.end;
-            sequence.known += usize::from(chunk.samples);
-            if self.pool.caches_prefixes() && !sequence.alone {
-                self.pool.remember(&mut sequence.table, &known_tokens(chunk.sequence)[..sequence.computed]);
+            sequence.num_computed_tokens = chunk.positions.end;
+            if self.pool.caches_prefixes() && !sequence.is_isolated {
+                sequence.remember(&mut self.pool);
             }
         }
     }
 
-    /// A sequence needs no more tokens; its blocks are free.
-    pub fn finish(&mut self, sequence: SequenceIndex) {
-        self.running.retain(|&index| index != sequence);
-        self.pool.release(&mut self.sequences[sequence].table);
+    /// Adds a generated token to a sequence; gives the reason why it was the last, if it was.
+    pub fn append(&mut self, index: SequenceIndex, token: u32) -> Option<FinishReason> {
+        self.sequences[index].append(token)
     }
 
-    /// No token could be chosen for a sequence of the scheduled step: said before [`Self::advance`], so that nobody finds what
+    /// Ends a sequence, and frees its blocks.
+    pub fn finish(&mut self, index: SequenceIndex, reason: FinishReason) -> Output {
+        self.release(index);
+        self.sequences[index].take_output(reason)
+    }
+
+    fn release(&mut self, index: SequenceIndex) {
+        self.running.retain(|&running| running != index);
+        self.pool.release(&mut self.sequences[index].table);
+    }
+
+    /// No token could be chosen for a sequence of the scheduled step: called before [`Self::advance`], so that no other one finds what
     /// this step computed of it. What earlier ones did is forgotten, too.
     ///
     /// It is not over yet where it holds blocks that others may have computed. Attention on a GPU multiplies values that a
@@ -312,12 +313,12 @@ impl Scheduler {
     pub fn fail(&mut self, index: SequenceIndex) -> Failed {
         self.batch.chunks.retain(|chunk| chunk.sequence != index);
         let sequence = &mut self.sequences[index];
-        self.pool.forget(&sequence.table, sequence.found);
+        self.pool.forget(&sequence.table, sequence.num_reused_tokens);
         if !sequence.table.shares() {
-            self.finish(index);
-            return Failed::Over;
+            self.release(index);
+            return Failed::Over(self.sequences[index].take_failed_output());
         }
-        sequence.alone = true;
+        sequence.is_isolated = true;
         self.running.retain(|&running| running != index);
         self.send_back(index);
         Failed::ComputedAgain

@@ -2,7 +2,7 @@
 //! where they are many, and take no memory before they are touched.
 
 use bytemuck::Zeroable;
-use candle_core::{Device, Error, Result, Tensor, WithDType};
+use candle_core::{Device as CandleDevice, Error, Result, Tensor, WithDType};
 use half::{bf16, f16};
 
 use flashjob_cpu::{LINE_BYTES, untouched_zeros};
@@ -25,7 +25,7 @@ fn tensor<T: WithDType + Zeroable>(count: usize) -> Result<Tensor> {
     let numbers = untouched_zeros::<T>(len);
     let numbers = numbers.ok_or_else(|| Error::Msg(format!("the system refuses memory for {len} numbers")))?;
     let first = numbers.as_ptr().align_offset(LINE_BYTES);
-    Tensor::from_vec(numbers, len, &Device::Cpu)?.narrow(0, first, count)
+    Tensor::from_vec(numbers, len, &CandleDevice::Cpu)?.narrow(0, first, count)
 }
 
 #[cfg(test)]

@@ -1,35 +1,34 @@
-//! Loading a model: memory is decided, nodes meet, weights are read, ranks are connected.
+//! Loading a model, phase by phase: plan, open, meet the other nodes, measure, load, profile.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::capacity::{self, Capacity, Demand};
 use super::instructions::instructions;
-use super::parts::Parts;
-use super::platform::{self, Open, Placement};
-use super::roofline;
-use crate::cluster::handshake::{Terms, identity};
+use super::load::RankLoader;
+use super::open::{self, DeviceHandle};
+use super::plan::{self, LoadPlan, Parallelism};
+use super::platform::Platform;
+use super::roofline::{self, CpuNodes};
+use super::{capacity, profile};
+use crate::cluster::executor::Executor;
+use crate::cluster::handshake::identity;
 use crate::cluster::links::Links;
 use crate::cluster::rendezvous::Rendezvous;
 use crate::cluster::world::World;
 use crate::cost::Cost;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::forward::batch::wire_format::StepBounds;
-use crate::forward::batch::{Step, StepExtent};
-use crate::forward::decoder::{self, Extent};
-use crate::forward::device::Processor;
-use crate::forward::kv_cache::KvShape;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
-use crate::forward::rope;
 use crate::forward::sampler::Sampler;
-use crate::forward::workspace::{MostRows, Workspace};
 use crate::report::EngineFacts;
-use flashjob_config::{DtypeChoice, EngineConfig};
-use flashjob_cpu::{Pool, cpu_quota_threads};
+use crate::schedule::limits::EngineLimits;
+use flashjob_config::EngineConfig;
+use flashjob_cpu::{Limits, TooLittleMemory, cpu_quota_threads};
 use flashjob_event::{Events, Fact};
-use flashjob_model::{DecoderConfig, Dtype, Model, Shard, ShardShape, Validation};
+use flashjob_model::Model;
 
 impl Engine {
     /// As [`Engine::load_on`] on the CPU.
@@ -42,7 +41,7 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Self::load_on(Placement::Cpu, model, config, events, cancel)
+        Self::load_on(Platform::Cpu, model, config, events, cancel)
     }
 
     /// Decides how much memory goes where, reads the weights to where they are used, and allocates the KV cache.
@@ -51,34 +50,34 @@ impl Engine {
     /// [`Error::TensorParallel`], [`Error::Setting`] and [`Error::DoesNotFit`] before a weight is read; then
     /// [`Error::Model`] and [`Error::Cancelled`].
     pub fn load_on(
-        placement: Placement,
+        platform: Platform,
         model: &Model,
         config: &EngineConfig,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Ok(Loading { placement, model, config, rendezvous: None, events, cancel }.load()?.0)
+        Ok(Loading { platform, model, config, rendezvous: None, events, cancel }.load()?.0)
     }
 
-    /// The same for the machine that leads those of `rendezvous`: each loads its own ranks.
+    /// The same for the leader of the nodes of `rendezvous`: each node loads its own ranks.
     ///
     /// # Errors
-    /// As [`Engine::load_on`]; [`Error::Machines`] and [`Error::Ended`] where another machine does not come or is gone.
+    /// As [`Engine::load_on`]; [`Error::Machines`] and [`Error::Ended`] where another node does not come or is gone.
     pub fn load_leading(
-        placement: Placement,
+        platform: Platform,
         model: &Model,
         config: &EngineConfig,
         rendezvous: Option<&Rendezvous>,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Ok(Loading { placement, model, config, rendezvous, events, cancel }.load()?.0)
+        Ok(Loading { platform, model, config, rendezvous, events, cancel }.load()?.0)
     }
 }
 
-/// Everything that loading takes.
+/// Arguments of loading.
 pub struct Loading<'a> {
-    pub placement: Placement,
+    pub platform: Platform,
     pub model: &'a Model,
     pub config: &'a EngineConfig,
     pub rendezvous: Option<&'a Rendezvous>,
@@ -86,162 +85,136 @@ pub struct Loading<'a> {
     pub cancel: &'a CancellationToken,
 }
 
-impl Loading<'_> {
-    /// An engine, and what its steps may hold.
-    pub fn load(self) -> Result<(Engine, StepBounds), Error> {
-        let Self { placement, model, config, rendezvous, events, cancel } = self;
-        let machines = rendezvous.map_or(1, |rendezvous| rendezvous.machines().count.get());
-        let world_size =
-            config.tensor_parallel_size.map_or_else(|| placement.ranks(&model.config, machines), usize::from);
-        if !world_size.is_multiple_of(machines) {
-            let reason = format!("{machines} machines cannot share its ranks evenly; choose a multiple of {machines}");
-            return Err(Error::TensorParallel { asked: world_size, reason });
-        }
-        let here = world_size / machines;
-        let dtype = match config.dtype {
-            DtypeChoice::Auto => model.dtype,
-            DtypeChoice::Float16 => Dtype::F16,
-            DtypeChoice::Bfloat16 => Dtype::Bf16,
-            DtypeChoice::Float32 => Dtype::F32,
-        };
-        let weights_dtype = placement.weights_dtype(model, dtype);
-        let max_num_seqs = config.max_num_seqs.map_or(platform::MAX_NUM_SEQS, |count| count.get());
-        let max_num_batched_tokens =
-            config.max_num_batched_tokens.map_or(placement.max_num_batched_tokens(), |n| n.get());
-        let block_tokens = config.block_tokens.get();
-        let most = MostRows { tokens: max_num_batched_tokens, wanted: max_num_seqs.min(max_num_batched_tokens) };
+/// Limits of the hardware, or why they were not measured; `None` where that was not asked for.
+type Measured = Option<Result<Limits, TooLittleMemory>>;
 
-        let part = |rank| {
-            ShardShape::new(&model.config, Shard { rank, world_size })
-                .map_err(|error| Error::TensorParallel { asked: world_size, reason: error.to_string() })
-        };
-        // The last rank has least, perhaps nothing; the first one has most.
-        let (_, part) = (part(world_size - 1)?, part(0)?);
-        let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
-        let isa = instructions(config.instruction_set)?;
-        let open = placement.open(here, threads, isa, dtype)?;
-        let shape = decoder::attention_shape(&model.config, &part);
-        let (cache, activations) = (placement.cache_order(isa), placement.activations(dtype));
-        let kv_shape = KvShape { layers: model.config.layers, layout: cache.layout(shape, block_tokens), dtype };
-        let of_memory = |bytes: u64| bytes.saturating_mul(placement.ranks_in_a_memory(here) as u64);
-        let free_bytes = open.iter().map(Open::free_bytes).collect::<Result<Vec<_>, _>>()?;
-        let memories = (world_size / placement.ranks_in_a_memory(here)) as u64;
-        let workspace_bytes = Workspace::bytes(decoder::widths(&model.config, &part), most, activations);
-        let demand = Demand {
-            free_bytes: free_bytes.into_iter().flatten().min(),
-            weight_bytes: weight_bytes(&model.config, weights_dtype).div_ceil(memories),
-            workspace_bytes: of_memory(workspace_bytes),
-            block_bytes: of_memory(kv_shape.block_bytes()),
-            max_position: model.config.max_position,
-            position_bytes: rope::position_bytes(&model.config),
-            max_num_seqs,
-        };
-        let replays = placement.replays() && !config.enforce_eager;
-        let planned = capacity::plan(config, &demand)?;
-        let world = match rendezvous {
-            None => World { size: world_size, here: 0..world_size, links: None },
-            Some(rendezvous) => {
-                let first = rendezvous.machines().index * here;
-                let terms = Terms::default()
-                    .with("version", env!("CARGO_PKG_VERSION"))
-                    .with("model", identity(model)?)
-                    .with("device", placement.name())
-                    .with("dtype", dtype.name())
-                    .with("weights in memory", weights_dtype.name())
-                    .with("tensor-parallel-size", world_size)
-                    .with(
-                        "max-model-len",
-                        config.max_model_len.map_or_else(|| "the model's".to_owned(), |n| n.to_string()),
-                    )
-                    .with("max-num-seqs", max_num_seqs)
-                    .with("max-num-batched-tokens", max_num_batched_tokens)
-                    .with("block-size", block_tokens)
-                    .with("enforce-eager", config.enforce_eager);
-                World { size: world_size, here: first..first + here, links: Some(rendezvous.meet(&terms)?) }
+impl Loading<'_> {
+    /// An engine, and bounds of the steps that its memory was allocated for.
+    pub fn load(self) -> Result<(Engine, EngineLimits), Error> {
+        let Self { model, config, events, cancel, .. } = self;
+        let plan = self.plan()?;
+        let handles = open::open(self.platform, plan.parallelism.ranks_per_node, plan.cpus, plan.dtype)?;
+        let budget = plan.budget(open::free_bytes(&handles)?);
+        let planned = capacity::plan(config, plan.limits, &budget)?;
+        // Everything that can be refused on this node alone has been: only now do others wait for it.
+        let world = self.meet(&plan)?;
+        let limits = world.agree(planned)?;
+        // Before there are weights: it takes memory of its own for a moment.
+        let measured = self.measure(&plan, &handles, &world)?;
+        let kernels = handles.first().map_or_else(String::new, DeviceHandle::kernels);
+        let (devices, sampling_device) = open::devices(handles, &plan, &limits)?;
+        let loader = RankLoader { model, config, plan: &plan, devices: &devices, limits };
+        let mut batch = Arc::new(ForwardBatch::with_capacity(&limits));
+        let kv_bytes_per_token = plan.kv_shape.token_bytes().saturating_mul(plan.parallelism.world_size as u64);
+        let mut cost = Cost::new(&model.config, kv_bytes_per_token);
+        let (executor, sized) = match self.platform {
+            Platform::Cpu => (loader.load(world, limits.num_blocks, &mut cost, events, cancel)?, limits),
+            Platform::Gpus => {
+                profile::load_and_profile(&loader, world, &budget, &mut batch, &mut cost, (events, cancel))?
             }
         };
-        let capacity = world.agree(planned)?;
-        let follows = matches!(world.links, Some(Links::Follows(_)));
-        let max_model_len = capacity.max_model_len;
-        let extent = Extent { most, max_model_len, block_tokens, cache, activations };
+        let threads = self.all_loaded(&executor, &devices, &mut cost)?;
+        let facts = facts(&plan, sized, config, kernels, threads, measured, cost);
+        events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens: facts.block_size });
+        // Buffers were allocated for `limits`, of which the cache may hold less by now.
+        let bounds = EngineLimits { num_blocks: sized.num_blocks, ..limits };
+        let replay = plan.replays.then_some(ReplaySizes {
+            max_sequences: bounds.max_num_logits(),
+            max_blocks: bounds.max_blocks_per_seq(),
+            spare_block: bounds.num_blocks as u32,
+        });
+        let measured_cpus = (self.platform == Platform::Cpu && facts.limits.is_some()).then_some(plan.cpus);
+        let engine = Engine {
+            facts,
+            limits: sized,
+            executor,
+            batch,
+            replay,
+            sampler: Sampler::default(),
+            device: sampling_device,
+            watcher: None,
+            measured_cpus,
+        };
+        Ok((engine, bounds))
+    }
 
-        // Before there are weights: it takes memory of its own for a moment. Machines are taken to be alike.
-        let computing = roofline::Processors { threads, isa, machines };
-        let measured = match open.first().filter(|_| config.measure_limits && !follows) {
-            Some(open) => Some(open.limits(here, computing)?),
-            None => None,
+    fn plan(&self) -> Result<LoadPlan, Error> {
+        let Self { platform, model, config, rendezvous, .. } = *self;
+        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.machines().count.get());
+        // Only asked for where it decides: the driver starts with the question.
+        let visible_gpus = if config.tensor_parallel_size.is_none() { platform.visible_gpus() } else { 1 };
+        let parallelism = Parallelism::new(platform, &model.config, config, nodes, visible_gpus)?;
+        let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
+        let cpus = CpuNodes { threads, isa: instructions(config.instruction_set)?, nodes };
+        let dtype = plan::dtype(config, model.dtype);
+        let weights_dtype = platform.weights_dtype(model, dtype);
+        Ok(LoadPlan::new(platform, &model.config, config, parallelism, [dtype, weights_dtype], cpus))
+    }
+
+    /// All ranks of the model, once every node has come and means the same job.
+    fn meet(&self, plan: &LoadPlan) -> Result<World, Error> {
+        let Parallelism { world_size, ranks_per_node, .. } = plan.parallelism;
+        let Some(rendezvous) = self.rendezvous else {
+            return Ok(World { size: world_size, here: 0..world_size, links: None });
         };
-        if let Some(Ok(limits)) = measured {
-            roofline::state(limits, events);
+        let first = rendezvous.machines().index * ranks_per_node;
+        let handshake = plan.handshake(self.config, &identity(self.model)?);
+        let links = Some(rendezvous.meet(&handshake)?);
+        Ok(World { size: world_size, here: first..first + ranks_per_node, links })
+    }
+
+    /// Measures and states the limits of all nodes together, which are taken to be alike.
+    fn measure(&self, plan: &LoadPlan, handles: &[DeviceHandle], world: &World) -> Result<Measured, Error> {
+        let is_worker = matches!(world.links, Some(Links::Worker(_)));
+        let Some(first) = handles.first().filter(|_| self.config.measure_limits && !is_worker) else {
+            return Ok(None);
+        };
+        let measured = first.limits(plan.parallelism.ranks_per_node, plan.cpus)?;
+        if let Ok(limits) = measured {
+            roofline::state(limits, self.events);
         }
-        let max_blocks = max_model_len.div_ceil(block_tokens);
-        let step_extent = StepExtent { tokens: most.tokens, sequences: max_num_seqs, max_blocks, shape };
-        let kernels = open.first().map_or_else(String::new, Open::kernels);
-        // Ranks are at rest when tokens are chosen.
-        let host = match &open[..] {
-            [Open::Cpu(pool)] => Arc::clone(pool),
-            _ => Arc::new(Pool::with_isa(threads, isa)),
-        };
-        let open = open.into_iter();
-        let processors = open.map(|open| open.ready(step_extent, &host)).collect::<Result<Vec<_>, _>>()?;
-        let parts = Parts {
-            model,
-            config,
-            processors: &processors,
-            weights_dtype,
-            validation: if config.validate_weights { Validation::Finite } else { Validation::Trust },
-            extent,
-            kv_shape,
-            spare_blocks: usize::from(replays),
-        };
-        let mut step = Arc::new(Step::with_capacity(most.tokens, max_num_seqs, max_blocks, block_tokens));
-        let mut cost = Cost::new(&model.config, kv_shape.token_bytes().saturating_mul(world_size as u64));
-        let (ranks, Capacity { kv_blocks, max_model_len }) = match placement {
-            Placement::Cpu => (parts.load(world, capacity.kv_blocks as usize, &mut cost, events, cancel)?, capacity),
-            Placement::Gpus => parts.load_and_profile(world, &demand, &mut step, &mut cost, events, cancel)?,
-        };
-        let threads = placement.threads(&processors);
-        let elsewhere = ranks.world().all_loaded(&cost.loaded(threads))?;
-        elsewhere.iter().for_each(|loaded| cost.add_machine(loaded));
-        let bounds = parts.bounds(max_num_seqs, kv_blocks as usize);
-        let replay = replays.then_some(ReplaySizes { max_sequences: most.wanted, max_blocks, spare_block: kv_blocks });
-        let facts = EngineFacts {
-            device: placement.name(),
-            dtype: dtype.name(),
-            weights_dtype: weights_dtype.name(),
-            kernels,
-            threads: elsewhere.iter().fold(threads, |sum, loaded| sum.saturating_add(loaded.threads)),
-            tensor_parallel_size: world_size,
-            machines,
-            kv_blocks: kv_blocks as usize,
-            block_tokens,
-            kv_cache_bytes: (u64::from(kv_blocks) * kv_shape.block_bytes()).saturating_mul(world_size as u64),
-            max_model_len,
-            max_num_seqs,
-            max_num_batched_tokens,
-            prefix_caching: config.prefix_caching,
-            cuda_graphs: replays,
-            limits: measured.and_then(Result::ok),
-            limits_not_measured: measured.and_then(Result::err).map(|error| error.to_string()),
-            cost,
-        };
-        let processor = match placement {
-            Placement::Cpu => Arc::new(Processor::cpu(host)),
-            Placement::Gpus => Arc::clone(&processors[0]),
-        };
-        events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens });
-        let vocab_size = model.config.vocab_size;
-        let sampler = Sampler::default();
-        let limits_of = (placement == Placement::Cpu && facts.limits.is_some()).then_some(computing);
-        Ok((Engine { facts, vocab_size, ranks, step, replay, sampler, processor, watcher: None, limits_of }, bounds))
+        Ok(Some(measured))
+    }
+
+    /// Waits for all nodes, counts in what they have loaded, and gives the CPU threads of all of them.
+    fn all_loaded(&self, executor: &Executor, devices: &[Arc<Device>], cost: &mut Cost) -> Result<usize, Error> {
+        let threads = self.platform.threads(devices);
+        let elsewhere = executor.world().all_loaded(&cost.loaded(threads))?;
+        elsewhere.iter().for_each(|node| cost.add_node(node));
+        Ok(elsewhere.iter().fold(threads, |sum, node| sum.saturating_add(node.threads)))
     }
 }
 
-/// Memory that packed weights take, but for a little padding: matrices in `dtype`, vectors in single precision.
-fn weight_bytes(config: &DecoderConfig, dtype: Dtype) -> u64 {
-    let tensor_bytes = |shape: Vec<usize>| {
-        let number_bytes = if shape.len() == 1 { size_of::<f32>() } else { dtype.size_bytes() };
-        (shape.iter().product::<usize>() * number_bytes) as u64
-    };
-    config.tensors().map(|tensor| tensor_bytes(config.shape(tensor))).sum()
+/// The report of an engine.
+fn facts(
+    plan: &LoadPlan,
+    limits: EngineLimits,
+    config: &EngineConfig,
+    kernels: String,
+    threads: usize,
+    measured: Measured,
+    cost: Cost,
+) -> EngineFacts {
+    let Parallelism { world_size, num_nodes, .. } = plan.parallelism;
+    let cache_bytes = limits.num_blocks as u64 * plan.kv_shape.block_bytes();
+    EngineFacts {
+        device: plan.platform.name(),
+        dtype: plan.dtype.name(),
+        weights_dtype: plan.weights_dtype.name(),
+        kernels,
+        threads,
+        tensor_parallel_size: world_size,
+        machines: num_nodes,
+        kv_blocks: limits.num_blocks,
+        block_size: limits.block_size,
+        kv_cache_bytes: cache_bytes.saturating_mul(world_size as u64),
+        max_model_len: limits.max_model_len,
+        max_num_seqs: limits.max_num_seqs,
+        max_num_batched_tokens: limits.max_num_batched_tokens,
+        prefix_caching: config.prefix_caching,
+        cuda_graphs: plan.replays,
+        limits: measured.and_then(Result::ok),
+        limits_not_measured: measured.and_then(Result::err).map(|error| error.to_string()),
+        cost,
+    }
 }

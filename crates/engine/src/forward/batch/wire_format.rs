@@ -3,38 +3,21 @@
 //! Only what cannot be derived travels: token ids, how long each sequence is, its blocks, and whose logits are wanted. Whoever
 //! reads them trusts nothing: a step that was read is one that this engine can compute.
 
-use super::Step;
+use super::ForwardBatch;
 use crate::forward::replay::ReplaySize;
+use crate::schedule::limits::EngineLimits;
 
 /// Sequences, width of the block table, tokens, rows with logits, whether it is replayed.
 const HEADER: usize = 5;
 
-/// What a step may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct StepBounds {
-    /// Tokens.
-    pub tokens: usize,
-    /// Sequences.
-    pub sequences: usize,
-    /// Rows of logits.
-    pub rows: usize,
-    /// Tokens of the longest sequence.
-    pub max_model_len: usize,
-    /// Blocks of the cache, spare ones included.
-    pub blocks: usize,
-    /// Token ids are below it.
-    pub vocab_size: usize,
+/// Numbers of the longest step within `limits`.
+pub fn max_len(limits: &EngineLimits) -> usize {
+    let table = limits.max_num_seqs.saturating_mul(limits.max_blocks_per_seq());
+    let lists = [2 * limits.max_num_seqs, table, limits.max_num_batched_tokens, limits.max_num_logits()];
+    lists.iter().fold(HEADER, |sum, list| sum.saturating_add(*list))
 }
 
-impl StepBounds {
-    /// No step has more words.
-    pub fn most_words(&self, block_tokens: usize) -> usize {
-        let table = self.sequences.saturating_mul(self.max_model_len.div_ceil(block_tokens));
-        [2 * self.sequences, table, self.tokens, self.rows].iter().fold(HEADER, |sum, part| sum.saturating_add(*part))
-    }
-}
-
-impl Step {
+impl ForwardBatch {
     /// Appends the step to `words`.
     pub fn write(&self, words: &mut Vec<u32>) {
         let counts = [self.sequences(), self.max_blocks, self.tokens(), self.logit_rows.len()];
@@ -48,21 +31,21 @@ impl Step {
         words.extend_from_slice(&self.logit_rows);
     }
 
-    /// Becomes the step that `words` are, if it is one within `bounds`.
+    /// Becomes the step that `words` are, if it is one within `limits`.
     ///
     /// # Errors
     /// What is wrong with it. The step is then none that may be computed.
-    pub fn read(&mut self, words: &[u32], bounds: &StepBounds) -> Result<(), String> {
+    pub fn read(&mut self, words: &[u32], limits: &EngineLimits) -> Result<(), String> {
         let Some((&[sequences, max_blocks, tokens, rows, replays], rest)) = words.split_first_chunk::<HEADER>() else {
             return Err(format!("{} words are no step", words.len()));
         };
         let [sequences, max_blocks, tokens, rows] = [sequences, max_blocks, tokens, rows].map(|count| count as usize);
-        let most_blocks = bounds.max_model_len.div_ceil(self.block_tokens);
+        let most_blocks = limits.max_model_len.div_ceil(self.block_size);
         for (what, count, least, most) in [
-            ("sequences", sequences, 1, bounds.sequences),
+            ("sequences", sequences, 1, limits.max_num_seqs),
             ("blocks of a sequence", max_blocks, 1, most_blocks),
-            ("tokens", tokens, sequences, bounds.tokens),
-            ("rows of logits", rows, 0, bounds.rows.min(tokens)),
+            ("tokens", tokens, sequences, limits.max_num_batched_tokens),
+            ("rows of logits", rows, 0, limits.max_num_logits().min(tokens)),
         ] {
             if !(least..=most).contains(&count) {
                 return Err(format!("{count} {what} are not from {least} to {most}"));
@@ -76,19 +59,19 @@ impl Step {
         let (keys, rest) = rest.split_at(sequences);
         let (table, rest) = rest.split_at(sequences * max_blocks);
         let (token_ids, logit_rows) = rest.split_at(tokens);
-        if let Some(id) = token_ids.iter().find(|&&id| id as usize >= bounds.vocab_size) {
-            return Err(format!("there is no token {id} among {}", bounds.vocab_size));
+        if let Some(id) = token_ids.iter().find(|&&id| id as usize >= limits.vocab_size) {
+            return Err(format!("there is no token {id} among {}", limits.vocab_size));
         }
-        if let Some(block) = table.iter().find(|&&block| block as usize >= bounds.blocks) {
-            return Err(format!("there is no block {block} among {}", bounds.blocks));
+        if let Some(block) = table.iter().find(|&&block| block as usize >= limits.num_allocated_blocks()) {
+            return Err(format!("there is no block {block} among {}", limits.num_allocated_blocks()));
         }
         let ascending = logit_rows.is_sorted_by(|a, b| a < b);
         if !ascending || logit_rows.last().is_some_and(|&row| row as usize >= tokens) {
             return Err(format!("rows of logits are not rows of {tokens} tokens in their order"));
         }
-        let longest = bounds.max_model_len.min(max_blocks * self.block_tokens);
-        self.begin(max_blocks * self.block_tokens);
-        let block_tokens = self.block_tokens as u32;
+        let longest = limits.max_model_len.min(max_blocks * self.block_size);
+        self.begin(max_blocks * self.block_size);
+        let block_size = self.block_size as u32;
         for ((&queries, &keys), blocks) in queries.iter().zip(keys).zip(table.chunks_exact(max_blocks)) {
             // As many as there are tokens in all, so that no sum is too large.
             if queries == 0 || queries > keys || queries as usize > tokens || keys as usize > longest {
@@ -96,7 +79,7 @@ impl Step {
             }
             for position in keys - queries..keys {
                 self.positions.push(position);
-                self.slots.push(blocks[(position / block_tokens) as usize] * block_tokens + position % block_tokens);
+                self.slots.push(blocks[(position / block_size) as usize] * block_size + position % block_size);
             }
             if self.positions.len() > tokens {
                 break;
@@ -119,7 +102,7 @@ impl Step {
             if self.longest_queries != 1 {
                 return Err("only steps of decoding are replayed".to_owned());
             }
-            self.longest_keys = max_blocks * self.block_tokens;
+            self.longest_keys = max_blocks * self.block_size;
             self.replay = Some(ReplaySize { sequences, max_blocks });
         }
         Ok(())
@@ -128,43 +111,50 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BlockTable, Wanted};
+    use super::super::{BlockTable, LogitsRows};
     use super::*;
     use crate::schedule::blocks::BlockPool;
 
-    const BOUNDS: StepBounds =
-        StepBounds { tokens: 8, sequences: 4, rows: 4, max_model_len: 16, blocks: 9, vocab_size: 20 };
+    const LIMITS: EngineLimits = EngineLimits {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 8,
+        max_model_len: 16,
+        block_size: 4,
+        num_blocks: 8,
+        num_spare_blocks: 1,
+        vocab_size: 20,
+    };
 
-    fn empty() -> Step {
-        Step::with_capacity(8, 4, 4, 4)
+    fn empty() -> ForwardBatch {
+        ForwardBatch::with_capacity(&LIMITS)
     }
 
     /// A sequence that decodes, one that prefills.
-    fn step() -> Step {
+    fn step() -> ForwardBatch {
         let mut pool = BlockPool::new(8, 4);
         let (mut decoding, mut prefilling) = (BlockTable::default(), BlockTable::default());
         pool.grow(&mut decoding, 6).unwrap();
         pool.grow(&mut prefilling, 3).unwrap();
         let mut step = empty();
         step.begin(6);
-        step.push(&[7], 5, &decoding, Wanted::Last);
-        step.push(&[1, 2, 3], 0, &prefilling, Wanted::None);
+        step.push(&[7], 5, &decoding, LogitsRows::Last);
+        step.push(&[1, 2, 3], 0, &prefilling, LogitsRows::None);
         step
     }
 
-    fn replayed() -> Step {
+    fn replayed() -> ForwardBatch {
         let mut pool = BlockPool::new(8, 4);
         let mut table = BlockTable::default();
         pool.grow(&mut table, 6).unwrap();
         let mut step = empty();
         let size = ReplaySize { sequences: 3, max_blocks: 4 };
         step.begin(size.max_blocks * 4);
-        step.push(&[7], 5, &table, Wanted::Last);
+        step.push(&[7], 5, &table, LogitsRows::Last);
         step.fill_up(size, 8);
         step
     }
 
-    fn words(step: &Step) -> Vec<u32> {
+    fn words(step: &ForwardBatch) -> Vec<u32> {
         let mut words = Vec::new();
         step.write(&mut words);
         words
@@ -175,8 +165,8 @@ mod tests {
         let mut read = empty();
         for step in [step(), replayed(), step()] {
             let words = words(&step);
-            assert!(words.len() <= BOUNDS.most_words(4), "{}", words.len());
-            read.read(&words, &BOUNDS).unwrap();
+            assert!(words.len() <= max_len(&LIMITS), "{}", words.len());
+            read.read(&words, &LIMITS).unwrap();
             assert_eq!(format!("{read:?}"), format!("{step:?}"));
         }
     }
@@ -192,7 +182,7 @@ mod tests {
                     let mut words = right.clone();
                     words[index] = value;
                     let mut read = empty();
-                    let Ok(()) = read.read(&words, &BOUNDS) else {
+                    let Ok(()) = read.read(&words, &LIMITS) else {
                         refused += 1;
                         continue;
                     };
@@ -206,9 +196,9 @@ mod tests {
             }
             assert!(refused > right.len() * 7, "{refused} of {}", right.len() * 15);
             for length in 0..right.len() {
-                assert!(empty().read(&right[..length], &BOUNDS).is_err(), "the first {length} words");
+                assert!(empty().read(&right[..length], &LIMITS).is_err(), "the first {length} words");
             }
-            assert!(empty().read(&[right.as_slice(), &[0]].concat(), &BOUNDS).is_err());
+            assert!(empty().read(&[right.as_slice(), &[0]].concat(), &LIMITS).is_err());
         }
     }
 }

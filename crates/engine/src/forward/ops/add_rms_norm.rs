@@ -7,13 +7,13 @@ use super::access::{Operand, change, floats_mut};
 use crate::cuda::address::Address;
 #[cfg(feature = "cuda")]
 use crate::cuda::launch::AddRmsNormAt;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use flashjob_cpu::{AddedRows, add_rms_norm};
 
 /// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`; applied to the residual.
 pub struct AddRmsNorm<'a> {
     /// Who works.
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// `[rows, hidden]`; `None` where nothing was computed yet.
     pub delta: Option<&'a Tensor>,
     /// `[hidden]`: `delta` is normalised with it before it is added.
@@ -41,14 +41,7 @@ impl InplaceOp1 for AddRmsNorm<'_> {
             None => None,
         };
         change(self.normed, self.name(), |normed, layout| {
-            add_rms_norm(
-                self.processor.pool(),
-                residual,
-                delta,
-                weight.floats()?,
-                self.eps,
-                floats_mut(normed, layout)?,
-            );
+            add_rms_norm(self.device.pool(), residual, delta, weight.floats()?, self.eps, floats_mut(normed, layout)?);
             Ok(())
         })
     }
@@ -65,6 +58,6 @@ impl InplaceOp1 for AddRmsNorm<'_> {
             normed: address(Some(self.normed))?,
         };
         let (rows, hidden) = layout.shape().dims2()?;
-        self.processor.gpu()?.add_rms_norm([rows, hidden], at, self.eps)
+        self.device.gpu()?.add_rms_norm([rows, hidden], at, self.eps)
     }
 }

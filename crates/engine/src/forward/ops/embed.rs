@@ -7,8 +7,8 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 use super::access::floats_mut;
 #[cfg(feature = "cuda")]
 use crate::cuda::address::Address;
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::linear::Linear;
 
 /// Overwrites each row, `[tokens, hidden]`, with its token's row of the embedding. Ranks that share a vocabulary each
@@ -16,7 +16,7 @@ use crate::forward::linear::Linear;
 pub struct Embed<'a> {
     /// Who works, on a GPU; a few rows are copied by whoever asks.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// `[rows of vocabulary, hidden]`.
     pub embedding: &'a Linear,
     /// The tokens whose rows those are.
@@ -24,7 +24,7 @@ pub struct Embed<'a> {
     /// Factor on all rows.
     pub scale: f32,
     /// Which tokens.
-    pub step: &'a Step,
+    pub step: &'a ForwardBatch,
 }
 
 impl InplaceOp1 for Embed<'_> {
@@ -50,7 +50,7 @@ impl InplaceOp1 for Embed<'_> {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, hidden: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        let (gpu, hidden) = (self.processor.gpu()?, Address::of(hidden, layout)?);
+        let (gpu, hidden) = (self.device.gpu()?, Address::of(hidden, layout)?);
         let (tokens, width) = layout.shape().dims2()?;
         let table = self.embedding.address()?;
         gpu.embed([tokens, width], table, gpu.step().token_ids(), hidden, self.vocabulary.clone(), self.scale)

@@ -5,14 +5,14 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 use super::access::{floats, floats_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda::address::Address;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use flashjob_cpu::{GateActivation, gated_activation};
 use flashjob_model::Activation;
 
 /// `activation(gate) · up`: from `[rows, 2 · width]`, in each row first the gate, then up, into `[rows, width]`.
 pub struct Gated<'a> {
     /// Who works.
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// The nonlinearity.
     pub activation: Activation,
     /// Width of a row of the result.
@@ -36,7 +36,7 @@ impl InplaceOp2 for Gated<'_> {
             Activation::GeluTanh => GateActivation::GeluTanh,
         };
         let activated = floats_mut(activated, activated_layout)?;
-        gated_activation(self.processor.pool(), floats(gate_up, gate_up_layout)?, self.width, activation, activated);
+        gated_activation(self.device.pool(), floats(gate_up, gate_up_layout)?, self.width, activation, activated);
         Ok(())
     }
 
@@ -50,6 +50,6 @@ impl InplaceOp2 for Gated<'_> {
     ) -> Result<()> {
         let (gate_up, rows) = (Address::of(gate_up, gate_up_layout)?, activated_layout.dims()[0]);
         let activated = Address::of(activated, activated_layout)?;
-        self.processor.gpu()?.gated(gate_up, activated, [rows, self.width], self.activation)
+        self.device.gpu()?.gated(gate_up, activated, [rows, self.width], self.activation)
     }
 }

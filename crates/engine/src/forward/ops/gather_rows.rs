@@ -5,17 +5,17 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 use super::access::{floats, floats_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda::address::Address;
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 
 /// Overwrites row `i`, of `[rows, width]`, with that row of the other tensor, `[.., width]`, which is the `i`-th whose
 /// logits are wanted.
 pub struct GatherRows<'a> {
     /// Who works, on a GPU; a few rows are copied by whoever asks.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// Which rows.
-    pub step: &'a Step,
+    pub step: &'a ForwardBatch,
     /// Width of a row.
     pub width: usize,
 }
@@ -46,7 +46,7 @@ impl InplaceOp2 for GatherRows<'_> {
         use candle_core::backend::BackendStorage;
         let row_bytes = self.width * from.dtype().size_in_bytes();
         let (to, from) = (Address::of(to, to_layout)?, Address::of(from, from_layout)?);
-        let gpu = self.processor.gpu()?;
+        let gpu = self.device.gpu()?;
         gpu.gather_rows(from, gpu.step().logit_rows(), to, self.step.logit_rows().len(), row_bytes)
     }
 }

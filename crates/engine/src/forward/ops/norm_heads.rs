@@ -5,13 +5,13 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 use super::access::{Operand, floats_mut};
 #[cfg(feature = "cuda")]
 use crate::cuda::address::Address;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use flashjob_cpu::{AttentionShape, head_rms_norm};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: RMSNorm of each head of q and of k.
 pub struct NormHeads<'a> {
     /// Who works.
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// Heads of a row.
     pub shape: AttentionShape,
     /// `[head_dim]`.
@@ -32,15 +32,15 @@ impl InplaceOp1 for NormHeads<'_> {
         let AttentionShape { heads, kv_heads, head_dim } = self.shape;
         let (q, k) = (Operand::of(self.q), Operand::of(self.k));
         let width = self.shape.qkv_width();
-        head_rms_norm(self.processor.pool(), qkv, width, 0, heads, q.floats()?, self.eps);
-        head_rms_norm(self.processor.pool(), qkv, width, heads * head_dim, kv_heads, k.floats()?, self.eps);
+        head_rms_norm(self.device.pool(), qkv, width, 0, heads, q.floats()?, self.eps);
+        head_rms_norm(self.device.pool(), qkv, width, heads * head_dim, kv_heads, k.floats()?, self.eps);
         Ok(())
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, qkv: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
         let AttentionShape { heads, kv_heads, head_dim } = self.shape;
-        let (gpu, qkv) = (self.processor.gpu()?, Address::of(qkv, layout)?);
+        let (gpu, qkv) = (self.device.gpu()?, Address::of(qkv, layout)?);
         let (rows, width) = layout.shape().dims2()?;
         let (q, k) = (Operand::of(self.q).address()?, Operand::of(self.k).address()?);
         gpu.norm_heads(qkv, q, [rows, width], 0, [heads, head_dim], self.eps)?;

@@ -3,23 +3,23 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::access::{cache_mut, change, floats_mut};
-use crate::forward::batch::Step;
-use crate::forward::device::Processor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
 use crate::forward::kv_cache::LayerCache;
-use crate::forward::rope::Angles;
+use crate::forward::rope::RotaryEmbedding;
 use flashjob_cpu::{CacheLayout, rope_and_cache};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: rotates q and k in place and writes k and v to `cache` at
 /// the step's slots.
 pub struct RopeAndCache<'a> {
     /// Who works.
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// Heads of a row, and the cache's pages.
     pub layout: CacheLayout,
     /// Angles.
-    pub rope: &'a Angles,
+    pub rope: &'a RotaryEmbedding,
     /// Positions and slots.
-    pub step: &'a Step,
+    pub step: &'a ForwardBatch,
     /// The layer's.
     pub cache: &'a LayerCache,
 }
@@ -34,7 +34,7 @@ impl InplaceOp1 for RopeAndCache<'_> {
         change(&self.cache.keys, self.name(), |keys, keys_layout| {
             change(&self.cache.values, self.name(), |values, values_layout| {
                 rope_and_cache(
-                    self.processor.pool(),
+                    self.device.pool(),
                     qkv,
                     self.layout,
                     self.step.positions(),
@@ -51,7 +51,7 @@ impl InplaceOp1 for RopeAndCache<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, qkv: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
         use super::access::Operand;
-        let gpu = self.processor.gpu()?;
+        let gpu = self.device.gpu()?;
         let [cos, sin] = self.rope.addresses()?;
         let at = crate::cuda::launch::RopeAt {
             qkv: crate::cuda::address::Address::of(qkv, layout)?,

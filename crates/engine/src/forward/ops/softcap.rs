@@ -5,13 +5,13 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 use super::access::floats_mut;
 #[cfg(feature = "cuda")]
 use crate::cuda::address::Address;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use flashjob_cpu::softcap;
 
 /// Each number `x` becomes `cap · tanh(x / cap)`.
 pub struct Softcap<'a> {
     /// Who works.
-    pub processor: &'a Processor,
+    pub device: &'a Device,
     /// The bound.
     pub cap: f32,
 }
@@ -22,12 +22,12 @@ impl InplaceOp1 for Softcap<'_> {
     }
 
     fn cpu_fwd(&self, numbers: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        softcap(self.processor.pool(), floats_mut(numbers, layout)?, self.cap);
+        softcap(self.device.pool(), floats_mut(numbers, layout)?, self.cap);
         Ok(())
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, numbers: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        self.processor.gpu()?.softcap(Address::of(numbers, layout)?, layout.shape().elem_count(), self.cap)
+        self.device.gpu()?.softcap(Address::of(numbers, layout)?, layout.shape().elem_count(), self.cap)
     }
 }

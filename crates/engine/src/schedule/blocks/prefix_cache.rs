@@ -45,7 +45,7 @@ struct Node {
 /// The tree.
 #[derive(Debug)]
 pub struct PrefixCache {
-    block_tokens: usize,
+    block_size: usize,
     roots: Children,
     /// By the block's place in the cache.
     nodes: HashMap<u32, Node>,
@@ -62,9 +62,9 @@ impl SharedBlock {
 }
 
 impl PrefixCache {
-    /// Without blocks; each that comes holds `block_tokens` tokens.
-    pub fn new(block_tokens: usize) -> Self {
-        Self { block_tokens, roots: Children::new(), nodes: HashMap::new(), idle: BTreeMap::new(), clock: 0 }
+    /// Without blocks; each that comes holds `block_size` tokens.
+    pub fn new(block_size: usize) -> Self {
+        Self { block_size, roots: Children::new(), nodes: HashMap::new(), idle: BTreeMap::new(), clock: 0 }
     }
 
     /// Blocks that nobody holds.
@@ -74,7 +74,7 @@ impl PrefixCache {
 
     /// Adds to `table`, the beginning of a sequence, the blocks known to hold what `tokens`, the whole sequence, has next.
     pub fn share(&mut self, tokens: &[u32], table: &mut Vec<SharedBlock>) {
-        for tokens in tokens.chunks_exact(self.block_tokens).skip(table.len()) {
+        for tokens in tokens.chunks_exact(self.block_size).skip(table.len()) {
             let Some(&index) = self.children(table.last().map(SharedBlock::index)).get(tokens) else { return };
             table.push(self.hold(index));
         }

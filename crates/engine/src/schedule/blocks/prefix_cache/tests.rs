@@ -45,7 +45,7 @@ struct Beginning {
 }
 
 #[derive(Default)]
-struct Sequence {
+struct TrackedSequence {
     tokens: Vec<u32>,
     computed: usize,
     /// What the reference expects of the table: blocks in all, and the first of them that can be found.
@@ -54,9 +54,9 @@ struct Sequence {
     table: BlockTable,
 }
 
-struct World {
+struct Pools {
     pool: BlockPool,
-    sequences: Vec<Sequence>,
+    sequences: Vec<TrackedSequence>,
     /// The reference: what can be found.
     cached: BTreeMap<Vec<u32>, Beginning>,
     clock: u64,
@@ -64,11 +64,11 @@ struct World {
     memory: HashMap<u32, Vec<u32>>,
 }
 
-impl World {
-    fn new(total: u32, block_tokens: usize) -> Self {
+impl Pools {
+    fn new(total: u32, block_size: usize) -> Self {
         Self {
-            pool: BlockPool::with_prefix_cache(total, block_tokens),
-            sequences: (0..SEQUENCES).map(|_| Sequence::default()).collect(),
+            pool: BlockPool::with_prefix_cache(total, block_size),
+            sequences: (0..SEQUENCES).map(|_| TrackedSequence::default()).collect(),
             cached: BTreeMap::new(),
             clock: 0,
             memory: HashMap::new(),
@@ -96,7 +96,7 @@ impl World {
                 sequences.iter().for_each(|&sequence| self.remember(sequence));
             }
             Action::Generate { sequence, token } => {
-                let Sequence { tokens, computed, .. } = &mut self.sequences[sequence];
+                let TrackedSequence { tokens, computed, .. } = &mut self.sequences[sequence];
                 if !tokens.is_empty() && *computed == tokens.len() {
                     tokens.push(token);
                     if !self.grow(sequence)? {
@@ -111,15 +111,15 @@ impl World {
     }
 
     fn start(&mut self, index: usize, prompt: Vec<u32>) -> Result<(), TestCaseError> {
-        let block_tokens = self.pool.block_tokens();
+        let block_size = self.pool.block_size();
         let sequence = &mut self.sequences[index];
         sequence.computed = self.pool.reuse(&mut sequence.table, &prompt);
         // Up to the first that is not cached: later ones would have to be computed on top of it.
-        let ends = (1..=(prompt.len() - 1) / block_tokens).map(|block| block * block_tokens);
+        let ends = (1..=(prompt.len() - 1) / block_size).map(|block| block * block_size);
         let hits = ends.take_while(|&end| self.cached.contains_key(&prompt[..end])).count();
-        prop_assert_eq!(sequence.computed, hits * block_tokens, "hits of {:?}", &prompt);
+        prop_assert_eq!(sequence.computed, hits * block_size, "hits of {:?}", &prompt);
         for block in 1..=hits {
-            self.cached.get_mut(&prompt[..block * block_tokens]).unwrap().holders += 1;
+            self.cached.get_mut(&prompt[..block * block_size]).unwrap().holders += 1;
         }
         (sequence.shared, sequence.blocks) = (hits, hits);
         sequence.tokens = prompt;
@@ -134,7 +134,7 @@ impl World {
         let uncached = self.pool.total() - self.cached.len() - self.own_blocks();
         let sequence = &mut self.sequences[index];
         let before: Vec<u32> = sequence.table.indices().collect();
-        let missing = sequence.tokens.len().div_ceil(self.pool.block_tokens()) - sequence.blocks;
+        let missing = sequence.tokens.len().div_ceil(self.pool.block_size()) - sequence.blocks;
         let grown = self.pool.grow(&mut sequence.table, sequence.tokens.len()).is_ok();
         prop_assert_eq!(grown, missing <= free);
         if grown {
@@ -150,22 +150,22 @@ impl World {
     }
 
     fn compute(&mut self, index: usize, most: usize) {
-        let Sequence { tokens, computed, table, .. } = &mut self.sequences[index];
+        let TrackedSequence { tokens, computed, table, .. } = &mut self.sequences[index];
         let end = tokens.len().min(*computed + most);
         for position in *computed..end {
-            let slot = table.slot(position, self.pool.block_tokens()).unwrap();
+            let slot = table.slot(position, self.pool.block_size()).unwrap();
             self.memory.insert(slot, tokens[..=position].to_vec());
         }
         *computed = end;
     }
 
     fn remember(&mut self, index: usize) {
-        let Sequence { tokens, computed, shared, table, .. } = &mut self.sequences[index];
+        let TrackedSequence { tokens, computed, shared, table, .. } = &mut self.sequences[index];
         self.pool.remember(table, &tokens[..*computed]);
-        let block_tokens = self.pool.block_tokens();
-        while (*shared + 1) * block_tokens <= *computed {
+        let block_size = self.pool.block_size();
+        while (*shared + 1) * block_size <= *computed {
             *shared += 1;
-            self.cached.entry(tokens[..*shared * block_tokens].to_vec()).or_default().holders += 1;
+            self.cached.entry(tokens[..*shared * block_size].to_vec()).or_default().holders += 1;
         }
     }
 
@@ -173,7 +173,7 @@ impl World {
         let mut sequence = std::mem::take(&mut self.sequences[index]);
         self.pool.release(&mut sequence.table);
         for block in (1..=sequence.shared).rev() {
-            let beginning = self.cached.get_mut(&sequence.tokens[..block * self.pool.block_tokens()]).unwrap();
+            let beginning = self.cached.get_mut(&sequence.tokens[..block * self.pool.block_size()]).unwrap();
             beginning.holders -= 1;
             self.clock += 1;
             beginning.idle_since = self.clock;
@@ -181,13 +181,13 @@ impl World {
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
-        let block_tokens = self.pool.block_tokens();
+        let block_size = self.pool.block_size();
         let mut distinct = HashSet::new();
         let mut handles: HashMap<u32, usize> = HashMap::new();
         let mut own = HashSet::new();
         for sequence in &self.sequences {
             for position in 0..sequence.computed {
-                let slot = sequence.table.slot(position, block_tokens).unwrap();
+                let slot = sequence.table.slot(position, block_size).unwrap();
                 prop_assert_eq!(self.memory.get(&slot).map(Vec::as_slice), Some(&sequence.tokens[..=position]));
             }
             prop_assert_eq!(sequence.table.shared.len(), sequence.shared);
@@ -218,10 +218,10 @@ proptest! {
     #[test]
     fn every_table_holds_what_its_owner_believes(
         total in 1..24u32,
-        block_tokens in 1..5usize,
+        block_size in 1..5usize,
         actions in prop::collection::vec(action(), 0..120),
     ) {
-        let mut world = World::new(total, block_tokens);
+        let mut world = Pools::new(total, block_size);
         for action in actions {
             world.act(action)?;
         }
@@ -234,9 +234,9 @@ proptest! {
     #[test]
     fn without_equal_beginnings_the_same_blocks_are_handed_out(
         lengths in prop::collection::vec(1..60usize, 1..20),
-        block_tokens in 1..20usize,
+        block_size in 1..20usize,
     ) {
-        let (mut off, mut on) = (BlockPool::new(1000, block_tokens), BlockPool::with_prefix_cache(1000, block_tokens));
+        let (mut off, mut on) = (BlockPool::new(1000, block_size), BlockPool::with_prefix_cache(1000, block_size));
         for (length, first) in lengths.into_iter().zip(0..) {
             let tokens: Vec<u32> = std::iter::once(first).chain(1000..).take(length).collect();
             let (mut one, mut other) = (BlockTable::default(), BlockTable::default());

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device as CandleDevice, Tensor};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::forward::device::Processor;
+use crate::forward::device::Device;
 use crate::forward::linear::{Linear, Weight};
 use crate::forward::weights::{DecoderWeights, LayerWeights};
 use flashjob_cpu::{Packing, Storage, WeightSlice};
@@ -28,7 +28,7 @@ const READERS: usize = 8;
 
 /// How weights are wanted.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct ShardFormat {
     /// One rank's part.
     pub shard: Shard,
     /// Of matrices; vectors are always single precision.
@@ -43,14 +43,14 @@ pub struct Wanted {
 /// [`Error::Cancelled`] within a few megabytes; [`Error::Model`] when a file cannot be read.
 pub fn load(
     model: &Model,
-    wanted: Wanted,
-    processor: &Processor,
+    wanted: ShardFormat,
+    device: &Device,
     total_bytes: u64,
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
     let progress = Progress { events, cancel, total_bytes, turn: Mutex::default() };
-    let mut loaded = Reading::new(model, wanted, processor)?.read_all(&progress)?;
+    let mut loaded = Reading::new(model, wanted, device)?.read_all(&progress)?;
     let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
     let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
     let layers = layers.collect::<Result<_, Error>>()?;
@@ -110,8 +110,8 @@ enum Task {
 /// Everything there is to read, and where it goes.
 struct Reading<'a> {
     model: &'a Model,
-    wanted: Wanted,
-    processor: &'a Processor,
+    wanted: ShardFormat,
+    device: &'a Device,
     tasks: Vec<Task>,
     /// By their first tensors.
     matrices: Vec<(TensorName, Destination)>,
@@ -119,7 +119,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(model: &'a Model, wanted: Wanted, processor: &'a Processor) -> Result<Self, Error> {
+    fn new(model: &'a Model, wanted: ShardFormat, device: &'a Device) -> Result<Self, Error> {
         let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
         for tensor in model.weights.tensors() {
             model.weights.will_read(tensor, wanted.shard)?;
@@ -139,12 +139,12 @@ impl<'a> Reading<'a> {
             tasks.extend(runs.map(|rows| Task::Rows { tensor, rows, matrix, first_row }));
         }
         let matrices =
-            sizes.into_iter().map(|(name, shape)| Ok((name, Destination::new(processor, wanted.dtype, shape)?)));
+            sizes.into_iter().map(|(name, shape)| Ok((name, Destination::new(device, wanted.dtype, shape)?)));
         let matrices = matrices.collect::<Result<_, Error>>()?;
-        Ok(Self { model, wanted, processor, tasks, matrices, vectors: Mutex::default() })
+        Ok(Self { model, wanted, device, tasks, matrices, vectors: Mutex::default() })
     }
 
-    fn read_all(self, progress: &Progress<'_>) -> Result<Loaded, Error> {
+    fn read_all(self, progress: &Progress<'_>) -> Result<LoadedTensors, Error> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), Error> {
             let mut buffer = RowBuffer::new(self.wanted.dtype);
@@ -162,12 +162,12 @@ impl<'a> Reading<'a> {
         })?;
         let matrices = self.matrices.into_iter().map(|(name, destination)| (name, destination.finish())).collect();
         let vectors = self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Loaded { matrices, vectors, device: self.processor.device().clone() })
+        Ok(LoadedTensors { matrices, vectors, device: self.device.candle().clone() })
     }
 
     /// Returns the bytes that were read.
     fn run(&self, task: &Task, buffer: &mut RowBuffer) -> Result<u64, Error> {
-        let (weights, Wanted { shard, validation, .. }) = (&self.model.weights, self.wanted);
+        let (weights, ShardFormat { shard, validation, .. }) = (&self.model.weights, self.wanted);
         match task {
             &Task::Vector(tensor) => {
                 let vector = weights.read(tensor, shard, Dtype::F32, validation)?;
@@ -193,10 +193,10 @@ enum Destination {
 }
 
 impl Destination {
-    fn new(processor: &Processor, dtype: Dtype, [out, in_]: [usize; 2]) -> Result<Self, Error> {
+    fn new(device: &Device, dtype: Dtype, [out, in_]: [usize; 2]) -> Result<Self, Error> {
         #[cfg(feature = "cuda")]
-        if processor.device().is_cuda() {
-            let filling = processor.gpu().and_then(|gpu| crate::cuda::matrix::Filling::new(gpu, out, in_));
+        if device.candle().is_cuda() {
+            let filling = device.gpu().and_then(|gpu| crate::cuda::matrix::Filling::new(gpu, out, in_));
             return Ok(Self::OnDevice(filling.map_err(Error::compute("make room for weights"))?));
         }
         let storage = match dtype {
@@ -204,7 +204,7 @@ impl Destination {
             Dtype::Bf16 => Storage::Bf16,
             Dtype::F16 => Storage::F16,
         };
-        Ok(Self::Packing(Packing::new(processor.pool(), storage, out, in_)))
+        Ok(Self::Packing(Packing::new(device.pool(), storage, out, in_)))
     }
 
     fn rows(&self, first: usize, rows: RowSlice<'_>) -> Result<(), Error> {
@@ -238,15 +238,15 @@ impl Destination {
 }
 
 /// Everything that was read, until it is taken.
-struct Loaded {
+struct LoadedTensors {
     /// By their first tensors.
     matrices: HashMap<TensorName, Weight>,
     /// On the host.
     vectors: HashMap<TensorName, Tensor>,
-    device: Device,
+    device: CandleDevice,
 }
 
-impl Loaded {
+impl LoadedTensors {
     fn layer(&mut self, layer: usize, config: &DecoderConfig) -> Result<LayerWeights, Error> {
         use LayerTensor::{AttentionOutputNorm, FeedForwardNorm, FeedForwardOutputNorm, InputNorm};
         use LayerTensor::{Down, Gate, KBias, KNorm, O, Q, QBias, QNorm, VBias};

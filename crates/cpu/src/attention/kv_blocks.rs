@@ -8,19 +8,19 @@ use super::super::simd::Simd;
 use super::plan::Unit;
 use super::{CHUNK, PagedAttention};
 
-/// Keys that are in one page, whatever its size.
-const PART: usize = CacheLayout::PAGE_STEP;
+/// Keys that are in one block, whatever its size.
+const PART: usize = CacheLayout::BLOCK_SIZE_STEP;
 
-/// The pages of a chunk of keys.
+/// Blocks that hold a chunk of keys.
 #[derive(Clone, Copy)]
-pub(super) struct Pages {
+pub(super) struct KvBlocks {
     /// Of each part of the chunk its block and its first token in it; anything for parts that nobody looks at.
     parts: [(usize, usize); CHUNK / PART],
     start: usize,
     end: usize,
 }
 
-impl Pages {
+impl KvBlocks {
     /// Of the chunk that begins at key `first`.
     #[inline(always)]
     pub(super) fn of(args: &PagedAttention<'_>, unit: &Unit, first: usize) -> Self {
@@ -30,7 +30,7 @@ impl Pages {
         for (index, part) in parts.iter_mut().enumerate() {
             let key = first + index * PART;
             if key < keys.end && key + PART > keys.start {
-                *part = (blocks[key / args.layout.page()] as usize, key % args.layout.page());
+                *part = (blocks[key / args.layout.block_size()] as usize, key % args.layout.block_size());
             }
         }
         Self { parts, start: keys.start - first, end: keys.end - first }
@@ -56,11 +56,11 @@ impl Pages {
         layout.value(block, kv_head, token + key % PART, i).0
     }
 
-    /// The first key of the chunk that may be in another page than `key`.
+    /// The first key of the chunk that may be in another block than `key`.
     #[inline(always)]
-    pub(super) fn page_end(&self, layout: CacheLayout, key: usize) -> usize {
+    pub(super) fn block_end(&self, layout: CacheLayout, key: usize) -> usize {
         let (_, token) = self.parts[key / PART];
-        key / PART * PART + layout.page() - token
+        key / PART * PART + layout.block_size() - token
     }
 
     /// Asks for those parts which `now`, the chunk at hand, does not have: tiles ask for the others one by one, each for
@@ -71,13 +71,13 @@ impl Pages {
         simd: S,
         layout: CacheLayout,
         kv_head: usize,
-        now: &Pages,
+        now: &KvBlocks,
         k_cache: &[T],
         v_cache: &[T],
     ) {
         let d = layout.shape().head_dim;
         for part in (0..CHUNK).step_by(PART) {
-            let has = |pages: &Pages| pages.start < part + PART && pages.end > part;
+            let has = |of: &KvBlocks| of.start < part + PART && of.end > part;
             if !has(self) || has(now) {
                 continue;
             }
