@@ -40,7 +40,7 @@ impl Backend for CandleBackend {
     fn gpus(&self) -> usize {
         match self.engine.facts() {
             // Those of other machines cannot be asked from here.
-            facts if facts.device == Platform::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
+            facts if facts.device == Platform::Gpus.name() && facts.num_nodes == 1 => facts.tensor_parallel_size,
             _ => 0,
         }
     }

@@ -34,7 +34,7 @@ pub async fn follow(
     let Found::Candle(placement) = found else {
         return Err(Failure::sentence(Exit::Configuration, "only backend=candle shares a model with other machines"));
     };
-    let machines = rendezvous.machines();
+    let machines = rendezvous.nodes();
     tracing::info!(
         index = machines.index,
         machines = machines.count,

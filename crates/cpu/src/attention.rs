@@ -1,8 +1,9 @@
-//! Paged attention in one pass: softmax(scale · q·kᵀ)·v with the softmax computed online.
+//! PagedAttention (Kwon et al., 2023) by FlashAttention's online softmax (Dao et al., 2022), in one pass over the keys; few long
+//! sequences are computed by split-KV (Flash-Decoding: Dao et al., 2023).
 //!
 //! Keys are taken in chunks of [`CHUNK`] at positions that depend on the key's index alone; each row (a query of one
 //! head) keeps a running maximum, sum and weighted values. Every [`SPAN`] keys a row starts afresh, and its spans are
-//! merged in order: so a long context can be split over threads, and gives the same bits where it is not. Rows that
+//! merged in order by their log-sum-exp: so a long context can be split over threads, and gives the same bits where it is not. Rows that
 //! read the same KV head are computed together, and both products run on the tiles of matrix products, which read the
 //! blocks as they lie in the cache.
 
@@ -23,7 +24,7 @@ pub(super) use super::tile::CHUNK;
 /// Keys after which a row starts afresh.
 const SPAN: usize = 512;
 
-/// What one attention layer computes. Sequence `s` has queries `cu_q[s]..cu_q[s + 1]` and `cu_k[s + 1] - cu_k[s]`
+/// Arguments of attention in one layer. Sequence `s` has queries `cu_q[s]..cu_q[s + 1]` and `cu_k[s + 1] - cu_k[s]`
 /// keys; its last query sees all its keys, and each earlier one sees one fewer (causal, aligned bottom right).
 #[derive(Clone, Copy, Debug)]
 pub struct PagedAttention<'a> {

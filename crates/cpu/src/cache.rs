@@ -45,7 +45,7 @@ impl AttentionShape {
     }
 }
 
-/// Where keys and values of one layer lie, for one instruction set.
+/// Layout of the keys and values of one layer, for one instruction set.
 ///
 /// Of keys a panel holds so many tokens of a block, for each entry of a head side by side; of values so many entries of a
 /// head, for each token side by side. Where a head ends inside a panel, the rest is padding.
@@ -57,7 +57,7 @@ pub struct CacheLayout {
 }
 
 impl CacheLayout {
-    /// What the tokens of a block are a multiple of: the widest panel of any instruction set.
+    /// Divisor of every block size: the widest panel of any instruction set.
     pub const BLOCK_SIZE_STEP: usize = WIDEST_PANEL;
 
     /// For blocks of `block_size` tokens and for the kernels of `isa`.
@@ -108,14 +108,14 @@ impl CacheLayout {
         self.shape.head_dim.next_multiple_of(self.panel)
     }
 
-    /// Where the panel of keys begins that has `token` of `block`, and the token's column in it.
+    /// First entry of the panel of keys that has `token` of `block`, and the token's column in it.
     #[inline(always)]
     pub(super) fn key(&self, block: usize, kv_head: usize, token: usize) -> (usize, usize) {
         let first = (block * self.shape.kv_heads + kv_head) * self.block_size + token / self.panel * self.panel;
         (first * self.shape.head_dim, token % self.panel)
     }
 
-    /// Where the row of `token` of `block` begins in the panel of values that has the head's entry `i`, and the entry's
+    /// First entry of the row of `token` of `block` in the panel of values that has the head's entry `i`, and the entry's
     /// column in it.
     #[inline(always)]
     pub(super) fn value(&self, block: usize, kv_head: usize, token: usize, i: usize) -> (usize, usize) {
@@ -183,7 +183,7 @@ impl CacheSliceMut<'_> {
 pub(super) trait Stored: Copy + Send + Sync + 'static {
     /// Rows of them as the right operand of a product.
     type Panel: Panel;
-    /// How they lie in a row.
+    /// Order of entries in a row of a panel.
     const STORAGE: Storage;
 
     /// Rounded to nearest, ties to even.

@@ -1,4 +1,4 @@
-//! Rotary position embedding, fused with writing K and V to the cache.
+//! Rotary position embedding (RoPE: Su et al., 2021), fused with writing K and V to the cache.
 
 use super::cache::Stored;
 use super::memory::Parts;

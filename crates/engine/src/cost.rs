@@ -30,7 +30,7 @@ pub struct Cost {
     pub windows: Vec<(Option<usize>, usize)>,
 }
 
-/// What one machine has loaded, as it tells the leader.
+/// Weights and threads of one node, as it tells the leader.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NodeLoad {
     weight_bytes: u64,
@@ -61,7 +61,7 @@ pub struct StepCost {
 }
 
 impl Cost {
-    /// Of all ranks together, before any of them has weights.
+    /// Cost for all ranks together, before any of them has weights.
     pub(crate) fn new(config: &DecoderConfig, kv_bytes_per_token: u64) -> Self {
         let DecoderConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, layers, vocab_size, .. } =
             config;
@@ -81,7 +81,7 @@ impl Cost {
         }
     }
 
-    /// Of a step over `chunks`, ranges of positions of one sequence each, with logits for `logits_rows` tokens.
+    /// Cost of a step over `chunks`, ranges of positions of one sequence each, with logits for `logits_rows` tokens.
     pub(crate) fn of_step(&self, chunks: impl Iterator<Item = Range<usize>>, logits_rows: usize) -> StepCost {
         let layers: usize = self.windows.iter().map(|(_, layers)| layers).sum();
         let (mut tokens, mut pairs_and_layers, mut keys_and_layers) = (0, 0, 0);
@@ -95,6 +95,7 @@ impl Cost {
             }
         }
         let of_layer = |number: u64| number as f64 / layers.max(1) as f64;
+        // As the decoder does: rows without logits leave the last layer after their keys and values.
         let unneeded = tokens.saturating_sub(logits_rows) as f64 * self.last_layer_flops_per_token as f64;
         let head_bytes = if logits_rows > 0 { self.head_weight_bytes } else { 0 };
         StepCost {
@@ -106,13 +107,13 @@ impl Cost {
         }
     }
 
-    /// What has been counted in so far, of a node with so many threads.
+    /// Weights that have been counted in so far, of a node with so many threads.
     pub(crate) fn loaded(&self, threads: usize) -> NodeLoad {
         let Self { weight_bytes, layer_weight_bytes, head_weight_bytes, .. } = *self;
         NodeLoad { weight_bytes, layer_weight_bytes, head_weight_bytes, threads }
     }
 
-    /// Counts in what another machine has loaded.
+    /// Counts in what another node has loaded.
     pub(crate) fn add_node(&mut self, loaded: &NodeLoad) {
         for (sum, bytes) in [
             (&mut self.weight_bytes, loaded.weight_bytes),

@@ -46,6 +46,7 @@ impl Engine {
     /// Measures the limits again, in less than a second, where they were measured on processors while loading; they are stated in
     /// `events`. Where there is too little memory left for it, what was measured first stands.
     pub fn measure_limits_again(&self, events: &Events) {
+        // A second figure may only help: whatever else ran during the first measurement has made it too low.
         if let Some(Ok(limits)) = self.measured_cpus.map(CpuNodes::limits) {
             state(limits, events);
         }

@@ -3,23 +3,24 @@
 use crate::cost::Cost;
 use flashjob_cpu::Limits;
 
-/// How an engine stands, as it is stated in results.
+/// Decisions and costs of an engine, as results state them.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct EngineFacts {
     /// `cpu` or `cuda`.
     pub device: &'static str,
     /// Number format of the KV cache; weights are numbers of this format, too.
     pub dtype: &'static str,
-    /// How weights are kept: narrower than `dtype` where that loses nothing.
+    /// Number format of weights in memory: narrower than `dtype` where that loses nothing.
     pub weights_dtype: &'static str,
     /// Instruction set that the kernels use, or the GPU's name and compute capability.
     pub kernels: String,
-    /// CPU threads that compute, on all machines together.
+    /// CPU threads that compute, on all nodes together.
     pub threads: usize,
-    /// Ranks, on all machines together.
+    /// Ranks, on all nodes together.
     pub tensor_parallel_size: usize,
-    /// Machines that share the model.
-    pub machines: usize,
+    /// Nodes that share the model.
+    #[serde(rename = "machines")]
+    pub num_nodes: usize,
     /// Blocks in the KV cache.
     pub kv_blocks: usize,
     /// Tokens a block holds.
@@ -33,15 +34,15 @@ pub struct EngineFacts {
     pub max_num_seqs: usize,
     /// Tokens in one step at most.
     pub max_num_batched_tokens: usize,
-    /// What the processors can do at most; `None` where it was not to be measured, or could not be.
+    /// Limits of the devices; `None` where it was not to be measured, or could not be.
     pub limits: Option<Limits>,
-    /// Why they could not be.
+    /// The reason where they could not be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits_not_measured: Option<String>,
     /// Within a run, keys and values of equal beginnings are computed once.
     pub prefix_caching: bool,
     /// Steps of decoding are recorded as CUDA graphs and replayed.
     pub cuda_graphs: bool,
-    /// What computing costs.
+    /// Operations and bytes of steps.
     pub cost: Cost,
 }

@@ -46,6 +46,7 @@ impl Engine {
             false => self.empty_pool(),
         };
         let mut scheduler = Scheduler::new(self.limits, pool);
+        // All of them before the first is stated: a refusal must not leave half of a workload behind in the figures.
         requests.iter().try_for_each(|request| self.validate(request, &scheduler))?;
         for request in &requests {
             let prompt_tokens = request.prompt.len() as u32;
@@ -146,6 +147,7 @@ impl Run<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        // Scheduling counts as part of a step: tokens wait for it as they do for kernels.
         let started = Instant::now();
         self.scheduler.schedule();
         self.announce();
@@ -195,6 +197,7 @@ impl Run<'_> {
             let size = sizes.at_least(chunks.len(), longest.div_ceil(limits.block_size));
             (size, sizes.spare_block)
         });
+        // A replayed step has a table as wide as its size, whatever its sequences need.
         batch.begin(replay.map_or(longest, |(size, _)| size.max_blocks * limits.block_size));
         for chunk in chunks {
             let sequence = self.scheduler.sequence(chunk.sequence);

@@ -1,7 +1,7 @@
 //! Requests, and the tokens and blocks of each step.
 //!
-//! `scheduler` fills a step with tokens of running sequences, `blocks` is the memory that it divides among them. Nothing here
-//! knows tensors or devices.
+//! `scheduler` owns the sequences and fills a step with their tokens, `blocks` is the memory that it divides among them, and
+//! `limits` says how large a step may be. Nothing here knows tensors or devices.
 
 pub mod blocks;
 pub mod limits;

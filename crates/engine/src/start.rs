@@ -1,7 +1,7 @@
 //! From configuration and model to a loaded engine.
 //!
-//! `loader` runs the phases in order: `capacity` divides memory, `platform` opens devices, `parts` loads rank by rank with
-//! `loading`, and `profile` measures on GPUs how much is left for the KV cache.
+//! `loader` runs the phases in order: `plan` decides what needs no device, `open` opens devices, `capacity` divides their memory,
+//! `load` loads rank by rank with `weights`, and `profile` measures on GPUs how much is left for the KV cache.
 
 pub mod capacity;
 pub mod host_memory;

@@ -58,6 +58,7 @@ impl<'a, S: Simd> Block<'a, S> {
         let width = padded(d);
         let sizes = [all * d + S::LANES, rows * CHUNK, rows, all * width, all * 2, all * width, all * 2];
         // Each begins at a cache line.
+        // One buffer for all: a thread's scratch is kept between calls, and grows to the largest unit once.
         let mut rest = scratch.floats(sizes.iter().map(|size| size.next_multiple_of(LINE_FLOATS)).sum());
         let mut parts = sizes.map(|size| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(size.next_multiple_of(LINE_FLOATS));
@@ -99,6 +100,7 @@ impl<'a, S: Simd> Block<'a, S> {
     pub(super) fn load_queries(&mut self, args: &PagedAttention<'_>, unit: &Unit) {
         self.forget();
         let d = self.head_dim;
+        // Packed once, in the order in which tiles read them, with the scale folded in: every chunk of keys reuses them.
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             let base = index * self.rows * d;
             for tile in Self::tiles(self.rows) {
@@ -134,6 +136,7 @@ impl<'a, S: Simd> Block<'a, S> {
         ahead: Option<(&Unit, usize)>,
     ) {
         let (group, kv_blocks) = (self.group, KvBlocks::of(args, unit, first));
+        // Blocks are scattered over the cache: the processor's own prefetcher cannot know which comes next, the block table does.
         let after = ahead.map(|(unit, first)| (KvBlocks::of(args, unit, first), unit.kv_heads.start));
         let seen = |token: usize| {
             let seen = args.seen(unit.first_position + token);
@@ -150,6 +153,7 @@ impl<'a, S: Simd> Block<'a, S> {
             };
             let head = ChunkHead { layout: args.layout, index, kv_head, kv_blocks, next };
             next.0.ask_for_what_follows(self.simd, args.layout, next.1, &kv_blocks, k_cache, v_cache);
+            // Scores of 64 keys stay in the first-level cache until the values have been weighted with them.
             self.score(&head, k_cache);
             for token in begin..end {
                 for row in token * group..(token + 1) * group {
@@ -222,10 +226,12 @@ impl<'a, S: Simd> Block<'a, S> {
             let waiting = rows.clone().rev().take_while(|&row| seen(row).start > key).count();
             let seeing = rows.start..rows.end - waiting;
             let mut end = seen(rows.start).end.min(head.kv_blocks.block_end(head.layout, key));
+            // Up to where the next row begins to see: causal masks make rows start one after the other.
             if waiting > 0 {
                 end = end.min(seen(seeing.end).start);
             }
             self.add_values(head, seeing.clone(), key..end, v_cache);
+            // Rescaled with the first piece of the chunk; further pieces only add.
             self.factors[seeing].fill(1.0);
             key = end;
             rows.start += rows.clone().take_while(|&row| seen(row).end <= key).count();
@@ -274,7 +280,7 @@ impl<'a, S: Simd> Block<'a, S> {
         }
     }
 
-    /// How long [`Block::save`]'s result is.
+    /// Length of [`Block::save`]'s result.
     #[inline(always)]
     pub(super) fn saved_len(&self) -> usize {
         self.span.len() + self.span_values.len()
@@ -317,12 +323,12 @@ impl<'a, S: Simd> Block<'a, S> {
 /// One KV head in one chunk.
 struct ChunkHead {
     layout: CacheLayout,
-    /// Among the unit's.
+    /// KV head among the unit's.
     index: usize,
-    /// Of the model.
+    /// KV head of the model.
     kv_head: usize,
     kv_blocks: KvBlocks,
-    /// What will most likely be read next, and of which head.
+    /// Blocks that will most likely be read next, and the KV head.
     next: (KvBlocks, usize),
 }
 

@@ -14,19 +14,20 @@ const PART: usize = CacheLayout::BLOCK_SIZE_STEP;
 /// Blocks that hold a chunk of keys.
 #[derive(Clone, Copy)]
 pub(super) struct KvBlocks {
-    /// Of each part of the chunk its block and its first token in it; anything for parts that nobody looks at.
+    /// Block of each part of the chunk, and the part's first token in it; anything for parts that no query sees.
     parts: [(usize, usize); CHUNK / PART],
     start: usize,
     end: usize,
 }
 
 impl KvBlocks {
-    /// Of the chunk that begins at key `first`.
+    /// Blocks of the chunk that begins at key `first`.
     #[inline(always)]
     pub(super) fn of(args: &PagedAttention<'_>, unit: &Unit, first: usize) -> Self {
         let keys = first.max(unit.keys.start)..(first + CHUNK).min(unit.keys.end);
         let blocks = &args.block_table[unit.sequence * args.max_blocks..][..args.max_blocks];
         let mut parts = [(0, 0); CHUNK / PART];
+        // A chunk may lie in several blocks; a part never does, as every block size is a multiple of it.
         for (index, part) in parts.iter_mut().enumerate() {
             let key = first + index * PART;
             if key < keys.end && key + PART > keys.start {
@@ -42,14 +43,14 @@ impl KvBlocks {
         self.start..self.end
     }
 
-    /// Where the panel of keys lies that begins with the key `key` of the chunk.
+    /// First entry of the panel of keys that begins with the key `key` of the chunk.
     #[inline(always)]
     pub(super) fn key(&self, layout: CacheLayout, kv_head: usize, key: usize) -> usize {
         let (block, token) = self.parts[key / PART];
         layout.key(block, kv_head, token + key % PART).0
     }
 
-    /// Where the values of the key `key` of the chunk lie in the panel that begins with the head's entry `i`.
+    /// First entry of the values of the key `key` of the chunk in the panel that begins with the head's entry `i`.
     #[inline(always)]
     pub(super) fn value(&self, layout: CacheLayout, kv_head: usize, key: usize, i: usize) -> usize {
         let (block, token) = self.parts[key / PART];

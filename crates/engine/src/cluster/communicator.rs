@@ -1,27 +1,27 @@
-//! The door between ranks that share one model.
+//! Tensor parallelism (Megatron-LM): collectives between ranks that share one model.
 //!
 //! Column-parallel products need no word; row-parallel ones and the embedding are summed over ranks, logits put side by
-//! side (Shoeybi et al., "Megatron-LM", 2019). This file knows nothing of layers.
+//! side (Shoeybi et al., 2019). This file knows nothing of layers.
 
 use candle_core::{Result, Tensor};
 
 use flashjob_model::Shard;
 
-/// Where the ranks of one model meet, as whoever gives them work sees it.
+/// All ranks of a model, as the executor sees them.
 pub trait Group: Send + Sync {
     /// Every rank is about to compute the same step.
     fn begin(&self);
 
-    /// The rank at this index of those here will not come to this meeting: nobody waits for it.
-    fn give_up(&self, index: usize);
+    /// Marks a rank of this node, by its index, as failed; pending collectives of the others return an error.
+    fn mark_failed(&self, index: usize);
 
-    /// The index of the first rank here that gave up.
-    fn gave_up(&self) -> Option<usize>;
+    /// Index of the first rank of this node that failed.
+    fn failed_rank(&self) -> Option<usize>;
 }
 
 /// One rank's view of all. Every rank makes the same calls in the same order.
 pub trait Communicator: Send {
-    /// Which rank this is, and of how many.
+    /// Rank and world size.
     fn shard(&self) -> Shard;
 
     /// Overwrites `tensor` with its sum over all ranks.
@@ -32,7 +32,7 @@ pub trait Communicator: Send {
     fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()>;
 }
 
-/// The only rank.
+/// Communicator of a single rank: every collective is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Solo;
 

@@ -47,6 +47,7 @@ pub fn connect(
         let communicators = communicators.map_err(Error::compute("make room for logits"))?;
         return Ok(Connected { communicators, group: Some(group) });
     }
+    // CPU ranks share memory: a sum is an addition there, and copies over a socket are left to links between nodes.
     let group = HostGroup::new(world);
     let member = |index| Box::new(HostCommunicator::new(&group, index, vocabulary)) as Box<dyn Communicator>;
     Ok(Connected { communicators: (0..devices.len()).map(member).collect(), group: Some(group) })

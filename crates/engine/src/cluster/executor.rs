@@ -22,7 +22,7 @@ use crate::forward::decoder::Decoder;
 use crate::forward::kv_cache::KvCache;
 use crate::schedule::limits::EngineLimits;
 
-/// One rank.
+/// One rank's model and cache.
 pub struct Rank {
     /// Its part of the model.
     pub decoder: Decoder,
@@ -48,7 +48,7 @@ impl Executor {
         Self { world, first, others: group.as_ref().map_or_else(Vec::new, start), group }
     }
 
-    /// Who else computes.
+    /// All ranks of the model, and the nodes that they are on.
     pub fn world(&self) -> &World {
         &self.world
     }
@@ -80,8 +80,8 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
         let Some(Links::Worker(leader)) = &self.world.links else { return Ok(()) };
-        let words = leader.receive_u32s(Kind::Step, wire_format::max_len(limits))?;
-        let read = ForwardBatch::lent(step).read(&words, limits);
+        let encoded = leader.receive_u32s(Kind::Step, wire_format::max_len(limits))?;
+        let read = ForwardBatch::lent(step).decode(&encoded, limits);
         read.map_err(|reason| Error::Machines(format!("{} asks for a step that is none: {reason}", leader.peer())))?;
         self.forward(step, cancel, |_| Ok(()))
     }
@@ -100,16 +100,19 @@ impl Executor {
             follows.then(|| first.decoder.wait()).transpose()?;
             read(logits)
         };
+        // A single rank computes on the calling thread: no hand-over, which costs more than a small model's layer.
         let Some(group) = &self.group else { return compute() };
         group.begin();
         for worker in &self.others {
             worker.begin(Order::Step(Arc::clone(step), cancel.clone()));
         }
-        let mut outcome = giving_up_unless_done(group.as_ref(), 0, compute);
+        // The first rank works on this thread, too: it would only wait for the others.
+        let mut outcome = failing_unless_done(group.as_ref(), 0, compute);
         for (worker, index) in self.others.iter_mut().zip(1..) {
             let computed = worker.end();
             if let Err(error) = computed
-                && (outcome.is_ok() || group.gave_up() == Some(index))
+                // The others fail because of the first that failed: its error is the cause, theirs only say so.
+                && (outcome.is_ok() || group.failed_rank() == Some(index))
             {
                 outcome = Err(error);
             }
@@ -134,27 +137,28 @@ impl Executor {
     }
 }
 
-/// What `compute` gives; when it fails or panics, the other ranks learn that this one will not come.
-fn giving_up_unless_done<T>(
+/// Runs `compute`; when it fails or panics, this rank is marked as failed, so that others do not wait for it.
+fn failing_unless_done<T>(
     group: &dyn Group,
     index: usize,
     compute: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    struct GivesUp<'a>(&'a dyn Group, usize);
-    impl Drop for GivesUp<'_> {
+    struct FailsOnDrop<'a>(&'a dyn Group, usize);
+    impl Drop for FailsOnDrop<'_> {
         fn drop(&mut self) {
-            self.0.give_up(self.1);
+            self.0.mark_failed(self.1);
         }
     }
-    let watch = GivesUp(group, index);
+    let watch = FailsOnDrop(group, index);
     let computed = compute()?;
+    // Reached only without error or panic: the guard must not speak then.
     std::mem::forget(watch);
     Ok(computed)
 }
 
 /// For another rank than the first.
 enum Order {
-    /// Compute this.
+    /// Compute a step.
     Step(Arc<ForwardBatch>, CancellationToken),
     /// Use this from now on.
     Cache(KvCache),
@@ -170,13 +174,14 @@ struct RankThread {
 
 impl RankThread {
     fn start(mut rank: Rank, index: usize, group: Arc<dyn Group>) -> Self {
+        // Channels of one: a rank is never given a step before it has answered for the last one.
         let (orders, to_do) = sync_channel::<Order>(1);
         let (done, outcomes) = sync_channel(1);
         let work = move || {
             for order in to_do {
                 let Rank { decoder, cache } = &mut rank;
                 let outcome = match order {
-                    Order::Step(step, cancel) => giving_up_unless_done(group.as_ref(), index, || {
+                    Order::Step(step, cancel) => failing_unless_done(group.as_ref(), index, || {
                         // Whoever gave the order changes the step once it has the outcome.
                         let step = step;
                         decoder.forward(&step, cache, &cancel).and_then(|_| decoder.wait())

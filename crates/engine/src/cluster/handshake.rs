@@ -1,4 +1,4 @@
-//! What all machines must mean alike: compared name by name before a weight is read.
+//! What all nodes must mean alike: compared name by name before a weight is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ impl Handshake {
     /// Every difference as `name is … there and … here`.
     pub fn differences(&self, theirs: &Handshake) -> Vec<String> {
         let names: BTreeSet<&String> = self.0.keys().chain(theirs.0.keys()).collect();
-        let of = |terms: &Handshake, name: &String| match terms.0.get(name) {
+        let of = |handshake: &Handshake, name: &String| match handshake.0.get(name) {
             Some(value) => format!("`{}`", shortened(value)),
             None => "unknown".to_owned(),
         };
@@ -44,6 +44,8 @@ fn shortened(text: &str) -> String {
 /// # Errors
 /// Where that vector cannot be read.
 pub fn identity(model: &Model) -> Result<String, Error> {
+    // A few kilobytes that training has changed: two checkpoints of one architecture differ there, and reading all would take
+    // as long as loading.
     let norm = model.weights.read(TensorName::FinalNorm, Shard::WHOLE, Dtype::F32, Validation::Trust)?;
     let norm = norm.to_vec1::<f32>().unwrap_or_default();
     let mut hasher = Md5::new();

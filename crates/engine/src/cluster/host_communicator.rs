@@ -4,7 +4,7 @@
 //! everyone's stretches. So all ranks hold the same bits, and each number is added once. A rank that gives up says so,
 //! and nobody waits for it.
 //!
-//! Where there are other machines, the first rank here speaks for all of them: at the leader it takes in what the others bring
+//! Where there are other nodes, the first rank here speaks for all of them: at the leader it takes in what the others bring
 //! before anything is added, so that a sum is the same one as in a single process, and sends it out; elsewhere it sends what
 //! was brought here, and takes in the sum.
 
@@ -20,35 +20,35 @@ use super::world::World;
 use crate::forward::ops::access::{Operand, change, floats_mut};
 use flashjob_model::Shard;
 
-/// Where the ranks of one model meet.
+/// Memory that the ranks of one node share, and links to other nodes.
 pub struct HostGroup {
     world_size: usize,
     here: Range<usize>,
-    /// To other machines.
+    /// To other nodes.
     links: Option<Links>,
     /// One a rank of those here: what it brought; at the leader one for every rank there is.
-    brought: Vec<RwLock<Vec<f32>>>,
+    parts: Vec<RwLock<Vec<f32>>>,
     /// One for each that adds: its stretch of the sum. That is every rank here, or the leader alone.
-    summed: Vec<RwLock<Vec<f32>>>,
-    meeting: Mutex<Barrier>,
+    sums: Vec<RwLock<Vec<f32>>>,
+    barrier: Mutex<Barrier>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Barrier {
     arrived: usize,
-    /// How many meetings there have been.
+    /// Number of the barrier: one more each time that all ranks have arrived.
     number: u64,
     /// The first rank that gave up.
-    gave_up: Option<usize>,
+    failed_rank: Option<usize>,
 }
 
 impl HostGroup {
-    /// Of all ranks of `world`.
+    /// A group for the ranks of `world` that are here.
     pub fn new(world: &World) -> Arc<Self> {
         let buffers = |count| (0..count).map(|_| RwLock::default()).collect();
         let World { size: world_size, here, links } = world;
-        let (brought, summed) = match links {
+        let (parts, sums) = match links {
             None => (here.len(), here.len()),
             Some(Links::Leader(_)) => (*world_size, here.len()),
             Some(Links::Worker(_)) => (here.len(), 1),
@@ -57,45 +57,46 @@ impl HostGroup {
             world_size: *world_size,
             here: here.clone(),
             links: links.clone(),
-            brought: buffers(brought),
-            summed: buffers(summed),
-            meeting: Mutex::default(),
+            parts: buffers(parts),
+            sums: buffers(sums),
+            barrier: Mutex::default(),
             changed: Condvar::new(),
         })
     }
 
     /// Returns when all ranks have come.
-    fn meet(&self) -> Result<()> {
-        let mut meeting = self.lock();
-        meeting.arrived += 1;
-        if meeting.arrived == self.here.len() {
-            meeting.arrived = 0;
-            meeting.number += 1;
+    fn wait(&self) -> Result<()> {
+        let mut barrier = self.lock();
+        // The last to arrive opens the barrier for all; its number tells the others' wake-ups from spurious ones.
+        barrier.arrived += 1;
+        if barrier.arrived == self.here.len() {
+            barrier.arrived = 0;
+            barrier.number += 1;
             self.changed.notify_all();
             return Ok(());
         }
-        let number = meeting.number;
-        while meeting.number == number {
-            if let Some(rank) = meeting.gave_up {
+        let number = barrier.number;
+        while barrier.number == number {
+            if let Some(rank) = barrier.failed_rank {
                 bail!("rank {} gave up", self.here.start + rank);
             }
-            meeting = self.changed.wait(meeting).unwrap_or_else(PoisonError::into_inner);
+            barrier = self.changed.wait(barrier).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Barrier> {
-        self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stretch of `count` numbers that the `adder`th of those adds up who do.
-    fn stretch(&self, adder: usize, count: usize) -> Range<usize> {
-        let adders = self.summed.len();
+    fn slice_of_sum(&self, adder: usize, count: usize) -> Range<usize> {
+        let adders = self.sums.len();
         adder * count / adders..(adder + 1) * count / adders
     }
 
-    /// Links to machines from which parts come here, each with that machine's ranks.
-    fn followers(&self) -> impl Iterator<Item = (&Link, Range<usize>)> {
+    /// Links to nodes from which parts come here, each with that node's ranks.
+    fn workers(&self) -> impl Iterator<Item = (&Link, Range<usize>)> {
         let each = self.here.len();
         let links = match &self.links {
             Some(Links::Leader(links)) => &links[..],
@@ -104,38 +105,38 @@ impl HostGroup {
         links.iter().zip(1..).map(move |(link, machine)| (link.as_ref(), machine * each..(machine + 1) * each))
     }
 
-    /// At the leader: takes in what the ranks of other machines bring, `count` numbers of each rank.
-    fn take_in(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), LinkError> {
-        for (link, ranks) in self.followers() {
+    /// At the leader: takes in what the ranks of other nodes bring, `count` numbers of each rank.
+    fn receive_parts(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), LinkError> {
+        for (link, ranks) in self.workers() {
             let first = ranks.start;
-            let mut brought: Vec<_> = self.brought[ranks].iter().map(write).collect();
-            brought.iter_mut().zip(first..).for_each(|(brought, rank)| brought.resize(count(rank), 0.0));
-            link.receive(Kind::Parts, brought.iter_mut().map(|brought| &mut brought[..]))?;
+            let mut parts: Vec<_> = self.parts[ranks].iter().map(write).collect();
+            parts.iter_mut().zip(first..).for_each(|(parts, rank)| parts.resize(count(rank), 0.0));
+            link.receive(Kind::Parts, parts.iter_mut().map(|parts| &mut parts[..]))?;
         }
         Ok(())
     }
 
     /// Elsewhere: sends what the ranks here brought to the leader.
-    fn hand_in(&self, leader: &Link) -> std::result::Result<(), LinkError> {
-        let brought: Vec<_> = self.brought.iter().map(read).collect();
-        let pieces: Vec<&[u8]> = brought.iter().map(|brought| bytemuck::cast_slice(brought)).collect();
+    fn send_parts(&self, leader: &Link) -> std::result::Result<(), LinkError> {
+        let parts: Vec<_> = self.parts.iter().map(read).collect();
+        let pieces: Vec<&[u8]> = parts.iter().map(|parts| bytemuck::cast_slice(parts)).collect();
         leader.send(Kind::Parts, &pieces)
     }
 }
 
 impl Group for HostGroup {
-    /// Forgets who gave up. Nobody may be waiting.
+    /// Forgets which rank failed. No rank may be waiting.
     fn begin(&self) {
         *self.lock() = Barrier::default();
     }
 
-    fn give_up(&self, rank: usize) {
-        self.lock().gave_up.get_or_insert(rank);
+    fn mark_failed(&self, rank: usize) {
+        self.lock().failed_rank.get_or_insert(rank);
         self.changed.notify_all();
     }
 
-    fn gave_up(&self) -> Option<usize> {
-        self.lock().gave_up
+    fn failed_rank(&self) -> Option<usize> {
+        self.lock().failed_rank
     }
 }
 
@@ -154,39 +155,41 @@ impl HostCommunicator {
         Self { group: Arc::clone(group), index, vocabulary: Arc::clone(vocabulary) }
     }
 
-    fn bring(&self, numbers: &[f32]) {
-        let mut brought = write(&self.group.brought[self.index]);
-        brought.clear();
-        brought.extend_from_slice(numbers);
+    fn contribute(&self, numbers: &[f32]) {
+        let mut parts = write(&self.group.parts[self.index]);
+        parts.clear();
+        parts.extend_from_slice(numbers);
     }
 
-    /// Returns when every rank there is has brought its part, as far as this machine needs to know; `count` says how long each is.
-    fn meet(&self, count: impl Fn(usize) -> usize) -> Result<()> {
-        // It is the one who speaks to other machines.
+    /// Returns when every rank there is has brought its part, as far as this node needs to know; `count` says how long each is.
+    fn wait(&self, count: impl Fn(usize) -> usize) -> Result<()> {
+        // It is the one who speaks to other nodes.
         if self.index == 0 {
-            self.group.take_in(count).map_err(candle_core::Error::wrap)?;
+            self.group.receive_parts(count).map_err(candle_core::Error::wrap)?;
         }
-        self.group.meet()?;
+        self.group.wait()?;
         match &self.group.links {
             Some(Links::Worker(leader)) if self.index == 0 => {
-                self.group.hand_in(leader).map_err(candle_core::Error::wrap)
+                self.group.send_parts(leader).map_err(candle_core::Error::wrap)
             }
             _ => Ok(()),
         }
     }
 
-    /// This rank's stretch of the sum, or at other machines than the leader all of it.
+    /// This rank's stretch of the sum, or at other nodes than the leader all of it.
     fn sum(&self, count: usize) -> Result<()> {
         let group = &self.group;
-        let Some(sum) = group.summed.get(self.index) else { return Ok(()) };
-        let (mut sum, stretch) = (write(sum), group.stretch(self.index, count));
+        let Some(sum) = group.sums.get(self.index) else { return Ok(()) };
+        let (mut sum, slice_of_sum) = (write(sum), group.slice_of_sum(self.index, count));
         sum.clear();
-        sum.resize(stretch.len(), 0.0);
+        sum.resize(slice_of_sum.len(), 0.0);
         if let Some(Links::Worker(leader)) = &group.links {
             return leader.receive(Kind::Sum, std::iter::once(&mut sum[..])).map_err(candle_core::Error::wrap);
         }
-        for brought in &group.brought {
-            sum.iter_mut().zip(&read(brought)[stretch.clone()]).for_each(|(sum, number)| *sum += number);
+        // In order of rank, on one thread for each number: floating-point sums depend on their order, and all ranks must
+        // hold the same bits.
+        for parts in &group.parts {
+            sum.iter_mut().zip(&read(parts)[slice_of_sum.clone()]).for_each(|(sum, number)| *sum += number);
         }
         Ok(())
     }
@@ -201,18 +204,20 @@ impl Communicator for HostCommunicator {
         let group = &self.group;
         change(tensor, "all-reduce", |storage, layout| {
             let numbers = floats_mut(storage, layout)?;
-            self.bring(numbers);
-            self.meet(|_| numbers.len())?;
+            // Copied, as ranks then overwrite their tensors with the sum while slower ones still add.
+            self.contribute(numbers);
+            self.wait(|_| numbers.len())?;
             self.sum(numbers.len())?;
-            group.meet()?;
-            for (adder, summed) in group.summed.iter().enumerate() {
-                let stretch = group.stretch(adder, numbers.len());
-                numbers[stretch].copy_from_slice(&read(summed));
+            // The second barrier: no slice is copied before it is complete.
+            group.wait()?;
+            for (adder, sums) in group.sums.iter().enumerate() {
+                let slice_of_sum = group.slice_of_sum(adder, numbers.len());
+                numbers[slice_of_sum].copy_from_slice(&read(sums));
             }
             if self.index == 0 {
                 let sum = bytemuck::cast_slice(numbers);
                 let send = |(link, _): (&Link, _)| link.send(Kind::Sum, &[sum]);
-                group.followers().try_for_each(send).map_err(candle_core::Error::wrap)?;
+                group.workers().try_for_each(send).map_err(candle_core::Error::wrap)?;
             }
             Ok(())
         })
@@ -220,13 +225,13 @@ impl Communicator for HostCommunicator {
 
     fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()> {
         let rows = part.dim(0)?;
-        self.bring(Operand::of(part).floats()?);
-        self.meet(|rank| rows * self.vocabulary[rank])?;
+        self.contribute(Operand::of(part).floats()?);
+        self.wait(|rank| rows * self.vocabulary[rank])?;
         if let Some(whole) = whole {
             change(whole, "gather", |storage, layout| {
                 let whole = floats_mut(storage, layout)?;
                 let (mut first, width) = (0, whole.len() / rows);
-                for part in self.group.brought.iter().map(read) {
+                for part in self.group.parts.iter().map(read) {
                     let part_width = part.len() / rows;
                     for (row, part) in whole.chunks_exact_mut(width).zip(part.chunks_exact(part_width)) {
                         row[first..first + part_width].copy_from_slice(part);
@@ -237,7 +242,7 @@ impl Communicator for HostCommunicator {
             })?;
         }
         // Nobody brings anything new before rank 0 has read.
-        self.group.meet()
+        self.group.wait()
     }
 }
 
@@ -254,7 +259,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device as CandleDevice};
 
-    /// What each rank gets.
+    /// Results of `work` by rank.
     fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&HostCommunicator) -> T + Sync) -> Vec<T> {
         let group = HostGroup::new(&World { size: world_size, here: 0..world_size, links: None });
         std::thread::scope(|scope| {
@@ -310,7 +315,7 @@ mod tests {
     fn nobody_waits_for_a_rank_that_gave_up() {
         let errors = on_ranks(3, |member| {
             if member.index == 1 {
-                member.group.give_up(1);
+                member.group.mark_failed(1);
                 return "gave up".to_owned();
             }
             let tensor = Tensor::zeros(4, DType::F32, &CandleDevice::Cpu).unwrap();

@@ -1,4 +1,4 @@
-//! A connection between two machines: frames of a kind and a length, one after the other, waited for within bounds.
+//! A connection between two nodes: frames of a kind and a length, one after the other, waited for within bounds.
 //!
 //! Whoever reads a frame says which kind it must be and how long it may be: what a peer claims is never allocated. A peer's last
 //! word may stand in the place of any frame. Nothing here is encrypted or proves who sent it. What frames mean is not known here.
@@ -16,30 +16,30 @@ use tokio_util::sync::CancellationToken;
 // Numbers travel as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "frames are little-endian");
 
-/// What a frame is about. The words are what a look at the wire shows.
+/// Kind of a frame. Its tag is readable in a capture of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A worker says who it is and what it means to compute.
     Hello,
-    /// How much cache there is, there or for all.
+    /// Size of the cache, of one node or agreed for all.
     Capacity,
     /// A worker has loaded its part.
     Loaded,
-    /// What NCCL's ranks find each other by.
+    /// NCCL's unique id, by which ranks find each other.
     #[cfg(feature = "cuda")]
     UniqueId,
     /// A step to compute.
     Step,
-    /// What the ranks of a machine bring to a sum or a gather.
+    /// Parts of a node's ranks for a sum or a gather.
     Parts,
     /// The sum over all ranks.
     Sum,
-    /// The last word.
+    /// Exit code and reason: nothing follows.
     End,
 }
 
 impl Kind {
-    fn word(self) -> [u8; 4] {
+    fn tag(self) -> [u8; 4] {
         *match self {
             Kind::Hello => b"HELO",
             Kind::Capacity => b"CAPA",
@@ -57,16 +57,16 @@ impl Kind {
 /// A kind, then how many bytes follow.
 const HEADER_BYTES: usize = 12;
 
-/// Of frames that hold a few settings or a sentence.
-const LONGEST_JSON_BYTES: usize = 16 << 10;
+/// Longest frame that holds a few settings or a sentence.
+const MAX_JSON_BYTES: usize = 16 << 10;
 
-/// How often a wait looks up.
+/// Time after which a wait looks whether it was cancelled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A machine that vanished without a word is missed after this long: asked three times, or nothing of what was sent arrived.
+/// A node that vanished without a word is missed after this long: asked three times, or nothing of what was sent arrived.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a peer may take to notice the last word.
+/// Time for a peer to notice the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// A peer's last word.
@@ -74,11 +74,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(1000);
 pub struct End {
     /// The exit code that its process will have.
     pub code: u8,
-    /// Why; empty where all went well.
+    /// Reason; empty where all went well.
     pub sentence: String,
 }
 
-/// Why there is nothing more to hear.
+/// Failure of a link; every later use of it gives the first one again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// This process was told to stop.
@@ -87,9 +87,9 @@ pub enum LinkError {
     /// The peer has said its last word.
     #[error("{peer} ended: {}", if .end.code == 0 { "its work is done" } else { .end.sentence.as_str() })]
     Ended {
-        /// Who.
+        /// Name of the peer.
         peer: String,
-        /// What.
+        /// Exit code and reason.
         end: End,
     },
     /// One sentence on the connection.
@@ -103,25 +103,27 @@ pub struct Link {
     stream: TcpStream,
     /// Held for a frame.
     sending: Mutex<()>,
-    /// The same, for whoever reads.
+    /// Held while a frame is read.
     receiving: Mutex<()>,
     cancel: CancellationToken,
-    patience: Duration,
-    /// Why it fell silent, the first reason.
-    silence: OnceLock<LinkError>,
+    timeout: Duration,
+    /// The first failure.
+    failure: OnceLock<LinkError>,
 }
 
 impl Link {
-    /// Over `stream`, to what messages call `peer`. Nobody is waited for longer than `patience`.
+    /// Over `stream`, to what messages call `peer`. No wait for it is longer than `timeout`.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn new(stream: TcpStream, peer: String, patience: Duration, cancel: CancellationToken) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, peer: String, timeout: Duration, cancel: CancellationToken) -> io::Result<Self> {
         use rustix::net::sockopt;
         stream.set_nonblocking(false)?;
+        // Frames are small and waited for: Nagle's algorithm would hold each back until the one before is acknowledged.
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(POLL_INTERVAL))?;
         stream.set_write_timeout(Some(POLL_INTERVAL))?;
+        // A node that loses its power says nothing: without probes a link would wait for it for hours.
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_TIMEOUT / 4)?;
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_TIMEOUT / 4)?;
@@ -133,8 +135,8 @@ impl Link {
             sending: Mutex::default(),
             receiving: Mutex::default(),
             cancel,
-            patience,
-            silence: OnceLock::new(),
+            timeout,
+            failure: OnceLock::new(),
         })
     }
 
@@ -150,12 +152,12 @@ impl Link {
 
     /// Until when a wait that begins now may last.
     pub fn deadline(&self) -> Instant {
-        Instant::now() + self.patience
+        Instant::now() + self.timeout
     }
 
-    /// Why it fell silent, if it has.
-    pub fn silence(&self) -> Option<&LinkError> {
-        self.silence.get()
+    /// The first failure, if there was one.
+    pub fn failure(&self) -> Option<&LinkError> {
+        self.failure.get()
     }
 
     /// Sends a frame of `pieces`, one behind the other.
@@ -164,12 +166,13 @@ impl Link {
     /// Why the peer cannot be told.
     pub fn send(&self, kind: Kind, pieces: &[&[u8]]) -> Result<(), LinkError> {
         let turn = lock(&self.sending);
-        let sent = match (self.silence.get(), self.cancel.is_cancelled()) {
-            (Some(silence), _) => Err(silence.clone()),
+        // The first failure stays: what comes after it, such as a broken pipe, is its consequence and explains nothing.
+        let sent = match (self.failure.get(), self.cancel.is_cancelled()) {
+            (Some(failure), _) => Err(failure.clone()),
             (None, true) => Err(LinkError::Cancelled),
             (None, false) => self.write(&turn, kind, pieces, self.deadline()),
         };
-        sent.map_err(|silence| self.fell_silent(silence))
+        sent.map_err(|failure| self.record_failure(failure))
     }
 
     /// Sends settings or a sentence.
@@ -203,11 +206,11 @@ impl Link {
         self.reading(|| {
             let bytes = self.begin(kind, 0..=longest.saturating_mul(size_of::<u32>()), None)?;
             if !bytes.is_multiple_of(size_of::<u32>()) {
-                return Err(self.nonsense(&format!("a frame of {bytes} bytes")));
+                return Err(self.unexpected(&format!("a frame of {bytes} bytes")));
             }
-            let mut words = vec![0; bytes / size_of::<u32>()];
-            self.fill(bytemuck::cast_slice_mut(&mut words), Some(self.deadline()))?;
-            Ok(words)
+            let mut numbers = vec![0; bytes / size_of::<u32>()];
+            self.fill(bytemuck::cast_slice_mut(&mut numbers), Some(self.deadline()))?;
+            Ok(numbers)
         })
     }
 
@@ -217,38 +220,39 @@ impl Link {
     /// Why they do not come, or that something else came.
     pub fn receive_json<T: DeserializeOwned>(&self, kind: Kind, deadline: Instant) -> Result<T, LinkError> {
         self.reading(|| {
-            let bytes = self.begin(kind, 0..=LONGEST_JSON_BYTES, Some(deadline))?;
+            let bytes = self.begin(kind, 0..=MAX_JSON_BYTES, Some(deadline))?;
             self.json(bytes, deadline)
         })
     }
 
-    /// Hears a last word that nobody waits for; whether the peer has fallen silent.
+    /// True once the peer has ended; takes in its end, which no thread waits for.
     #[cfg(feature = "cuda")]
     pub fn has_ended(&self) -> bool {
         let mut header = [0; HEADER_BYTES];
         // Whoever is reading hears it.
-        let Ok(_turn) = self.receiving.try_lock() else { return self.silence.get().is_some() };
-        let silence = match self.stream.peek(&mut header) {
+        let Ok(_turn) = self.receiving.try_lock() else { return self.failure.get().is_some() };
+        let failure = match self.stream.peek(&mut header) {
             Ok(0) => Some(self.closed()),
-            Ok(HEADER_BYTES) if header[..4] == Kind::End.word() => {
+            Ok(HEADER_BYTES) if header[..4] == Kind::End.tag() => {
                 self.begin(Kind::End, 0..=0, Some(Instant::now() + CLOSE_TIMEOUT)).err()
             }
-            Err(error) if !is_a_pause(&error) => Some(self.broke(&error)),
+            Err(error) if !is_timeout(&error) => Some(self.broke(&error)),
             Ok(_) | Err(_) => None,
         };
-        silence.map(|silence| self.fell_silent(silence)).is_some() || self.silence.get().is_some()
+        failure.map(|failure| self.record_failure(failure)).is_some() || self.failure.get().is_some()
     }
 
     /// Says the last word, and waits a moment for the peer to have heard it. Where a frame is stuck half-way the connection is
     /// cut instead.
     pub fn end(&self, end: &End) {
         let text = serde_json::to_vec(end).unwrap_or_default();
-        if !matches!(self.silence.get(), Some(LinkError::Ended { .. }))
+        if !matches!(self.failure.get(), Some(LinkError::Ended { .. }))
             && let Ok(turn) = self.sending.try_lock()
         {
             // Whoever does not hear it sees the connection end.
             let _unheard = self.write(&turn, Kind::End, &[&text], Instant::now() + CLOSE_TIMEOUT);
         }
+        // Half a close: the peer sees the end of our stream, and what it still sends can arrive.
         let _gone = self.stream.shutdown(Shutdown::Write);
         // Closed with something unread in it, a connection is reset, and what was said last may be lost with it.
         let deadline = Instant::now() + CLOSE_TIMEOUT;
@@ -256,24 +260,24 @@ impl Link {
         while Instant::now() < deadline {
             match (&self.stream).read(&mut rest) {
                 Ok(0) => break,
-                Err(error) if !is_a_pause(&error) => break,
+                Err(error) if !is_timeout(&error) => break,
                 Ok(_) | Err(_) => {}
             }
         }
     }
 
     /// Notes why it fell silent; gives the first reason there was.
-    fn fell_silent(&self, silence: LinkError) -> LinkError {
-        self.silence.get_or_init(|| silence).clone()
+    fn record_failure(&self, failure: LinkError) -> LinkError {
+        self.failure.get_or_init(|| failure).clone()
     }
 
-    /// What `read` gives, which nobody else's reading comes in between.
+    /// Runs `read` while no other thread reads from this link.
     fn reading<T>(&self, read: impl FnOnce() -> Result<T, LinkError>) -> Result<T, LinkError> {
         let _turn = lock(&self.receiving);
-        if let Some(silence) = self.silence.get() {
-            return Err(silence.clone());
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
         }
-        read().map_err(|silence| self.fell_silent(silence))
+        read().map_err(|failure| self.record_failure(failure))
     }
 
     fn write(
@@ -285,8 +289,9 @@ impl Link {
     ) -> Result<(), LinkError> {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&kind.word());
+        header[..4].copy_from_slice(&kind.tag());
         header[4..].copy_from_slice(&(bytes as u64).to_le_bytes());
+        // One system call for header and pieces: no copy of a sum into a buffer of its own, and no packet with a header alone.
         let mut slices: Vec<IoSlice<'_>> =
             std::iter::once(&header[..]).chain(pieces.iter().copied()).map(IoSlice::new).collect();
         let mut rest = &mut slices[..];
@@ -296,7 +301,7 @@ impl Link {
             match (&self.stream).write_vectored(rest) {
                 Ok(0) => return Err(self.closed()),
                 Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if is_a_pause(&error) => self.may_wait(Some(deadline))?,
+                Err(error) if is_timeout(&error) => self.check_deadline(Some(deadline))?,
                 Err(error) => return Err(self.broke(&error)),
             }
         }
@@ -313,17 +318,18 @@ impl Link {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, deadline)?;
         let [a, b, c, d, length @ ..] = header;
-        let (word, length) = ([a, b, c, d], usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX));
-        if word == Kind::End.word() && length <= LONGEST_JSON_BYTES {
+        let (tag, length) = ([a, b, c, d], usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX));
+        if tag == Kind::End.tag() && length <= MAX_JSON_BYTES {
             let end = self.json(length, Instant::now() + CLOSE_TIMEOUT)?;
             return Err(LinkError::Ended { peer: self.peer.clone(), end });
         }
-        if word != kind.word() {
-            return Err(self.nonsense(&format!("`{}` where {kind:?} belongs", word.escape_ascii())));
+        if tag != kind.tag() {
+            return Err(self.unexpected(&format!("`{}` where {kind:?} belongs", tag.escape_ascii())));
         }
+        // Checked before anything is allocated: a length is a claim of the peer, or of a stranger that found the port.
         if !bytes.contains(&length) {
             let (least, most) = (bytes.start(), bytes.end());
-            return Err(self.nonsense(&format!("{kind:?} of {length} bytes, not from {least} to {most}")));
+            return Err(self.unexpected(&format!("{kind:?} of {length} bytes, not from {least} to {most}")));
         }
         Ok(length)
     }
@@ -331,25 +337,26 @@ impl Link {
     fn json<T: DeserializeOwned>(&self, bytes: usize, deadline: Instant) -> Result<T, LinkError> {
         let mut text = vec![0; bytes];
         self.fill(&mut text, Some(deadline))?;
-        serde_json::from_slice(&text).map_err(|error| self.nonsense(&format!("JSON that is none of ours ({error})")))
+        serde_json::from_slice(&text).map_err(|error| self.unexpected(&format!("JSON that is none of ours ({error})")))
     }
 
     fn fill(&self, mut rest: &mut [u8], deadline: Option<Instant>) -> Result<(), LinkError> {
         while !rest.is_empty() {
+            // Reads wake up every 100 ms, so that a cancelled job does not wait for a peer that says nothing.
             if self.cancel.is_cancelled() {
                 return Err(LinkError::Cancelled);
             }
             match (&self.stream).read(rest) {
                 Ok(0) => return Err(self.closed()),
                 Ok(read) => rest = &mut rest[read..],
-                Err(error) if is_a_pause(&error) => self.may_wait(deadline)?,
+                Err(error) if is_timeout(&error) => self.check_deadline(deadline)?,
                 Err(error) => return Err(self.broke(&error)),
             }
         }
         Ok(())
     }
 
-    fn may_wait(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
+    fn check_deadline(&self, deadline: Option<Instant>) -> Result<(), LinkError> {
         if self.cancel.is_cancelled() {
             return Err(LinkError::Cancelled);
         }
@@ -373,7 +380,7 @@ impl Link {
         LinkError::Broken(format!("the connection to {} broke: {error}; see whether that machine is well", self.peer))
     }
 
-    fn nonsense(&self, what: &str) -> LinkError {
+    fn unexpected(&self, what: &str) -> LinkError {
         LinkError::Broken(format!(
             "{} sent {what}; see whether it is a flashjob of this version, and whether anybody else can reach group-port",
             self.peer
@@ -385,8 +392,8 @@ fn lock(turn: &Mutex<()>) -> MutexGuard<'_, ()> {
     turn.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nothing happened yet. What TCP calls timed out is a machine that vanished.
-fn is_a_pause(error: &io::Error) -> bool {
+/// Nothing happened yet. What TCP calls timed out is a node that vanished.
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
@@ -396,11 +403,11 @@ mod tests {
 
     use super::*;
 
-    fn pair(patience: Duration) -> (Link, TcpStream) {
+    fn pair(timeout: Duration) -> (Link, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (Link::new(stream, "the peer".to_owned(), patience, CancellationToken::new()).unwrap(), peer)
+        (Link::new(stream, "the peer".to_owned(), timeout, CancellationToken::new()).unwrap(), peer)
     }
 
     fn frame(kind: &[u8; 4], claimed: u64, content: &[u8]) -> Vec<u8> {
@@ -434,14 +441,14 @@ mod tests {
             assert_eq!(b.receive_json::<Vec<u32>>(Kind::Capacity, b.deadline()), Ok(vec![1, 2]));
             let end = b.receive_u32s(Kind::Step, 5).unwrap_err();
             assert_eq!(end.to_string(), "the other ended: because");
-            assert_eq!(b.silence(), Some(&end));
+            assert_eq!(b.failure(), Some(&end));
         });
     }
 
     /// Neither a panic nor memory for what is only claimed: each is one sentence.
     #[test]
     fn hostile_bytes_are_refused() {
-        let deep = vec![b'['; LONGEST_JSON_BYTES];
+        let deep = vec![b'['; MAX_JSON_BYTES];
         for (bytes, expected) in [
             (vec![], "closed its connection"),
             (b"PART".to_vec(), "closed its connection"),

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::link::{Link, LinkError};
 
-/// Connections to all other machines that this one talks to.
+/// Connections to all other nodes that this one talks to.
 #[derive(Clone)]
 pub enum Links {
-    /// From machine 0 to each other, in order.
+    /// From the leader to each other, in order.
     Leader(Arc<[Arc<Link>]>),
-    /// From another machine to machine 0.
+    /// From another node to the leader.
     Worker(Arc<Link>),
 }
 
 impl Links {
-    /// Why one of them fell silent, if one has.
-    pub fn silence(&self) -> Option<LinkError> {
-        self.all().iter().find_map(|link| link.silence().cloned())
+    /// The first failure of a link, if there was one.
+    pub fn failure(&self) -> Option<LinkError> {
+        self.all().iter().find_map(|link| link.failure().cloned())
     }
 
     pub fn all(&self) -> &[Arc<Link>] {

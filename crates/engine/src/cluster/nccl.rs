@@ -1,7 +1,7 @@
 //! Ranks that are GPUs and meet through NCCL.
 //!
-//! Ranks of several machines are one communicator, too: the first rank's unique id reaches them over the links between machines
-//! (`machines`), which then carry nothing but steps. That has been compiled, and has not run.
+//! Ranks of several nodes are one communicator, too: the first rank's unique id reaches them over the links between nodes
+//! (`nodes`), which then carry nothing but steps. That has been compiled, and has not run.
 //!
 //! Sums and parts travel on the ranks' own streams, in order with everything else that is queued there. A rank that gives up
 //! aborts the communicators of all, so that nobody waits for it, neither a thread nor a GPU. Sums are of 16-bit numbers where
@@ -26,18 +26,18 @@ use crate::forward::device::Device;
 use crate::forward::ops::access::Operand;
 use flashjob_model::Shard;
 
-/// Nobody has given up.
+/// No rank has failed.
 const NOBODY: usize = usize::MAX;
 
-/// Where the ranks of one model meet: a communicator for each of those here.
+/// NCCL communicators of the ranks of this node.
 pub struct NcclGroup {
     world_size: usize,
     /// The rank of the first one here.
     first: usize,
     communicators: Vec<sys::ncclComm_t>,
-    /// Over links to other machines.
+    /// Over links to other nodes.
     watch: OnceLock<Watch>,
-    gave_up: AtomicUsize,
+    failed_rank: AtomicUsize,
     aborted: Once,
 }
 
@@ -48,10 +48,10 @@ unsafe impl Send for NcclGroup {}
 unsafe impl Sync for NcclGroup {}
 
 impl NcclGroup {
-    /// Of all ranks of `world`, the first of those here on the first GPU that is visible and so on.
+    /// Connects all ranks of `world`, the first of those here on the first visible GPU and so on.
     ///
     /// # Errors
-    /// [`Error::Setting`] where NCCL is missing, or what it says; [`Error::Machines`] where another machine is gone.
+    /// [`Error::Setting`] where NCCL is missing, or what it says; [`Error::Machines`] where another node is gone.
     pub fn connect(world: &World) -> std::result::Result<Arc<Self>, Error> {
         let mut communicators = vec![std::ptr::null_mut(); world.here.len()];
         let devices: Vec<i32> = (0..world.here.len() as i32).collect();
@@ -74,19 +74,19 @@ impl NcclGroup {
             first: world.here.start,
             communicators,
             watch: OnceLock::new(),
-            gave_up: AtomicUsize::new(NOBODY),
+            failed_rank: AtomicUsize::new(NOBODY),
             aborted: Once::new(),
         });
         if let Some(links) = &world.links {
             let lost = Arc::downgrade(&group);
-            // A GPU that waits for a machine which is gone waits for ever.
-            let abort = move || lost.upgrade().into_iter().for_each(|group| group.give_up(0));
+            // A GPU that waits for a node which is gone waits for ever.
+            let abort = move || lost.upgrade().into_iter().for_each(|group| group.mark_failed(0));
             group.watch.get_or_init(|| Watch::start(links.clone(), abort));
         }
         Ok(group)
     }
 
-    /// What the ranks find each other by: made by the leader, sent to all others.
+    /// NCCL's unique id: made by the leader, sent to all others.
     fn unique_id(links: &Links) -> std::result::Result<std::result::Result<sys::ncclUniqueId, NcclError>, Error> {
         let mut id = sys::ncclUniqueId { internal: [0; 128] };
         match links {
@@ -108,6 +108,7 @@ impl NcclGroup {
         id: sys::ncclUniqueId,
         communicators: &mut [sys::ncclComm_t],
     ) -> std::result::Result<NcclStatus, NcclError> {
+        // Grouped: one thread makes communicators for several GPUs, and each waits for all others.
         result::group_start()?;
         for ((rank, ordinal), communicator) in world.here.clone().zip(0..).zip(communicators) {
             choose_gpu(ordinal).map_err(|_| NcclError(sys::ncclResult_t::ncclUnhandledCudaError))?;
@@ -119,7 +120,7 @@ impl NcclGroup {
 
     /// The communicator at `index`, while everyone takes part.
     fn of(&self, index: usize) -> Result<sys::ncclComm_t> {
-        match self.gave_up() {
+        match self.failed_rank() {
             None => Ok(self.communicators[index]),
             Some(other) => bail!("rank {} gave up", self.first + other),
         }
@@ -130,8 +131,8 @@ impl Group for NcclGroup {
     /// A communicator that was aborted is gone for good: whoever gave up stays away.
     fn begin(&self) {}
 
-    fn give_up(&self, index: usize) {
-        let _first = self.gave_up.compare_exchange(NOBODY, index, Ordering::SeqCst, Ordering::SeqCst);
+    fn mark_failed(&self, index: usize) {
+        let _first = self.failed_rank.compare_exchange(NOBODY, index, Ordering::SeqCst, Ordering::SeqCst);
         self.aborted.call_once(|| {
             for &communicator in &self.communicators {
                 // SAFETY: it was made by NCCL, and nobody asks for it any more. What this answers helps nobody.
@@ -140,8 +141,8 @@ impl Group for NcclGroup {
         });
     }
 
-    fn gave_up(&self) -> Option<usize> {
-        Some(self.gave_up.load(Ordering::SeqCst)).filter(|&index| index != NOBODY)
+    fn failed_rank(&self) -> Option<usize> {
+        Some(self.failed_rank.load(Ordering::SeqCst)).filter(|&index| index != NOBODY)
     }
 }
 
@@ -179,7 +180,7 @@ impl NcclCommunicator {
     }
 
     fn said<T>(&self, attempt: &str, said: std::result::Result<T, NcclError>) -> Result<T> {
-        match (said, self.group.gave_up()) {
+        match (said, self.group.failed_rank()) {
             (Ok(done), _) => Ok(done),
             (Err(_), Some(other)) if other != self.index => bail!("rank {} gave up", self.group.first + other),
             (Err(NcclError(said)), _) => bail!("NCCL could not {attempt}: {said:?}"),
@@ -204,6 +205,7 @@ impl NcclCommunicator {
                 )
             })
         };
+        // Received in one group, so that no order of arrival among ranks is imposed.
         self.said("begin to gather", result::group_start())?;
         for (rank, _, width, to) in others() {
             // SAFETY: there is room for every rank's part.

@@ -1,8 +1,8 @@
-//! Machines that share one model: how they find each other, and how they part.
+//! Nodes that share one model: how they find each other, and how they part.
 //!
-//! Machine 0 listens, the others call it; each says what it means to compute, and what is not alike ends all of them with a
+//! The leader listens, the others call it; each says what it means to compute, and what is not alike ends all of them with a
 //! sentence. A link from each worker to the leader then carries steps there and numbers back (`world`, `communicator`).
-//! Nothing on these links is encrypted, and nobody has to prove who he is: they belong into a network of their own.
+//! Nothing on these links is encrypted, and no peer has to prove its identity: they belong into a network of their own.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -19,10 +19,10 @@ use super::links::Links;
 use crate::error::Error;
 use flashjob_config::Machines;
 
-/// Of the frames and what they hold. A change of either is another number.
+/// Version of the frames and their contents. A change of either is another number.
 const PROTOCOL: u32 = 1;
 
-/// How long somebody who called may take to say who it is. A stranger is forgotten then.
+/// Time for a caller to send its hello. A stranger is forgotten then.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Callers that are listened to at a time.
@@ -31,7 +31,7 @@ const MAX_CALLERS: usize = 64;
 /// Between two looks, and two calls.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long one call may ring.
+/// Time for one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker's first word.
@@ -40,29 +40,30 @@ struct Hello {
     protocol: u32,
     index: usize,
     count: usize,
-    terms: Handshake,
+    #[serde(rename = "terms")]
+    handshake: Handshake,
 }
 
-/// Where the machines of one job find each other. It outlives the engine: whatever ends the job, the others are told.
+/// Connections between the nodes of one job. It outlives the engine: whatever ends the job, the others are told.
 pub struct Rendezvous {
     machines: Machines,
     cancel: CancellationToken,
-    /// By machine.
+    /// Links by node rank.
     met: Mutex<BTreeMap<usize, Arc<Link>>>,
 }
 
 impl Rendezvous {
-    /// For this machine; `cancel` ends every wait.
+    /// For this node; `cancel` ends every wait.
     pub fn new(machines: Machines, cancel: CancellationToken) -> Self {
         Self { machines, cancel, met: Mutex::default() }
     }
 
-    /// Which of them this is.
-    pub fn machines(&self) -> &Machines {
+    /// Rank, number and address of the nodes.
+    pub fn nodes(&self) -> &Machines {
         &self.machines
     }
 
-    /// Tells all who have been met how this machine ends, and waits a moment until they have heard it.
+    /// Tells all who have been met how this node ends, and waits a moment until they have heard it.
     pub fn end(&self, code: u8, sentence: &str) {
         let end = End { code, sentence: sentence.to_owned() };
         let met = std::mem::take(&mut *self.lock());
@@ -78,14 +79,14 @@ impl Rendezvous {
     /// # Errors
     /// [`Error::Setting`] where they do not mean the same job, [`Error::Machines`] where not all of them come,
     /// [`Error::Cancelled`].
-    pub(crate) fn meet(&self, terms: &Handshake) -> Result<Links, Error> {
+    pub(crate) fn meet(&self, handshake: &Handshake) -> Result<Links, Error> {
         match self.machines.follows() {
-            false => self.wait(terms).map(|links| Links::Leader(links.into())),
-            true => self.call(terms).map(Links::Worker),
+            false => self.accept_workers(handshake).map(|links| Links::Leader(links.into())),
+            true => self.connect_to_leader(handshake).map(Links::Worker),
         }
     }
 
-    fn wait(&self, terms: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
+    fn accept_workers(&self, handshake: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
         let Machines { port, count, patience, .. } = self.machines;
         let refused = |error| {
             Error::Setting(format!(
@@ -93,13 +94,14 @@ impl Rendezvous {
             ))
         };
         let listener = listen(port).map_err(refused)?;
+        // Polled, so that a signal or the deadline ends the wait.
         listener.set_nonblocking(true).map_err(refused)?;
         let deadline = Instant::now() + patience;
         let (said, hellos) = channel();
         let callers = Arc::new(());
         loop {
             for (hello, link) in hellos.try_iter() {
-                self.admit(hello, link, terms)?;
+                self.admit(hello, link, handshake)?;
             }
             let met = self.lock();
             if met.len() + 1 == count.get() {
@@ -122,9 +124,10 @@ impl Rendezvous {
             match listener.accept() {
                 Ok((stream, address)) if Arc::strong_count(&callers) <= MAX_CALLERS => {
                     let (cancel, said, turn) = (self.cancel.clone(), said.clone(), Arc::clone(&callers));
+                    // A thread for each caller: one that sends nothing, such as a port scanner, does not keep workers out.
                     std::thread::spawn(move || {
                         let _turn = turn;
-                        greet(stream, address, patience, cancel, &said);
+                        receive_hello(stream, address, patience, cancel, &said);
                     });
                 }
                 // Too many: this one hears nothing.
@@ -135,12 +138,12 @@ impl Rendezvous {
         }
     }
 
-    /// Takes in a machine that has said who it is.
-    fn admit(&self, hello: Hello, link: Link, terms: &Handshake) -> Result<(), Error> {
+    /// Takes in a node that has said who it is.
+    fn admit(&self, hello: Hello, link: Link, handshake: &Handshake) -> Result<(), Error> {
         let count = self.machines.count.get();
-        let Hello { protocol, index, count: theirs, terms: meant } = hello;
+        let Hello { protocol, index, count: theirs, handshake: meant } = hello;
         let peer = link.peer().to_owned();
-        // It hears why, whatever it is. A machine that calls again has forgotten its first call.
+        // It hears why, whatever it is. A node that calls again has forgotten its first call.
         self.lock().insert(index, Arc::new(link));
         let refuse = |what: String| {
             Err(Error::Setting(format!(
@@ -158,21 +161,22 @@ impl Rendezvous {
         if !(1..count).contains(&index) {
             return refuse(format!("its LWS_WORKER_INDEX is {index}, of {count} machines"));
         }
-        let differences = terms.differences(&meant);
+        let differences = handshake.differences(&meant);
         match differences.is_empty() {
             true => Ok(()),
             false => refuse(differences.join(", ")),
         }
     }
 
-    fn call(&self, terms: &Handshake) -> Result<Arc<Link>, Error> {
+    fn connect_to_leader(&self, handshake: &Handshake) -> Result<Arc<Link>, Error> {
         let Machines { leader, port, index, count, patience } = &self.machines;
         let deadline = Instant::now() + *patience;
+        // Pods start in any order: a leader that is not there yet is the usual case, not a failure.
         let stream = loop {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let reason = match dial(leader, *port) {
+            let reason = match connect(leader, *port) {
                 Ok(stream) => break stream,
                 Err(reason) => reason,
             };
@@ -188,10 +192,11 @@ impl Rendezvous {
         let peer = format!("the leader ({leader}, port {port})");
         let link = Link::new(stream, peer, *patience, self.cancel.clone());
         let link = Arc::new(link.map_err(|error| Error::Machines(format!("a connection cannot be set up: {error}")))?);
+        // Known before the hello: should this node fail from here on, the leader is told.
         self.lock().insert(0, Arc::clone(&link));
         link.send_json(
             Kind::Hello,
-            &Hello { protocol: PROTOCOL, index: *index, count: count.get(), terms: terms.clone() },
+            &Hello { protocol: PROTOCOL, index: *index, count: count.get(), handshake: handshake.clone() },
         )?;
         Ok(link)
     }
@@ -210,7 +215,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     })
 }
 
-fn dial(leader: &str, port: u16) -> Result<TcpStream, String> {
+fn connect(leader: &str, port: u16) -> Result<TcpStream, String> {
     // Asked anew each time: a pod that was replaced has another address.
     let addresses = (leader, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut reason = "its name has no address".to_owned();
@@ -223,8 +228,8 @@ fn dial(leader: &str, port: u16) -> Result<TcpStream, String> {
     Err(reason)
 }
 
-/// Hears who called. Whoever says something else, or nothing, is hung up on.
-fn greet(
+/// Receives the hello of a caller; a connection that brings something else, or nothing, is closed.
+fn receive_hello(
     stream: TcpStream,
     address: SocketAddr,
     patience: Duration,

@@ -1,5 +1,5 @@
-//! Looks after the links while this process waits for a GPU: sums over machines do not pass through them there, so nothing else
-//! would notice that a machine is gone.
+//! Looks after the links while this process waits for a GPU: sums over nodes do not pass through them there, so nothing else
+//! would notice that a node is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +18,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Calls `lost` once, when a machine has fallen silent.
+    /// Calls `lost` once, when a node has fallen silent.
     pub fn start(links: Links, lost: impl FnOnce() + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let watched = Arc::clone(&over);
         let look = move || {
             while !watched.load(Ordering::Relaxed) {
+                // Polled: a blocking read would take frames away from the thread that expects them.
                 if links.all().iter().any(|link| link.has_ended()) {
                     return lost();
                 }

@@ -1,4 +1,4 @@
-//! A machine's ranks that compute what another machine says, step after step, until that one says how the job ended.
+//! A node's ranks that compute what another node says, step after step, until that one says how the job ended.
 //!
 //! It has no requests, no scheduler and no logits.
 
@@ -24,7 +24,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Finds the leader, loads this machine's ranks, and reports to it.
+    /// Finds the leader, loads this node's ranks, and reports to it.
     ///
     /// # Errors
     /// As [`Engine::load_leading`].
@@ -55,6 +55,7 @@ impl Worker {
         loop {
             match executor.follow(batch, &self.limits, cancel) {
                 Ok(()) => {}
+                // The leader's word is how a worker's job ends, well or not: it has no outcome of its own.
                 Err(Error::Ended { end, .. }) => return Ok(end),
                 Err(error) => return Err(error),
             }

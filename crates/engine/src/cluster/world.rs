@@ -1,4 +1,4 @@
-//! All ranks of a model, those of this process among them, and the other machines where there are any.
+//! All ranks of a model, those of this process among them, and the other nodes where there are any.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -11,13 +11,13 @@ use crate::forward::batch::ForwardBatch;
 use crate::schedule::limits::EngineLimits;
 use flashjob_model::Shard;
 
-/// Who computes a model together.
+/// All ranks of a model.
 pub struct World {
-    /// Ranks in all.
+    /// Ranks on all nodes together.
     pub size: usize,
-    /// Those of this process, one behind the other.
+    /// Ranks of this process, one behind the other.
     pub here: Range<usize>,
-    /// To other machines; `None` where all ranks are here.
+    /// To other nodes; `None` where all ranks are here.
     pub links: Option<Links>,
 }
 
@@ -67,7 +67,7 @@ impl World {
         Ok(EngineLimits { num_blocks: least.kv_blocks, max_model_len: least.max_model_len, ..planned })
     }
 
-    /// Tells the leader that this machine is ready, or waits until all others are; gives what those have loaded.
+    /// Tells the leader that this node is ready, or waits until all others are; gives what those have loaded.
     ///
     /// # Errors
     /// Where one of them is gone.
@@ -86,21 +86,22 @@ impl World {
         }
     }
 
-    /// Has all other machines compute `step`, where this one leads.
+    /// Has all other nodes compute `batch`, where this one leads.
     ///
     /// # Errors
     /// Where one of them is gone.
-    pub fn begin(&self, step: &ForwardBatch) -> Result<(), Error> {
+    pub fn begin(&self, batch: &ForwardBatch) -> Result<(), Error> {
         let Some(Links::Leader(links)) = &self.links else { return Ok(()) };
-        let mut words = Vec::new();
-        step.write(&mut words);
-        let bytes = bytemuck::cast_slice(&words);
+        // Sent before this node computes: workers begin as early as the leader does.
+        let mut encoded = Vec::new();
+        batch.encode(&mut encoded);
+        let bytes = bytemuck::cast_slice(&encoded);
         Ok(links.iter().try_for_each(|link| link.send(Kind::Step, &[bytes]))?)
     }
 
-    /// What `outcome` is, or the reason behind it where another machine has fallen silent.
+    /// Replaces the error of `outcome` by the link's where another node is gone, which is its cause.
     pub fn explain<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        let silence = || self.links.as_ref().and_then(Links::silence);
-        outcome.map_err(|error| silence().map_or(error, Error::from))
+        let failure = || self.links.as_ref().and_then(Links::failure);
+        outcome.map_err(|error| failure().map_or(error, Error::from))
     }
 }

@@ -7,15 +7,15 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{CudaStorage, DType, Layout, Result, bail};
 use half::{bf16, f16};
 
-/// Where in a GPU's memory something begins. It does not keep that memory alive: whoever holds one holds the tensor, too.
+/// Address in a GPU's memory. It does not keep that memory alive: its holder holds the tensor, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub(super) u64);
 
 impl Address {
-    /// Nothing.
+    /// The null pointer of C.
     pub const NULL: Address = Address(0);
 
-    /// Of a tensor's first number.
+    /// Address of a tensor's first number.
     ///
     /// # Errors
     /// If its numbers do not lie side by side, or are of a type that no kernel takes.

@@ -4,7 +4,7 @@ use candle_core::cuda_backend::cudarc::driver::result::device;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 
-/// How many GPUs this process may use.
+/// Number of GPUs that this process may use.
 ///
 /// # Errors
 /// One sentence: that there is no driver, or what it says.
@@ -18,7 +18,7 @@ pub fn visible_gpus() -> std::result::Result<usize, String> {
     CudaContext::device_count().map(|count| count as usize).map_err(said)
 }
 
-/// What the driver identifies the GPUs by that this process may use, in their order; none where there are none.
+/// UUIDs of the GPUs that this process may use, in the driver's order; none where there are none.
 pub fn gpu_identifiers() -> Vec<[u8; 16]> {
     let identifier = |ordinal| {
         let uuid = device::get(ordinal as i32).and_then(device::get_uuid).ok()?;

@@ -16,7 +16,7 @@ use crate::schedule::limits::EngineLimits;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 
-/// What cuBLAS computes in: with less it chooses slower products, and without any it would allocate while a step is recorded
+/// Workspace of cuBLAS: with less it chooses slower products, and without any it would allocate while a step is recorded
 /// (cuBLAS documentation, "cublasSetWorkspace": 32 MiB on Hopper, 4 MiB elsewhere).
 const CUBLAS_WORKSPACE_BYTES: usize = 32 << 20;
 
@@ -27,7 +27,7 @@ pub struct Gpu {
     _workspace: CudaSlice<u8>,
     pub(super) kernels: Kernels,
     pub(super) dtype: Dtype,
-    /// Of weights.
+    /// Pinned memory on the way of weights.
     pub(super) staging: Arc<Staging>,
     step: Option<StepMirror>,
 }
@@ -42,6 +42,7 @@ impl Gpu {
         let device = CudaDevice::new_with_stream(ordinal)?;
         // SAFETY: everything on this device happens on this one stream, in order.
         unsafe { device.disable_event_tracking() };
+        // Loaded now and not at first use: that would be in the middle of a step, and might be while one is recorded.
         let kernels = Kernels::load(&device, dtype)?;
         let (stream, handle) = (device.cuda_stream(), device.cublas_handle());
         let workspace = stream.alloc_zeros::<u8>(CUBLAS_WORKSPACE_BYTES).w()?;
@@ -79,12 +80,12 @@ impl Gpu {
         }
     }
 
-    /// For candle.
+    /// The device as candle names it.
     pub fn device(&self) -> CandleDevice {
         CandleDevice::Cuda(self.device.clone())
     }
 
-    /// Of activations.
+    /// Number format of activations.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

@@ -47,6 +47,8 @@ impl Graphs {
                 self.seen.insert(size, Some(graph));
                 Ok(())
             }
+            // The first step of a size is not recorded: libraries allocate and load when they are first used, which a
+            // recording forbids.
             None => {
                 queue()?;
                 self.seen.insert(size, None);

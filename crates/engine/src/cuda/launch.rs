@@ -52,7 +52,7 @@ macro_rules! launch {
     }};
 }
 
-/// What [`Gpu::add_rms_norm`] works on.
+/// Arguments of [`Gpu::add_rms_norm`].
 #[derive(Clone, Copy, Debug)]
 pub struct AddRmsNormAt {
     /// `[rows, hidden]`, single precision.
@@ -67,7 +67,7 @@ pub struct AddRmsNormAt {
     pub normed: Address,
 }
 
-/// What [`Gpu::rope_and_cache`] works on.
+/// Arguments of [`Gpu::rope_and_cache`].
 #[derive(Clone, Copy, Debug)]
 pub struct RopeAt {
     /// `[tokens, (heads + 2 · kv_heads) · head_dim]`.
@@ -209,7 +209,7 @@ impl Gpu {
     /// See `join_parts`: `out` is `[sequences, heads · head_dim]`.
     pub fn join_parts(
         &self,
-        parts: &SplitKvArguments,
+        splits: &SplitKvArguments,
         out: Address,
         sequences: usize,
         shape: AttentionShape,
@@ -220,10 +220,10 @@ impl Gpu {
             join_parts,
             sequences * heads,
             row_threads(head_dim),
-            parts.out.0,
-            parts.softmax_lse.0,
+            splits.out.0,
+            splits.softmax_lse.0,
             out.0,
-            parts.split.parts as u32,
+            splits.split.num_splits as u32,
             heads as u32,
             head_dim as u32
         )

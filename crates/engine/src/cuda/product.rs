@@ -19,9 +19,9 @@ pub struct ProductAt {
     pub weight: Address,
     /// `[rows, out]`.
     pub y: Address,
-    /// Whether `y` is single precision; as `x` and `weight` otherwise.
+    /// True where `y` is single precision; as `x` and `weight` otherwise.
     pub wide: bool,
-    /// Whether `y` is added to.
+    /// True where `y` is added to.
     pub add: bool,
 }
 

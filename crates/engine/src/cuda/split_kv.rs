@@ -26,10 +26,10 @@ pub(super) struct SplitKvBuffers {
     softmax_lse: CudaSlice<f32>,
 }
 
-/// What [`Gpu::attention`](super::gpu::Gpu::attention) needs to work on parts. Each has a row.
+/// Arguments of split-KV attention. Each split of each sequence has a row.
 #[derive(Clone, Copy, Debug)]
 pub struct SplitKvArguments {
-    /// How each sequence is split.
+    /// Number and size of splits.
     pub split: SplitKv,
     /// Parts of all sequences.
     pub rows: usize,
@@ -53,6 +53,7 @@ impl SplitKvBuffers {
         let (max_blocks, sequences) = (limits.max_blocks_per_seq(), limits.max_num_seqs);
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let processors = stream.context().attribute(count).w()? as usize;
+        // Room for the most splits that any step can have: addresses must not change once they are recorded in a graph.
         let rows = SplitKv::most_rows(shape.kv_heads, processors);
         // A row has the blocks of its part, rounded up.
         let table = sequences.min(rows) * max_blocks + rows;
@@ -72,14 +73,14 @@ impl SplitKvBuffers {
         let Some(split) = self.split(step) else { return Ok(()) };
         self.numbers.send(|numbers| {
             split.write(step, numbers);
-            split.count(step.sequences() * split.parts)
+            split.count(step.sequences() * split.num_splits)
         })
     }
 
     /// The parts of `step`.
     pub(super) fn of(&self, step: &ForwardBatch) -> Option<SplitKvArguments> {
         let split = self.split(step)?;
-        let rows = step.sequences() * split.parts;
+        let rows = step.sequences() * split.num_splits;
         let [sequence_of, cumulative_keys, block_table] =
             SplitKv::starts(rows).map(|start| self.numbers.address(start));
         Some(SplitKvArguments {

@@ -20,7 +20,7 @@ pub struct StepMirror {
     softmax_lse: CudaSlice<f32>,
     /// One for each row of logits.
     best: CudaSlice<u32>,
-    /// Where each list begins in `numbers`.
+    /// First index of each list in `numbers`.
     starts: [usize; LISTS],
     split_kv: SplitKvBuffers,
 }
@@ -51,6 +51,7 @@ impl StepMirror {
             step.logit_rows(),
             step.block_table(),
         ];
+        // One copy for all lists: a copy costs some microseconds whatever its size, and a decode step has few of them to lose.
         self.numbers.send(|numbers| {
             let mut end = 0;
             for (start, list) in self.starts.into_iter().zip(lists) {
@@ -129,6 +130,7 @@ fn starts(limits: &EngineLimits) -> [usize; LISTS] {
     let lengths = [tokens, tokens, tokens, sequences + 1, sequences + 1, sequences];
     let mut starts = [0; LISTS];
     for (index, length) in lengths.into_iter().enumerate() {
+        // Vector loads of kernels need the alignment.
         starts[index + 1] = (starts[index] + length).next_multiple_of(4);
     }
     starts

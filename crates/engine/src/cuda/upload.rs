@@ -31,7 +31,7 @@ impl Upload {
         unsafe { staged.copy(&self.stream, self.address(0), write) }
     }
 
-    /// Where the number with this index lies.
+    /// Address of the number with this index.
     pub(super) fn address(&self, index: usize) -> Address {
         Address(self.numbers.device_ptr(&self.stream).0).plus(index * size_of::<u32>())
     }

@@ -1,4 +1,4 @@
-//! The door to attention over the paged cache: prefill, chunked prefill and decode in one call.
+//! PagedAttention over the KV cache, on every device: prefill, chunked prefill and decode in one call.
 //!
 //! What it takes is what `candle_flash_attn::flash_attn_varlen_paged_windowed` takes: queries of all sequences one
 //! after the other, the layer's cache, cumulative lengths, block table, scale, window, softcap; causal, aligned to the
@@ -12,7 +12,7 @@ use crate::forward::kv_cache::LayerCache;
 use crate::forward::ops::access::{Operand, floats, floats_mut};
 use flashjob_cpu::{CacheLayout, PagedAttention, paged_attention};
 
-/// What stays the same from step to step and from layer to layer.
+/// Settings of attention that all steps and layers share.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Heads of this rank, and tokens that a block of the cache holds.
@@ -104,7 +104,8 @@ impl InplaceOp2 for Paged<'_> {
             scale: self.attention.scale,
             softcap: self.attention.softcap,
             window: self.window,
-            parts: gpu.step().split_kv(step),
+            // Decided from the size of the step alone: a recorded graph must not depend on lengths.
+            split_kv: gpu.step().split_kv(step),
         };
         gpu.attention(&at)
     }

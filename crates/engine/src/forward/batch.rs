@@ -12,14 +12,14 @@ use crate::forward::replay::ReplaySize;
 use crate::schedule::blocks::BlockTable;
 use crate::schedule::limits::EngineLimits;
 
-/// Which rows of a chunk need logits.
+/// Rows of a chunk whose logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogitsRows {
     /// None: tokens to come are known already.
     None,
     /// That of its last token.
     Last,
-    /// Each.
+    /// Logits of each token.
     All,
 }
 
@@ -89,11 +89,13 @@ impl ForwardBatch {
         let end = start + token_ids.len();
         self.token_ids.extend_from_slice(token_ids);
         self.positions.extend(start as u32..end as u32);
+        // Slots, not blocks: kernels write keys and values of a row without knowing whose row it is.
         self.slots.extend((start..end).filter_map(|position| table.slot(position, self.block_size)));
         debug_assert_eq!(self.slots.len(), self.token_ids.len(), "the scheduler gave every token a slot");
         self.cumulative_queries.push(self.token_ids.len() as u32);
         self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + end as u32);
         self.block_table.extend(table.indices().take(self.max_blocks));
+        // Padded to a rectangle, as kernels index it by sequence. Block 0 exists always; nothing reads the padding.
         self.block_table.resize(self.sequences() * self.max_blocks, 0);
         let rows = match wanted {
             LogitsRows::None => self.token_ids.len()..self.token_ids.len(),
@@ -119,6 +121,7 @@ impl ForwardBatch {
             self.block_table.push(spare_block);
             self.block_table.resize((sequence + 1) * self.max_blocks, 0);
         }
+        // The longest that the recorded launch must cope with, not that of this step: a grid is fixed when it is recorded.
         self.longest_keys = size.max_blocks * self.block_size;
         self.replay = Some(size);
     }
@@ -143,12 +146,12 @@ impl ForwardBatch {
         self.block_size
     }
 
-    /// Rows.
+    /// Tokens of the step: rows of every activation.
     pub fn tokens(&self) -> usize {
         self.token_ids.len()
     }
 
-    /// Runs of rows.
+    /// Sequences of the step: contiguous runs of rows.
     pub fn sequences(&self) -> usize {
         self.cumulative_queries.len() - 1
     }

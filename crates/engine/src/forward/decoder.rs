@@ -40,7 +40,7 @@ pub struct Decoder {
 /// Angles by kind of layer.
 struct Ropes {
     unlimited: RotaryEmbedding,
-    /// Where it differs.
+    /// Angles of layers with a window, where they differ.
     windowed: Option<RotaryEmbedding>,
 }
 
@@ -150,10 +150,12 @@ impl Decoder {
             views,
             step,
         };
+        // One closure for both ways: what is recorded into a graph is what is launched without one.
         let compute = || pass.compute(cache, cancel);
         #[cfg(feature = "cuda")]
         if self.device.candle().is_cuda() {
             let gpu = self.device.gpu().map_err(Error::compute("compute a step"))?;
+            // Outside of the graph, which reads the step where it always lies: so one graph serves all steps of its size.
             gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
             match step.replay() {
                 Some(size) => self.graphs.compute(gpu, size, compute)?,
@@ -169,7 +171,7 @@ impl Decoder {
     }
 }
 
-/// What all layers of one pass share.
+/// Everything that the layers of one pass share.
 struct ForwardPass<'a> {
     config: &'a DecoderConfig,
     weights: &'a DecoderWeights,
@@ -182,7 +184,7 @@ struct ForwardPass<'a> {
     step: &'a ForwardBatch,
 }
 
-/// What a block computed, on its way into the residual stream.
+/// Output of attention or of the feed-forward layer, before it is added to the residual stream.
 #[derive(Clone, Copy)]
 struct Delta<'a> {
     /// `[rows, hidden]`.
@@ -201,21 +203,26 @@ impl ForwardPass<'_> {
         let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
         let embed = Embed { device, embedding, vocabulary, scale, step };
         views.all.residual.inplace_op1(&embed).map_err(&failed)?;
+        // Each rank knows some rows of the vocabulary and has zeros for the others: the sum is the embedding.
         communicator.all_reduce(&views.all.residual).map_err(&failed)?;
 
         let mut rows = &views.all;
         let mut delta = None;
         let last = weights.layers.len().saturating_sub(1);
         for (index, (layer, cache)) in weights.layers.iter().zip(cache.layers()).enumerate() {
+            // Between layers, where ranks are in step: a rank that stops elsewhere would leave others waiting in a collective.
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let window = config.windows[index];
             self.queries_keys_values(layer, rows, delta, window, cache).map_err(&failed)?;
+            // Chunks of a prompt only leave keys and values behind: the last layer is needed up to its cache.
             if index == last && wanted == 0 {
                 return Ok(());
             }
             attention.forward(device, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            // Beyond the last attention, rows no longer see each other: those without logits are dropped, which for a prompt of
+            // thousands of tokens saves the last feed-forward layer.
             if index == last && wanted < step.tokens() {
                 self.keep_wanted(rows, &views.wanted).map_err(&failed)?;
                 rows = &views.wanted;
@@ -268,6 +275,7 @@ impl ForwardPass<'_> {
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
         layer.o.forward(self.device, &rows.attended, &rows.delta)?;
+        // Row-parallel: each rank has multiplied its columns of the weights only, so that results are partial sums (Megatron-LM).
         self.communicator.all_reduce(&rows.delta)?;
         let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
         self.norm(rows, Some(delta), &layer.feed_forward_norm)?;

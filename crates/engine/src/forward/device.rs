@@ -9,7 +9,7 @@ use candle_core::Device as CandleDevice;
 use flashjob_cpu::Pool;
 use flashjob_host::cgroup::free_memory_bytes;
 
-/// Where one rank computes.
+/// A pool of CPU threads, or a GPU with such a pool on its host.
 pub struct Device {
     pool: Arc<Pool>,
     candle: CandleDevice,
@@ -34,12 +34,12 @@ impl Device {
         Self { pool, candle: gpu.device(), gpu: Some(gpu) }
     }
 
-    /// Where tensors live.
+    /// The device as candle names it, on which tensors are allocated.
     pub fn candle(&self) -> &CandleDevice {
         &self.candle
     }
 
-    /// The threads.
+    /// CPU threads of the rank, or of the GPU's host.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -66,7 +66,7 @@ impl Device {
         self.candle.synchronize()
     }
 
-    /// The GPU.
+    /// GPU of the rank.
     ///
     /// # Errors
     /// If this is a CPU: a tensor is on another device than its rank.

@@ -12,11 +12,11 @@ use flashjob_model::Dtype;
 /// Shape of the cache of one rank.
 #[derive(Clone, Copy, Debug)]
 pub struct KvShape {
-    /// Layers.
+    /// Transformer layers.
     pub layers: usize,
     /// Heads of this rank, and tokens of a block.
     pub layout: CacheLayout,
-    /// Number format.
+    /// Number format of keys and values.
     pub dtype: Dtype,
 }
 
@@ -33,7 +33,7 @@ impl KvShape {
     }
 }
 
-/// How keys and values lie in a block.
+/// Order of keys and values in a block.
 #[derive(Clone, Copy, Debug)]
 pub enum CacheOrder {
     /// In panels, for the CPU's kernels.
@@ -43,7 +43,7 @@ pub enum CacheOrder {
 }
 
 impl CacheOrder {
-    /// Of the cache of a rank with these heads, in blocks of so many tokens.
+    /// Layout of the cache of a rank with these heads, in blocks of so many tokens.
     pub fn layout(self, shape: AttentionShape, block_size: usize) -> CacheLayout {
         match self {
             CacheOrder::Panels(isa) => CacheLayout::new(isa, shape, block_size),
@@ -82,6 +82,7 @@ impl KvCache {
 }
 
 fn zeros(count: usize, dtype: Dtype, device: &CandleDevice) -> Result<Tensor, Error> {
+    // Zeros, though each slot is written before it is read: the padding of a panel is read, and NaN there would spread.
     let zeros = match device.is_cpu() {
         true => host_memory::zeros(count, dtype),
         false => Tensor::zeros(count, dtype.into(), device),

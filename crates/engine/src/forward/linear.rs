@@ -1,4 +1,4 @@
-//! The door to matrix products: `y = x · Wᵀ + bias`, wherever the weights live.
+//! Matrix products on every device: `y = x · Wᵀ + bias`, wherever the weights live.
 //!
 //! On a CPU weights are packed once and what they were packed from is released. This file knows nothing of what a
 //! product is for.
@@ -17,7 +17,7 @@ pub struct Linear {
     bias: Option<Tensor>,
 }
 
-/// Where weights live.
+/// A matrix in the layout of its device.
 pub enum Weight {
     /// For the CPU's kernels.
     Packed(PackedMatrix),
@@ -65,7 +65,7 @@ impl Linear {
         }
     }
 
-    /// Memory held.
+    /// Bytes of the matrix and its bias.
     pub fn bytes(&self) -> u64 {
         let weight = match &self.weight {
             Weight::Packed(packed) => packed.bytes(),
@@ -112,6 +112,7 @@ impl InplaceOp2 for Product<'_> {
         let ((rows, out), (_, in_)) = (y_layout.shape().dims2()?, x_layout.shape().dims2()?);
         let wide = y.dtype() == candle_core::DType::F32;
         let (x, y) = (Address::of(x, x_layout)?, Address::of(y, y_layout)?);
+        // cuBLAS adds to what is there: rows begin as copies of the bias.
         if let Some(bias) = &self.linear.bias {
             gpu.fill_rows(Operand::of(bias).address()?, y, [rows, out])?;
         }

@@ -33,6 +33,7 @@ const FEW_BLOCKS: usize = 4;
 impl ReplaySizes {
     /// The smallest size that holds `sequences` of `blocks` blocks each at most, both within what it was made for.
     pub fn at_least(&self, sequences: usize, blocks: usize) -> ReplaySize {
+        // Powers of two while padding is cheap, then steps of eight: as vLLM chooses the sizes that it captures.
         let rounded = match sequences {
             0..SEQUENCES => sequences.next_power_of_two(),
             _ => sequences.next_multiple_of(SEQUENCES),

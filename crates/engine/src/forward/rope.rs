@@ -1,4 +1,5 @@
-//! Cosines and sines of rotary position embedding (Su et al., "RoFormer", 2021) for every position that may occur.
+//! Rotary position embedding (RoPE: Su et al., "RoFormer", 2021): cosines and sines for every position that may occur, with
+//! frequencies scaled as the model's configuration says.
 
 use candle_core::{Device as CandleDevice, Result};
 

@@ -11,7 +11,7 @@ use crate::forward::sampling::{Candidate, NonFiniteLogits, SamplingKey, sample};
 use flashjob_config::Sampling;
 use flashjob_cpu::argmax;
 
-/// How one row's token is chosen.
+/// Sampling parameters and randomness of one row.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplingRow {
     /// Greedy or random.
@@ -44,6 +44,7 @@ impl Sampler {
         let failed = Error::compute("read logits");
         #[cfg(feature = "cuda")]
         if logits.device().is_cuda() {
+            // A vocabulary of logits is half a megabyte a row; a greedy choice needs four bytes of it.
             if rows_to_sample.iter().all(|choice| choice.sampling.is_greedy()) {
                 return self.most_likely(device, logits, rows_to_sample.len()).map_err(&failed);
             }
@@ -55,7 +56,9 @@ impl Sampler {
         let operand = Operand::of(logits);
         let logits = operand.floats().map_err(&failed)?;
         self.best.resize(rows_to_sample.len(), 0);
+        // Also for random rows: the largest logit is what weights are taken relative to, so that no exponential overflows.
         argmax(pool, logits, vocabulary, &mut self.best);
+        // Grown, never shrunk: a steady step allocates nothing.
         while self.rows.len() < rows_to_sample.len() {
             self.rows.push(Mutex::new(Row { candidates: Vec::new(), token: Err(NonFiniteLogits) }));
         }

@@ -14,7 +14,7 @@ const WORDS_PER_POSITION: u128 = 16;
 /// Most likely candidates that are looked at first for top-p; four times as many each time they do not suffice.
 const FIRST_CANDIDATES: usize = 64;
 
-/// Decides the random part of one choice.
+/// Key of a counter-based generator, as Philox takes it: the random number of one choice depends on nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SamplingKey {
     /// The request's seed.
@@ -26,9 +26,10 @@ pub struct SamplingKey {
 }
 
 impl SamplingKey {
-    /// Uniform in [0, 1), a multiple of 2⁻⁵³.
+    /// ChaCha8 at a counter: uniform in [0, 1), a multiple of 2⁻⁵³.
     pub fn uniform(self) -> f64 {
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
+        // A place in the stream for each position, not a state that moves on: preemption and batching leave no trace.
         generator.set_stream(u64::from(self.request));
         generator.set_word_pos(u128::from(self.position) * WORDS_PER_POSITION);
         (generator.next_u64() >> 11) as f64 * (-53f64).exp2()
@@ -54,6 +55,7 @@ pub fn sample(
     let temperature = f64::from(sampling.temperature);
     let weight = |logit: f32| (f64::from(logit - highest) / temperature).exp();
     let whole_vocabulary = sampling.top_k.is_none_or(|k| k.get() >= logits.len());
+    // No candidate is ruled out: two passes over the row, without the copy and the sorting that ranking needs.
     if whole_vocabulary && sampling.top_p >= 1.0 {
         let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
         if total.is_nan() {
@@ -66,6 +68,7 @@ pub fn sample(
     candidates.extend(logits.iter().enumerate().map(|(token, &logit)| Candidate { logit, token: token as u32 }));
     let kept = sampling.top_k.map_or(logits.len(), |k| k.get().min(logits.len()));
     if kept < candidates.len() {
+        // Selection is linear; only the few that top-p looks at are sorted.
         candidates.select_nth_unstable_by(kept, Candidate::likelier_first);
         candidates.truncate(kept);
     }

@@ -13,7 +13,7 @@ pub struct LayerWeights {
     pub input_norm: Tensor,
     /// q, k and v, one below the other.
     pub qkv: Linear,
-    /// Of heads of q and of k, `[head_dim]` each.
+    /// Norms of the heads of q and of k, `[head_dim]` each.
     pub qk_norms: Option<[Tensor; 2]>,
     /// Attention's result back into the residual stream.
     pub o: Linear,
@@ -21,7 +21,7 @@ pub struct LayerWeights {
     pub attention_output_norm: Option<Tensor>,
     /// `[hidden]`.
     pub feed_forward_norm: Tensor,
-    /// Gate, then up.
+    /// Gate and up projections, one below the other.
     pub gate_up: Linear,
     /// The feed-forward layer back into the residual stream.
     pub down: Linear,

@@ -32,14 +32,14 @@ pub struct Workspace {
     views: Views,
 }
 
-/// What a step computes in. After the last layer's attention only the wanted rows go on.
+/// Activations of a step. After the last layer's attention only the wanted rows go on.
 #[derive(Clone)]
 pub struct Views {
     /// `[tokens, (heads + 2 · kv_heads) · head_dim]`.
     pub qkv: Tensor,
-    /// Of `tokens` rows.
+    /// Activations of all `tokens` rows.
     pub all: Rows,
-    /// Of as many rows as logits are wanted of: `all` itself where those are all.
+    /// Activations of the rows whose logits are wanted: `all` itself where those are all.
     pub wanted: Rows,
     /// `[wanted, vocabulary]`.
     pub logits: Tensor,
@@ -112,6 +112,7 @@ impl Workspace {
 
     /// Views of `tokens` rows, of which `wanted` get logits; both within what it was made for, `wanted` at least 1.
     pub fn fit(&mut self, tokens: usize, wanted: usize) -> Result<&Views> {
+        // Views allocate their shapes: a steady decode keeps them, and so allocates nothing in a step.
         if self.views.size != [tokens, wanted] {
             let all = self.whole.all.first(tokens)?;
             self.views = Views {

@@ -1,4 +1,4 @@
-//! Which blocks of the KV cache belong to which sequence.
+//! Blocks of the KV cache and the sequences that hold them (PagedAttention: Kwon et al., 2023).
 //!
 //! A [`BlockPool`] hands out blocks and takes them back; a [`BlockTable`] lists those of one sequence in the order of
 //! its tokens. Where prefixes are cached, a table begins with blocks that other tables may hold too, and goes on with
@@ -10,7 +10,7 @@ mod prefix_cache;
 use block::Block;
 use prefix_cache::{PrefixCache, SharedBlock};
 
-/// The blocks that nobody holds.
+/// Blocks of the cache that are in no table.
 #[derive(Debug)]
 pub struct BlockPool {
     /// Used as a stack: what was returned last is handed out first, so that memory never touched stays untouched.
@@ -26,7 +26,7 @@ pub struct BlockPool {
 pub struct BlockTable {
     /// The first ones: full, computed, and perhaps in other tables too.
     shared: Vec<SharedBlock>,
-    /// The others.
+    /// Blocks behind the shared ones, which only this table has.
     own: Vec<Block>,
 }
 
@@ -52,17 +52,17 @@ impl BlockPool {
         self.block_size
     }
 
-    /// Whether blocks can be found by their tokens.
+    /// True where blocks can be found by their tokens.
     pub fn caches_prefixes(&self) -> bool {
         self.prefixes.is_some()
     }
 
-    /// Blocks in all.
+    /// Blocks of the whole cache.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// Blocks that nobody holds, those included that could still be found.
+    /// Free blocks, those included that could still be found.
     pub fn free(&self) -> usize {
         self.free.len() + self.prefixes.as_ref().map_or(0, PrefixCache::idle)
     }
@@ -83,8 +83,10 @@ impl BlockPool {
         if missing > self.free() {
             return Err(OutOfBlocks);
         }
+        // Blocks without content first: each block that is evicted may have saved a later request its prefill.
         let evicted = missing.saturating_sub(self.free.len());
         let kept = self.free.len() - (missing - evicted);
+        // From the end of the stack, and in the order in which they were returned: memory that was touched is touched again.
         table.own.extend(self.free.drain(kept..).rev());
         if let Some(prefixes) = &mut self.prefixes {
             table.own.extend((0..evicted).map_while(|_| prefixes.evict()));
@@ -97,6 +99,7 @@ impl BlockPool {
     pub fn reuse(&mut self, table: &mut BlockTable, tokens: &[u32]) -> usize {
         let Some(prefixes) = &mut self.prefixes else { return 0 };
         debug_assert_eq!(table.len(), 0, "a table begins with what is shared");
+        // Logits come from computing a token: were all of a prompt found, there would be nothing to choose the first one from.
         let wanted = &tokens[..tokens.len().saturating_sub(1)];
         prefixes.share(wanted, &mut table.shared);
         table.shared.len() * self.block_size
@@ -107,6 +110,7 @@ impl BlockPool {
     /// that holds the same.
     pub fn remember(&mut self, table: &mut BlockTable, computed: &[u32]) {
         let Some(prefixes) = &mut self.prefixes else { return };
+        // Only full blocks: a block that is still written to would change under those who share it.
         let new = (computed.len() / self.block_size).saturating_sub(table.shared.len());
         for block in table.own.drain(..new) {
             let start = table.shared.len() * self.block_size;
@@ -126,6 +130,7 @@ impl BlockPool {
 
     /// Takes back everything that `table` holds.
     pub fn release(&mut self, table: &mut BlockTable) {
+        // Reversed, so that the first block of a sequence is on top and is handed out first again.
         self.free.extend(table.own.drain(..).rev());
         if let Some(prefixes) = &mut self.prefixes {
             // From the end: what comes after a block is given up before it.
@@ -145,7 +150,7 @@ impl BlockTable {
         self.shared.iter().map(SharedBlock::index).chain(self.own.iter().map(|block| block.0))
     }
 
-    /// Where the token at `position` lives: block × block_tokens + offset; `None` beyond the blocks held.
+    /// Slot of the token at `position`: block × block_size + offset; `None` beyond the blocks held.
     pub fn slot(&self, position: usize, block_size: usize) -> Option<u32> {
         let block = position / block_size;
         let index = match self.shared.get(block) {
@@ -160,7 +165,7 @@ impl BlockTable {
         !self.shared.is_empty()
     }
 
-    /// Blocks held.
+    /// Number of blocks that it holds.
     fn len(&self) -> usize {
         self.shared.len() + self.own.len()
     }

@@ -14,20 +14,20 @@ pub struct Request {
     pub max_tokens: usize,
     /// Tokens that end it, themselves part of the output. Empty: exactly `max_tokens` are generated.
     pub stop_tokens: Vec<u32>,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
     /// With `id` and a token's position, decides every random choice.
     pub seed: u64,
 }
 
-/// What became of a [`Request`].
+/// Outcome of a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// The request's.
+    /// Name of the request.
     pub id: RequestId,
     /// Generated tokens.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Finish reason.
     pub reason: FinishReason,
     /// The fault: with [`FinishReason::Error`], and only then.
     pub error: Option<NotFinite>,
@@ -41,7 +41,7 @@ pub struct Output {
     .request.0
 )]
 pub struct NotFinite {
-    /// Which.
+    /// Request whose logits they are.
     pub request: RequestId,
     /// Position of the token that was to be chosen.
     pub position: usize,

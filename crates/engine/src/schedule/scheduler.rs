@@ -49,7 +49,7 @@ pub struct SchedulerOutput {
 /// A sequence runs for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// The sequence.
+    /// Index of the sequence.
     pub sequence: SequenceIndex,
     /// Tokens of its prompt whose keys and values were found in the cache.
     pub reused_tokens: usize,
@@ -126,6 +126,7 @@ impl Scheduler {
     /// [`NeverFits`]: it is not queued then.
     pub fn add(&mut self, request: Request) -> Result<SequenceIndex, NeverFits> {
         let needed_blocks = self.needed_blocks(request.prompt.len(), request.max_tokens)?;
+        // Indices are never reused within a run, so that order of index is order of arrival.
         let index = self.sequences.len();
         self.sequences.push(Sequence::new(request, BlockTable::with_capacity(needed_blocks)));
         self.waiting.push_back(index);
@@ -168,6 +169,7 @@ impl Scheduler {
         self.batch.preempted.clear();
         self.batch.admitted.clear();
         let mut budget = self.limits.max_num_batched_tokens;
+        // Decodes before prefills: a sequence that has begun to answer keeps its pace (TPOT), and frees its blocks soonest.
         self.schedule_decodes(&mut budget);
         self.schedule_prefills(&mut budget);
         // What was just taken from one sequence is not given to another: it would be taken again.
@@ -179,6 +181,7 @@ impl Scheduler {
 
     fn schedule_decodes(&mut self, budget: &mut usize) {
         let mut place = 0;
+        // By index, not by iterator: making room takes sequences off the end of the list while it is walked.
         while place < self.running.len() && *budget > 0 {
             let index = self.running[place];
             place += 1;
@@ -200,6 +203,7 @@ impl Scheduler {
             // Recomputing costs least for the youngest: it has the fewest tokens, and none that is older waits for it.
             // `index` runs, so there is a youngest one. It has no chunk in this batch yet: it is `index` or younger.
             let Some(youngest) = self.running.pop() else { return false };
+            // Its blocks go back whole. Swapping them to the host would cost a copy each way; recomputing them is one prefill.
             self.send_back(youngest);
             self.batch.preempted.push(youngest);
             if youngest == index {
@@ -237,6 +241,7 @@ impl Scheduler {
     /// it will ask for before long.
     fn admit(&mut self, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.limits.max_num_seqs {
+            // Only the first in line: strict order is what makes the oldest request always progress.
             let Some(&index) = self.waiting.front() else { return };
             let sequence = &mut self.sequences[index];
             // What is found is held before room is looked for, so that it does not itself become the room.
@@ -260,6 +265,7 @@ impl Scheduler {
                 self.batch.admitted.push(Admission { sequence: index, reused_tokens });
             }
             self.waiting.pop_front();
+            // One that is computed again may be older than some that run already.
             let place = self.running.partition_point(|&running| running < index);
             self.running.insert(place, index);
             *budget -= self.push_chunk(index, *budget, false);
@@ -311,6 +317,7 @@ impl Scheduler {
     /// query does not see by a weight of zero, and zero times NaN is NaN: the beginning of another sequence that is not finite
     /// further on may be spoilt, and this one with it. Computed all for itself, it shows.
     pub fn fail(&mut self, index: SequenceIndex) -> Failed {
+        // Its chunk must not be noted as computed: other sequences would find blocks with NaN in them.
         self.batch.chunks.retain(|chunk| chunk.sequence != index);
         let sequence = &mut self.sequences[index];
         self.pool.forget(&sequence.table, sequence.num_reused_tokens);

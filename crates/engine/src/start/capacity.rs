@@ -41,6 +41,7 @@ pub fn plan(config: &EngineConfig, limits: EngineLimits, budget: &MemoryBudget) 
         Some(cache_bytes) => asked_cache_bytes(cache_bytes, budget)?,
         None => remaining_cache_bytes(config, limits, budget, least_bytes)?,
     };
+    // Sizes come from the model's configuration: nothing is divided by zero, whatever it says.
     let blocks = cache_bytes / budget.block_bytes.max(1);
     if blocks < needed_blocks {
         let tokens = config.max_model_len.map_or(block_size, |length| length.get());
@@ -52,6 +53,7 @@ pub fn plan(config: &EngineConfig, limits: EngineLimits, budget: &MemoryBudget) 
         });
     }
     let max_model_len = longest.min(usize::try_from(blocks).unwrap_or(usize::MAX).saturating_mul(block_size));
+    // More blocks than all sequences take at their longest would never be used.
     let usable = (limits.max_num_seqs as u64).saturating_mul(max_model_len.div_ceil(block_size) as u64);
     // Slots are 32-bit numbers.
     let addressable = u64::from(u32::MAX) / block_size as u64;

@@ -21,6 +21,7 @@ pub fn zeros(count: usize, dtype: Dtype) -> Result<Tensor> {
 }
 
 fn tensor<T: WithDType + Zeroable>(count: usize) -> Result<Tensor> {
+    // candle allocates by itself only what malloc aligns to: a line more leaves room to move the beginning.
     let len = count + LINE_BYTES / size_of::<T>();
     let numbers = untouched_zeros::<T>(len);
     let numbers = numbers.ok_or_else(|| Error::Msg(format!("the system refuses memory for {len} numbers")))?;

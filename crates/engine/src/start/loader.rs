@@ -98,6 +98,7 @@ impl Loading<'_> {
         let planned = capacity::plan(config, plan.limits, &budget)?;
         // Everything that can be refused on this node alone has been: only now do others wait for it.
         let world = self.meet(&plan)?;
+        // Block tables are computed once, by the leader: a block must exist on every node.
         let limits = world.agree(planned)?;
         // Before there are weights: it takes memory of its own for a moment.
         let measured = self.measure(&plan, &handles, &world)?;
@@ -113,6 +114,7 @@ impl Loading<'_> {
                 profile::load_and_profile(&loader, world, &budget, &mut batch, &mut cost, (events, cancel))?
             }
         };
+        // The last wait for other nodes: an engine that is ready is ready everywhere.
         let threads = self.all_loaded(&executor, &devices, &mut cost)?;
         let facts = facts(&plan, sized, config, kernels, threads, measured, cost);
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens: facts.block_size });
@@ -140,7 +142,7 @@ impl Loading<'_> {
 
     fn plan(&self) -> Result<LoadPlan, Error> {
         let Self { platform, model, config, rendezvous, .. } = *self;
-        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.machines().count.get());
+        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.nodes().count.get());
         // Only asked for where it decides: the driver starts with the question.
         let visible_gpus = if config.tensor_parallel_size.is_none() { platform.visible_gpus() } else { 1 };
         let parallelism = Parallelism::new(platform, &model.config, config, nodes, visible_gpus)?;
@@ -157,7 +159,7 @@ impl Loading<'_> {
         let Some(rendezvous) = self.rendezvous else {
             return Ok(World { size: world_size, here: 0..world_size, links: None });
         };
-        let first = rendezvous.machines().index * ranks_per_node;
+        let first = rendezvous.nodes().index * ranks_per_node;
         let handshake = plan.handshake(self.config, &identity(self.model)?);
         let links = Some(rendezvous.meet(&handshake)?);
         Ok(World { size: world_size, here: first..first + ranks_per_node, links })
@@ -204,7 +206,7 @@ fn facts(
         kernels,
         threads,
         tensor_parallel_size: world_size,
-        machines: num_nodes,
+        num_nodes,
         kv_blocks: limits.num_blocks,
         block_size: limits.block_size,
         kv_cache_bytes: cache_bytes.saturating_mul(world_size as u64),

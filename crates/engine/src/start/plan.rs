@@ -124,6 +124,7 @@ impl LoadPlan {
         let widths = decoder::widths(model, &parallelism.largest);
         let budget = MemoryBudget {
             free_bytes: None,
+            // An even share: ranks differ by some rows of the vocabulary only.
             weight_bytes: weight_bytes(model, weights_dtype).div_ceil(memories),
             workspace_bytes: of_memory(Workspace::bytes(widths, &limits, format.activations)),
             block_bytes: of_memory(kv_shape.block_bytes()),

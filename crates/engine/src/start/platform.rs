@@ -14,7 +14,7 @@ pub(crate) const MAX_NUM_SEQS: usize = 256;
 /// Kind of devices that an engine computes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {
-    /// The processors of a machine. Ranks are threads that share its memory.
+    /// The processors of a node. Ranks are threads that share its memory.
     Cpu,
     /// The GPUs that this process sees, one a rank.
     Gpus,

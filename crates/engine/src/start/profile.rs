@@ -56,6 +56,7 @@ impl Profile {
         // There are as many blocks as it asks for.
         let _grown = BlockPool::new(self.num_blocks() as u32, self.block_size).grow(&mut table, self.length);
         let tokens = vec![0; self.length];
+        // Prefill and decode: kernels and cuBLAS choose different code for them, and each loads its own.
         for (tokens, start) in [(&tokens[..], 0), (&tokens[..1], self.length - 1)] {
             let largest = ForwardBatch::lent(batch);
             largest.begin(self.length);

@@ -26,14 +26,14 @@ use flashjob_model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSli
 /// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
 const READERS: usize = 8;
 
-/// How weights are wanted.
+/// One rank's part of the weights, and the format that it is wanted in.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardFormat {
     /// One rank's part.
     pub shard: Shard,
-    /// Of matrices; vectors are always single precision.
+    /// Number format of matrices; vectors are always single precision.
     pub dtype: Dtype,
-    /// What is made sure of.
+    /// Check of the numbers while they are read.
     pub validation: Validation,
 }
 
@@ -49,18 +49,20 @@ pub fn load(
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<DecoderWeights, Error> {
+    // Reading and packing overlap: eight threads wait for the bucket in turn, while those with bytes pack them.
     let progress = Progress { events, cancel, total_bytes, turn: Mutex::default() };
     let mut loaded = Reading::new(model, wanted, device)?.read_all(&progress)?;
     let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
     let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
     let layers = layers.collect::<Result<_, Error>>()?;
     let final_norm = loaded.vector(TensorName::FinalNorm)?;
+    // Shared, not loaded twice: a large vocabulary is a good part of a small model.
     let tied = model.config.tied_head;
     let head = if tied { Arc::clone(&embedding) } else { Arc::new(loaded.matrix(TensorName::Head, &[])?) };
     Ok(DecoderWeights { embedding, layers, final_norm, head })
 }
 
-/// What these ranks read together.
+/// Bytes that these ranks read together.
 ///
 /// # Errors
 /// Where the model cannot be split so.
@@ -79,7 +81,7 @@ fn first_of_matrix(tensor: TensorName) -> TensorName {
     }
 }
 
-/// How far it has come, for whoever watches.
+/// Progress of reading, reported as facts.
 struct Progress<'a> {
     events: &'a Events,
     cancel: &'a CancellationToken,
@@ -99,7 +101,7 @@ impl Progress<'_> {
     }
 }
 
-/// What one thread does at a time.
+/// Work of one thread at a time.
 enum Task {
     /// Reads a vector.
     Vector(TensorName),
@@ -122,6 +124,7 @@ impl<'a> Reading<'a> {
     fn new(model: &'a Model, wanted: ShardFormat, device: &'a Device) -> Result<Self, Error> {
         let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
         for tensor in model.weights.tensors() {
+            // Announced in this order, which is the order of reading: the mount fetches ahead of the readers.
             model.weights.will_read(tensor, wanted.shard)?;
             if model.config.shape(tensor).len() == 1 {
                 tasks.push(Task::Vector(tensor));
@@ -129,6 +132,7 @@ impl<'a> Reading<'a> {
             }
             let [rows, columns] = model.weights.shape(tensor, wanted.shard)?;
             let first = first_of_matrix(tensor);
+            // From the end: the tensor that it is stacked on was announced just before it.
             let matrix = sizes.iter().rposition(|(name, _)| *name == first).unwrap_or_else(|| {
                 sizes.push((first, [0, columns]));
                 sizes.len() - 1
@@ -148,13 +152,15 @@ impl<'a> Reading<'a> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), Error> {
             let mut buffer = RowBuffer::new(self.wanted.dtype);
+            // One counter for all threads keeps reads nearly sequential, which is what disks and readahead are good at.
             while let Some(task) = self.tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let done = self.run(task, &mut buffer).and_then(|bytes| progress.report(bytes));
-                // Nobody begins what nobody wants any more.
+                // Further tasks are not begun.
                 done.inspect_err(|_| next.store(self.tasks.len(), Ordering::Relaxed))?;
             }
             Ok(())
         };
+        // Scoped: the first error ends all readers, and a panic of one goes on in the caller.
         std::thread::scope(|scope| {
             let readers: Vec<_> = (0..READERS.min(self.tasks.len())).map(|_| scope.spawn(work)).collect();
             let join = |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -174,7 +180,9 @@ impl<'a> Reading<'a> {
                 self.vectors.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, vector);
                 Ok(weights.stored_bytes(tensor, shard)?)
             }
+            // The buffer is used only where bytes must be decoded; otherwise rows are borrowed from where they lie.
             Task::Rows { tensor, rows, matrix, first_row } => {
+                // Rows are packed while they are in this core's cache: a second pass over the weights would cost as much as reading them.
                 let (read, bytes) = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
                 self.matrices[*matrix].1.rows(first_row + rows.start, read.numbers())?;
                 Ok(bytes)
@@ -183,11 +191,11 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Where rows of a matrix go.
+/// Destination of the rows of a matrix.
 enum Destination {
     /// To the CPU's kernels.
     Packing(Packing),
-    /// To a GPU.
+    /// Copied to a GPU, row by row.
     #[cfg(feature = "cuda")]
     OnDevice(crate::cuda::matrix::Filling),
 }
@@ -241,7 +249,7 @@ impl Destination {
 struct LoadedTensors {
     /// By their first tensors.
     matrices: HashMap<TensorName, Weight>,
-    /// On the host.
+    /// Vectors, on the host.
     vectors: HashMap<TensorName, Tensor>,
     device: CandleDevice,
 }

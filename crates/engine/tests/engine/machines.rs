@@ -36,7 +36,7 @@ pub(crate) fn on_two_machines<T>(
         let rendezvous = rendezvous(0);
         let mut engine =
             Engine::load_leading(placement, &open(name), config, Some(&rendezvous), &events, &cancel).unwrap();
-        assert_eq!(engine.facts().machines, 2);
+        assert_eq!(engine.facts().num_nodes, 2);
         let led = lead(&mut engine);
         drop(engine);
         rendezvous.end(3, "the test says so");

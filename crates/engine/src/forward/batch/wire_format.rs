@@ -18,26 +18,27 @@ pub fn max_len(limits: &EngineLimits) -> usize {
 }
 
 impl ForwardBatch {
-    /// Appends the step to `words`.
-    pub fn write(&self, words: &mut Vec<u32>) {
+    /// Appends the step to `encoded`.
+    pub fn encode(&self, encoded: &mut Vec<u32>) {
         let counts = [self.sequences(), self.max_blocks, self.tokens(), self.logit_rows.len()];
-        words.extend(counts.map(|count| count as u32));
-        words.push(u32::from(self.replay.is_some()));
+        encoded.extend(counts.map(|count| count as u32));
+        encoded.push(u32::from(self.replay.is_some()));
         for cumulative in [&self.cumulative_queries, &self.cumulative_keys] {
-            words.extend(cumulative.windows(2).map(|pair| pair[1] - pair[0]));
+            encoded.extend(cumulative.windows(2).map(|pair| pair[1] - pair[0]));
         }
-        words.extend_from_slice(&self.block_table);
-        words.extend_from_slice(&self.token_ids);
-        words.extend_from_slice(&self.logit_rows);
+        encoded.extend_from_slice(&self.block_table);
+        encoded.extend_from_slice(&self.token_ids);
+        encoded.extend_from_slice(&self.logit_rows);
     }
 
-    /// Becomes the step that `words` are, if it is one within `limits`.
+    /// Becomes the step that `encoded` are, if it is one within `limits`.
     ///
     /// # Errors
     /// What is wrong with it. The step is then none that may be computed.
-    pub fn read(&mut self, words: &[u32], limits: &EngineLimits) -> Result<(), String> {
-        let Some((&[sequences, max_blocks, tokens, rows, replays], rest)) = words.split_first_chunk::<HEADER>() else {
-            return Err(format!("{} words are no step", words.len()));
+    pub fn decode(&mut self, encoded: &[u32], limits: &EngineLimits) -> Result<(), String> {
+        let Some((&[sequences, max_blocks, tokens, rows, replays], rest)) = encoded.split_first_chunk::<HEADER>()
+        else {
+            return Err(format!("{} words are no step", encoded.len()));
         };
         let [sequences, max_blocks, tokens, rows] = [sequences, max_blocks, tokens, rows].map(|count| count as usize);
         let most_blocks = limits.max_model_len.div_ceil(self.block_size);
@@ -51,6 +52,7 @@ impl ForwardBatch {
                 return Err(format!("{count} {what} are not from {least} to {most}"));
             }
         }
+        // No product overflows: each factor was compared with its limit above.
         let all = 2 * sequences + sequences * max_blocks + tokens + rows;
         if rest.len() != all || replays > 1 {
             return Err(format!("{} words are not the {all} that it should have", rest.len()));
@@ -65,11 +67,13 @@ impl ForwardBatch {
         if let Some(block) = table.iter().find(|&&block| block as usize >= limits.num_allocated_blocks()) {
             return Err(format!("there is no block {block} among {}", limits.num_allocated_blocks()));
         }
+        // Rows are gathered by index on every rank: one out of range would read another sequence, or beyond the buffer.
         let ascending = logit_rows.is_sorted_by(|a, b| a < b);
         if !ascending || logit_rows.last().is_some_and(|&row| row as usize >= tokens) {
             return Err(format!("rows of logits are not rows of {tokens} tokens in their order"));
         }
         let longest = limits.max_model_len.min(max_blocks * self.block_size);
+        // Derived lists are built here once more, and not taken from the link: they agree with each other by construction.
         self.begin(max_blocks * self.block_size);
         let block_size = self.block_size as u32;
         for ((&queries, &keys), blocks) in queries.iter().zip(keys).zip(table.chunks_exact(max_blocks)) {
@@ -98,6 +102,7 @@ impl ForwardBatch {
         self.token_ids.extend_from_slice(token_ids);
         self.block_table.extend_from_slice(table);
         self.logit_rows.extend_from_slice(logit_rows);
+        // A replayed graph was recorded for one token a sequence and for a width: both must be those of its size.
         if replays == 1 {
             if self.longest_queries != 1 {
                 return Err("only steps of decoding are replayed".to_owned());
@@ -154,19 +159,19 @@ mod tests {
         step
     }
 
-    fn words(step: &ForwardBatch) -> Vec<u32> {
-        let mut words = Vec::new();
-        step.write(&mut words);
-        words
+    fn encoded(step: &ForwardBatch) -> Vec<u32> {
+        let mut encoded = Vec::new();
+        step.encode(&mut encoded);
+        encoded
     }
 
     #[test]
     fn what_is_written_is_read() {
         let mut read = empty();
         for step in [step(), replayed(), step()] {
-            let words = words(&step);
-            assert!(words.len() <= max_len(&LIMITS), "{}", words.len());
-            read.read(&words, &LIMITS).unwrap();
+            let encoded = encoded(&step);
+            assert!(encoded.len() <= max_len(&LIMITS), "{}", encoded.len());
+            read.decode(&encoded, &LIMITS).unwrap();
             assert_eq!(format!("{read:?}"), format!("{step:?}"));
         }
     }
@@ -175,14 +180,14 @@ mod tests {
     #[test]
     fn no_word_is_trusted() {
         for step in [step(), replayed()] {
-            let right = words(&step);
+            let right = encoded(&step);
             let mut refused = 0;
             for index in 0..right.len() {
                 for value in [0, 1, 2, 3, 5, 8, 9, 16, 17, 20, 255, 1 << 16, i32::MAX as u32, u32::MAX - 1, u32::MAX] {
-                    let mut words = right.clone();
-                    words[index] = value;
+                    let mut encoded = right.clone();
+                    encoded[index] = value;
                     let mut read = empty();
-                    let Ok(()) = read.read(&words, &LIMITS) else {
+                    let Ok(()) = read.decode(&encoded, &LIMITS) else {
                         refused += 1;
                         continue;
                     };
@@ -196,9 +201,9 @@ mod tests {
             }
             assert!(refused > right.len() * 7, "{refused} of {}", right.len() * 15);
             for length in 0..right.len() {
-                assert!(empty().read(&right[..length], &LIMITS).is_err(), "the first {length} words");
+                assert!(empty().decode(&right[..length], &LIMITS).is_err(), "the first {length} words");
             }
-            assert!(empty().read(&[right.as_slice(), &[0]].concat(), &LIMITS).is_err());
+            assert!(empty().decode(&[right.as_slice(), &[0]].concat(), &LIMITS).is_err());
         }
     }
 }

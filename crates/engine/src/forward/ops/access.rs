@@ -37,7 +37,7 @@ impl<'a> Operand<'a> {
         })
     }
 
-    /// Where it lies on a GPU.
+    /// Address on a GPU.
     #[cfg(feature = "cuda")]
     pub fn address(&self) -> Result<Address> {
         match &*self.storage {
@@ -87,6 +87,7 @@ pub fn change(
     name: &'static str,
     body: impl FnOnce(&mut CpuStorage, &Layout) -> Result<()>,
 ) -> Result<()> {
+    // candle changes one tensor an operation: others are changed by operations nested in it.
     tensor.inplace_op1(&Change { name, body: Cell::new(Some(body)) })
 }
 

@@ -12,7 +12,7 @@ use flashjob_cpu::{AddedRows, add_rms_norm};
 
 /// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`; applied to the residual.
 pub struct AddRmsNorm<'a> {
-    /// Who works.
+    /// Device of the rank.
     pub device: &'a Device,
     /// `[rows, hidden]`; `None` where nothing was computed yet.
     pub delta: Option<&'a Tensor>,

@@ -14,7 +14,7 @@ use crate::forward::linear::Linear;
 /// Overwrites each row, `[tokens, hidden]`, with its token's row of the embedding. Ranks that share a vocabulary each
 /// know some of its rows and write zeros for the others, so that the sum over ranks is the embedding.
 pub struct Embed<'a> {
-    /// Who works, on a GPU; a few rows are copied by whoever asks.
+    /// GPU that computes; on a CPU the calling thread copies these few rows.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub device: &'a Device,
     /// `[rows of vocabulary, hidden]`.
@@ -23,7 +23,7 @@ pub struct Embed<'a> {
     pub vocabulary: Range<u32>,
     /// Factor on all rows.
     pub scale: f32,
-    /// Which tokens.
+    /// Token ids of the step.
     pub step: &'a ForwardBatch,
 }
 
@@ -42,6 +42,7 @@ impl InplaceOp1 for Embed<'_> {
                     row.iter_mut().for_each(|number| *number *= self.scale);
                 }
             } else {
+                // Another rank has this row: zeros leave its part of the sum as it is.
                 row.fill(0.0);
             }
         }

@@ -11,7 +11,7 @@ use flashjob_model::Activation;
 
 /// `activation(gate) · up`: from `[rows, 2 · width]`, in each row first the gate, then up, into `[rows, width]`.
 pub struct Gated<'a> {
-    /// Who works.
+    /// Device of the rank.
     pub device: &'a Device,
     /// The nonlinearity.
     pub activation: Activation,

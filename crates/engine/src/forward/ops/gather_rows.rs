@@ -11,10 +11,10 @@ use crate::forward::device::Device;
 /// Overwrites row `i`, of `[rows, width]`, with that row of the other tensor, `[.., width]`, which is the `i`-th whose
 /// logits are wanted.
 pub struct GatherRows<'a> {
-    /// Who works, on a GPU; a few rows are copied by whoever asks.
+    /// GPU that computes; on a CPU the calling thread copies these few rows.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub device: &'a Device,
-    /// Which rows.
+    /// Rows of the step whose logits are wanted.
     pub step: &'a ForwardBatch,
     /// Width of a row.
     pub width: usize,
@@ -28,6 +28,7 @@ impl InplaceOp2 for GatherRows<'_> {
     fn cpu_fwd(&self, to: &mut CpuStorage, to_layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
         let from = floats(from, from_layout)?;
         let to = floats_mut(to, to_layout)?.chunks_exact_mut(self.width);
+        // A few rows: waking other threads would take longer than copying them.
         for (to, &row) in to.zip(self.step.logit_rows()) {
             let start = row as usize * self.width;
             to.copy_from_slice(&from[start..start + self.width]);

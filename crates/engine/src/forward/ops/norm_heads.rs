@@ -10,7 +10,7 @@ use flashjob_cpu::{AttentionShape, head_rms_norm};
 
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: RMSNorm of each head of q and of k.
 pub struct NormHeads<'a> {
-    /// Who works.
+    /// Device of the rank.
     pub device: &'a Device,
     /// Heads of a row.
     pub shape: AttentionShape,

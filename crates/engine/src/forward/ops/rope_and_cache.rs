@@ -12,15 +12,15 @@ use flashjob_cpu::{CacheLayout, rope_and_cache};
 /// Applied to `[tokens, (heads + 2 · kv_heads) · head_dim]`: rotates q and k in place and writes k and v to `cache` at
 /// the step's slots.
 pub struct RopeAndCache<'a> {
-    /// Who works.
+    /// Device of the rank.
     pub device: &'a Device,
     /// Heads of a row, and the cache's pages.
     pub layout: CacheLayout,
-    /// Angles.
+    /// Cosines and sines by position.
     pub rope: &'a RotaryEmbedding,
     /// Positions and slots.
     pub step: &'a ForwardBatch,
-    /// The layer's.
+    /// Cache of the layer.
     pub cache: &'a LayerCache,
 }
 

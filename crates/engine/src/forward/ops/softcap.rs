@@ -10,9 +10,9 @@ use flashjob_cpu::softcap;
 
 /// Each number `x` becomes `cap · tanh(x / cap)`.
 pub struct Softcap<'a> {
-    /// Who works.
+    /// Device of the rank.
     pub device: &'a Device,
-    /// The bound.
+    /// Bound of the absolute value.
     pub cap: f32,
 }
 

@@ -1,4 +1,4 @@
-//! Blocks that can be found by the tokens they hold, so that sequences with equal beginnings compute them once.
+//! Prefix caching by a tree of blocks (RadixAttention: Zheng et al., 2023): blocks are found by the tokens they hold, so that sequences with equal beginnings compute them once.
 //!
 //! A tree: each node is a full block whose keys and values are computed, its children are the blocks that were seen to
 //! follow it, by their tokens. What a block holds depends on all tokens up to its end, and these are the path from the
@@ -20,7 +20,7 @@ use super::block::Block;
 #[derive(Debug, PartialEq, Eq)]
 pub struct SharedBlock(u32);
 
-/// Why a node must be there: were it not, tokens would be looked up in the wrong place, which no result survives.
+/// Invariant of the tree: were a node missing, tokens would be looked up in the wrong place, which no result survives.
 const HELD: &str = "a block is in the tree as long as it is held or others follow it";
 
 /// Blocks by the tokens in them.
@@ -42,7 +42,7 @@ struct Node {
     idle_since: u64,
 }
 
-/// The tree.
+/// Tree of full blocks; each path from a root is the beginning of a sequence.
 #[derive(Debug)]
 pub struct PrefixCache {
     block_size: usize,
@@ -67,7 +67,7 @@ impl PrefixCache {
         Self { block_size, roots: Children::new(), nodes: HashMap::new(), idle: BTreeMap::new(), clock: 0 }
     }
 
-    /// Blocks that nobody holds.
+    /// Blocks without holders.
     pub fn idle(&self) -> usize {
         self.idle.len()
     }
@@ -89,6 +89,8 @@ impl PrefixCache {
         block: Block,
     ) -> (SharedBlock, Option<Block>) {
         let parent = parent.map(SharedBlock::index);
+        // Two sequences may compute the same prompt at the same time: the second one finds the node of the first, and one
+        // copy is enough.
         if let Some(&known) = self.children(parent).get(tokens) {
             return (self.hold(known), Some(block));
         }
@@ -105,6 +107,7 @@ impl PrefixCache {
         let node = self.nodes.get_mut(&block.0).expect(HELD);
         node.holders -= 1;
         if node.holders == 0 {
+            // A counter, not the time of day: moments must differ, as they are the keys of `idle`.
             self.clock += 1;
             node.idle_since = self.clock;
             self.idle.insert(self.clock, block.0);
@@ -113,6 +116,7 @@ impl PrefixCache {
 
     /// Forgets the block that has been without holders for the longest time, and hands it out.
     pub fn evict(&mut self) -> Option<Block> {
+        // Least recently used first. A parent is idle no earlier than its children, so this is always a leaf.
         let (_, index) = self.idle.pop_first()?;
         let node = self.nodes.remove(&index)?;
         debug_assert!(node.children.is_empty() && node.holders == 0, "the longest idle block is a leaf");
@@ -141,7 +145,7 @@ impl PrefixCache {
         SharedBlock(index)
     }
 
-    /// What is known to follow `parent`.
+    /// Blocks that are known to follow `parent`.
     fn children(&self, parent: Option<u32>) -> &Children {
         match parent {
             Some(parent) => &self.nodes.get(&parent).expect(HELD).children,

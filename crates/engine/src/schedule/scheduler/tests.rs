@@ -14,7 +14,7 @@ use flashjob_event::RequestId;
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
-/// What must be true of one request, tracked outside the scheduler.
+/// Expected state of one request, tracked outside the scheduler.
 struct Reference {
     /// Prompt and generated tokens.
     tokens: Vec<u32>,
@@ -72,7 +72,7 @@ impl Reference {
         self.tokens.contains(&SPOILT)
     }
 
-    /// What a request alone would have: nobody schedules, nothing is cached.
+    /// Tokens that a request alone would have, without scheduler and cache.
     fn alone(&self) -> Vec<u32> {
         let mut tokens = self.tokens[..self.prompt].to_vec();
         for _ in 0..self.max_tokens {
@@ -82,7 +82,7 @@ impl Reference {
     }
 }
 
-/// Of all tokens up to `token`; `before`, that of those before it.
+/// Fingerprint of all tokens up to `token`; `before` is that of the tokens before it.
 fn fingerprint(before: u64, token: &u32) -> u64 {
     (before.rotate_left(5) ^ u64::from(token + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -48,7 +48,7 @@ struct Beginning {
 struct TrackedSequence {
     tokens: Vec<u32>,
     computed: usize,
-    /// What the reference expects of the table: blocks in all, and the first of them that can be found.
+    /// Expectation for the table: blocks in all, and the first of them that can be found.
     blocks: usize,
     shared: usize,
     table: BlockTable,
@@ -230,7 +230,7 @@ proptest! {
         prop_assert_eq!(world.pool.free(), world.pool.total(), "a block is lost");
     }
 
-    /// What is off by default costs nothing: the same blocks in the same order, whatever happens.
+    /// A pool without prefix cache allocates as ever: the same blocks in the same order, whatever happens.
     #[test]
     fn without_equal_beginnings_the_same_blocks_are_handed_out(
         lengths in prop::collection::vec(1..60usize, 1..20),
