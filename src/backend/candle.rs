@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use flashjob_engine::{self as engine, Engine, Placement};
+use flashjob_engine::{self as engine, Engine, Platform};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
 
@@ -21,7 +21,7 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
-    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
@@ -32,8 +32,8 @@ impl CandleBackend {
         let report = BackendReport { warnings, ..report(&model, engine.facts()) };
         let gpus = match placement {
             // GPUs of other nodes cannot be asked for their energy from here.
-            Placement::Gpus if engine.facts().machines == 1 => engine.facts().tensor_parallel_size,
-            Placement::Gpus | Placement::Cpu => 0,
+            Platform::Gpus if engine.facts().num_nodes == 1 => engine.facts().tensor_parallel_size,
+            Platform::Gpus | Platform::Cpu => 0,
         };
         Ok(Self { engine, texts, gpus, report })
     }
@@ -85,19 +85,19 @@ impl Backend for CandleBackend {
 
 /// The ranks of a node that another one leads.
 pub struct CandleWorker {
-    ranks: engine::Follower,
+    ranks: engine::Worker,
     report: BackendReport,
 }
 
 impl CandleWorker {
     /// Reads headers, finds the leader, then reads weights.
-    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, events, cancel, .. } = loading;
         let Some(rendezvous) = rendezvous else {
             return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));
         };
         let model = headers(files, model)?;
-        let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = engine::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let report = report(&model, ranks.facts());
         Ok(Self { ranks, report })
@@ -122,7 +122,7 @@ fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
     engine::Request {
         id: request.id,
         prompt: request.prompt,
-        max_new_tokens: request.max_tokens,
+        max_tokens: request.max_tokens,
         stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
         sampling: request.sampling,
         seed: request.seed,

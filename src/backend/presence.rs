@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
-use flashjob_engine::{Placement, instructions};
+use flashjob_engine::{Platform, instructions};
 
 use super::child_environment;
 
@@ -15,7 +15,7 @@ const LEAST_CPU_RANKS: usize = 16;
 #[derive(Clone, Debug)]
 pub enum Found {
     /// Our own engine, and its device.
-    Candle(Placement),
+    Candle(Platform),
     /// vLLM, and the interpreter that imports it.
     Vllm(Interpreter),
 }
@@ -63,7 +63,7 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
 }
 
 /// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
-fn placement(config: &JobConfig) -> Result<Placement, String> {
+fn placement(config: &JobConfig) -> Result<Platform, String> {
     let (all, machines) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.machine_count());
     let asked = match machines {
         1 => format!("tensor-parallel-size={all}"),
@@ -85,7 +85,7 @@ struct Ranks {
     asked: String,
 }
 
-fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
+fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
     if *here > processors {
         return Err(format!(
@@ -93,23 +93,23 @@ fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
              thread; set tensor-parallel-size to {processors} or less"
         ));
     }
-    Ok(Placement::Cpu)
+    Ok(Platform::Cpu)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus(_ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus(_ranks: &Ranks) -> Result<Platform, String> {
     Err("device=cuda cannot be had: this binary was built without the feature `cuda`; use an image that was built with it, or \
          device=cpu"
         .to_owned())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
     on_the_cpu(ranks)
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
+fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
     let visible = flashjob_engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
         return Err(
@@ -124,11 +124,11 @@ fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
              tensor-parallel-size to {visible} or less"
         ));
     }
-    Ok(Placement::Gpus)
+    Ok(Platform::Gpus)
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
     match flashjob_engine::visible_gpus() {
         Ok(visible) if visible > 0 => on_gpus(ranks),
         // Without a driver or a GPU. The log and the result name the device.
