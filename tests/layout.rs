@@ -5,6 +5,7 @@
 mod cycles;
 mod documentation;
 mod imports;
+mod language;
 mod packages;
 
 use std::collections::BTreeMap;

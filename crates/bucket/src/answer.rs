@@ -1,4 +1,4 @@
-//! The one place that knows what an answer of the service means: fine, try again, or which kind of failure.
+//! Interpretation of the service's answers: success, a retry, or a kind of failure.
 //!
 //! Codes and statuses are those of Oracle's "API Errors" and of the official SDK's retry strategy, which tries
 //! again after 429 and any 5xx but 501.
@@ -10,37 +10,37 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::error::ErrorKind;
 use super::object;
-use flashjob_retry_after as retry_after;
+use flashjob_retry::retry_after;
 
-/// Longest part of a foreign text that is repeated in a message.
+/// Longest part of the service's text that a message repeats, in characters.
 const LONGEST_QUOTE_CHARS: usize = 200;
 
-/// Whether the same request may be sent again.
+/// Repeatability of a request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     /// It would be answered in the same way.
     Never,
-    /// Something in between may have spoiled the answer; if it keeps happening it is no accident.
+    /// A few times: a proxy may have damaged the answer. The word is the reason for metrics.
     AFewTimes(&'static str),
-    /// Until the deadline. The word is for metrics.
+    /// Until the deadline. The word is the reason for metrics.
     UntilDeadline(&'static str),
 }
 
-/// One try that did not work.
+/// A failed attempt.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
     pub(super) again: Again,
-    /// How long the service asks to wait.
+    /// Wait that the service asks for (`Retry-After`).
     pub(super) retry_after: Option<Duration>,
-    /// Why, as a clause. May hold a token: only [`super::error`] shows it.
+    /// Cause, as a clause. May contain a token: only [`super::error`] shows it.
     pub(super) cause: String,
     pub(super) request_id: Option<String>,
     /// The service's code, such as `ObjectNotFound`.
     pub(super) code: Option<String>,
 }
 
-/// The body of an error.
+/// Body of an error answer.
 #[derive(Default, serde::Deserialize)]
 struct ErrorBody {
     #[serde(default)]
@@ -50,32 +50,34 @@ struct ErrorBody {
 }
 
 impl Failure {
-    /// A failure that trying again does not mend.
+    /// A permanent failure.
     pub(super) fn new(kind: ErrorKind, cause: String) -> Self {
         Self { kind, again: Again::Never, retry_after: None, cause, request_id: None, code: None }
     }
 
-    /// An answer that Object Storage does not give; tried again a few times.
+    /// An answer that Object Storage never gives; repeated a few times.
     pub(super) fn protocol(cause: impl Into<String>) -> Self {
         Self { again: Again::AFewTimes("protocol"), ..Self::new(ErrorKind::Protocol, cause.into()) }
     }
 
-    /// No whole answer; tried again until the deadline.
+    /// An answer that is missing or incomplete; repeated until the deadline.
     pub(super) fn unreachable(reason: &'static str, cause: String) -> Self {
         Self { again: Again::UntilDeadline(reason), ..Self::new(ErrorKind::Unreachable, cause) }
     }
 
-    /// The same failure of a request that the service calls by the id in `headers`.
+    /// The same failure with the request ID in `headers`.
     pub(super) fn with_request_id(self, headers: &HeaderMap) -> Self {
         Self { request_id: request_id(headers), ..self }
     }
 
-    /// What an answer other than 2xx means. `body` may be empty (HEAD) or anything (a proxy's page).
+    /// The failure that an answer other than 2xx stands for. `body` may be empty (HEAD) or anything (a proxy's page).
     pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
+        // A body that is no JSON is no fault by itself: proxies answer in HTML, and the status is enough to decide.
         let ErrorBody { code, message } = serde_json::from_slice(body).unwrap_or_default();
-        let retry_after = object::text(headers, RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, now));
+        let retry_after = object::text(headers, RETRY_AFTER.as_str()).and_then(|value| retry_after(value, now));
         let (kind, again) = meaning(status, code.as_deref(), message.as_deref());
 
+        // The message quotes the service: its code and text are what its documentation and support know.
         let mut cause = format!("the service answered {}", status.as_u16());
         if let Some(code) = &code {
             cause.push_str(&format!(" {}", quote(code)));
@@ -91,13 +93,14 @@ impl Failure {
         Self { kind, again, retry_after, cause, request_id: request_id(headers), code }
     }
 
-    /// Whether the service says that the bucket is not there or not for this PAR: it does not tell which.
+    /// Returns whether the service denies access: the bucket is missing or this PAR does not allow it; the answer is
+    /// the same.
     pub(super) fn is_denied(&self) -> bool {
         self.code.as_deref() == Some("BucketNotFound")
     }
 }
 
-/// The table.
+/// The table of statuses and codes.
 fn meaning(status: StatusCode, code: Option<&str>, message: Option<&str>) -> (ErrorKind, Again) {
     use Again::{AFewTimes, Never, UntilDeadline};
     match (status.as_u16(), code) {
@@ -105,6 +108,7 @@ fn meaning(status: StatusCode, code: Option<&str>, message: Option<&str>) -> (Er
         (401 | 403, _) | (404, Some("BucketNotFound" | "NamespaceNotFound")) => (ErrorKind::ParNoLongerWorks, Never),
         (404 | 410, _) => (ErrorKind::NotFound, Never),
         // Another write to the same object is under way.
+        // IfMatch conflicts and concurrent writes: the other write ends, so waiting helps.
         (409, _) => (ErrorKind::Changed, UntilDeadline("conflict")),
         // 416: a range of the listed version is past the end of the present one.
         (412 | 416, _) => (ErrorKind::Changed, Never),
@@ -112,9 +116,10 @@ fn meaning(status: StatusCode, code: Option<&str>, message: Option<&str>) -> (Er
         (429 | 503, _) => (ErrorKind::Throttled, UntilDeadline("throttled")),
         (501, _) => (ErrorKind::InvalidRequest, Never),
         (500..=599, _) => (ErrorKind::ServerFailed, UntilDeadline("server_error")),
-        // The body was spoiled on its way.
+        // The MD5 of the body did not match: it was damaged on its way.
         (400, Some("UnmatchedContentMD5")) => (ErrorKind::Protocol, AFewTimes("protocol")),
         (400..=499, _) => (ErrorKind::InvalidRequest, Never),
+        // Redirects would carry the token to another host; 1xx and 3xx are nothing that Object Storage answers.
         _ => (ErrorKind::Protocol, Never),
     }
 }
@@ -123,7 +128,7 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
     object::text(headers, "opc-request-id").map(quote)
 }
 
-/// Foreign text on one line and of bounded length.
+/// Foreign text on one line and of limited length.
 fn quote(text: &str) -> String {
     let mut quoted: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_QUOTE_CHARS).collect();

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-/// What a partial answer says it holds.
+/// Byte range of a partial answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ContentRange {
-    /// The bytes in the body, never empty.
+    /// Bytes in the body, never empty.
     pub(super) bytes: Range<u64>,
     /// Length of the whole object; `None` for `*`.
     pub(super) total: Option<u64>,
@@ -25,6 +25,7 @@ impl ContentRange {
             "*" => None,
             total => Some(number(total)?),
         };
+        // The header's last byte is inclusive, and may be `u64::MAX`.
         let end = last.checked_add(1)?;
         let fits = first < end && total.is_none_or(|total| end <= total);
         fits.then_some(Self { bytes: first..end, total })

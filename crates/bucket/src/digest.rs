@@ -1,4 +1,4 @@
-//! How the service names a content's hash: the MD5 in base64, or for what came in parts the MD5 of the parts' MD5s and
+//! Hashes of contents in the service's notation: the MD5 in base64, or for what came in parts the MD5 of the parts' MD5s and
 //! their number (Oracle, headers `content-md5` and `opc-multipart-md5`).
 
 use std::fs::File;
@@ -9,27 +9,27 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
 
-/// Read and hashed at a time.
+/// Bytes that are read and hashed at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// An MD5.
+/// An MD5 digest, 16 bytes.
 pub(super) type Hash = [u8; 16];
 
 pub(super) fn hash(content: &[u8]) -> Hash {
     Md5::digest(content).into()
 }
 
-/// As the service writes the hash of what came in one piece.
+/// Hash of content that came in one piece, in the service's notation.
 pub(super) fn of_whole(hash: Hash) -> String {
     STANDARD.encode(hash)
 }
 
-/// As the service writes that of what came in parts, in their order.
+/// Hash of content that came in parts, in the service's notation.
 pub(super) fn of_parts(parts: &[Hash]) -> String {
     format!("{}-{}", STANDARD.encode(hash(parts.as_flattened())), parts.len())
 }
 
-/// How the service would name the content of the file at `path`, sent in parts of `part_bytes` if it is longer than one.
+/// Hash of the file at `path` in the service's notation, sent in parts of `part_bytes` if it is longer than one.
 pub(super) fn of_file(path: &Path, part_bytes: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut piece = vec![0; PIECE_BYTES];
@@ -45,7 +45,7 @@ pub(super) fn of_file(path: &Path, part_bytes: u64) -> io::Result<String> {
                 }
             }
         }
-        // The end may also lie where a part ends; an empty file is one empty piece.
+        // A file may end exactly at the end of a part, after which nothing is read. An empty file is one empty piece.
         if length > 0 || parts.is_empty() {
             parts.push(hasher.finalize().into());
         }

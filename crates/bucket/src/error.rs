@@ -1,6 +1,6 @@
-//! What can go wrong with a bucket, as one sentence that a person can act on.
+//! Errors of a bucket, each as one sentence that a person can act on.
 //!
-//! Every message of this room is made here, and its token removed here, wherever the text came from.
+//! Every message of this crate is made here, and tokens are removed here, from text of any origin.
 
 use std::fmt;
 
@@ -38,12 +38,12 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether the same may well work later, perhaps with a new PAR.
+    /// Returns whether a later attempt may succeed, perhaps with a new PAR.
     pub(super) fn may_pass(self) -> bool {
         matches!(self, Self::ParNoLongerWorks | Self::Throttled | Self::ServerFailed | Self::Unreachable)
     }
 
-    /// What a person can do about it.
+    /// Advice to the user.
     fn advice(self) -> &'static str {
         match self {
             ErrorKind::ParNoLongerWorks => {
@@ -69,7 +69,7 @@ impl ErrorKind {
     }
 }
 
-/// Why something could not be done with a bucket. `Display` is one or two sentences without the token.
+/// A failed operation on a bucket. `Display` is one or two sentences without the token.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
     kind: ErrorKind,
@@ -80,7 +80,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// Describes a failure to do what `attempted` says ("list objects in bucket `b`") after `tries` tries.
+    /// A failure to do what `attempted` says ("list objects in bucket `b`") after `tries` tries.
     pub(super) fn new(par: &Par, attempted: &str, tries: u32, failure: super::answer::Failure) -> Self {
         let clean = |text: &str| without_tokens(&par.redact(text));
         Self {
@@ -92,12 +92,12 @@ impl Error {
         }
     }
 
-    /// Which kind of failure it is.
+    /// Kind of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The service's name for the request (`opc-request-id`), which its support asks for.
+    /// The service's request ID (`opc-request-id`), which its support asks for.
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_deref()
     }
@@ -122,10 +122,10 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Longest cause that is shown, in bytes: names, and what others answer, may be as long as they like.
+/// Longest cause that is shown, in bytes: names and answers may be of any length.
 const LONGEST_CAUSE_BYTES: usize = 1000;
 
-/// Hides whatever stands where a PAR has its token: `accessUri`s of multipart uploads have tokens of their own.
+/// Replaces tokens of PAR URLs: `accessUri`s of multipart uploads have tokens of their own.
 fn without_tokens(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -133,6 +133,7 @@ fn without_tokens(text: &str) -> String {
         let (before, token) = rest.split_at(start + 3);
         clean.push_str(before);
         rest = match token.find("/n/") {
+            // A token has no white space: a text that merely mentions both marks is left as it is.
             Some(end) if !token[..end].contains(char::is_whitespace) => {
                 clean.push_str("<redacted>");
                 &token[end..]

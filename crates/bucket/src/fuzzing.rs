@@ -1,9 +1,9 @@
-//! What fuzzers drive of this room: its readers of foreign text, with what must hold of whatever they accept.
+//! Entry points for fuzzers: the parsers of foreign text, with the invariants of accepted input.
 
 use super::content_range::ContentRange;
 use super::listing::read_page;
 
-/// A `Content-Range`.
+/// Parses a `Content-Range`, and checks the round trip.
 pub fn content_range(text: &str) {
     if let Some(ContentRange { bytes, total }) = ContentRange::parse(text) {
         assert!(bytes.start < bytes.end && total.is_none_or(|total| bytes.end <= total), "{text:?}");
@@ -13,7 +13,7 @@ pub fn content_range(text: &str) {
     }
 }
 
-/// One page of a listing.
+/// Parses one page of a listing, and checks its order.
 pub fn listing(body: &[u8]) {
     let Ok((objects, next)) = read_page(body, "", None, None) else { return };
     let names: Vec<&[u8]> = objects.iter().map(|object| object.name.as_bytes()).collect();

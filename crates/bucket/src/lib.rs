@@ -1,9 +1,9 @@
 //! A Pre-Authenticated Request becomes `list`, `head`, ranged `get` and `put`, with typed errors.
 //!
-//! One retry policy ([`RetryPolicy`]), one place that knows what the service's answers mean (`answer`), one
-//! place where a message is made and its token removed (`error`). This room knows nothing of file systems or
-//! models, never logs, and never guesses: bytes that it hands out come from one version of one object, or the
-//! call fails. Facts of the service are Oracle's documentation of Object Storage and its `oci` SDK.
+//! One retry policy ([`RetryPolicy`]), one interpretation of the service's answers (`answer`), one place where a message
+//! is made and its token removed (`error`). This crate knows nothing of file systems or models, never logs, and never
+//! guesses: bytes that it returns come from one version of one object, or the call fails. Facts about the service are from
+//! Oracle's documentation of Object Storage and its `oci` SDK.
 
 mod answer;
 mod content_range;
@@ -14,8 +14,8 @@ pub mod fuzzing;
 mod listing;
 mod multipart;
 mod object;
-mod pace;
 mod probe;
+mod rate;
 mod read;
 mod retry;
 mod transport;
@@ -32,13 +32,11 @@ use flashjob_config::Par;
 use flashjob_event::Events;
 use transport::Transport;
 
-/// Parts of a multipart upload, unless asked otherwise: large enough that a request's latency does not count,
+/// Default length of the parts of a multipart upload, in bytes: large enough that a request's latency does not count,
 /// small enough that a few of them fit in memory.
 const PART_BYTES: u64 = 16 << 20;
 
-/// What a PAR gives access to. Cheap to clone; all clones share connections.
-///
-/// Every method may be cancelled by dropping its future.
+/// Access to a bucket through a PAR. Cheap to clone; all clones share connections.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     transport: Arc<Transport>,
@@ -59,13 +57,12 @@ impl Bucket {
         Self { part_bytes: bytes.max(1), ..self }
     }
 
-    /// Connections that are used at once at most.
+    /// Most connections in use at a time.
     pub fn connections(&self) -> usize {
         self.transport.policy().connections
     }
 
-    /// How often the service has asked to slow down (429, 503) since [`Bucket::open`], for readers that adapt
-    /// how much they ask for at once.
+    /// Number of throttling answers (429, 503) since [`Bucket::open`], for readers that adapt their concurrency.
     pub fn throttled(&self) -> u64 {
         self.transport.throttled()
     }

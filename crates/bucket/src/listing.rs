@@ -14,20 +14,20 @@ use super::retry::Attempts;
 use super::transport::Transport;
 use flashjob_config::ParTarget;
 
-/// The most that the service puts on a page.
+/// Most objects that the service returns on a page.
 const PAGE_OBJECTS: usize = 1000;
-/// A page of the longest names, each byte escaped, is about 13 MB.
+/// Largest page in bytes. The longest names with each byte escaped make about 13 MB.
 const LONGEST_PAGE_BYTES: usize = 32 << 20;
-/// Pages in a row that may hold nothing, and all pages of a listing: those that are full are a hundredth of them.
+/// Most pages in a row without an object, and most pages of a listing: a hundred times as many as full pages need.
 const MOST_EMPTY_PAGES: usize = 100;
 const MOST_PAGES: usize = 100_000;
-/// Limits of one listing: some 400 MB, together with the index that is made of it.
+/// Most objects and bytes of names of one listing: some 400 MB, together with the index that is made of it.
 const MOST_OBJECTS: usize = 1_000_000;
 const MOST_TEXT_BYTES: usize = 128 << 20;
-/// A name that nobody uses, to learn whether a PAR reads at all.
+/// A name without an object, for finding out whether a PAR can read at all.
 const UNUSED_NAME: &str = ".flashjob-probe";
 
-/// One page, in the service's words.
+/// One page, as the service sends it.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
@@ -44,9 +44,12 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::ListingNotAllowed`] where the PAR reads objects but may not list them; see [`ErrorKind`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<Object>, Error> {
+        // Objects without a listed ETag are held to their first answer since the listing; an earlier listing's no
+        // longer count.
         self.transport.versions().forget();
         match self.transport.par().target() {
             ParTarget::Collection => self.list_under(prefix).await,
+            // A prefix PAR with its prefix written out. Only the intersection with `prefix` can be listed.
             ParTarget::Object(under) if under.ends_with('/') => {
                 if prefix.starts_with(under.as_str()) {
                     self.list_under(prefix).await
@@ -76,15 +79,21 @@ impl Bucket {
             match page(transport, prefix, start.as_deref(), &mut objects).await {
                 Ok(None) => return Ok(objects),
                 Ok(next) => {
+                    // The retry budget starts anew with each page, so that a listing of many pages may survive many
+                    // short failures.
                     attempts.progressed();
                     start = next;
                     pages += 1;
+                    // Empty pages are legal, for deleted objects, but an endless series of them is not.
                     empty_pages = if objects.len() == before { empty_pages + 1 } else { 0 };
                     text_bytes += objects[before..].iter().map(text_bytes_of).sum::<usize>();
+                    // Limits are checked page by page: a hostile or broken server must not fill the memory first.
                     if let Err(failure) = limited(pages, empty_pages, objects.len(), text_bytes) {
                         return Err(attempts.fail(failure));
                     }
                 }
+                // The service denies a PAR without listing rights and a dead PAR in the same way. A read of an object
+                // that does not exist tells them apart: only a PAR that works answers that it is missing.
                 Err(failure)
                     if failure.is_denied() && probe::reads(transport, &format!("{prefix}{UNUSED_NAME}")).await =>
                 {
@@ -100,7 +109,7 @@ fn text_bytes_of(object: &Object) -> usize {
     object.name.len() + object.etag.as_ref().map_or(0, String::len)
 }
 
-/// Refuses a listing that goes on and on.
+/// Refuses a listing beyond the limits.
 fn limited(pages: usize, empty_pages: usize, objects: usize, text_bytes: usize) -> Result<(), Failure> {
     let too_many = |cause: String| Err(Failure::new(ErrorKind::TooManyObjects, cause));
     if empty_pages >= MOST_EMPTY_PAGES {
@@ -122,7 +131,7 @@ fn limited(pages: usize, empty_pages: usize, objects: usize, text_bytes: usize) 
     Ok(())
 }
 
-/// Adds one page to `objects`, all of it or nothing, and gives the start of the next.
+/// Adds one page to `objects`, all of it or nothing, and returns the start of the next page.
 async fn page(
     transport: &Transport,
     prefix: &str,
@@ -144,7 +153,7 @@ async fn page(
     Ok(next)
 }
 
-/// The objects of a page and where the next one starts, or what is wrong with the page.
+/// The objects of a page and the start of the next one, or the page's fault.
 pub(super) fn read_page(
     body: &[u8],
     prefix: &str,
@@ -152,7 +161,7 @@ pub(super) fn read_page(
     last: Option<&str>,
 ) -> Result<(Vec<Object>, Option<String>), String> {
     let page: Page = serde_json::from_slice(body).map_err(|error| format!("the listing is not whole: {error}"))?;
-    // Another service's pages may be larger, but not a hundred times.
+    // Other services may return larger pages, but not a hundred times larger.
     if page.objects.len() > 100 * PAGE_OBJECTS {
         return Err(format!(
             "a page of the listing holds {} objects, {PAGE_OBJECTS} were asked for",
@@ -160,6 +169,8 @@ pub(super) fn read_page(
         ));
     }
     let mut objects: Vec<Object> = Vec::with_capacity(page.objects.len());
+    // Strictly ascending across pages: a page that is repeated or lost would otherwise give a file system with wrong
+    // contents.
     for listed in page.objects {
         let before = objects.last().map(|object| object.name.as_str()).or(last);
         if before.is_some_and(|before| before.as_bytes() >= listed.name.as_bytes())

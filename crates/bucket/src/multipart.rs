@@ -30,21 +30,21 @@ use flashjob_config::Par;
 use flashjob_event::Fact;
 use record::{Begun, Record};
 
-/// The service's limit on the number of parts.
+/// Most parts of an upload: the service's limit.
 const MOST_PARTS: u64 = 10_000;
-/// Parts in flight: with their bodies in memory, so that a retry does not read again.
+/// Parts in flight, with their bodies in memory, so that a retry need not read the file again.
 const PARTS_AT_ONCE: usize = 4;
-/// The answer that opens an upload holds a few names and a URL.
+/// Longest answer to the opening of an upload, in bytes: a few names and a URL.
 const LONGEST_OPENING_BYTES: usize = 64 << 10;
 
-/// The answer that opens an upload.
+/// Answer to the opening of an upload.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Opened {
     access_uri: String,
 }
 
-/// What is to be sent.
+/// The file to send and its division into parts.
 struct Plan<'a> {
     name: &'a str,
     path: &'a Path,
@@ -54,13 +54,14 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The numbers of all parts.
+    /// Numbers of all parts, from 1 on.
     fn parts(&self) -> RangeInclusive<u64> {
         1..=self.size_bytes.div_ceil(self.part_bytes)
     }
 
     /// Reads and hashes part `number`, off the async threads.
     async fn part(&self, number: u64) -> Result<Part, Failure> {
+        // Part numbers begin with 1.
         let offset = (number - 1) * self.part_bytes;
         let length = self.part_bytes.min(self.size_bytes - offset);
         let file = Arc::clone(&self.file);
@@ -78,7 +79,8 @@ impl Plan<'_> {
 }
 
 impl Bucket {
-    /// Uploads the `size_bytes` of `file` in parts, and records in the folder `records` what a later process needs to go on.
+    /// Uploads the `size_bytes` of `file` in parts. The directory `records` keeps a record with which a later process
+    /// can resume.
     pub(super) async fn put_parts(
         &self,
         name: &str,
@@ -90,9 +92,10 @@ impl Bucket {
         let transport = &self.transport;
         let plan =
             Plan { name, path, file: Arc::new(file), size_bytes, part_bytes: part_bytes(self.part_bytes, size_bytes) };
+        // An upload of an earlier process is resumed first. If that fails for good, a new upload is opened below.
         if let Some(upload) = Upload::left_behind(transport, &plan, records).await? {
             match upload.finish(&plan).await {
-                // The service does not know it any more, or not from this PAR: it is not what this process has done wrong.
+                // The service no longer knows the upload, or not for this PAR: that is no failure of this process.
                 Err(error) if !error.kind().may_pass() || error.kind() == ErrorKind::ParNoLongerWorks => {}
                 ended => return ended,
             }
@@ -105,7 +108,7 @@ impl Bucket {
         record::file_name(self.transport.par(), name)
     }
 
-    /// Drops what an earlier process has left of an upload to the object called `name`, if anything: it is not needed any more.
+    /// Aborts an upload to the object called `name` that an earlier process has left, if there is one.
     pub(super) async fn drop_upload(&self, name: &str, records: &Path) {
         let par = self.transport.par();
         if let Some((record, begun, _)) = Record::find(&record::place(records, par, name)) {
@@ -117,12 +120,12 @@ impl Bucket {
     }
 }
 
-/// Length of the parts of `size_bytes`, which should be `wanted`.
+/// Length of the parts for `size_bytes`: `wanted`, or more where that would make too many parts.
 pub(super) fn part_bytes(wanted: u64, size_bytes: u64) -> u64 {
     wanted.max(size_bytes.div_ceil(MOST_PARTS))
 }
 
-/// Opens an upload and gives the path of its address.
+/// Opens an upload and returns the path of its URL.
 async fn open(transport: &Transport, name: &str) -> Result<String, Failure> {
     let request = transport.client().put(transport.par().object_url(name)).header("opc-multipart", "true");
     let mut reply = transport.send_body(request, bytes::Bytes::new()).await?.success().await?;
@@ -134,10 +137,11 @@ async fn open(transport: &Transport, name: &str) -> Result<String, Failure> {
     Ok(opened.access_uri)
 }
 
-/// The URL of the upload at `path`, which ends in `/`: on the same host and as a URL parser leaves it, so that bytes and token
-/// go nowhere else.
+/// The URL of the upload at `path`, ending in `/`. The path must stay on the same host and be in normal form, so that
+/// bytes and token go nowhere else.
 fn address(par: &Par, path: &str) -> Result<String, &'static str> {
     let url = format!("{}{path}", par.origin());
+    // Compared after parsing: `..`, backslashes and encoded hosts change in normalisation and are refused.
     let stays = path.starts_with("/p/") && Url::parse(&url).is_ok_and(|parsed| parsed.path() == path);
     if !stays {
         return Err("the upload's accessUri is not a path of this service");
@@ -145,28 +149,28 @@ fn address(par: &Par, path: &str) -> Result<String, &'static str> {
     Ok(if url.ends_with('/') { url } else { format!("{url}/") })
 }
 
-/// An upload that is open. Dropped before it is committed it is left to a later process where it is recorded, and aborted in
-/// the background where it is not.
+/// An open upload. If dropped before it is committed, it is left to a later process if it has a record, and else
+/// aborted in the background.
 struct Upload {
     transport: Arc<Transport>,
     url: String,
-    /// Parts that an earlier process has sent.
+    /// Parts that an earlier process has sent, with their hashes.
     there: BTreeMap<u64, Hash>,
     end: End,
 }
 
-/// What is to be done about an upload that does not go on.
+/// Action for an upload that ends without being committed.
 enum End {
-    /// A later process goes on with it.
+    /// Leave it to a later process.
     Leave(Record),
-    /// Nobody can.
+    /// Abort it, as no process could resume it.
     Abort,
-    /// It is committed or aborted.
+    /// None: it is committed or aborted.
     Nothing,
 }
 
 impl Upload {
-    /// The upload that an earlier process has left, if it was of this very file. One of another file is dropped.
+    /// The upload that an earlier process has left, if it was of this very file. One of another file is aborted.
     async fn left_behind(transport: &Arc<Transport>, plan: &Plan<'_>, records: &Path) -> Result<Option<Self>, Error> {
         let par = transport.par();
         let Some((record, begun, there)) = Record::find(&record::place(records, par, plan.name)) else {
@@ -178,6 +182,8 @@ impl Upload {
         };
         let Begun { object, size_bytes, part_bytes, .. } = begun;
         let mut same = (object.as_str(), size_bytes, part_bytes) == (plan.name, plan.size_bytes, plan.part_bytes);
+        // Every part that was sent is hashed again: the file may have changed between the processes, and the object
+        // must have the bytes of one file.
         for (number, hash) in &there {
             same = same && plan.parts().contains(number) && {
                 let attempts = Attempts::new(transport, attempted(transport, "go on with the upload of", plan.name));
@@ -193,7 +199,7 @@ impl Upload {
         Ok(Some(Self { transport: Arc::clone(transport), url, there, end: End::Leave(record) }))
     }
 
-    /// A new one.
+    /// Opens a new upload.
     async fn open(transport: &Arc<Transport>, plan: &Plan<'_>, records: &Path) -> Result<Self, Error> {
         let mut attempts = Attempts::new(transport, attempted(transport, "open an upload of", plan.name));
         if let Some(fault) = object::name_fault(plan.name) {
@@ -210,6 +216,7 @@ impl Upload {
         };
         let par = transport.par();
         let url = address(par, &path).map_err(|cause| attempts.fail(Failure::protocol(cause)))?;
+        // Without a record the upload still works; it is merely aborted when this process ends early.
         let recorded = match par.behind_token(&path) {
             None => Err("its address has a token of its own, a secret that is not written to a disk"),
             Some(rest) => {
@@ -225,12 +232,13 @@ impl Upload {
         Ok(Self { transport: Arc::clone(transport), url, there: BTreeMap::new(), end })
     }
 
-    /// Sends what is missing and makes all of it an object. Where that fails for good the parts are given up; where it may work
-    /// later they stay for whoever tries then.
+    /// Sends the missing parts and commits. After a permanent failure the parts are aborted; otherwise they stay for a
+    /// later process.
     async fn finish(mut self, plan: &Plan<'_>) -> Result<(), Error> {
         let sent = async {
             let hashes: Vec<Hash> = stream::iter(plan.parts())
                 .map(|number| self.send(plan, number))
+                // Ordered: the hash of the object is made of the parts' hashes by number.
                 .buffered(PARTS_AT_ONCE)
                 .try_collect()
                 .await?;
@@ -239,6 +247,7 @@ impl Upload {
         let result = sent.await;
         let end = std::mem::replace(&mut self.end, End::Nothing);
         match (&result, end) {
+            // Only a failure that may pass leaves the parts: others would fail again in the next process.
             (Err(error), End::Leave(record)) if error.kind().may_pass() => self.end = End::Leave(record),
             (Err(_), end) => {
                 give_up(&self.transport, &self.url).await;
@@ -249,7 +258,7 @@ impl Upload {
         result
     }
 
-    /// Sends part `number`, unless it is there.
+    /// Sends part `number`, unless an earlier process has sent it.
     async fn send(&self, plan: &Plan<'_>, number: u64) -> Result<Hash, Error> {
         if let Some(hash) = self.there.get(&number) {
             return Ok(*hash);
@@ -265,13 +274,14 @@ impl Upload {
                 Err(failure) => attempts.after(failure).await?,
             }
         }
+        // Recorded after the answer: a record may lack a part that has arrived, never the reverse.
         if let End::Leave(record) = &self.end {
             record.arrived(number, part.hash);
         }
         Ok(part.hash)
     }
 
-    /// Makes the parts an object, whose hash must be `hash`.
+    /// Commits the parts; the object's hash must be `hash`.
     async fn commit(&self, plan: &Plan<'_>, hash: &str) -> Result<(), Error> {
         let transport = &*self.transport;
         let mut attempts = Attempts::new(transport, attempted(transport, "commit the upload of", plan.name));
@@ -289,7 +299,7 @@ impl Upload {
                 }
                 Err(failure) => failure,
             };
-            // The upload is gone if an earlier try got through and only its answer was lost.
+            // After a retry, a missing upload may mean that an earlier attempt succeeded and only its answer was lost.
             let maybe_done = attempts.failed() > 0 && failure.kind == ErrorKind::NotFound;
             if maybe_done && self.is_there(plan).await {
                 return Ok(());
@@ -305,7 +315,7 @@ impl Upload {
 }
 
 impl End {
-    /// The upload is committed or aborted.
+    /// Removes the record of an upload that is committed or aborted.
     fn forget(self) {
         if let Self::Leave(record) = self {
             record.remove();
@@ -315,6 +325,7 @@ impl End {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        // Drop cannot await: the abort runs in the background, if the runtime still exists.
         if matches!(self.end, End::Abort)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -333,8 +344,8 @@ fn state_opened(transport: &Transport, plan: &Plan<'_>, there: usize, not_resuma
     transport.events().emit(Fact::UploadOpened { parts, parts_there: there as u64, not_resumable });
 }
 
-/// Asks for the upload at `url` to be dropped. A few tries, as a part that was broken off may take the connection with
-/// it; then best effort is over, and what is left of it is the bucket's life-cycle rules' business.
+/// Aborts the upload at `url`. A few attempts, since a part that was cancelled may take the connection with it; what is
+/// left then is for the bucket's life-cycle rules.
 async fn give_up(transport: &Transport, url: &str) {
     for _ in 0..3 {
         if transport.send(transport.client().delete(url)).await.is_ok() {

@@ -8,10 +8,10 @@ use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The longest name the service takes.
+/// Longest name that the service accepts, in bytes.
 const LONGEST_NAME_BYTES: usize = 1024;
 
-/// The longest ETag that is believed to be one; the service's have 36.
+/// Longest ETag that is accepted, in bytes; the service's have 36.
 const LONGEST_ETAG_BYTES: usize = 256;
 
 /// An object's name and the version of its content that was seen.
@@ -19,17 +19,17 @@ const LONGEST_ETAG_BYTES: usize = 256;
 pub struct Object {
     /// The whole name, as stored: any UTF-8 without NUL, CR and LF.
     pub name: String,
-    /// Length of the content.
+    /// Length of the content, in bytes.
     pub size_bytes: u64,
-    /// Opaque name of this version of the content; not a hash.
+    /// ETag: opaque identity of this version of the content, not a hash.
     pub etag: Option<String>,
-    /// When the content was written.
+    /// Time at which the content was written.
     pub modified: Option<SystemTime>,
     /// MD5 of the content; objects uploaded in parts have none.
     pub md5: Option<[u8; 16]>,
 }
 
-/// One entry of a listing, in the service's words.
+/// One entry of a listing, as the service sends it.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListedObject {
@@ -41,7 +41,7 @@ pub(super) struct ListedObject {
 }
 
 impl ListedObject {
-    /// The object, or what its entry lacks.
+    /// The object, or the fault of its entry.
     pub(super) fn into_object(self) -> Result<Object, String> {
         if self.name.len() > LONGEST_NAME_BYTES {
             let beginning = &self.name[..self.name.floor_char_boundary(60)];
@@ -59,6 +59,7 @@ impl ListedObject {
         };
         Ok(Object {
             size_bytes,
+            // Optional fields that cannot be parsed count as absent: the object is still readable.
             etag: self.etag.as_deref().and_then(bare_etag),
             modified: self.time_modified.as_deref().and_then(rfc3339),
             md5: self.md5.as_deref().and_then(md5),
@@ -68,7 +69,7 @@ impl ListedObject {
 }
 
 impl Object {
-    /// What the headers of a HEAD or a whole GET say about the object called `name`, or what they lack.
+    /// The object called `name` as the headers of a HEAD or a whole GET describe it, or their fault.
     pub(super) fn from_headers(name: &str, headers: &HeaderMap) -> Result<Self, String> {
         let size = text(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
         let Some(size_bytes) = size else {
@@ -84,17 +85,17 @@ impl Object {
     }
 }
 
-/// The ETag in `headers`, bare.
+/// The ETag in `headers`, without quotes.
 pub(super) fn etag(headers: &HeaderMap) -> Option<String> {
     text(headers, ETAG.as_str()).and_then(bare_etag)
 }
 
-/// A header's value, where it is there and is text.
+/// Value of a header, if present and text.
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Why `name` cannot be asked for, if it cannot.
+/// Reason why no request can contain `name`, if there is one.
 pub fn name_fault(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("the name is empty"),
@@ -106,15 +107,15 @@ pub fn name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Object Storage sends ETags without quotes; a proxy in between may add them, or weaken them. What names no version (nothing,
-/// or the `*` of a condition) and what no header can carry is none.
+/// Removes quotes and the weak mark, which a proxy may add: Object Storage sends bare ETags. `None` for a value that
+/// names no version (empty, or the `*` of a condition) or that no header can carry.
 fn bare_etag(etag: &str) -> Option<String> {
     let bare = etag.trim_start_matches("W/").trim_matches('"');
     let names_one = !matches!(bare, "" | "*") && bare.bytes().all(|byte| byte.is_ascii_graphic());
     names_one.then(|| bare.to_owned())
 }
 
-/// An MD5 in base64.
+/// Decodes an MD5 from base64.
 pub(super) fn md5(base64: &str) -> Option<[u8; 16]> {
     STANDARD.decode(base64).ok()?.try_into().ok()
 }

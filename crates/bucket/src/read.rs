@@ -17,17 +17,14 @@ use super::object::{self, Object};
 use super::retry::Attempts;
 use super::transport::Transport;
 
-/// Memory taken before the first byte arrives; a listing's size is only a claim.
+/// Largest allocation before the first byte arrives, in bytes; a listed size is only a claim.
 const LARGEST_FIRST_ALLOCATION_BYTES: u64 = 64 << 20;
-/// A try that brought this much, or a quarter of what it was asked for, counts as progress. Less would let a
-/// service that breaks off after every byte be asked for ever without a pause.
+/// Bytes after which an attempt counts as progress; a quarter of the request does, too. With less, a service that
+/// breaks off after every byte would be asked for ever without a pause.
 const USEFUL_BYTES: u64 = 1 << 20;
 
 impl Bucket {
-    /// The object called `name`, by HEAD.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] where there is none; see [`ErrorKind`].
+    /// Looks up the object called `name` by HEAD.
     pub async fn head(&self, name: &str) -> Result<Object, Error> {
         let transport = &*self.transport;
         let mut attempts = Attempts::new(transport, format!("look up {}", shown(transport, name)));
@@ -47,16 +44,14 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::Changed`] where the object is another version by now; see [`ErrorKind`].
     pub async fn get(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Error> {
+        // Grown as bytes arrive beyond that.
         let length = range.end.saturating_sub(range.start).min(LARGEST_FIRST_ALLOCATION_BYTES);
         let mut bytes = BytesMut::with_capacity(length as usize);
         self.get_into(object, range, &mut |piece| bytes.extend_from_slice(piece)).await?;
         Ok(bytes.freeze())
     }
 
-    /// The same, handed to `sink` piece by piece, in order and each byte once, while they arrive.
-    ///
-    /// # Errors
-    /// As [`Bucket::get`]; `sink` may have had a part of the range by then, all of it right.
+    /// Like [`Bucket::get`], passing bytes to `sink` as they arrive, in order and each byte once.
     pub async fn get_into(
         &self,
         object: &Object,
@@ -74,9 +69,13 @@ impl Bucket {
             return Err(attempts.fail(invalid(format!("the object is {} bytes long", object.size_bytes))));
         }
         let mut read = Reading { object, etag: None, rest: range, sink };
+        // Each round asks for what is missing: a body that broke off is resumed at the byte that was reached, of the
+        // same version.
         while !read.rest.is_empty() {
             let (before, asked) = (read.rest.start, read.rest.end - read.rest.start);
             if let Err(failure) = read.once(transport).await {
+                // Only useful attempts restart the deadline, or a service that breaks off early would be retried
+                // without end.
                 if read.rest.start - before >= USEFUL_BYTES.min(asked.div_ceil(4)) {
                     attempts.progressed();
                 }
@@ -87,7 +86,7 @@ impl Bucket {
     }
 }
 
-/// One HEAD. An error's answer to HEAD has no body and so no code: a GET of one byte tells which error it is.
+/// One HEAD. An error's answer to HEAD has no body and so no code: a GET of one byte tells the cause.
 async fn head_once(transport: &Transport, name: &str) -> Result<Object, Failure> {
     let url = transport.par().object_url(name);
     let failure = {
@@ -103,41 +102,43 @@ async fn head_once(transport: &Transport, name: &str) -> Result<Object, Failure>
     }
     let mut reply = transport.send(transport.client().get(&url).header(RANGE, "bytes=0-0")).await?;
     let told = if reply.status().is_success() { None } else { Some(reply.failure().await) };
-    // 416 is how an empty object answers: it is there, whatever HEAD said.
+    // 416 is the answer of an empty object: it exists, whatever HEAD said.
     match told.filter(|told| told.kind != ErrorKind::Changed) {
         Some(told) => Err(told),
         None => Err(Failure::protocol("HEAD says that it is missing, GET that it is there")),
     }
 }
 
-/// A range on its way.
+/// A range in transfer.
 struct Reading<'a> {
     object: &'a Object,
-    /// The version that is asked for: the listed one, or that of the object's first answer where the listing gave none.
+    /// ETag to ask for: the listed one, or that of the object's first answer where the listing has none.
     etag: Option<String>,
-    /// What is still missing.
+    /// Bytes still missing.
     rest: Range<u64>,
     sink: &'a mut (dyn FnMut(&[u8]) + Send),
 }
 
 impl Reading<'_> {
-    /// Asks for the rest once and hands over what comes of it.
+    /// Requests the missing bytes once and passes on what arrives.
     async fn once(&mut self, transport: &Transport) -> Result<(), Failure> {
         let url = transport.par().object_url(&self.object.name);
         let last = self.rest.end - 1;
         self.etag = self.object.etag.clone().or_else(|| transport.versions().etag(&self.object.name));
         let mut request = transport.client().get(url).header(RANGE, format!("bytes={}-{last}", self.rest.start));
+        // If-Match makes the service refuse another version: bytes of two versions must never be mixed.
         if let Some(etag) = &self.etag {
             request = request.header(IF_MATCH, etag);
         }
         let mut reply = transport.send(request).await?.success().await?;
         let is_right = self.check(reply.status(), reply.headers()).and_then(|()| match self.object.etag {
             Some(_) => Ok(()),
-            // Others may have had their first answer since this one was asked for.
+            // Checked again with the answer: another read may have had the first answer since this request was sent.
             None => transport.versions().hold(&self.object.name, reply.headers()).map_err(changed),
         });
         is_right.map_err(|failure| failure.with_request_id(reply.headers()))?;
         while let Some(piece) = reply.chunk().await? {
+            // Without this check, surplus bytes would count as those of the next range.
             if piece.len() as u64 > self.rest.end - self.rest.start {
                 return Err(Failure::protocol("the body is longer than its head says").with_request_id(reply.headers()));
             }
@@ -153,14 +154,15 @@ impl Reading<'_> {
             .with_request_id(reply.headers()))
     }
 
-    /// Whether the head of an answer promises exactly the rest, of the right version.
+    /// Checks that an answer's head promises exactly the missing bytes, of the right version.
     fn check(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
         let size = self.object.size_bytes;
+        // The version first: other differences of the head follow from it, and the error should name the cause.
         match (&self.etag, &object::etag(headers)) {
             (Some(wanted), Some(sent)) if wanted != sent => {
                 return Err(changed(format!("its ETag is `{sent}`, not `{wanted}`")));
             }
-            // The condition may have been ignored, or taken out on the way.
+            // A proxy may have removed or ignored the condition.
             (Some(wanted), None) => {
                 let why =
                     format!("asked for the version with ETag `{wanted}`, the answer does not say of which one it is");
@@ -174,7 +176,7 @@ impl Reading<'_> {
                     return Err(Failure::protocol("the answer is 206 without Content-Range"));
                 };
                 let range = ContentRange::parse(value);
-                // Before the range itself, which the service cuts at the end of an object that has become shorter.
+                // Checked before the range, which the service cuts at the end of an object that has become shorter.
                 if let Some(total) = range.as_ref().and_then(|range| range.total)
                     && total != size
                 {
@@ -187,7 +189,7 @@ impl Reading<'_> {
                     )));
                 }
             }
-            // A server may ignore Range: then the body is the object from its first byte.
+            // A server may ignore Range: the body is the object from its first byte then.
             StatusCode::OK if self.rest == (0..size) => {}
             StatusCode::OK => return Err(Failure::protocol("the answer is the whole object, not the range asked for")),
             other => return Err(Failure::protocol(format!("the answer to a GET is {other}"))),
@@ -205,12 +207,12 @@ impl Reading<'_> {
     }
 }
 
-/// The object is another version than the one that was asked for.
+/// A failure as the object is another version than the one asked for.
 fn changed(cause: String) -> Failure {
     Failure::new(ErrorKind::Changed, cause)
 }
 
-/// How an object is called in messages.
+/// Name of an object in messages.
 pub(super) fn shown(transport: &Transport, name: &str) -> String {
     format!("object `{}` in bucket `{}`", name.escape_debug(), transport.par().bucket())
 }

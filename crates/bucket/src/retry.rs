@@ -1,4 +1,4 @@
-//! When a failed try is repeated: one policy for every operation.
+//! Retries of failed attempts: one policy for every operation.
 //!
 //! Exponential backoff with full jitter (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture
 //! Blog, 2015); base, cap and deadline are those of the official SDK. The SDK stops after 8 tries; here the
@@ -10,24 +10,25 @@ use super::answer::{Again, Failure};
 use super::error::Error;
 use super::transport::Transport;
 use flashjob_event::Fact;
+use flashjob_retry::Backoff;
 
-/// Tries after which an answer that makes no sense is taken for what the other side really says.
+/// Attempts after which an answer that Object Storage never gives is taken as final.
 const PROTOCOL_TRIES: u32 = 4;
 
-/// How patient a bucket is, and how many requests it has in flight.
+/// Timeouts, retries and concurrency of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long one operation goes on failing, counted from its start or its last useful bytes.
+    /// Longest time without progress of one operation, counted from its start or its last useful bytes.
     pub deadline: Duration,
-    /// The first pause is a random part of this; each further one of twice the last.
+    /// Upper bound of the first pause; it doubles with each further failure.
     pub base: Duration,
-    /// No pause is a part of more than this, unless the service asks for it (`Retry-After`).
+    /// Upper bound of all pauses, unless the service asks for more (`Retry-After`).
     pub cap: Duration,
-    /// How long a connection may bring or take nothing before it is given up.
+    /// Longest time without a byte in either direction before a connection is abandoned.
     pub progress_timeout: Duration,
-    /// How long connecting may take.
+    /// Timeout for connecting.
     pub connect_timeout: Duration,
-    /// Requests in flight at most, each on a connection of its own.
+    /// Most requests in flight, each on a connection of its own.
     pub connections: usize,
 }
 
@@ -44,7 +45,14 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The tries of one operation.
+impl RetryPolicy {
+    /// Full jitter: readers that fail together must not return together.
+    fn backoff(&self) -> Backoff {
+        Backoff { base: self.base, cap: self.cap, jitter: 0.0..1.0 }
+    }
+}
+
+/// The attempts of one operation.
 pub(super) struct Attempts<'a> {
     transport: &'a Transport,
     attempted: String,
@@ -57,23 +65,20 @@ impl<'a> Attempts<'a> {
         Self { transport, attempted, schedule: Schedule::new(Instant::now()) }
     }
 
-    /// Notes that the present try has brought something worth keeping: patience starts anew, and if it fails
-    /// from here the rest is asked for at once.
+    /// Records useful bytes: the deadline starts anew, and after a failure the rest is requested without a pause.
     pub(super) fn progressed(&mut self) {
         self.schedule.progressed(Instant::now());
     }
 
-    /// How many tries there were before the present one.
+    /// Number of attempts before the present one.
     pub(super) fn failed(&self) -> u32 {
         self.schedule.tries
     }
 
-    /// Pauses before the next try.
-    ///
-    /// # Errors
-    /// Where there is none: what was attempted, and why it failed.
+    /// Pauses before the next attempt.
     pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Error> {
         let policy = self.transport.policy();
+        // Time and randomness come from outside, so that the schedule is tested without either.
         let pause = self.schedule.pause(policy, &failure, Instant::now(), rand::random());
         match (pause, &failure.again) {
             (Some(pause), Again::AFewTimes(reason) | Again::UntilDeadline(reason)) => {
@@ -87,20 +92,20 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The end of the operation: no more tries.
+    /// Ends the operation with an error.
     pub(super) fn fail(&self, failure: Failure) -> Error {
         Error::new(self.transport.par(), &self.attempted, self.schedule.tries.max(1), failure)
     }
 }
 
-/// The arithmetic, without a clock of its own.
+/// The schedule of pauses, without a clock of its own.
 struct Schedule {
     tries: u32,
     /// Failures since the start or the last progress.
     in_a_row: u32,
-    /// Those of them, the last ones, that made no sense.
+    /// Consecutive answers that Object Storage never gives, up to the last failure.
     nonsense: u32,
-    /// The start or the last progress.
+    /// Time of the start or the last progress.
     since: Instant,
     progressed: bool,
 }
@@ -117,10 +122,12 @@ impl Schedule {
         self.progressed = true;
     }
 
-    /// How long to wait after `failure`; `None` gives up. `jitter` is in `[0, 1)`.
+    /// Pause after `failure`; `None` gives up. `jitter` is in `[0, 1)`.
     fn pause(&mut self, policy: &RetryPolicy, failure: &Failure, now: Instant, jitter: f64) -> Option<Duration> {
         self.tries += 1;
         self.in_a_row += 1;
+        // A connection that broke after useful bytes is resumed at once: backoff is for a service that does not work at
+        // all.
         let resume = std::mem::take(&mut self.progressed) && failure.retry_after.is_none();
         match failure.again {
             Again::Never => return None,
@@ -130,19 +137,21 @@ impl Schedule {
                     return None;
                 }
             }
-            // What is throttled makes sense: one spoiled answer after it is one, not the last of many.
+            // A throttling answer is valid: one damaged answer after it is the first, not the last of many.
             Again::UntilDeadline(_) => self.nonsense = 0,
         }
-        let longest = if resume {
+        let planned = if resume {
             Duration::ZERO
         } else {
-            // Asked to wait, base spreads the readers that were all asked to wait for the same time.
-            let doublings = if failure.retry_after.is_some() { 0 } else { (self.in_a_row - 1).min(31) };
-            policy.base.saturating_mul(1 << doublings).min(policy.cap)
+            // A service that asks for a wait asks all readers for the same one; the jittered base spreads them
+            // afterwards.
+            let failures = if failure.retry_after.is_some() { 0 } else { self.in_a_row - 1 };
+            policy.backoff().pause(failures, jitter)
         };
-        let pause = failure.retry_after.unwrap_or_default().saturating_add(longest.mul_f64(jitter));
+        let pause = failure.retry_after.unwrap_or_default().saturating_add(planned);
         let end = self.since.checked_add(policy.deadline);
         let next = now.checked_add(pause)?;
+        // A pause that would end after the deadline is not begun: the caller learns of the failure now.
         end.is_none_or(|end| next <= end).then_some(pause)
     }
 }

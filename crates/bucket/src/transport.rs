@@ -1,8 +1,8 @@
-//! HTTP to one PAR: connections, timeouts by progress, and transport failures in this room's words.
+//! HTTP to one PAR: connections, timeouts by progress, and classification of transport failures.
 //!
 //! HTTP/1.1 on purpose. Many ranges in parallel want many connections: the service limits the bandwidth of
 //! each, and HTTP/2 would put all of them on one connection with one congestion window, where a lost packet
-//! stalls every range. Redirects are not followed and no Referer is sent: both would hand the token on.
+//! stalls every range. Redirects are not followed and no Referer is sent: both would pass the token on.
 
 use std::future::Future;
 use std::io;
@@ -19,17 +19,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::Failure;
 use super::error::{Error, ErrorKind};
-use super::pace::Pace;
+use super::rate::Rate;
 use super::retry::RetryPolicy;
 use super::versions::Versions;
 use flashjob_config::Par;
 use flashjob_event::{Events, Fact};
 
-/// Idle connections are closed by us before the service does it under a request.
+/// Idle time after which connections are closed, before the service does it under a request.
 const IDLE: Duration = Duration::from_secs(20);
-/// What of an error's body is read: the service's are a few hundred bytes.
+/// Most bytes of an error's body that are read: the service's have a few hundred.
 const LONGEST_ERROR_BODY_BYTES: usize = 16 << 10;
-/// A body to be sent is handed over in such pieces; each one taken is progress.
+/// Length of the pieces of a request's body, in bytes; each piece that is taken counts as progress.
 const SENT_PIECE_BYTES: usize = 64 << 10;
 
 /// One PAR and the connections to its host.
@@ -56,11 +56,11 @@ impl Transport {
                 .pool_max_idle_per_host(connections)
                 .pool_idle_timeout(IDLE)
                 .tcp_nodelay(true);
-            // A proxy cannot reach this machine's own loopback.
+            // A proxy cannot reach this machine's loopback.
             if is_loopback(par.origin()) { builder.no_proxy() } else { builder }
         };
-        // The bundled roots are always trusted; the machine's own are added where there are any that can be
-        // read. A scratch image has none, and a broken bundle must not stop what the bundled roots can do.
+        // The bundled roots are always trusted; the machine's own are added if they can be read. A scratch image has
+        // none, and a broken bundle must not disable the bundled roots.
         let client = builder().build().or_else(|_| ClientBuilder::tls_built_in_native_certs(builder(), false).build());
         let client = client.map_err(|error| {
             let failure = Failure::new(ErrorKind::Unreachable, chain(&error.without_url()));
@@ -86,7 +86,7 @@ impl Transport {
         &self.events
     }
 
-    /// Versions of objects that were listed without one.
+    /// Versions of objects that were listed without an ETag.
     pub(super) fn versions(&self) -> &Versions {
         &self.versions
     }
@@ -95,17 +95,18 @@ impl Transport {
         self.throttled.load(Ordering::Relaxed)
     }
 
-    /// Sends a request without a body and waits for the head of its answer, whatever its status.
+    /// Sends a request without a body and waits for the head of its answer, of any status.
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Reply<'_>, Failure> {
         self.answer(request, &AtomicU64::new(0)).await
     }
 
-    /// Sends `body`, however long that takes while it moves, and waits for the head of the answer.
+    /// Sends `body`, for as long as it makes progress, and waits for the head of the answer.
     pub(super) async fn send_body(&self, request: RequestBuilder, body: Bytes) -> Result<Reply<'_>, Failure> {
         let taken = Arc::new(AtomicU64::new(0));
-        // A stream has no length of its own, and the service wants one.
+        // A stream has no length of its own, and the service requires Content-Length.
         let request = request.header(CONTENT_LENGTH, body.len());
         let pieces = stream::unfold((body, Arc::clone(&taken)), |(mut rest, taken)| async move {
+            // hyper polls for the next piece when the socket has taken the last one.
             taken.fetch_add(1, Ordering::Relaxed);
             let piece = rest.split_to(rest.len().min(SENT_PIECE_BYTES));
             (!piece.is_empty()).then_some((Ok::<_, io::Error>(piece), (rest, taken)))
@@ -119,8 +120,8 @@ impl Transport {
             self.permits.acquire().await.map_err(|error| Failure::unreachable("connect", error.to_string()))?;
         let response = while_it_moves(request.send(), progress, self.policy.progress_timeout).await;
         let response = response.ok_or_else(|| self.silent("answer"))?.map_err(transport_failure)?;
-        let pace = Pace::over(self.policy.progress_timeout);
-        Ok(Reply { response, pace, transport: self, _permit: permit })
+        let rate = Rate::over(self.policy.progress_timeout);
+        Ok(Reply { response, rate, transport: self, _permit: permit })
     }
 
     fn silent(&self, what: &str) -> Failure {
@@ -135,10 +136,10 @@ impl std::fmt::Debug for Transport {
     }
 }
 
-/// The head of an answer, its body still on the wire. Holds one of the permitted connections.
+/// The head of an answer whose body is still to be read. Holds one of the permitted connections.
 pub(super) struct Reply<'a> {
     response: Response,
-    pace: Pace,
+    rate: Rate,
     transport: &'a Transport,
     _permit: SemaphorePermit<'a>,
 }
@@ -152,7 +153,7 @@ impl Reply<'_> {
         self.response.headers()
     }
 
-    /// The next piece of the body, `None` at its end.
+    /// The next piece of the body; `None` at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         let asked = Instant::now();
         let next = tokio::time::timeout(self.transport.policy.progress_timeout, self.response.chunk()).await;
@@ -160,7 +161,7 @@ impl Reply<'_> {
             Err(_) => Err(self.transport.silent("part of the body")),
             Ok(Err(error)) => Err(transport_failure(error)),
             Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(piece))) => match self.pace.came(piece.len(), asked.elapsed()) {
+            Ok(Ok(Some(piece))) => match self.rate.came(piece.len(), asked.elapsed()) {
                 Ok(()) => Ok(Some(piece)),
                 Err((bytes, waited)) => {
                     let cause = format!("only {bytes} bytes of the body came in {:.1} s", waited.as_secs_f64());
@@ -171,7 +172,7 @@ impl Reply<'_> {
         next.map_err(|failure| failure.with_request_id(self.response.headers()))
     }
 
-    /// The whole body, which may not be longer than `limit` bytes.
+    /// The whole body of at most `limit` bytes.
     pub(super) async fn collect(&mut self, limit: usize) -> Result<Bytes, Failure> {
         let mut body = BytesMut::new();
         while let Some(piece) = self.chunk().await? {
@@ -184,32 +185,34 @@ impl Reply<'_> {
         Ok(body.freeze())
     }
 
-    /// The reply itself where its status is 2xx; otherwise what it means.
+    /// The reply itself for status 2xx, else its failure.
     pub(super) async fn success(mut self) -> Result<Self, Failure> {
         if self.status().is_success() { Ok(self) } else { Err(self.failure().await) }
     }
 
-    /// What a reply means that is not what was asked for.
+    /// The failure that a reply stands for.
     pub(super) async fn failure(&mut self) -> Failure {
-        // A body that cannot be read adds nothing; the status decides.
+        // A body that cannot be read adds nothing: the status decides.
         let body = self.collect(LONGEST_ERROR_BODY_BYTES).await.unwrap_or_default();
         let failure = Failure::of_answer(self.status(), self.headers(), &body, SystemTime::now());
+        // The mount reads this count to lower its concurrency.
         if failure.kind == ErrorKind::Throttled {
             self.transport.throttled.fetch_add(1, Ordering::Relaxed);
         }
         failure
     }
 
-    /// States that `bytes` of an object's content have arrived.
+    /// Emits the fact that `bytes` bytes of an object have arrived.
     pub(super) fn arrived(&self, bytes: usize) {
         self.transport.events.emit(Fact::BucketRead { bytes: bytes as u64 });
     }
 }
 
-/// Waits for `work` as long as `progress` keeps changing at least once per `patience`; `None` is a standstill.
+/// Waits for `work` while `progress` changes at least once per `patience`; `None` if it stands still.
 async fn while_it_moves<F: Future>(work: F, progress: &AtomicU64, patience: Duration) -> Option<F::Output> {
     let mut work = pin!(work);
     loop {
+        // Compared over whole periods, so that the hot path has no timer to reset.
         let before = progress.load(Ordering::Relaxed);
         match tokio::time::timeout(patience, &mut work).await {
             Ok(output) => return Some(output),
@@ -219,7 +222,7 @@ async fn while_it_moves<F: Future>(work: F, progress: &AtomicU64, patience: Dura
     }
 }
 
-/// What a failure below HTTP means. Its text would hold the URL, and with it the token, unless taken out.
+/// The failure that an error below HTTP stands for. The URL, which contains the token, is removed from its text.
 fn transport_failure(error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let cause = chain(&error);
@@ -227,9 +230,10 @@ fn transport_failure(error: reqwest::Error) -> Failure {
         return Failure::new(ErrorKind::InvalidRequest, cause);
     }
     if cause.contains("certificate") {
-        // Waiting does not mend a certificate.
+        // Retries do not repair a certificate.
         return Failure::new(ErrorKind::Unreachable, cause);
     }
+    // The order matters: a timeout while connecting is a timeout.
     let reason = if error.is_timeout() {
         "timeout"
     } else if error.is_connect() {
@@ -251,7 +255,7 @@ fn is_reset(error: &reqwest::Error) -> bool {
     })
 }
 
-/// An error and what caused it, in one clause, each text once.
+/// An error and its sources in one clause, each text once.
 fn chain(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     for text in std::iter::once(error.to_string()).chain(sources(error).map(ToString::to_string)) {

@@ -1,23 +1,23 @@
-//! Versions of objects that were listed without one: that of an object's first answer is the one that all others must be.
+//! Versions of objects that were listed without an ETag: all answers must have the version of the first one.
 //!
-//! Reads of one object are many, and each sees only its own answers. What they are held to is kept here: the ETag, or where
+//! An object has many reads, and each sees only its own answers. The expected version is kept here: the ETag, or where
 //! answers have none the time of writing, which tells versions apart by the second.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LAST_MODIFIED};
 
 use super::object;
 
-/// Version of an object, as an answer states it.
+/// Identity of an object's version, as an answer states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
     etag: Option<String>,
     modified: Option<String>,
 }
 
-/// The versions that have been seen, by the names of their objects.
+/// Versions seen so far, by object name.
 #[derive(Debug, Default)]
 pub(super) struct Versions(Mutex<HashMap<String, Version>>);
 
@@ -27,7 +27,8 @@ impl Versions {
         self.seen().get(name)?.etag.clone()
     }
 
-    /// Holds an answer to those before it; the first one counts. Says in which way it is of another version.
+    /// Compares an answer with the first one of the same object, or keeps it as the first. The error says how they
+    /// differ.
     pub(super) fn hold(&self, name: &str, headers: &HeaderMap) -> Result<(), String> {
         let modified = object::text(headers, LAST_MODIFIED.as_str()).map(str::to_owned);
         let sent = Version { etag: object::etag(headers), modified };
@@ -50,12 +51,12 @@ impl Versions {
         }
     }
 
-    /// A listing begins anew: what it shows is of versions of its own.
+    /// Forgets all versions at the start of a new listing.
     pub(super) fn forget(&self) {
         self.seen().clear();
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, Version>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Version>> {
+        self.0.lock()
     }
 }

@@ -31,6 +31,7 @@ impl Bucket {
         if let Some(fault) = object::name_fault(name) {
             return Err(attempts.fail(Failure::new(ErrorKind::InvalidRequest, fault.to_owned())));
         }
+        // Hashed once for all attempts.
         let part = Part::new(body);
         let url = transport.par().object_url(name);
         loop {
@@ -68,11 +69,8 @@ impl Bucket {
         self.put(name, tokio::fs::read(path).await.map_err(unreadable)?.into()).await
     }
 
-    /// Whether the object called `name` holds what is in the file at `path`, as far as the service tells: a second delivery
-    /// need not send it again, and what `records` has of an upload is dropped. False also where this PAR may not look.
-    ///
-    /// # Errors
-    /// Where the bucket cannot be reached or the file cannot be read; see [`ErrorKind`].
+    /// Returns whether the object called `name` has the content of the file at `path`, as far as the service tells; the
+    /// record of an upload in `records` is removed then. False also if this PAR may not look.
     pub async fn holds(&self, name: &str, path: &Path, records: &Path) -> Result<bool, Error> {
         let transport = &*self.transport;
         let mut attempts = Attempts::new(transport, format!("look up {}", shown(transport, name)));
@@ -92,6 +90,7 @@ impl Bucket {
         };
         let Some(stored) = stored else { return Ok(false) };
         let (owned, part_bytes) = (path.to_owned(), self.part_bytes);
+        // Hashing gigabytes would block the async threads.
         let hashed = tokio::task::spawn_blocking(move || {
             let size_bytes = std::fs::metadata(&owned)?.len();
             digest::of_file(&owned, multipart::part_bytes(part_bytes, size_bytes))
@@ -108,14 +107,14 @@ impl Bucket {
     }
 }
 
-/// A body and its MD5.
+/// A body with its MD5.
 pub(super) struct Part {
     body: Bytes,
     pub(super) hash: Hash,
 }
 
 impl Part {
-    /// Hashes `body`.
+    /// A part with the MD5 of `body`.
     pub(super) fn new(body: Bytes) -> Self {
         let hash = digest::hash(&body);
         Self { body, hash }
@@ -129,6 +128,7 @@ impl Part {
     ) -> Result<Reply<'a>, Failure> {
         let md5 = digest::of_whole(self.hash);
         let request = request.header("content-md5", &md5);
+        // Content-MD5 has the service verify what it received, and the answer's hash verifies what it stored.
         let reply = transport.send_body(request, self.body.clone()).await?.success().await?;
         if object::text(reply.headers(), "opc-content-md5").is_some_and(|stored| stored != md5) {
             return Err(
@@ -140,7 +140,7 @@ impl Part {
     }
 }
 
-/// Tells a PAR that may not write from one that is gone.
+/// Replaces the failure where the PAR works and may not write.
 pub(super) async fn explained(transport: &Transport, name: &str, failure: Failure) -> Failure {
     if failure.is_denied() && probe::reads(transport, name).await {
         Failure { kind: ErrorKind::WritingNotAllowed, ..failure }

@@ -16,7 +16,7 @@ pub(super) const SWITCHES: [&str; 5] =
 /// Flags that never take a value.
 const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];
 
-/// How alike a wrong and a right name must be (Jaro–Winkler) to be suggested.
+/// Least similarity (Jaro–Winkler) of a wrong name and a known one that is suggested for it.
 const ALIKE: f64 = 0.8;
 
 /// The name in `names` that `wrong` was probably meant to be.
@@ -28,9 +28,9 @@ pub(super) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> 
         .map(|(_, name)| name)
 }
 
-/// Normalises `words`; `flags` are the known ones without dashes, `commands` the subcommands.
+/// Normalises `words`; `flags` are the known flags without dashes, `commands` the subcommands.
 ///
-/// Words that clap must see are returned in order; what is wrong is pushed to `errors` and left out.
+/// Words for clap are returned in order; mistakes are pushed to `errors` and left out.
 pub(super) fn normalise(
     words: impl Iterator<Item = OsString>,
     flags: &[String],
@@ -51,6 +51,7 @@ pub(super) fn normalise(
             normal.push(text);
             continue;
         }
+        // The same value twice is harmless: scripts append flags to those of a base.
         let Some((key, value)) = line.flag(&text) else { continue };
         match seen.get(&key) {
             None => {
@@ -67,7 +68,7 @@ pub(super) fn normalise(
     normal
 }
 
-/// The words that are left, each with its position from 1, and what is known of them.
+/// The remaining words, each with its position from 1, and the known flags and commands.
 struct Line<'a, Words: Iterator<Item = (usize, OsString)>> {
     words: Peekable<Words>,
     flags: &'a [String],
@@ -104,8 +105,8 @@ impl<Words: Iterator<Item = (usize, OsString)>> Line<'_, Words> {
         if !is_flag(self.flags, written) {
             let nearest = nearest(&key, self.flags.iter().map(String::as_str)).map(|flag| format!("--{flag}"));
             let flag = quoted(written).trim_matches('`').to_owned();
+            // Its value would be reported as one more mistake.
             self.errors.push(ConfigError::UnknownFlag { flag, nearest });
-            // Its value would be one mistake more.
             if attached.is_none() {
                 let commands = self.commands;
                 self.words.next_if(|(_, word)| !word.to_string_lossy().starts_with('-') && !is_one_of(commands, word));
@@ -130,8 +131,8 @@ impl<Words: Iterator<Item = (usize, OsString)>> Line<'_, Words> {
         if ends && is_switch {
             return Some("true".to_owned());
         }
+        // Only the name is shown: the rest may be a secret.
         if ends {
-            // Without its value, which may be a secret.
             let name =
                 |(_, word): &(usize, OsString)| quoted(word.to_string_lossy().split('=').next().unwrap_or_default());
             let followed_by = self.words.peek().map(name);
@@ -149,7 +150,7 @@ impl<Words: Iterator<Item = (usize, OsString)>> Line<'_, Words> {
     }
 }
 
-/// Whether `word` is a known flag, with or without a value attached.
+/// Returns whether `word` is a known flag, with or without a value attached.
 fn is_flag(flags: &[String], word: &str) -> bool {
     let name = word.split('=').next().and_then(|name| name.strip_prefix("--"));
     name.is_some_and(|name| flags.iter().any(|flag| *flag == name.replace('_', "-")))

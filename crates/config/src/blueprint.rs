@@ -40,7 +40,7 @@ struct Variable {
     value: Scalar,
 }
 
-/// A value that JSON writes with or without quotes.
+/// A value that may be quoted in JSON or not.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -59,7 +59,7 @@ impl Scalar {
     }
 }
 
-/// Fills what `raw` does not have yet from the blueprint in `bytes`, read from `path`.
+/// Fills keys that `raw` lacks from the blueprint in `bytes`, read from `path`.
 pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<ConfigError>) {
     let mut refuse = |problem: String| errors.push(ConfigError::Blueprint { file: quoted(path), problem });
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -77,6 +77,7 @@ pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<Con
         }
     };
     match file.recipe_mode.as_deref() {
+        // The platform has other modes; only a job ends by itself.
         Some("job") => {}
         Some("shared_node_pool") => {
             return refuse(
@@ -96,6 +97,7 @@ pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<Con
         }
     }
 
+    // In order: Kubernetes lets a variable refer to those before it.
     let mut variables: Vec<(String, String)> = Vec::new();
     for Variable { key, value } in &file.recipe_container_env {
         let value = reference::expand(&value.text(), |name| lookup(&variables, name));
@@ -136,7 +138,7 @@ pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<Con
     raw.fill(texts, |field| Origin::Blueprint(field.to_owned()));
 }
 
-/// The last one wins, as in a container.
+/// The last value of a variable, which wins in a container, too.
 fn lookup(variables: &[(String, String)], name: &str) -> Option<String> {
     variables.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())
 }

@@ -8,7 +8,7 @@ use super::{
 
 /// A type whose values have names. The first name of a value is the one that is shown.
 pub(super) trait Choice: Copy + PartialEq + 'static {
-    /// Every name.
+    /// All names with their values.
     const NAMES: &'static [(&'static str, Self)];
 
     /// The value called `text`, or what is allowed as the rest of a sentence.

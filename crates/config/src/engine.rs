@@ -1,4 +1,4 @@
-//! What a job says of the engine: which, where, on which model, set up how.
+//! Settings of the engine: backend, device, model, and limits.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::InputStorage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
-    /// Ours.
+    /// The engine of this program.
     Candle,
     /// vLLM as a child process, in images that have it.
     Vllm,
@@ -17,13 +17,13 @@ pub enum BackendKind {
     Sglang,
 }
 
-/// Where the candle backend runs.
+/// Device of the candle backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
     /// CUDA where this build and this machine have it, the CPU otherwise; the log says which and why.
     Auto,
-    /// The CPU.
+    /// The processors of this machine.
     Cpu,
     /// CUDA or an error.
     Cuda,
@@ -33,7 +33,7 @@ pub enum DeviceChoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelPath(pub PathBuf);
 
-/// Where the platform puts models unless told otherwise.
+/// Directory where the platform puts models by default.
 const DEFAULT_LOCATION: &str = "/models";
 
 impl ModelPath {
@@ -51,7 +51,7 @@ impl ModelPath {
     }
 }
 
-/// How the engine is set up; names are vLLM's where vLLM has the setting.
+/// Settings of the engine; names are vLLM's if vLLM has the setting.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Ranks; `None`: all visible GPUs, 1 on the CPU.
@@ -95,7 +95,7 @@ pub enum InstructionSet {
     Portable,
 }
 
-/// `dtype`.
+/// Values of the key `dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DtypeChoice {
@@ -103,7 +103,7 @@ pub enum DtypeChoice {
     Auto,
     /// `float16`, `half`.
     Float16,
-    /// `bfloat16`.
+    /// The format `bfloat16`.
     Bfloat16,
     /// `float32`, `float`.
     Float32,

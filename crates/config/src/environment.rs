@@ -8,7 +8,7 @@ use super::keys::{KEYS, Raw, Reach, Texts};
 use super::origin::Origin;
 use super::redaction::quoted_value;
 
-/// What the variables said, and where each field's text was found.
+/// Texts of the variables, with the origin of each.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
     texts: Texts,
@@ -16,13 +16,13 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Fills what `raw` does not have yet.
+    /// Fills keys that `raw` lacks.
     pub fn fill(self, raw: &mut Raw) {
         raw.fill(self.texts, |field| self.origins.get(field).cloned().unwrap_or(Origin::Default));
     }
 }
 
-/// The field that a variable called `name` gives, if it is one of ours: `a-b`, `a_b` or `A_B`, nothing in between.
+/// The key for a variable called `name`, if there is one: `a-b`, `a_b` or `A_B`, without mixtures.
 fn field(name: &str) -> Option<&'static str> {
     KEYS.iter()
         .find(|(field, _, reach)| match reach {
@@ -32,13 +32,13 @@ fn field(name: &str) -> Option<&'static str> {
         .map(|(field, _, _)| *field)
 }
 
-/// Kubernetes tells every container the services of its namespace: a service called `metrics` becomes
-/// `METRICS_PORT=tcp://10.0.0.1:80`, which is not meant for us.
+/// Returns whether a variable is a Kubernetes service link: a service called `metrics` becomes
+/// `METRICS_PORT=tcp://10.0.0.1:80` in every container of its namespace.
 fn is_service_link(field: &str, text: &str) -> bool {
     field.ends_with("_port") && ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme))
 }
 
-/// Reads `variables`; `origin` turns a variable's name into what messages call it.
+/// Reads `variables`; `origin` turns a variable's name into its name in messages.
 pub(super) fn read(
     variables: impl Iterator<Item = (OsString, OsString)>,
     origin: impl Fn(&str) -> Origin,
@@ -58,12 +58,13 @@ pub(super) fn read(
                 continue;
             }
         };
-        // Helm charts write `INPUT_LEN=""` for what is not set.
+        // Helm charts write `INPUT_LEN=""` for unset values.
         if text.trim().is_empty() || is_service_link(field, &text) {
             continue;
         }
         match found.get(field) {
             Some((first_name, first)) if *first != text => {
+                // Two spellings of one key with different values: neither has precedence.
                 if !twice.contains(&field) {
                     twice.push(field);
                     let say =

@@ -17,9 +17,9 @@ pub enum ConfigError {
     /// A flag at the end, or before another flag.
     #[error("--{key} needs a value{}", .followed_by.as_ref().map(|flag| format!(", but is followed by {flag}")).unwrap_or_default())]
     NoValue {
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// What stands where the value belongs.
+        /// Text in place of the value.
         followed_by: Option<String>,
     },
     /// Bytes that are not text.
@@ -33,51 +33,51 @@ pub enum ConfigError {
     /// One source, two opinions.
     #[error("{key} is given twice with different values: {first} and {second}; keep one of them")]
     Twice {
-        /// The key.
+        /// Name of the key.
         key: String,
         /// A value and where it stands.
         first: String,
-        /// Another.
+        /// The other value.
         second: String,
     },
     /// A reference that Kubernetes did not replace.
     #[error("{key} is the unresolved reference `$({variable})` ({origin}): {reason}")]
     Unresolved {
-        /// The key.
+        /// Name of the key.
         key: String,
         /// The name between the parentheses.
         variable: String,
-        /// Where the value was given.
+        /// Source of the value.
         origin: String,
-        /// Why nothing was put in its place, and what to do.
+        /// Reason why nothing was inserted, with advice.
         reason: String,
     },
     /// A value that is not allowed.
     #[error("{key} is {shown} ({origin}), but {clause}")]
     Value {
-        /// The key.
+        /// Name of the key.
         key: String,
         /// The value, redacted and quoted.
         shown: String,
-        /// Where it was given.
+        /// Source of the value.
         origin: String,
-        /// What is wrong or what is allowed, as the rest of a sentence.
+        /// Fault, or allowed values, as the rest of a sentence.
         clause: String,
     },
     /// A value that is not allowed and must not be shown.
     #[error("{key} ({origin}) cannot be used: {clause}")]
     Hidden {
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// Where it was given.
+        /// Source of the value.
         origin: String,
-        /// What is wrong or what is allowed, as a sentence of its own.
+        /// Fault, or allowed values, as a sentence.
         clause: String,
     },
     /// A key that must be given.
     #[error("{key} is missing: give it as --{key} or as the variable {key}")]
     Missing {
-        /// The key.
+        /// Name of the key.
         key: String,
     },
     /// Values that are fine alone but not together.
@@ -89,7 +89,7 @@ pub enum ConfigError {
     /// A blueprint file that cannot be used.
     #[error("the blueprint {file} {problem}")]
     Blueprint {
-        /// Its path.
+        /// Path of the file.
         file: String,
         /// The rest of the sentence.
         problem: String,
@@ -112,7 +112,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or_else(|| "; see --help".to_owned(), |flag| format!("; did you mean {flag}?"))
 }
 
-/// Why there is nothing to run.
+/// Reason why there is nothing to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// A text was asked for: print it to standard output and exit 0.

@@ -77,7 +77,7 @@ struct RenderArguments {
     format: RenderFormat,
 }
 
-/// `format`.
+/// Formats of the command `render`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RenderFormat {
     /// A Kubernetes Job.
@@ -95,12 +95,12 @@ struct ValidateArguments {
     blueprint: PathBuf,
 }
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug)]
 pub(super) enum Asked {
     Run(Texts),
     Check(Texts),
-    /// Compare numbers.
+    /// Compare logits of two devices.
     Verify(Texts),
     Publish {
         dir: String,
@@ -127,7 +127,7 @@ impl Asked {
     }
 }
 
-/// The clap command with what keys alone know: defaults, and switches that need no value.
+/// The clap command, completed by the table of keys: defaults, and switches without a value.
 pub(super) fn command() -> clap::Command {
     let describe = |arg: clap::Arg| {
         let preset = KEYS.iter().find(|(field, ..)| *field == arg.get_id().as_str()).map(|(_, preset, _)| preset);
@@ -146,14 +146,14 @@ pub(super) fn command() -> clap::Command {
         .mut_subcommand("run", |command| command.mut_args(describe))
         .mut_subcommand("check", |command| command.mut_args(describe))
         .mut_subcommand("verify", |command| command.mut_args(describe))
-        // clap moves a command that it mutates to the end: keep the order in which they are declared.
+        // clap moves a command that it mutates to the end: mutating all of them keeps the declared order.
         .mut_subcommand("publish", |command| command)
         .mut_subcommand("render", |command| command)
         .mut_subcommand("validate", |command| command)
         .mut_subcommand("completions", |command| command)
 }
 
-/// Reads `words` (without the program's name). `None` when nothing useful can be said beyond `errors`.
+/// Parses `words` (without the program's name). `None` if nothing useful can be said beyond `errors`.
 pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<ConfigError>) -> Option<Asked> {
     let mut command = command();
     command.build();

@@ -1,4 +1,4 @@
-//! Which buckets become files, and where: `input_object_storage` or its short form in plain keys.
+//! Buckets that become files, and their mount points: `input_object_storage` or its short form in plain keys.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::{InputStorage, Par, parsing};
 /// Fields of one entry. `bucket_name` is the platform's way to mount a bucket itself.
 const FIELDS: [&str; 6] = ["par", "bucket_name", "mount_location", "volume_size_in_gbs", "include", "exclude"];
 
-/// Where files appear unless an entry says otherwise (the default of `mount-location`).
+/// Default directory of files (that of `mount-location`).
 const DEFAULT_LOCATION: &str = "/models";
 
 /// Directories that belong to the system: hiding one breaks the container.
@@ -51,6 +51,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Vec<InputSto
         Vec::new()
     });
     let inputs: Vec<InputStorage> = entries.iter().filter_map(|entry| input(entry, &mut refused)).collect();
+    // Overlaps only among valid entries: those that were refused are not in the list, and their indices would be wrong.
     if refused.is_empty() {
         refused.extend(overlap(&inputs));
     }
@@ -168,6 +169,7 @@ fn parse_location(text: &str) -> Result<PathBuf, String> {
     if path.components().any(|part| part == Component::ParentDir) {
         return Err("it must not contain `..`".to_owned());
     }
+    // Normalised, so that `/models/` and `/models/.` are the same place.
     let path: PathBuf = path.components().collect();
     if path == Path::new("/") || SYSTEM.iter().any(|system| path.starts_with(system)) {
         return Err("it belongs to the system; choose a directory of its own such as /models".to_owned());
@@ -180,12 +182,13 @@ fn parse_volume(text: &str) -> Result<u64, String> {
     Ok(parsing::whole(text.trim(), 1, LARGEST_GB)? * BYTES_PER_GB)
 }
 
-/// What is wrong where one location is, or lies in, another.
+/// Fault where one location equals another or lies in it.
 fn overlap(inputs: &[InputStorage]) -> Option<String> {
     inputs.iter().enumerate().find_map(|(index, inner)| {
         let (other, outer) = inputs.iter().enumerate().find(|(other, outer)| {
             *other != index
                 && inner.location.starts_with(&outer.location)
+                // Equal locations are a pair in both directions; one message is enough.
                 && (inner.location != outer.location || *other < index)
         })?;
         let place = quoted(&inner.location.display().to_string());

@@ -11,9 +11,9 @@ use super::{
 /// "decide when you know it", and what was decided is stated in the log and the result.
 #[derive(Clone, Debug)]
 pub struct JobConfig {
-    /// Which engine runs, and nothing else: never a silent substitute.
+    /// Engine that runs; never replaced silently.
     pub backend: BackendKind,
-    /// Where it runs.
+    /// Device of the engine.
     pub device: DeviceChoice,
     /// The model's directory or GGUF file.
     pub model: ModelPath,
@@ -23,23 +23,23 @@ pub struct JobConfig {
     pub inputs: Vec<InputStorage>,
     /// Object storage that takes the results at the end.
     pub output: Option<OutputStorage>,
-    /// How inputs become files.
+    /// Settings of mounts.
     pub mount: MountConfig,
-    /// What is run.
+    /// Prompts and outputs.
     pub workload: Workload,
-    /// Which of the job's processes this is.
+    /// Replica of this process.
     pub replica: Replica,
-    /// Which of several machines that share the model this is; `None` for the only one.
+    /// Node of this process among several that share the model; `None` for a single one.
     pub machines: Option<Machines>,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// How the engine is set up.
+    /// Settings of the engine.
     pub engine: EngineConfig,
-    /// Where the run is recorded; `None` keeps results local.
+    /// Tracking server; `None` keeps results local.
     pub tracking: Option<Tracking>,
-    /// How the job is watched.
+    /// Settings of metrics and logs.
     pub telemetry: TelemetryConfig,
-    /// Where results are written before anything is sent. Default `results`.
+    /// Directory for results before they are sent. Default `results`.
     pub results_dir: PathBuf,
     /// Price of one machine an hour, in whatever currency the user thinks.
     pub price_per_hour: Option<f64>,
@@ -59,12 +59,12 @@ impl JobConfig {
         self.machines.as_ref().map_or(1, |machines| machines.count.get())
     }
 
-    /// Whether another machine leads: it has the prompts, and the results.
+    /// Returns whether another node leads, which has the prompts and the results.
     pub fn follows(&self) -> bool {
         self.machines.as_ref().is_some_and(Machines::follows)
     }
 
-    /// Texts that nobody may be shown.
+    /// Secrets, which must never be shown.
     pub fn secrets(&self) -> Vec<Secret> {
         let pars = self.inputs.iter().filter_map(|input| input.par.as_ref()).chain(self.output.iter().map(|o| &o.par));
         let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();

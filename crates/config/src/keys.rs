@@ -5,7 +5,7 @@
 
 use super::origin::{Given, Origin};
 
-/// What holds for a key that nobody gave.
+/// Behaviour of a key that was not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Preset {
     /// This text, read by the same parser as a given one.
@@ -16,7 +16,7 @@ pub(super) enum Preset {
     Required,
 }
 
-/// Who may give a key.
+/// Sources that may give a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Flags, variables in three spellings, and blueprints.
@@ -30,9 +30,9 @@ pub(super) enum Reach {
 pub(super) struct Slot {
     /// The field's name, words separated by `_`.
     pub field: &'static str,
-    /// What holds when nothing was given.
+    /// Value or behaviour if the key was not given.
     pub preset: Preset,
-    /// What the winning source said.
+    /// Value of the source with the highest precedence.
     pub given: Option<Given>,
 }
 
@@ -48,7 +48,7 @@ macro_rules! keys {
         everyone { $($(#[$meta:meta])* $field:ident = $preset:expr;)* }
         variables { $($(#[doc = $doc:literal])* $variable:ident = $name:literal;)* }
     ) => {
-        /// What one source says: text by key.
+        /// Values of one source: text by key.
         #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
         #[serde(default)]
         pub(super) struct Texts {
@@ -56,7 +56,7 @@ macro_rules! keys {
             $($(#[doc = $doc])* #[arg(skip)] pub $variable: Option<String>,)*
         }
 
-        /// What all sources say together.
+        /// Values of all sources together.
         #[derive(Clone, Debug)]
         pub(super) struct Raw {
             $(pub $field: Slot,)*
@@ -95,7 +95,7 @@ macro_rules! keys {
             $((stringify!($variable), Preset::Decided("not set"), Reach::Variable($name)),)*
         ];
 
-        /// What the keys that are variables only are for, by variable.
+        /// Purposes of the keys that are variables only, by variable.
         pub(super) const VARIABLES: &[(&str, &str)] = &[$(($name, concat!($($doc),*)),)*];
     };
 }

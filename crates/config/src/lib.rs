@@ -1,7 +1,7 @@
 //! Text in, [`JobConfig`] out, checked once.
 //!
 //! Flags, environment variables and a blueprint file fill one raw struct; one function turns it into
-//! [`JobConfig`] or into every reason why it cannot. Nothing behind this room sees those strings again.
+//! [`JobConfig`] or into every reason why it cannot. Nothing behind this crate sees those strings again.
 //! It knows nothing of I/O beyond the text it is handed, and nothing of tokio.
 
 mod arguments;
@@ -64,10 +64,10 @@ use flags::Asked;
 use keys::{Raw, Texts};
 use resolver::Resolver;
 
-/// What the user wants done.
+/// The command that the user gave.
 #[derive(Debug)]
 pub enum Command {
-    /// Run the job.
+    /// Run the job of this configuration.
     Run(Box<JobConfig>),
     /// Show the job and what is wrong with it.
     Check(Check),
@@ -79,7 +79,7 @@ pub enum Command {
     Render(Render),
     /// Judge a blueprint.
     Validate {
-        /// The file.
+        /// Path of the blueprint.
         blueprint: PathBuf,
     },
     /// Print a completion script.
@@ -91,27 +91,27 @@ pub enum Command {
 pub struct Check {
     /// The job, if nothing is wrong.
     pub job: Option<Box<JobConfig>>,
-    /// What could be resolved, in the order of [`JobConfig::settings`].
+    /// Settings that could be resolved, in the order of [`JobConfig::settings`].
     pub settings: Vec<Setting>,
     /// Everything that is wrong.
     pub errors: Vec<ConfigError>,
 }
 
-/// What `flashjob render` was told.
+/// Arguments of `flashjob render`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Render {
     /// The blueprint's file.
     pub blueprint: PathBuf,
-    /// Where the manifest is to run.
+    /// Format of the manifest.
     pub format: RenderFormat,
 }
 
-/// What `flashjob publish` was told.
+/// Arguments of `flashjob publish`.
 #[derive(Debug)]
 pub struct Publish {
     /// The `results-dir` of the run.
     pub dir: PathBuf,
-    /// Where to, if the user says so; the spool knows otherwise. Credentials are never in the spool.
+    /// Destination given by the user; otherwise that in the spool. Credentials are never in the spool.
     pub tracking: Option<Tracking>,
     /// The bucket that takes results; its PAR is a secret, so the spool does not know it.
     pub output: Option<OutputStorage>,
@@ -158,7 +158,7 @@ pub fn parse(
     finish(resolver, &raw)
 }
 
-/// What is made of the raw values.
+/// Turns raw values into a command.
 type Finish = dyn Fn(Resolver, &Raw) -> Result<Command, Stop>;
 
 /// Fills the raw struct from all sources, the strongest first.

@@ -1,4 +1,4 @@
-//! Which of several machines that share one model this process runs on.
+//! Index of this process among several machines that share one model.
 //!
 //! The variables are LeaderWorkerSet's (`LWS_LEADER_ADDRESS`, `LWS_GROUP_SIZE`, `LWS_WORKER_INDEX`); an Indexed Job sets the same
 //! ones. Machine 0 leads. A group of one is an ordinary job, and says so by being `None`.
@@ -20,18 +20,18 @@ const LONGEST_ADDRESS: usize = 253;
 pub struct Machines {
     /// Name or IP address of machine 0.
     pub leader: String,
-    /// Where it listens.
+    /// Port of the leader.
     pub port: u16,
-    /// Which machine this is, below `count`.
+    /// Index of this node, below `count`.
     pub index: usize,
-    /// At least 2.
+    /// Number of nodes, at least 2.
     pub count: NonZeroUsize,
-    /// How long one waits for another.
+    /// Timeout for waits between nodes.
     pub patience: Duration,
 }
 
 impl Machines {
-    /// Whether this machine does as another one says.
+    /// Returns whether another node leads.
     pub fn follows(&self) -> bool {
         self.index > 0
     }
@@ -91,7 +91,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Machi
     Some((count.get() > 1).then_some(Machines { leader, port, index, count, patience }))
 }
 
-/// What several machines cannot do, or not so.
+/// Checks settings that several nodes do not support.
 pub(super) fn check(
     resolver: &mut Resolver,
     raw: &Raw,

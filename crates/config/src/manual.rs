@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::flags;
 use super::keys::{KEYS, Preset, VARIABLES};
 
-/// `docs/CLI.md`.
+/// Content of `docs/CLI.md`.
 pub fn manual() -> String {
     let mut command = flags::command();
     command.build();

@@ -1,4 +1,4 @@
-//! Where a value came from, so that every message can say it.
+//! Source of a value, for messages.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub enum Origin {
     Variable(String),
     /// A part of the blueprint file, such as `recipe_container_env input-len`.
     Blueprint(String),
-    /// Nobody said anything.
+    /// The default, as no source gave the key.
     Default,
 }
 
@@ -26,7 +26,7 @@ impl Origin {
         }
     }
 
-    /// Where exactly `key` was given, for a sentence.
+    /// Description of the place where `key` was given, for a sentence.
     pub(super) fn of(&self, key: &str) -> String {
         match self {
             Origin::Flag => format!("flag --{key}"),
@@ -49,8 +49,8 @@ impl fmt::Display for Origin {
 /// A value as text, and where it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Given {
-    /// What was given, white space at both ends removed. May hold a token: never print it as it is.
+    /// The given text without white space at both ends. May contain a token: never print it unredacted.
     pub text: String,
-    /// By whom.
+    /// Source of the text.
     pub origin: Origin,
 }

@@ -1,4 +1,4 @@
-//! Where results go when the job is done.
+//! Destination of results at the end of the job.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ const FIELDS: [&str; 5] = ["par", "prefix", "bucket_name", "mount_location", "vo
 /// A prefix and a file's name must fit the 1024 bytes of an object's name.
 const LONGEST_PREFIX_BYTES: usize = 512;
 
-/// What takes the results.
+/// Destination of results.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     /// A bucket that we write to.

@@ -10,19 +10,19 @@ use url::Url;
 
 use super::Secret;
 
-/// Oracle's limit on the length of a PAR URL.
+/// Longest PAR URL in bytes, Oracle's limit.
 const LONGEST_URL_BYTES: usize = 3500;
 
-/// Everything except RFC 3986's unreserved characters and `/`.
+/// All characters except the unreserved ones of RFC 3986, and `/`.
 const OBJECT_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The same with `/` encoded, which the service takes as well.
+/// The same set with `/` encoded, which the service accepts as well.
 const OBJECT_NAME_AS_SEGMENT: &AsciiSet = &OBJECT_NAME.add(b'/');
 
-/// Schemes of places where people keep models, and which may be named.
+/// Schemes of other places for models, which may be named in an error.
 const OTHER_SCHEMES: [&str; 8] = ["ftp", "sftp", "file", "s3", "gs", "oci", "hf", "ws"];
 
-/// What a PAR gives access to.
+/// Object or objects that a PAR gives access to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParTarget {
     /// A bucket, or the part of it under a prefix that the URL does not name.
@@ -42,13 +42,13 @@ pub struct Par {
     target: ParTarget,
 }
 
-/// Why a text is not a PAR URL. Never repeats the text: it may hold a token.
+/// Reasons why a text is not a PAR URL. The text is never repeated: it may contain a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParError {
-    /// Not a URL at all.
+    /// The text is no URL.
     #[error("it is not a URL ({0})")]
     NotAUrl(url::ParseError),
-    /// Neither http nor https.
+    /// A scheme other than http and https.
     #[error("its scheme is {}, not https or http", .0.map_or("another one".to_owned(), |scheme| format!("`{scheme}`")))]
     Scheme(Option<&'static str>),
     /// A path that is not `/p/TOKEN/n/NAMESPACE/b/BUCKET/o/…`.
@@ -76,20 +76,23 @@ impl Par {
         }
         let url = Url::parse(text).map_err(ParError::NotAUrl)?;
         if !matches!(url.scheme(), "http" | "https") {
-            // Of a text that is no URL the first word may be anything, also a token.
+            // The first word of a text that is no URL may be anything, also a token.
             return Err(ParError::Scheme(OTHER_SCHEMES.into_iter().find(|scheme| *scheme == url.scheme())));
         }
+        // Both would be sent along or lost; the URL of another service has them, with a signature in it.
         if url.query().is_some() || url.fragment().is_some() {
             return Err(ParError::Query);
         }
-        // The raw text, not `url.path()`: an object name may hold `..`, which a URL parser would resolve.
+        // The raw text instead of `url.path()`: an object name may contain `..`, which a URL parser would resolve.
         let path =
             text.split_once("://").and_then(|(_, rest)| rest.find('/').map(|start| &rest[start..])).unwrap_or("");
         let wrong = || ParError::Path(path_shape(path));
+        // At most nine: the object's name, which is last, may contain slashes.
         let parts: Vec<&str> = path.splitn(9, '/').collect();
         let ["", "p", token, "n", namespace, "b", bucket, "o", rest @ ..] = parts.as_slice() else {
             return Err(wrong());
         };
+        // Placeholders in a template that were not filled in.
         if token.is_empty() || namespace.is_empty() || bucket.is_empty() {
             return Err(wrong());
         }
@@ -110,52 +113,53 @@ impl Par {
         })
     }
 
-    /// What it gives access to.
+    /// Object or objects that it gives access to.
     pub fn target(&self) -> &ParTarget {
         &self.target
     }
 
-    /// The bucket's name.
+    /// Name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
 
-    /// The URL that lists objects. Holds the token: never print it.
+    /// URL for listing objects. Contains the token: never print it.
     pub fn listing_url(&self) -> String {
         self.with_token(self.token.reveal())
     }
 
-    /// The URL of the object called `name`. Holds the token: never print it.
+    /// URL of the object called `name`. Contains the token: never print it.
     pub fn object_url(&self, name: &str) -> String {
-        // URL parsers resolve the segments `.` and `..` away, so a name that has them must be one segment.
+        // URL parsers resolve the segments `.` and `..`, so a name with them is encoded as one segment.
         let dots = name.split('/').any(|segment| matches!(segment, "." | ".."));
         let set = if dots { OBJECT_NAME_AS_SEGMENT } else { OBJECT_NAME };
         format!("{}{}", self.listing_url(), utf8_percent_encode(name, set))
     }
 
-    /// Scheme, host and port: `accessUri`s of multipart uploads are relative to it.
+    /// Scheme, host and port, the base of `accessUri`s of multipart uploads.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// What stands behind the token in `path` (`/p/TOKEN/n/…`), the path of an upload. `None` where its token is another one than
-    /// this PAR's: without one's own in front, nobody could use what is left.
+    /// The part of an upload's `path` (`/p/TOKEN/n/…`) after the token. `None` if the token is not this PAR's: without
+    /// a token of its own, a later process could not use the rest.
     pub fn behind_token<'a>(&self, path: &'a str) -> Option<&'a str> {
         let rest = path.strip_prefix("/p/")?.strip_prefix(self.token.reveal())?;
         (rest.starts_with('/') && !rest.contains(self.token.reveal())).then_some(rest)
     }
 
-    /// The path that [`Self::behind_token`] has taken apart. Holds the token: never print it.
+    /// The path with this PAR's token before `rest`, the reverse of [`Self::behind_token`]. Contains the token: never
+    /// print it.
     pub fn path_behind_token(&self, rest: &str) -> String {
         format!("/p/{}{rest}", self.token.reveal())
     }
 
-    /// The credential itself, for those who hide it.
+    /// The token, for redaction.
     pub fn token(&self) -> &Secret {
         &self.token
     }
 
-    /// `text` with every occurrence of the token replaced, for messages that come from elsewhere.
+    /// `text` with every occurrence of the token replaced, for messages of other origin.
     pub fn redact(&self, text: &str) -> String {
         text.replace(self.token.reveal(), "<redacted>")
     }
@@ -163,7 +167,7 @@ impl Par {
     fn with_token(&self, token: &str) -> String {
         let encode = |part| utf8_percent_encode(part, NON_ALPHANUMERIC);
         let Self { origin, namespace, bucket, .. } = self;
-        // Namespaces and buckets are letters, digits, `-`, `_` and `.`: encoded only where they are not.
+        // Valid names need no encoding, and are left readable.
         if [namespace, bucket].iter().all(|part| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
         {
             format!("{origin}/p/{token}/n/{namespace}/b/{bucket}/o/")
@@ -173,8 +177,8 @@ impl Par {
     }
 }
 
-/// The skeleton of a path, cut to a length that fits a sentence. Shown is what has its place in a PAR; the rest may be a token, as
-/// the path is none of a PAR.
+/// The shape of a path, cut to a length for a sentence. Parts at their proper place of a PAR are shown; others may be a
+/// token.
 fn path_shape(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').collect();
     let at = |position: Option<usize>| position.and_then(|position| parts.get(position)).copied();

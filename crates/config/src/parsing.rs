@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::redaction::holds_par;
 
-/// Counts go to kernels and block tables that hold 32-bit signed integers.
+/// Largest count: kernels and block tables have 32-bit signed integers.
 pub(super) const LARGEST_COUNT: u64 = i32::MAX as u64;
 
-/// Ten years: beyond it, arithmetic on instants overflows on some systems.
+/// Longest duration, ten years: beyond it, arithmetic on instants overflows on some systems.
 const LONGEST_SECONDS: u64 = 315_360_000;
 
-/// Prefixes of units of bytes with the powers of 1000 or 1024 that they stand for; lower-case here, any case outside.
+/// Prefixes of byte units with base and power; lower-case here, any case in input.
 const BYTE_PREFIXES: [(&str, u128, u32); 13] = [
     ("", 1, 1),
     ("k", 1000, 1),
@@ -29,8 +29,9 @@ const BYTE_PREFIXES: [(&str, u128, u32); 13] = [
     ("ei", 1024, 6),
 ];
 
-/// A whole number in digits alone.
+/// A whole number of digits only.
 pub(super) fn whole(text: &str, smallest: u64, largest: u64) -> Result<u64, String> {
+    // Not `parse` alone, which accepts a plus sign.
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits
         .then(|| text.parse().ok())
@@ -39,20 +40,21 @@ pub(super) fn whole(text: &str, smallest: u64, largest: u64) -> Result<u64, Stri
         .ok_or_else(|| format!("it must be a whole number from {smallest} to {largest}"))
 }
 
-/// How many, at least one.
+/// A count of at least one.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     let number = whole(text, 1, LARGEST_COUNT)?;
     usize::try_from(number).ok().and_then(NonZeroUsize::new).ok_or_else(|| "it is too large here".to_owned())
 }
 
-/// A decimal number for which `allowed` holds; `words` say what that is.
+/// A decimal number for which `allowed` holds; `words` describe the condition.
 pub(super) fn number(text: &str, words: &str, allowed: impl Fn(f64) -> bool) -> Result<f64, String> {
+    // Not `parse` alone, which accepts exponents, signs, `inf` and `nan`.
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let number = if plain { text.parse().ok() } else { None };
     number.filter(|number: &f64| number.is_finite() && allowed(*number)).ok_or_else(|| format!("it must be {words}"))
 }
 
-/// A truth value as YAML 1.1, Helm charts and shells write it.
+/// A boolean as written in YAML 1.1, Helm charts and shells.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "y" | "on" => Ok(true),
@@ -61,7 +63,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `true` or `false`, or as digits, which is all that MLflow's client reads.
+/// A boolean as `true`, `false`, `1` or `0`, the forms that MLflow's client reads.
 pub(super) fn strict_boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
@@ -70,7 +72,7 @@ pub(super) fn strict_boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Seconds, or numbers with units (`90s`, `1.5h`, `1h 30m`).
+/// A duration in seconds, or in numbers with units (`90s`, `1.5h`, `1h 30m`).
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let plain = number(text, "", |_| true).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     plain
@@ -80,8 +82,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it must be a duration in seconds, or with a unit such as 90s or 5m".to_owned())
 }
 
-/// Decimals with units one after the other, as Go prints durations (`1m30.5s`). humantime reads whole numbers alone, but
-/// knows the units.
+/// Decimals with units in sequence, as Go prints durations (`1m30.5s`). humantime reads whole numbers only, but knows
+/// the units.
 fn decimal_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum = Duration::ZERO;
@@ -97,22 +99,26 @@ fn decimal_duration(text: &str) -> Option<Duration> {
     (!text.trim().is_empty()).then_some(sum)
 }
 
-/// A number of bytes, at least one: a decimal, perhaps with an exponent, and perhaps with a unit of SI, IEC or Kubernetes
-/// (grammar of `resource.Quantity`, `apimachinery/pkg/api/resource/quantity.go`). A part of a byte is rounded up, as there.
+/// A number of bytes, at least one: a decimal with an optional exponent and an optional unit of SI, IEC or Kubernetes
+/// (grammar of `resource.Quantity`, `apimachinery/pkg/api/resource/quantity.go`). A fraction of a byte is rounded up,
+/// as there.
+///
+/// By hand: crates for byte sizes have no exponents, go through `f64`, and take `Gb` for gigabytes.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     const WORDS: &str = "it must be a number of bytes above 0, perhaps with a unit such as 512MiB or 4GB";
     let (decimal, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let (exponent, unit) = exponent(rest).unwrap_or((0, rest.trim()));
+    // Kubernetes' suffixes for milli, micro and nano: `512m` is almost always a mistake for `512M`.
     if matches!(unit, "m" | "u" | "n") {
         return Err(format!("`{unit}` stands for a fraction of a byte; write `M` for 1000000 bytes, `Mi` for 1048576"));
     }
-    // `kb` and `gb` are how people write bytes in a hurry; `Gb` is how they write bits on purpose.
+    // `kb` and `gb` are a common way to write bytes; `Gb` is that of bits.
     let capital = unit.len() > 1 && unit.starts_with(|c: char| c.is_ascii_uppercase()) && unit.ends_with('b');
     let unit = unit.to_ascii_lowercase();
     if capital || ["bit", "bits", "bps"].iter().any(|bits| unit.ends_with(bits)) {
         return Err("its unit counts bits; give bytes, such as 512MiB or 4GB".to_owned());
     }
-    // An exponent without its digits.
+    // `1e` is an exponent that was cut short, `1E` an exabyte.
     let cut_short = rest.starts_with("e") && unit == "e";
     let prefix = unit.strip_suffix('b').unwrap_or(&unit);
     let factor = BYTE_PREFIXES.iter().find(|(name, ..)| !cut_short && *name == prefix);
@@ -120,7 +126,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     factor.and_then(|factor| scaled(decimal, exponent, factor)).ok_or_else(|| WORDS.to_owned())
 }
 
-/// A decimal exponent at the start of `text`, and what follows it. An `E` without digits is the unit of exabytes.
+/// A decimal exponent at the start of `text`, with the rest. An `E` without digits is the unit of exabytes.
 fn exponent(text: &str) -> Option<(i32, &str)> {
     let after = text.strip_prefix(['e', 'E'])?;
     let unsigned = after.strip_prefix(['+', '-']).unwrap_or(after);
@@ -128,7 +134,8 @@ fn exponent(text: &str) -> Option<(i32, &str)> {
     Some((after[..end].parse().ok()?, after[end..].trim()))
 }
 
-/// `decimal` times ten to the power of `exponent` times `factor`, rounded up, exactly; at least 1 before it is rounded.
+/// `decimal` times ten to the power of `exponent` times `factor`, rounded up; at least 1 before rounding. Exact, in
+/// integers.
 fn scaled(decimal: &str, exponent: i32, factor: u128) -> Option<u64> {
     let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
     let fraction = fraction.trim_end_matches('0');
@@ -141,7 +148,7 @@ fn scaled(decimal: &str, exponent: i32, factor: u128) -> Option<u64> {
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
-/// A text with something in it.
+/// A text that is not empty.
 pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("it must be a name".to_owned());
@@ -160,7 +167,7 @@ pub(super) fn plain(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A path.
+/// A path to a file or directory.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.contains("://") {
         return Err("it must be a path, not a URL".to_owned());

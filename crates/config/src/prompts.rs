@@ -1,4 +1,4 @@
-//! What the keys of a workload come to: where prompts come from, how many there are, how long they are.
+//! The workload from its keys: source, number and length of prompts.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ pub(super) fn check_lengths(resolver: &mut Resolver, raw: &Raw, workload: &Workl
                 )));
             }
         }
-        // Where nobody gave it, lines and replies may all ask for less.
+        // A default may be too large without harm: lines and replies may all ask for less.
         Dataset::Jsonl(_) | Dataset::ShareGpt { .. } if raw.output_len.given.is_some() && output_len >= longest => {
             resolver.errors.push(ConfigError::Together(format!(
                 "output-len {output_len} leaves no room for a prompt in max-model-len {longest}; lower the one or raise the \

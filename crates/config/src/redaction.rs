@@ -6,15 +6,16 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Characters of a value that fit a sentence.
+/// Most characters of a value in a sentence.
 const LONGEST_SHOWN: usize = 80;
 
 const HIDDEN: &str = "<redacted>";
 
-/// Separator of a URL's path, as it stands or percent-encoded once or twice; one too many or turned round is no reason to show a token.
+/// Pattern of a path separator, plain or percent-encoded once or twice; also doubled or reversed, so that a typing
+/// error does not reveal a token.
 const SEPARATOR: &str = r"(?:[/\\]|%(?:25)?2[fF]|%(?:25)?5[cC])";
 
-/// One component between two of them.
+/// Pattern of one path component.
 const COMPONENT: &str = r#"(?:[^/\\%\s"'`]|%(?:2[0-46-9a-eA-E]|5[0-9abAB]|[013467-9a-fA-F][0-9a-fA-F])|%25(?:2[0-9a-eA-E]|[013-9a-fA-F]))+"#;
 
 /// Component between `p` and `n` of a Pre-Authenticated Request.
@@ -22,27 +23,27 @@ static TOKEN_BEFORE_NAMESPACE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}({SEPARATOR}+n{SEPARATOR})")).ok()
 });
 
-/// Component behind a component `p`, in a text that is a URL.
+/// Component after a component `p`, in a text that is a URL.
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)((?:^|{SEPARATOR})p{SEPARATOR}+){COMPONENT}")).ok());
 
-/// A URL of Oracle's object storage whose path begins with `p`. Other servers may be at such a path, MLflow among them.
+/// URL of Oracle's object storage whose path begins with `p`. Other servers may use such a path, MLflow among them.
 static TOKEN_AFTER_HOST: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let host = r"(?:objectstorage|oraclecloud)[^/\\%]*";
     Regex::new(&format!("(?i){host}{SEPARATOR}+p{SEPARATOR}+{COMPONENT}")).ok()
 });
 
-/// A component that looks drawn by lot, as tokens are. A host may look so, too.
+/// Component that looks random, as tokens do. Host names may, too.
 static RANDOM: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(&format!("(?i)([^/:]{SEPARATOR})[a-z0-9_+=-]{{40,}}")).ok());
 
-/// The beginning of a URL, right or nearly so, or Oracle's host.
+/// Beginning of a URL, exact or similar, or Oracle's host.
 static URL: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"(?i)://|https?:/|https?(%(25)?3a)|objectstorage\.|oraclecloud").ok());
 
-/// `text` with whatever looks like a Pre-Authenticated Request's token, a URL's login or its query replaced.
+/// `text` with everything replaced that looks like a Pre-Authenticated Request's token, a URL's login or its query.
 ///
-/// For texts of unknown content; where a value is known to be a secret it is not shown at all.
+/// For texts of unknown content; a value that is known to be a secret is not shown at all.
 pub fn redact(text: &str) -> String {
     let shown = hide_logins(text);
     let is_url = URL.as_ref().is_none_or(|url| url.is_match(&shown));
@@ -52,25 +53,26 @@ pub fn redact(text: &str) -> String {
             shown = replace(pattern, &shown, &format!("${{1}}{HIDDEN}")).into_owned();
         }
     }
+    // A query may be a signed URL's credential.
     match shown.split_once('?') {
         Some((before, query)) if is_url && !query.is_empty() => format!("{before}?{HIDDEN}"),
         _ => shown,
     }
 }
 
-/// `text` with the token of each Pre-Authenticated Request in it replaced, and the rest as it is: for sentences that are done.
+/// `text` with the token of each Pre-Authenticated Request replaced: for complete sentences.
 pub fn hide_pars(text: &str) -> Cow<'_, str> {
     replace(&TOKEN_BEFORE_NAMESPACE, text, &format!("${{1}}{HIDDEN}${{2}}"))
 }
 
-/// Tells that a Pre-Authenticated Request, right or nearly so, is part of `text`.
+/// Returns whether `text` contains a Pre-Authenticated Request, exact or similar.
 pub(super) fn holds_par(text: &str) -> bool {
     let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
     patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
         || ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
 }
 
-/// `text` with control characters escaped: one line, and no orders to a terminal.
+/// `text` with control characters escaped: one line, without terminal sequences.
 pub fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -86,7 +88,7 @@ pub fn escape_controls(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// `text`, cut to `most_bytes` and an ellipsis where it is longer: it may name what comes from a file or a server.
+/// `text`, cut to `most_bytes` with an ellipsis: it may quote a file or a server.
 pub fn shortened(mut text: String, most_bytes: usize) -> String {
     if text.len() > most_bytes {
         text.truncate(text.floor_char_boundary(most_bytes));
@@ -96,12 +98,12 @@ pub fn shortened(mut text: String, most_bytes: usize) -> String {
     text
 }
 
-/// A pattern that could not be made, which no test has seen, hides all.
+/// Replaces all matches. A pattern that failed to compile, which tests exclude, hides the whole text.
 fn replace<'a>(pattern: &LazyLock<Option<Regex>>, text: &'a str, with: &str) -> Cow<'a, str> {
     pattern.as_ref().map_or(Cow::Borrowed(HIDDEN), |pattern| pattern.replace_all(text, with))
 }
 
-/// `text` redacted, escaped, cut and quoted: a word of a sentence.
+/// `text` redacted, escaped, cut and quoted, for use in a sentence.
 pub(super) fn quoted(text: &str) -> String {
     if text.is_empty() {
         return "empty".to_owned();
@@ -111,11 +113,11 @@ pub(super) fn quoted(text: &str) -> String {
     if redacted.chars().count() > LONGEST_SHOWN {
         shown.push('…');
     }
-    // `escape_debug` escapes quotes too, which need no escape between backticks.
+    // Between backticks, quotes need no escape.
     format!("`{}`", shown.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
-/// `text` of `key` for a sentence: [`quoted`], or a placeholder where the whole value is a secret.
+/// `text` of `key` for a sentence: [`quoted`], or a placeholder if the whole value is a secret.
 pub(super) fn quoted_value(key: &str, text: &str) -> String {
     match key {
         _ if text.is_empty() => quoted(text),
@@ -136,6 +138,7 @@ fn hide_logins(text: &str) -> String {
     let mut parts = vec![scheme.to_owned()];
     for part in rest.split("://") {
         let (authority, path) = part.split_at(part.find(['/', '?', '#', '"']).unwrap_or(part.len()));
+        // The last `@`, since a password may contain one.
         parts.push(match authority.rsplit_once('@') {
             Some((_, host)) => format!("{HIDDEN}@{host}{path}"),
             None => part.to_owned(),

@@ -1,4 +1,4 @@
-//! Which part of a job this process is: all of it, or one of several replicas that share its prompts.
+//! Share of this process in a job: all of it, or one of several replicas that share its prompts.
 //!
 //! Kubernetes numbers the pods of an Indexed Job (`JOB_COMPLETION_INDEX`) and lets each know the job's uid (`JOB_UID`, by the
 //! downward API). A number without a count, or a count without a number, is refused: prompts would be run twice or never.
@@ -12,15 +12,15 @@ use super::origin::{Given, Origin};
 use super::resolver::Resolver;
 use super::{Dataset, Tracking, Workload, parsing};
 
-/// A job's uid has 36; a key of a run has room for 64.
+/// Longest UID in characters. A Job's has 36; the key of a run has space for 64.
 const LONGEST_JOB_UID: usize = 60;
 
-/// This process among those that work on the same job.
+/// Position of this process among the replicas of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Its share of the prompts.
+    /// Share of the prompts.
     pub share: Share,
-    /// The job's uid, by which replicas and repeated attempts find each other in MLflow.
+    /// UID of the job, by which replicas and repeated attempts find each other in MLflow.
     pub job_uid: Option<String>,
 }
 
@@ -32,33 +32,34 @@ pub struct Share {
 }
 
 impl Share {
-    /// All of it.
+    /// The whole list.
     pub const ALL: Self = Self { index: 0, count: NonZeroUsize::MIN };
 
-    /// The part at `index`, from 0; `None` where there are not so many.
+    /// The part at `index`, from 0; `None` if `index` is too large.
     pub fn new(index: usize, count: NonZeroUsize) -> Option<Self> {
         (index < count.get()).then_some(Self { index, count })
     }
 
-    /// Which part.
+    /// Index of the part.
     pub fn index(self) -> usize {
         self.index
     }
 
-    /// How many parts there are.
+    /// Number of parts.
     pub fn count(self) -> usize {
         self.count.get()
     }
 
-    /// Its part of `total` things in a row. All parts together are everything, once; lengths differ by one at most.
+    /// Range of this part in a list of `total` entries. The parts are disjoint and complete; their lengths differ by
+    /// one at most.
     pub fn of(self, total: usize) -> Range<usize> {
-        // Wide, so that no list is too long to be multiplied.
+        // In 128 bits, so that the product cannot overflow.
         let cut = |index: usize| (index as u128 * total as u128 / self.count.get() as u128) as usize;
         cut(self.index)..cut(self.index + 1)
     }
 }
 
-/// Decides which replica this is; within a group of machines an index tells those apart. `None`: an error was noted.
+/// Determines the replica; within a group of nodes an index tells those apart. `None`: an error was recorded.
 pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> Option<Replica> {
     let of_blueprint = resolver.read_open(&raw.recipe_replica_count, parsing::count, NonZeroUsize::to_string);
     let count = match (&raw.replica_count.given, of_blueprint) {
@@ -83,7 +84,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> O
     });
     let (count, index, job_uid) = (count?, index?, job_uid?);
     let share = match index {
-        // What asks for more replicas is refused by whoever knows of the group.
+        // Several replicas of a group are refused by `machines::check`, which knows more.
         _ if in_a_group => Share::new(0, count),
         Some(index) => Share::new(index, count),
         None => (count == NonZeroUsize::MIN).then_some(Share::ALL),
@@ -94,7 +95,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> O
                 "JOB_COMPLETION_INDEX is {index}, but replica-count is {count}, whose replicas are numbered from 0; set \
                  replica-count to the Job's completions"
             ),
-            // Named as it was given.
+            // Named after the key that was given.
             None => format!(
                 "{} is {count}, but JOB_COMPLETION_INDEX is not set, so nobody knows which of the prompts are this \
                  process's; run it as an Indexed Job, or set replica-count=1 to run all of them here",
@@ -105,7 +106,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> O
     Some(Replica { share: share?, job_uid })
 }
 
-/// The key that decided the count.
+/// The key that determined the count.
 pub(super) fn given_as(raw: &Raw) -> String {
     if raw.replica_count.given.is_none() && raw.recipe_replica_count.given.is_some() {
         return raw.recipe_replica_count.key();
@@ -113,7 +114,7 @@ pub(super) fn given_as(raw: &Raw) -> String {
     raw.replica_count.key()
 }
 
-/// Replicas can only be counted together where they find each other, and each needs something to do.
+/// Checks that replicas can find each other, and that each has a prompt.
 pub(super) fn check(
     resolver: &mut Resolver,
     raw: &Raw,
@@ -138,7 +139,7 @@ pub(super) fn check(
     }
 }
 
-/// A variable that Kubernetes sets; an empty one is not set. `None`: an error was noted.
+/// Value of a variable that Kubernetes sets; an empty one counts as unset. `None`: an error was recorded.
 pub(super) fn variable<T: ToString>(
     resolver: &mut Resolver,
     slot: &Slot,

@@ -1,4 +1,4 @@
-//! What all sources said → a [`JobConfig`], or everything that is wrong with it.
+//! All sources → a [`JobConfig`], or a list of all mistakes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -17,15 +17,15 @@ use super::{
     OutputStorage, Sampling, TelemetryConfig, Tracking, input, machines, parsing, prompts, replica, tracking,
 };
 
-/// The port where neither the user nor a blueprint gives one.
+/// Default port of metrics.
 const METRICS_PORT: u16 = 8000;
 
-/// KV blocks are a multiple of this, the smallest page of the attention kernels.
+/// Divisor of the KV block size: the smallest page of the attention kernels.
 const BLOCK_MULTIPLE: usize = 32;
 
 const BYTES_PER_MB: u64 = 1_000_000;
 
-/// Everything that could be resolved, and all that could not.
+/// Settings that could be resolved, and the errors of others.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub job: Option<JobConfig>,
@@ -33,23 +33,24 @@ pub(super) struct Resolved {
     pub errors: Vec<ConfigError>,
 }
 
-/// What `publish` needs.
+/// Destination of `publish`.
 #[derive(Debug)]
 pub(super) struct Destination {
     pub tracking: Option<Tracking>,
     pub output: Option<OutputStorage>,
 }
 
-/// Decides all of `raw`.
+/// Resolves the whole configuration.
 pub(super) fn job(mut resolver: Resolver, raw: &Raw) -> Resolved {
     let job = assemble(&mut resolver, raw);
     let settings = resolver.settings();
     let errors = resolver.errors;
+    // A job exists only if nothing is wrong: half a configuration must not reach a bucket.
     let job = job.filter(|_| errors.is_empty()).map(|job| JobConfig { settings: settings.clone(), ..job });
     Resolved { job, settings, errors }
 }
 
-/// Decides only where results go.
+/// Resolves only the destination of results.
 pub(super) fn destination(mut resolver: Resolver, raw: &Raw) -> Result<Destination, Vec<ConfigError>> {
     let tracking = tracking::resolve(&mut resolver, raw);
     let output = output::resolve(&mut resolver, raw);
@@ -61,7 +62,8 @@ pub(super) fn destination(mut resolver: Resolver, raw: &Raw) -> Result<Destinati
     }
 }
 
-/// Reads everything before it gives up on anything, so that all mistakes are noted.
+/// Reads all keys before it gives up, so that all mistakes are reported.
+// No `?` until the end: a missing value must not hide the mistakes after it.
 fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let backend: Option<BackendKind> = resolver.choose(&raw.backend);
     let device: Option<DeviceChoice> = resolver.choose(&raw.device);
@@ -89,6 +91,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         |text| parsing::whole(text, 0, parsing::LARGEST_COUNT),
         u64::to_string,
     );
+    // Checks across keys run only on values that are valid by themselves.
     if let (Some(workload), Some(engine)) = (&workload, &engine) {
         prompts::check_lengths(resolver, raw, workload, engine);
     }
@@ -125,9 +128,10 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     })
 }
 
-/// `results-dir`, by default where the platform collects results, if it does.
+/// Resolves `results-dir`; by default the directory from which the platform collects results, if it does.
 fn results_dir(resolver: &mut Resolver, raw: &Raw, output: Option<&Output>) -> Option<PathBuf> {
     match (output.and_then(|output| output.collected.clone()), &raw.output_object_storage.given) {
+        // The platform collects results from there; a path that was given wins all the same.
         (Some(collected), Some(given)) if raw.results_dir.given.is_none() => {
             resolver.note(&raw.results_dir, collected.display().to_string(), given.origin.clone());
             Some(collected)
@@ -136,7 +140,7 @@ fn results_dir(resolver: &mut Resolver, raw: &Raw, output: Option<&Output>) -> O
     }
 }
 
-/// Numbers of descriptors are below this (`fs.nr_open`).
+/// Upper bound of descriptor numbers (`fs.nr_open`).
 const MOST_DESCRIPTORS: u64 = 1 << 20;
 
 fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
@@ -149,6 +153,7 @@ fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
     let cache = resolver.read_open(&raw.cache_dir, parsing::path, |path| path.display().to_string());
     let descriptor = resolver.read_open(
         &raw.mount_descriptor,
+        // 0 to 2 are the standard streams.
         |text| Ok(parsing::whole(text, 3, MOST_DESCRIPTORS)? as i32),
         i32::to_string,
     );
@@ -163,7 +168,7 @@ fn mount(resolver: &mut Resolver, raw: &Raw) -> Option<MountConfig> {
 }
 
 fn sampling(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {
-    // An `f32` of its own: a value that rounds to infinity or to zero there is not the value that was meant.
+    // Checked as `f32`: a value that rounds to infinity or zero is not the value that was meant.
     let temperature = resolver.read(
         &raw.temperature,
         |text| {
@@ -183,6 +188,7 @@ fn sampling(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {
     let top_k = resolver.read(
         &raw.top_k,
         |text| match text {
+            // Both are spellings of vLLM for "all tokens".
             "0" | "-1" => Ok(None),
             _ => parsing::count(text).map(Some).map_err(|clause| format!("{clause}, or 0 or -1 for all")),
         },
@@ -249,6 +255,7 @@ fn telemetry(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryConfig> {
         let port = parsing::whole(text, 0, u64::from(u16::MAX))?;
         u16::try_from(port).map_err(|_| "it is too large".to_owned())
     };
+    // The platform forwards exactly this port, so that it is the better default.
     let blueprint_port = resolver.read_open(&raw.recipe_container_port, parse_port, u16::to_string);
     let port = match (&raw.metrics_port.given, blueprint_port) {
         (None, blueprint_port) => blueprint_port.map(|port| {
@@ -292,15 +299,15 @@ fn telemetry(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryConfig> {
     })
 }
 
-/// A duration as it is given: in seconds.
+/// A duration in seconds, as it is given.
 fn seconds(duration: &Duration) -> String {
     duration.as_secs_f64().to_string()
 }
 
-/// No more ranks than GPUs were given to the container.
+/// Checks that there are no more ranks than GPUs in the container.
 fn check_ranks(resolver: &mut Resolver, device: DeviceChoice, engine: &EngineConfig, gpus: u64, machines: usize) {
     let Some(ranks) = engine.tensor_parallel_size else { return };
-    // A blueprint for a machine without GPUs says 0, and then ranks are threads.
+    // A blueprint for a machine without GPUs has 0; ranks are threads then.
     if device != DeviceChoice::Cpu && gpus > 0 && ranks.get().div_ceil(machines) as u64 > gpus {
         let on_each = if machines > 1 { format!(" on {machines} machines") } else { String::new() };
         resolver.errors.push(ConfigError::Together(format!(

@@ -8,29 +8,30 @@ use super::redaction::redact;
 use super::reference::unresolved;
 use super::setting::Setting;
 
-/// The ledgers.
+/// Settings and errors so far.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     settings: Vec<(usize, Setting)>,
-    /// Everything that is wrong so far.
+    /// Errors found so far.
     pub errors: Vec<ConfigError>,
-    /// Names of all environment variables, for the reason why a reference was not replaced.
+    /// Names of all environment variables, to explain why a reference was not replaced.
     variables: Vec<String>,
 }
 
 impl Resolver {
-    /// Starts with what was found wrong before.
+    /// A resolver with errors that were found earlier.
     pub fn new(errors: Vec<ConfigError>, variables: Vec<String>) -> Self {
         Self { settings: Vec::new(), errors, variables }
     }
 
     /// The settings in the order of the keys.
     pub fn settings(&mut self) -> Vec<Setting> {
+        // In the order of the table of keys, not in that of reading: the log is then the same for every job.
         self.settings.sort_by_key(|(position, _)| *position);
         self.settings.drain(..).map(|(_, setting)| setting).collect()
     }
 
-    /// The value of a slot that has a default or must be given. `None`: an error was noted.
+    /// Value of a key that has a default or is required. `None`: an error was recorded.
     pub fn read<T>(
         &mut self,
         slot: &Slot,
@@ -41,7 +42,7 @@ impl Resolver {
             (Some(given), _) => given.clone(),
             (None, Preset::Text(text)) => Given { text: text.to_owned(), origin: Origin::Default },
             (None, Preset::Required | Preset::Decided(_)) => {
-                // A misspelt flag was reported already, and that it is missing follows from it.
+                // A misspelt flag was reported already; that the key is missing follows from it.
                 let flag = format!("--{}", slot.key());
                 let misspelt = |error: &ConfigError| matches!(error, ConfigError::UnknownFlag { nearest: Some(nearest), .. } if *nearest == flag);
                 if !self.errors.iter().any(misspelt) {
@@ -53,7 +54,7 @@ impl Resolver {
         self.parse(slot, &given, parse, show)
     }
 
-    /// The value of a slot that may stay open. `None`: an error was noted. `Some(None)`: nobody gave it.
+    /// Value of an optional key. `None`: an error was recorded. `Some(None)`: the key was not given.
     pub fn read_open<T>(
         &mut self,
         slot: &Slot,
@@ -63,7 +64,7 @@ impl Resolver {
         self.read_or(slot, None, parse, show)
     }
 
-    /// The same with a default that depends on other keys, if there is one.
+    /// Value of a key whose default depends on other keys, if there is one.
     pub fn read_or<T>(
         &mut self,
         slot: &Slot,
@@ -82,13 +83,14 @@ impl Resolver {
         Some(default)
     }
 
-    /// One of a few words, with a default.
+    /// Value of a key with a few allowed words and a default.
     pub fn choose<T: Choice>(&mut self, slot: &Slot) -> Option<T> {
         self.read(slot, T::parse, |value| value.name().to_owned())
     }
 
-    /// Whether the text of `given` can be looked at: it holds no reference that Kubernetes left standing.
+    /// Returns whether the text of `given` can be parsed: it has no reference that Kubernetes left unreplaced.
     pub fn check_reference(&mut self, slot: &Slot, given: &Given) -> bool {
+        // Kubernetes leaves `$(NAME)` as it is where the variable is missing; the text itself is never meant.
         let Some(variable) = unresolved(&given.text) else { return true };
         let reason = match &given.origin {
             Origin::Blueprint(_) => {
@@ -105,14 +107,15 @@ impl Resolver {
         false
     }
 
-    /// Notes what came of a slot.
+    /// Records the resolved value of a key.
     pub fn note(&mut self, slot: &Slot, value: String, origin: Origin) {
         self.note_as(slot, slot.key(), value, origin);
     }
 
-    /// The same under another name, in the slot's place.
+    /// Records a value under another name, in the key's place.
     pub fn note_as(&mut self, slot: &Slot, key: String, value: String, origin: Origin) {
         let position = KEYS.iter().position(|(field, ..)| *field == slot.field).unwrap_or(KEYS.len());
+        // Redacted here, the only place that settings come from: no caller can forget it.
         self.settings.push((position, Setting { key, value: redact(&value), origin }));
     }
 

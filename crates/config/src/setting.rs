@@ -9,9 +9,9 @@ use super::Origin;
 pub struct Setting {
     /// The key, words separated by `-`.
     pub key: String,
-    /// What it came to, secrets redacted. For what is decided later, words that say how.
+    /// Resolved value with secrets redacted, or words for a decision that is made later.
     pub value: String,
-    /// Who gave it.
+    /// Source of the value.
     pub origin: Origin,
 }
 

@@ -13,28 +13,28 @@ use regex::Regex;
 
 use super::{Secret, hide_pars};
 
-/// Replacements of a secret: the first of these that cannot itself hold or complete one.
+/// Replacements of a secret: the first one that cannot contain or complete a secret is used.
 const REPLACEMENTS: [&str; 4] = ["<redacted>", "***", "\u{2588}", "\u{fffd}"];
 
-/// A shorter text in base64 is part of many words.
+/// Shortest secret that is searched in base64: a shorter one would be part of many words.
 const SHORTEST_IN_BASE64: usize = 4;
 
-/// Knows the secrets of this process. Tokens of Pre-Authenticated Requests go whether they are known or not.
+/// The known secrets of this process. Tokens of Pre-Authenticated Requests are replaced even if unknown.
 #[derive(Clone)]
 pub struct Redaction {
-    /// The longest first, so that a secret that holds another goes as a whole.
+    /// Patterns, longest secret first, so that a secret that contains another is replaced as a whole.
     spellings: Vec<Regex>,
     replacement: &'static str,
 }
 
 impl Redaction {
-    /// Registers `secrets`; empty ones are no secrets.
+    /// A redaction of `secrets`; empty ones are ignored.
     pub fn new(secrets: &[Secret]) -> Self {
         let mut texts: Vec<String> = secrets.iter().map(Secret::reveal).flat_map(forms).collect();
         texts.retain(|text| !text.is_empty());
         texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         texts.dedup();
-        // A secret could arise anew across the edge of a replacement only if it held the character there.
+        // A replacement must not complete a secret together with the text around it.
         let is_safe = |replacement: &&str| {
             let edges = [replacement.chars().next(), replacement.chars().last()];
             !texts.iter().any(|secret| {
@@ -42,7 +42,7 @@ impl Redaction {
             })
         };
         let replacement = REPLACEMENTS.into_iter().find(is_safe).unwrap_or_default();
-        // A pattern that is too large is made of the text alone, which always fits.
+        // If the full pattern exceeds the regex size limit, the plain text always fits.
         let pattern = |text: &String| Regex::new(&spelled(text)).or_else(|_| Regex::new(&regex::escape(text))).ok();
         Self { spellings: texts.iter().filter_map(pattern).collect(), replacement }
     }
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Redaction {
     }
 }
 
-/// `text` itself, what it stands for where it is percent-encoded, and both alphabets of base64 without their padding.
+/// `text` itself, its percent-decoded form, and both alphabets of base64 without padding.
 fn forms(text: &str) -> Vec<String> {
     let mut forms = vec![text.to_owned()];
     forms.extend(percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned));
@@ -75,7 +75,7 @@ fn forms(text: &str) -> Vec<String> {
     forms
 }
 
-/// A pattern in which each character of `text` may be spelled in any way.
+/// A pattern that matches `text` with each character in any spelling.
 fn spelled(text: &str) -> String {
     let mut pattern = String::new();
     for character in text.chars() {
@@ -105,7 +105,7 @@ fn spelled(text: &str) -> String {
             '/' => vec![r"\\/".to_owned()],
             _ => vec![],
         });
-        // The longest first, as the first that fits is taken.
+        // Regex alternation takes the first match, so the longest comes first.
         ways.sort_by_key(|way| std::cmp::Reverse(way.len()));
         ways.dedup();
         let _ = write!(pattern, "(?:{})", ways.join("|"));

@@ -1,4 +1,4 @@
-//! What a job says of object storage: what becomes files, where, and where results go.
+//! Settings of object storage: buckets that become files, mount points, destination of results.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::Par;
 /// One entry of `input_object_storage`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputStorage {
-    /// What to mount. `None`: the platform has put files at `location` already.
+    /// PAR to mount. `None` if the platform has put files at `location` already.
     pub par: Option<Par>,
     /// Absolute path of the directory at which objects appear.
     pub location: PathBuf,
@@ -29,22 +29,22 @@ pub struct OutputStorage {
     pub prefix: String,
 }
 
-/// How inputs become files.
+/// Settings of mounts.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
     /// FUSE, copy, or whichever works.
     pub mode: MountMode,
     /// Budget of the block map; `None`: a share of the memory limit.
     pub memory_bytes: Option<u64>,
-    /// Where blocks of mounted files are kept between runs; `None`: nowhere.
+    /// Directory that keeps blocks of mounted files between runs, if any.
     pub cache_directory: Option<PathBuf>,
     /// A descriptor of `/dev/fuse` that is mounted at the input's location already; `None`: we mount.
     pub descriptor: Option<i32>,
-    /// How long an unreachable bucket is retried before a read fails. Default 5 minutes.
+    /// Time for which an unreachable bucket is retried before a read fails. Default 5 minutes.
     pub storage_timeout: Duration,
 }
 
-/// `mount-mode`.
+/// Values of the key `mount-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MountMode {

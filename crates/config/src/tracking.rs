@@ -1,4 +1,4 @@
-//! Which MLflow server records the run, and how to log in there.
+//! The MLflow server that records the run, and its credentials.
 //!
 //! The variables are those that MLflow's own client (3.17.2, `mlflow/environment_variables.py`) reads; as there, an
 //! empty one counts as not set, and a user name with its password beats the token (`mlflow/utils/rest_utils.py`).
@@ -16,10 +16,10 @@ use super::redaction::holds_par;
 use super::resolver::Resolver;
 use super::{Credentials, Secret, Tracking};
 
-/// The experiment where nobody names one.
+/// Default experiment.
 const EXPERIMENT: &str = "flashjob";
 
-/// Reads everything about tracking. `None`: an error was noted. `Some(None)`: results stay local.
+/// Reads all keys of tracking. `None`: an error was recorded. `Some(None)`: results stay local.
 pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Tracking>> {
     let uri = address(resolver, raw);
     let experiment = experiment(resolver, raw);
@@ -48,14 +48,14 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Track
     }))
 }
 
-/// What a variable of MLflow's holds, unless it is empty.
+/// Value of one of MLflow's variables, unless empty.
 fn set(slot: &Slot) -> Option<&Given> {
     slot.given.as_ref().filter(|given| !given.text.is_empty())
 }
 
 type Login = Option<(String, Secret)>;
 
-/// The server's URL without the login that may stand in it. `Some(None)`: there is no server.
+/// URL of the server without its login. `Some(None)`: there is no server.
 fn address(resolver: &mut Resolver, raw: &Raw) -> Option<Option<(Url, Login)>> {
     let slot = &raw.mlflow_uri;
     let (key, given) = match (&slot.given, set(&raw.mlflow_tracking_uri)) {
@@ -85,7 +85,7 @@ fn address(resolver: &mut Resolver, raw: &Raw) -> Option<Option<(Url, Login)>> {
     }
 }
 
-/// Takes an MLflow address apart.
+/// Parses the address of an MLflow server into URL and login.
 fn parse(text: &str) -> Result<(Url, Login), String> {
     if text.is_empty() {
         return Err("it must be the address of an MLflow server, or none".to_owned());
@@ -125,7 +125,7 @@ fn parse(text: &str) -> Result<(Url, Login), String> {
             Some((username, Secret::new(password)))
         }
     };
-    // Neither fails on a URL that has a host.
+    // Neither fails on a URL with a host.
     if url.set_username("").is_err() || url.set_password(None).is_err() {
         return Err("its login cannot be taken out".to_owned());
     }
@@ -167,6 +167,7 @@ fn credentials(resolver: &mut Resolver, raw: &Raw, in_uri: Login) -> Option<Cred
         resolver.errors.push(ConfigError::Together(wrong.to_owned()));
         return None;
     }
+    // The login of the address counts even if the token is given, as in MLflow's client.
     let uri_origin = raw.mlflow_uri.given.as_ref().or(set(&raw.mlflow_tracking_uri)).filter(|_| in_uri.is_some());
     let sendable = |text: &str| text.bytes().all(|b| b == b'\t' || (b >= 0x20 && b != 0x7f));
     let (kind, credentials) = match (in_uri.or(in_variables), token) {

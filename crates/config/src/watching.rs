@@ -1,4 +1,4 @@
-//! What a job says of those who watch it: the tracking server, metrics, logs.
+//! Settings of observers: tracking server, metrics, logs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct Tracking {
     pub experiment: String,
     /// Run name; `None` lets a name be made from model, device and time.
     pub run_name: Option<String>,
-    /// How to log in.
+    /// Credentials for the server.
     pub credentials: Credentials,
     /// `MLFLOW_TRACKING_INSECURE_TLS`.
     pub insecure_tls: bool,
@@ -28,16 +28,16 @@ pub struct Tracking {
     pub workspace: Option<String>,
 }
 
-/// How to log in at the tracking server. Basic beats token, as in MLflow's own client.
+/// Credentials for the tracking server. Basic beats token, as in MLflow's own client.
 #[derive(Clone, Debug)]
 pub enum Credentials {
-    /// None needed.
+    /// No credentials.
     Anonymous,
     /// `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`.
     Basic {
-        /// The name.
+        /// Name of the user.
         username: String,
-        /// The password.
+        /// Password of the user.
         password: Secret,
     },
     /// `MLFLOW_TRACKING_TOKEN`.
@@ -51,7 +51,7 @@ impl Credentials {
             Self::Anonymous => Vec::new(),
             Self::Basic { username, password } => {
                 let sent = STANDARD_NO_PAD.encode(format!("{username}:{}", password.reveal()));
-                // The other alphabet is a spelling that nobody sends, and some show.
+                // No client sends the other alphabet, but some tools show it.
                 let shown = sent.replace('+', "-").replace('/', "_");
                 vec![password.clone(), Secret::new(sent), Secret::new(shown)]
             }
@@ -60,16 +60,16 @@ impl Credentials {
     }
 }
 
-/// How the job is watched.
+/// Settings of metrics, logs and the termination message.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
-    /// Where `/metrics`, `/healthz` and `/readyz` listen. Default `0.0.0.0:8000`.
+    /// Address of `/metrics`, `/healthz` and `/readyz`. Default `0.0.0.0:8000`.
     pub metrics_address: SocketAddr,
-    /// How long metrics stay up at the end for a last scrape; it ends early after one.
+    /// Time for which metrics stay up at the end for a last scrape, after which it ends early.
     pub metrics_linger: MetricsLinger,
-    /// Log lines.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Where the result or the error is left for Kubernetes, in at most 4 KiB; `None` writes none.
+    /// File for the result or error for Kubernetes, of at most 4 KiB; `None` writes none.
     pub termination_message: Option<PathBuf>,
 }
 
@@ -78,17 +78,17 @@ pub struct TelemetryConfig {
 pub enum MetricsLinger {
     /// As long as a scraper may take to come, where one is to be expected.
     Auto,
-    /// So long, whoever watches.
+    /// This long, whether or not it is scraped.
     For(Duration),
 }
 
-/// `log-format`.
+/// Values of the key `log-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
     /// For collectors.
     Json,

@@ -1,4 +1,4 @@
-//! What a job says of its work: the prompts, how many, how tokens are chosen.
+//! Settings of the workload: prompts, their number, sampling.
 
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::Share;
 
-/// What is run.
+/// Prompts and outputs of a job.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Where prompts come from.
+    /// Source of prompts.
     pub dataset: Dataset,
     /// Tokens in each random prompt.
     pub input_len: NonZeroUsize,
     /// Tokens to generate for each request that does not say itself.
     pub output_len: NonZeroUsize,
-    /// How far the lengths of random requests spread around both, as a share of them; in [0, 1).
+    /// Relative spread of the lengths of random requests around both lengths; in [0, 1).
     pub random_range_ratio: f64,
     /// Requests; `None` is all of the dataset (64 random ones).
     pub num_prompts: Option<NonZeroUsize>,
@@ -26,9 +26,9 @@ pub struct Workload {
     /// Generate exactly as many tokens as were asked for, whatever the model says. Default false for the prompts of
     /// `jsonl`, which want answers, true for those that measure.
     pub ignore_eos: bool,
-    /// Which prompts go through the model's chat template.
+    /// Prompts that go through the model's chat template.
     pub apply_chat_template: ApplyChatTemplate,
-    /// What becomes of a job whose dataset holds something that is no prompt.
+    /// Reaction to entries of the dataset that are no prompts.
     pub on_bad_input: OnBadInput,
     /// The part of the prompts that this process runs.
     pub share: Share,
@@ -56,16 +56,16 @@ fn spread(length: NonZeroUsize, ratio: f64) -> RangeInclusive<usize> {
     length.saturating_sub(distance).max(1)..=length + distance
 }
 
-/// `dataset`.
+/// Values of the key `dataset`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dataset {
     /// Distinct sequences of random tokens.
     Random,
     /// A JSON array of conversations between `human` and `gpt`.
     ShareGpt {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// How much is generated for each.
+        /// Lengths of the outputs.
         reply_length: ReplyLength,
     },
     /// A file of JSON lines: prompts, or an OpenAI batch.
@@ -82,12 +82,12 @@ impl Dataset {
     }
 }
 
-/// How many tokens are generated for a conversation of `sharegpt`.
+/// Output length for a conversation of `sharegpt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyLength {
     /// As many as the reply in the dataset has.
     Recorded,
-    /// `output-len`, because somebody gave it.
+    /// The value of `output-len`, which was given.
     OutputLen,
 }
 
@@ -98,7 +98,7 @@ pub enum ApplyChatTemplate {
     Auto,
     /// To everything; a bare prompt is what a user says.
     Always,
-    /// To nothing.
+    /// No prompt at all.
     Never,
 }
 
@@ -111,7 +111,7 @@ pub enum OnBadInput {
     Skip,
 }
 
-/// How tokens are chosen. Temperature 0 is greedy.
+/// Sampling parameters. Temperature 0 is greedy.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Sampling {
     /// ≥ 0; 0 takes the likeliest token.
@@ -123,7 +123,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Whether nothing is left to chance: the likeliest token is taken.
+    /// Returns whether sampling is greedy: the likeliest token is taken.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 || self.top_k.is_some_and(|k| k.get() == 1)
     }

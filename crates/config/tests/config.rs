@@ -41,7 +41,7 @@ fn job_with(words: &[&str], variables: &[(&str, &str)], files: &[(&str, &[u8])])
     }
 }
 
-/// What is wrong, sentence by sentence.
+/// Error messages, one sentence each.
 fn errors(words: &[&str], variables: &[(&str, &str)], files: &[(&str, &[u8])]) -> Vec<String> {
     match parse_with(words, variables, files) {
         Err(Stop::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),

@@ -21,6 +21,7 @@ pub(super) fn file(recipe: &Recipe) -> String {
                     "{variable} is taken from the environment that compose starts in, not from the Secret {secret}"
                 ),
             );
+            // Compose's own syntax: it refuses to start where the variable is missing.
             environment.insert(variable.to_owned(), json!(format!("${{{variable}:?set {variable}}}")));
         }
     }
@@ -30,6 +31,7 @@ pub(super) fn file(recipe: &Recipe) -> String {
     let published = recipe.text("recipe_host_port").map_or(Value::Null, |host| json!([format!("{host}:{port}")]));
     let mounts = !render::input_locations(recipe).is_empty();
     let fuse = |value: Value| if mounts { value } else { Value::Null };
+    // Taken even if absent from the output: a key that is never taken would be reported as left out.
     let shared_memory = recipe.integer("recipe_shared_memory_volume_size_limit_in_mb");
     let memory = recipe.integer("recipe_container_memory_size");
     let processors = recipe.integer("recipe_container_cpu_count");
@@ -40,13 +42,14 @@ pub(super) fn file(recipe: &Recipe) -> String {
         ("environment", Value::Object(environment)),
         ("labels", recipe.text("recipe_id").map_or(Value::Null, |id| json!({"flashjob.recipe-id": id}))),
         ("ports", published),
-        // FUSE needs these; where it is refused all the same, inputs are copied.
+        // FUSE needs root, the device and one capability. Where FUSE is refused all the same, inputs are copied.
         ("user", json!("0")),
         ("devices", fuse(json!(["/dev/fuse"]))),
         ("cap_drop", json!(["ALL"])),
         ("cap_add", fuse(json!(["SYS_ADMIN"]))),
         ("security_opt", json!(["no-new-privileges"])),
         ("stop_grace_period", json!("30s")),
+        // The blueprint counts in decimal units, and compose takes bytes.
         ("shm_size", shared_memory.map_or(Value::Null, |size| json!(size * 1_000_000))),
         ("mem_limit", memory.map_or(Value::Null, |size| json!(size * 1_000_000_000))),
         ("cpus", processors.map_or(Value::Null, |count| json!(count))),
@@ -59,10 +62,11 @@ pub(super) fn file(recipe: &Recipe) -> String {
     yaml::document(&json!({"services": services, "volumes": volumes}))
 }
 
-/// Nobody numbers the replicas of a compose file.
+/// Compose does not number replicas.
 pub(super) fn one_replica(recipe: &Recipe, environment: &mut Map<String, Value>) {
     if let Some(count @ 2..) = recipe.integer("recipe_replica_count") {
         recipe.leave_out("recipe_replica_count", format!("one process runs all prompts here, not {count}"));
+        // Without it, the process would run its share of the prompts only.
         environment.insert("replica_count".to_owned(), json!("1"));
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn script(recipe: &Recipe) -> String {
     let mut words: Vec<Vec<String>> = vec![vec!["docker".to_owned(), "run".to_owned(), "--rm".to_owned()]];
     let mut add = |flag: &str, value: &str| words.push(vec![flag.to_owned(), value.to_owned()]);
     add("--name", &render::name(recipe));
-    // FUSE needs these; where it is refused all the same, inputs are copied.
+    // FUSE needs root, the device and one capability. Where FUSE is refused all the same, inputs are copied.
     add("--user", "0");
     add("--cap-drop", "ALL");
     if !render::input_locations(recipe).is_empty() {
@@ -51,6 +51,7 @@ pub(super) fn script(recipe: &Recipe) -> String {
     let mut changed = Map::new();
     compose::one_replica(recipe, &mut changed);
     for (name, value) in &variables {
+        // A variable that cannot keep its value, such as the number of replicas, is replaced in place.
         let value = changed.get(name).and_then(|value| value.as_str()).unwrap_or(value);
         add("--env", &format!("{name}={value}"));
     }
@@ -62,6 +63,7 @@ pub(super) fn script(recipe: &Recipe) -> String {
                     "{variable} is taken from the environment that this is started in, not from the Secret {secret}"
                 ),
             );
+            // Without a value docker passes the variable on from its own environment.
             add("--env", variable);
         }
     }
@@ -70,6 +72,7 @@ pub(super) fn script(recipe: &Recipe) -> String {
         add("--entrypoint", &program);
     }
     let image = recipe.text("recipe_image_uri").unwrap_or_default().to_owned();
+    // docker takes one word as the entrypoint; the others go before the arguments.
     words.push(std::iter::once(image).chain(entrypoint).chain(arguments).collect());
     let lines: Vec<String> =
         words.iter().map(|line| line.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")).collect();

@@ -74,7 +74,7 @@ impl Node {
         }
     }
 
-    /// What JSON calls it.
+    /// Name of the type in JSON.
     pub(super) fn type_name(&self) -> &'static str {
         match &self.content {
             Content::Plain(Value::Null) => "null",
@@ -89,7 +89,9 @@ impl Node {
 
 /// Reads strict JSON: one value, each name once.
 pub(super) fn read(text: &str) -> Result<Node, Finding> {
+    // Some editors begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
+    // The parser is lenient by default; the platform's is not.
     let strict = ParseOptions {
         allow_comments: false,
         allow_loose_object_property_names: false,
@@ -102,6 +104,7 @@ pub(super) fn read(text: &str) -> Result<Node, Finding> {
         allow_non_finite_numbers: false,
         allow_extended_string_escapes: false,
     };
+    // A finding about the whole file has no key.
     let whole = |place, problem: String| Finding { place, at: String::new(), problem };
     let parsed = parse_to_ast(text, &CollectOptions::default(), &strict).map_err(|error| {
         let place = Place { line: error.line_display(), column: error.column_display() };
@@ -115,7 +118,7 @@ pub(super) fn read(text: &str) -> Result<Node, Finding> {
     }
 }
 
-/// Where lines begin.
+/// Offsets of lines in a text.
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -128,6 +131,7 @@ impl<'a> Lines<'a> {
     }
 
     fn place(&self, at: usize) -> Place {
+        // The last line that starts at or before the offset.
         let line = self.starts.partition_point(|start| *start <= at);
         let column = self.text[self.starts[line - 1]..at].chars().count() + 1;
         Place { line, column }
@@ -140,6 +144,7 @@ fn node(value: &Ast<'_>, lines: &Lines<'_>, at: &str) -> Result<Node, Finding> {
         Ast::NullKeyword(_) => Content::Plain(Value::Null),
         Ast::BooleanLit(literal) => Content::Plain(Value::Bool(literal.value)),
         Ast::StringLit(literal) => Content::Plain(Value::String(literal.value.to_string())),
+        // serde_json's number keeps the exact text, so that large integers are not rounded.
         Ast::NumberLit(literal) => Content::Plain(serde_json::from_str(literal.value).map_err(|_| Finding {
             place,
             at: at.to_owned(),
@@ -156,6 +161,7 @@ fn node(value: &Ast<'_>, lines: &Lines<'_>, at: &str) -> Result<Node, Finding> {
                 let name = property.name.clone().into_string();
                 let place = lines.place(property.name.start());
                 let at = inside(at, &name);
+                // Parsers differ in which of two equal keys wins, so neither is taken.
                 if let Some(first) = members.iter().find(|member| member.name == name) {
                     let problem = format!("is there twice, first in line {}; keep one of them", first.place.line);
                     return Err(Finding { place, at, problem });

@@ -16,6 +16,7 @@ const COUNT: [u8; 4] = [3, 5, 130, 143];
 pub(super) fn manifests(recipe: &Recipe) -> String {
     let name = render::name(recipe);
     let variables = render::variables(recipe);
+    // Secrets go into an object of their own, which can be withheld from those who may read Jobs.
     let (secret, open): (Vec<_>, Vec<_>) =
         variables.into_iter().partition(|(name, value)| render::is_secret(name, value));
     let mut documents = Vec::new();
@@ -39,15 +40,18 @@ fn job(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &[(String
         "activeDeadlineSeconds": 86_400,
         "ttlSecondsAfterFinished": 604_800,
         "podFailurePolicy": {"rules": [
+            // Eviction and drain are no fault of the job: such a pod is replaced without being counted.
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "job", "operator": "In", "values": FAIL}},
             {"action": "Count", "onExitCodes": {"containerName": "job", "operator": "In", "values": COUNT}},
         ]},
     });
+    // The index tells each pod its share of the prompts.
     if replicas > 1 {
         spec["completionMode"] = json!("Indexed");
         spec["completions"] = json!(replicas);
         spec["parallelism"] = json!(replicas);
+        // Kubernetes allows only one of both limits. Per index, one replica cannot use up the retries of all.
         if let Some(spec) = spec.as_object_mut() {
             spec.remove("backoffLimit");
             spec.insert("backoffLimitPerIndex".to_owned(), json!(3));
@@ -70,6 +74,7 @@ fn job(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &[(String
 
 fn pod(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &[(String, String)], port: &str) -> Value {
     let (volumes, mounts) = volumes(recipe);
+    // References stay: Kubernetes replaces `$(NAME)` itself.
     let (command, arguments) = render::command(recipe, None);
     let arguments = if arguments.is_empty() { Value::Null } else { json!(arguments) };
     let container = object([
@@ -83,6 +88,7 @@ fn pod(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &[(String
         ("startupProbe", probe(recipe, "recipe_startup_probe_params", port)),
         ("livenessProbe", probe(recipe, "recipe_liveness_probe_params", port)),
         ("readinessProbe", probe(recipe, "recipe_readiness_probe_params", port)),
+        // A container that dies before it can write its message leaves its last log lines.
         ("terminationMessagePolicy", json!("FallbackToLogsOnError")),
         ("securityContext", json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})),
         ("volumeMounts", json!(mounts)),
@@ -90,7 +96,9 @@ fn pod(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &[(String
     let pull = recipe.text("recipe_container_secret_name").map_or(Value::Null, |name| json!([{"name": name}]));
     object([
         ("restartPolicy", json!("Never")),
+        // The job never talks to Kubernetes' API.
         ("automountServiceAccountToken", json!(false)),
+        // As long as a job needs to leave a partial result after SIGTERM.
         ("terminationGracePeriodSeconds", json!(30)),
         ("imagePullSecrets", pull),
         ("nodeSelector", node_selector(recipe)),
@@ -142,12 +150,14 @@ fn resources(recipe: &Recipe) -> Value {
         ("recipe_container_memory_size", "memory", "G"),
         ("recipe_ephemeral_storage_size", "ephemeral-storage", "G"),
     ] {
+        // Equal requests and limits give the pod the Guaranteed class, which is evicted last.
         if let Some(amount) = recipe.integer(key) {
             limits.insert(name.to_owned(), json!(format!("{amount}{unit}")));
             requests.insert(name.to_owned(), json!(format!("{amount}{unit}")));
         }
     }
     for (resource, count) in gpus(recipe) {
+        // Extended resources need no request: Kubernetes sets it to the limit.
         limits.insert(resource, json!(count.to_string()));
     }
     let some = |map: serde_json::Map<String, Value>| if map.is_empty() { Value::Null } else { Value::Object(map) };
@@ -166,6 +176,7 @@ fn environment(recipe: &Recipe, name: &str, secret: &[(String, String)], open: &
             variables.push(of_secret(variable, secret, key));
         }
     }
+    // A variable that the blueprint sets itself is not overridden.
     let known = |variables: &[Value], name: &str| variables.iter().any(|variable| variable["name"] == name);
     for (variable, path) in [
         ("POD_NAME", "metadata.name"),
@@ -206,6 +217,7 @@ fn volumes(recipe: &Recipe) -> (Vec<Value>, Vec<Value>) {
 
 fn probe(recipe: &Recipe, key: &str, port: &str) -> Value {
     let Some(given) = recipe.take(key) else { return Value::Null };
+    // The blueprint may give fractions, and Kubernetes takes whole seconds.
     let whole = |name: &str| given.get(name).and_then(Value::as_f64).map_or(Value::Null, |number| json!(number as i64));
     let get = object([
         ("path", given.get("endpoint_path").cloned().unwrap_or_else(|| json!("/healthz"))),

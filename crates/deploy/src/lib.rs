@@ -19,23 +19,23 @@ use std::fmt;
 pub use recipe::LeftOut;
 pub use render::{Format, RenderError, Rendered, render};
 
-/// Where something stands in a text, both counted from 1, columns in characters.
+/// Position in a text, both counted from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The line.
+    /// Line number from 1.
     pub line: usize,
-    /// The column.
+    /// Column from 1, in characters.
     pub column: usize,
 }
 
 /// Something that is wrong with a blueprint. Holds no PAR's token.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Where.
+    /// Position of the finding.
     pub place: Place,
     /// Under which name, such as `recipe_container_env[2].value`; empty for the whole.
     pub at: String,
-    /// What, and what is allowed.
+    /// Fault, with what is allowed.
     pub problem: String,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a sound blueprint is.
+/// Summary of a valid blueprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It runs a container once.
@@ -64,8 +64,10 @@ pub enum Kind {
 /// At least one finding.
 pub fn validate(text: &str) -> Result<Kind, Vec<Finding>> {
     let document = document::read(text).map_err(|finding| vec![finding])?;
+    // Both sets of rules run even if the first finds something: all faults are reported at once.
     let mut findings = schema::check(&document);
     findings.extend(rules::check(&document));
+    // The same fault may be found by schema and rules.
     findings.sort();
     findings.dedup();
     if !findings.is_empty() {

@@ -1,4 +1,4 @@
-//! A recipe whose keys are taken one by one: what nobody took is left, and can be told.
+//! A recipe whose keys are taken one by one; keys that no renderer took are known and reported.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,13 +19,13 @@ pub(super) struct Recipe {
 /// A key without a counterpart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// The key.
+    /// Key of the blueprint.
     pub key: String,
     /// Its line in the blueprint.
     pub line: usize,
     /// Its value, without a token.
     pub value: String,
-    /// Why it has none.
+    /// Reason why it has no counterpart.
     pub reason: String,
 }
 
@@ -39,6 +39,7 @@ impl Recipe {
             keys: members.iter().map(|member| (member.name.clone(), member.value.json())).collect(),
             places: members.iter().map(|member| (member.name.clone(), member.place)).collect(),
             taken: RefCell::default(),
+            // Interior mutability, so that renderers may take keys inside of closures.
             notes: RefCell::default(),
         }
     }
@@ -79,7 +80,7 @@ impl Recipe {
         }
     }
 
-    /// What was left out, in the order of the file: whatever nobody took, and what was said to be left out.
+    /// Keys that were left out, in the order of the file: those that no renderer took, and those recorded as left out.
     pub(super) fn left_out(&self) -> Vec<LeftOut> {
         let (taken, notes) = (self.taken.borrow(), self.notes.borrow());
         let mut found: Vec<LeftOut> = Vec::new();
@@ -87,6 +88,7 @@ impl Recipe {
             let reasons: Vec<String> =
                 notes.iter().filter(|(noted, _)| noted == key).map(|(_, why)| why.clone()).collect();
             let reasons = match (taken.contains_key(key), reasons.is_empty()) {
+                // A key may be taken by a renderer and still have parts that are left out.
                 (true, true) => continue,
                 (false, true) => vec![reason(key).to_owned()],
                 (_, false) => reasons,
@@ -116,7 +118,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Why a key that nobody takes has no counterpart.
+/// Reason why a key that no renderer takes has no counterpart.
 fn reason(key: &str) -> &'static str {
     match key {
         "recipe_node_pool_size"

@@ -9,7 +9,7 @@ use super::recipe::{LeftOut, Recipe};
 use super::{Finding, Kind, compose, docker, kubernetes, validate};
 use flashjob_config::expand_references;
 
-/// Where the manifest is to run.
+/// Target of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A Kubernetes Job, with a Secret for what is secret.
@@ -29,7 +29,7 @@ pub struct Rendered {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Why there is no manifest.
+/// Reasons why there is no manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
     /// The blueprint is not sound.
@@ -51,7 +51,7 @@ pub fn render(text: &str, format: Format) -> Result<Rendered, RenderError> {
         return Err(RenderError::NothingToRun(nothing_to_run(kind, &document)));
     }
     let recipe = Recipe::of(&document);
-    // What the mode asks for is what is made.
+    // The mode is what the manifest expresses.
     recipe.take("recipe_mode");
     let body = match format {
         Format::Job => kubernetes::manifests(&recipe),
@@ -60,6 +60,7 @@ pub fn render(text: &str, format: Format) -> Result<Rendered, RenderError> {
     };
     let left_out = recipe.left_out();
     let text = match format {
+        // A script must begin with its shebang, so the heading comes second.
         Format::Docker => body.replacen('\n', &format!("\n{}", heading(&left_out)), 1),
         Format::Job | Format::Compose => format!("{}{body}", heading(&left_out)),
     };
@@ -104,6 +105,7 @@ pub(super) fn variables(recipe: &Recipe) -> Vec<(String, String)> {
             variables.push((key.to_owned(), value));
         }
     }
+    // flashjob accepts several spellings of a variable, any of which counts as given.
     let named = |name: &str| variables.iter().any(|(known, _)| known.replace('-', "_").to_lowercase() == name);
     let mut own: Vec<(String, String)> = Vec::new();
     if let Some(inputs) = inputs(recipe) {
@@ -140,10 +142,11 @@ fn inputs(recipe: &Recipe) -> Option<Value> {
             ),
         );
     }
+    // Without any input the variable is absent, since an empty list would be a mistake.
     (!reachable.is_empty()).then(|| json!(reachable))
 }
 
-/// Where inputs appear, each with the size of its volume in GB.
+/// Locations of inputs, each with the size of its volume in GB.
 pub(super) fn input_locations(recipe: &Recipe) -> Vec<(String, Option<i64>)> {
     let entries = recipe.list("input_object_storage").iter().filter(|entry| entry.get("par").is_some());
     entries
@@ -151,7 +154,7 @@ pub(super) fn input_locations(recipe: &Recipe) -> Vec<(String, Option<i64>)> {
         .collect()
 }
 
-/// Where the platform collects results from.
+/// Locations from which the platform collects results.
 pub(super) fn output_locations(recipe: &Recipe) -> Vec<(String, Option<i64>)> {
     let entries = recipe.list("output_object_storage");
     for entry in entries {
@@ -184,11 +187,13 @@ pub(super) fn command(recipe: &Recipe, resolved: Option<&[(String, String)]>) ->
     let mut arguments = recipe.texts("recipe_container_command_args");
     let mut entrypoint = (!entrypoint.is_empty()).then_some(entrypoint);
     if let Some(variables) = resolved {
+        // The last value wins, as in a container.
         let lookup = |name: &str| variables.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         for word in entrypoint.iter_mut().flatten().chain(&mut arguments) {
             *word = expand_references(word, lookup);
         }
     }
+    // The platform joins the words unquoted, and so does this.
     if recipe.is_set("recipe_container_command_use_shell") {
         let line: Vec<String> = entrypoint.into_iter().flatten().chain(arguments).collect();
         return (Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]), vec![line.join(" ")]);
@@ -200,7 +205,7 @@ pub(super) fn command(recipe: &Recipe, resolved: Option<&[(String, String)]>) ->
 pub(super) fn name(recipe: &Recipe) -> String {
     let given = recipe.text("deployment_name").unwrap_or_default().to_lowercase();
     let plain: String = given.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    // Pods of an Indexed Job add their number and five letters to it, within 63.
+    // Pods of an Indexed Job append an index and five letters, within 63 characters.
     let cut: String = plain.trim_matches('-').chars().take(50).collect();
     let cut = cut.trim_end_matches('-').to_owned();
     if cut.starts_with(|c: char| c.is_ascii_alphabetic()) {
@@ -210,9 +215,10 @@ pub(super) fn name(recipe: &Recipe) -> String {
     }
 }
 
-/// Whether a variable must not stand in a manifest that others read.
+/// Returns whether a variable is a secret that must not be in a manifest.
 pub(super) fn is_secret(name: &str, value: &str) -> bool {
     let name = name.to_lowercase();
+    // The path of a PAR begins with `/p/`, wherever it is in a value.
     ["password", "token", "secret", "api_key"].iter().any(|word| name.contains(word)) || value.contains("/p/")
 }
 

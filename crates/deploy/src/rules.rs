@@ -1,4 +1,4 @@
-//! What the schema cannot say: values that fit their type and yet cannot be deployed.
+//! Rules that the schema cannot express: values that fit their type and yet cannot be deployed.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +29,7 @@ fn recipes(document: &Node) -> Vec<(String, &Node)> {
             found.push((format!("deployment_group.deployments[{index}].recipe"), recipe));
         }
     }
+    // A file without samples or deployments is a single recipe.
     if found.is_empty() {
         found.push((String::new(), document));
     }
@@ -67,6 +68,7 @@ impl Rules<'_> {
         for name in ["recipe_container_port", "recipe_host_port"] {
             if let Some(node) = self.recipe.member(name)
                 && let Some(text) = node.text()
+                // The schema types ports as texts, without a range.
                 && !text.parse::<u16>().is_ok_and(|port| port > 0)
             {
                 self.refuse(node, name, "must be a port, from 1 to 65535, in quotes");
@@ -115,6 +117,7 @@ impl Rules<'_> {
                     key,
                     &at,
                     format!("is there twice, first as recipe_container_env[{first}]; keep one of them"),
+                    // Kubernetes leaves an unknown reference as it is, and the program would see `$(name)`.
                 );
             }
         }
@@ -145,6 +148,7 @@ impl Rules<'_> {
                 let Some(location) = node.text() else { continue };
                 let at = inside(&called, "mount_location");
                 if !location.starts_with('/') || location == "/" {
+                    // Trailing slashes name the same directory.
                     self.refuse(node, &at, "must be an absolute path below /");
                 }
                 let plain = location.trim_end_matches('/').to_owned();

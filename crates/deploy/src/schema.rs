@@ -15,13 +15,14 @@ use flashjob_config::redact;
 /// The schema as the platform publishes it.
 const TEXT: &str = include_str!("blueprint_schema.json");
 
-/// How alike a wrong and a right name must be (Jaro–Winkler) to be suggested.
+/// Least similarity (Jaro–Winkler) of a wrong name and a known one that is suggested for it.
 const ALIKE: f64 = 0.85;
 
 /// Characters of a wrong value that are repeated.
 const LONGEST_SHOWN: usize = 60;
 
 fn root() -> &'static Value {
+    // Parsed once; the text is a constant of the program, held by a test.
     static ROOT: OnceLock<Value> = OnceLock::new();
     // A test reads it; a build with another text does not pass.
     ROOT.get_or_init(|| serde_json::from_str(TEXT).unwrap_or_default())
@@ -37,7 +38,7 @@ pub(super) fn check(document: &Node) -> Vec<Finding> {
     evaluate(document, if is_whole { root() } else { &recipe }, "").findings
 }
 
-/// What came of a node under a schema.
+/// Result of validating a node against a schema.
 #[derive(Default)]
 struct Verdict {
     findings: Vec<Finding>,
@@ -62,7 +63,7 @@ fn evaluate(node: &Node, schema: &Value, at: &str) -> Verdict {
         && !has_type(node, types)
     {
         refuse(&mut verdict, format!("is {}, but {} is called for", shown(node), type_words(types)));
-        // What else is wrong follows from it.
+        // Other keywords would only report consequences of the wrong type.
         return verdict;
     }
     if let Some(pointer) = keywords.get("$ref").and_then(Value::as_str)
@@ -84,6 +85,7 @@ fn evaluate(node: &Node, schema: &Value, at: &str) -> Verdict {
         refuse(&mut verdict, format!("is {}, but must be {allowed}", shown(node)));
     }
     if let Some(forms) = keywords.get("oneOf").and_then(Value::as_array) {
+        // JSON Schema's `oneOf` demands exactly one fitting form.
         let mut fitting: Vec<Verdict> =
             forms.iter().map(|form| evaluate(node, form, at)).filter(|form| form.findings.is_empty()).collect();
         match (fitting.pop(), fitting.is_empty()) {
@@ -143,6 +145,7 @@ fn members(node: &Node, keywords: &serde_json::Map<String, Value>, at: &str, ver
             }
         }
     }
+    // Only after all subschemas: a member is unevaluated if none of them looked at it.
     if keywords.get("unevaluatedProperties") == Some(&Value::Bool(false)) {
         for member in node.members().iter().filter(|member| !verdict.evaluated.contains(&member.name)) {
             let known = if keywords.contains_key("properties") { properties } else { recipe_properties() };
@@ -171,7 +174,7 @@ fn has_type(node: &Node, types: &Value) -> bool {
         ("object", Content::Object(_)) | ("array", Content::List(_)) => true,
         ("string", Content::Plain(Value::String(_))) | ("boolean", Content::Plain(Value::Bool(_))) => true,
         ("number", Content::Plain(Value::Number(_))) | ("null", Content::Plain(Value::Null)) => true,
-        // 2.0 is a whole number, too.
+        // JSON Schema counts 2.0 as an integer.
         ("integer", Content::Plain(Value::Number(number))) => {
             number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|number| number.fract() == 0.0)
         }
@@ -201,7 +204,7 @@ fn type_words(types: &Value) -> String {
     names.join(" or ")
 }
 
-/// Why none of `forms` fits: the words that are allowed, or what each form needs.
+/// Reason why none of `forms` fits: the allowed words, or what each form requires.
 fn no_form(node: &Node, forms: &[Value]) -> String {
     let constants: Vec<&Value> = forms.iter().filter_map(|form| form.get("const")).collect();
     if constants.len() == forms.len() {

@@ -23,7 +23,7 @@ fn block(value: &Value, indent: usize, text: &mut String) {
             for item in items {
                 let mut inner = String::new();
                 block(item, indent + 2, &mut inner);
-                // The first line begins behind the dash, where its own indentation would have been.
+                // The first line follows the dash; its own indentation is dropped.
                 let _ = write!(text, "{:indent$}- {}", "", inner.trim_start());
             }
         }
@@ -43,6 +43,7 @@ fn nested(value: &Value, indent: usize, text: &mut String) {
             text.push('\n');
             block(value, indent, text);
         }
+        // JSON's scalars are valid YAML, quotes and escapes included.
         plain => {
             let _ = writeln!(text, " {plain}");
         }

@@ -1,12 +1,12 @@
 //! The one stream of facts that everything shown to people is derived from.
 //!
-//! Rooms that do work emit [`Fact`]s; rooms that show work (`telemetry`, `bench`)
-//! observe them. This module does not know who listens, and emitters never format, log or count.
+//! Crates that do work emit [`Fact`]s; those that show work (`telemetry`, `bench`) observe them. This crate does not know
+//! the observers, and emitters never format, log or count.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Identifies a request within one job: its position in the workload.
+/// Identity of a request within one job: its position in the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u32);
 
@@ -18,24 +18,25 @@ pub enum Phase {
     Mount,
     /// Weights are read and packed; the KV cache is allocated.
     Load,
-    /// Steps are computed as another machine says.
+    /// This node computes steps as the leader tells it.
     Follow,
-    /// Requests that are not counted.
+    /// Requests run that are not counted.
     WarmUp,
     /// The measured region.
     Measure,
-    /// Results leave the process.
+    /// Results are published.
     Publish,
     /// Metrics stay up for a last scrape.
     Linger,
 }
 
 impl Phase {
-    /// Every phase, in order.
+    /// All phases, in order.
+    // Declaration order is the order of `Ord`, and metrics index arrays by it.
     pub const ALL: [Phase; 7] =
         [Phase::Mount, Phase::Load, Phase::Follow, Phase::WarmUp, Phase::Measure, Phase::Publish, Phase::Linger];
 
-    /// The name used in metrics, logs and `result.json`.
+    /// Name in metrics, logs and `result.json`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Mount => "mount",
@@ -49,20 +50,20 @@ impl Phase {
     }
 }
 
-/// Why a request stopped.
+/// Reason why a request stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// It produced as many tokens as were asked for.
+    /// It generated as many tokens as requested.
     Length,
-    /// It produced a stop token (only where EOS is not ignored).
+    /// It generated a stop token (only if EOS is not ignored).
     Stop,
     /// No further token can be computed for it. Other requests go on.
     Error,
 }
 
 impl FinishReason {
-    /// The name used in metrics and answers: that of vLLM, and of OpenAI where it has one.
+    /// Name in metrics and answers: vLLM's, which is OpenAI's where that has one.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Length => "length",
@@ -72,19 +73,19 @@ impl FinishReason {
     }
 }
 
-/// Something that happened. Amounts are increments unless a name says otherwise.
+/// An event of the job. Amounts are increments unless a name says otherwise.
 #[derive(Clone, Debug)]
 pub enum Fact {
     /// A phase began, and with it the previous one ended.
     PhaseStarted(Phase),
     /// Body bytes arrived from the bucket.
     BucketRead {
-        /// How many, in this chunk.
+        /// Bytes of this chunk.
         bytes: u64,
     },
     /// Bytes were written to the bucket.
     BucketWritten {
-        /// How many, in this request.
+        /// Bytes of this request.
         bytes: u64,
     },
     /// A bucket request is about to be tried again.
@@ -92,80 +93,80 @@ pub enum Fact {
         /// A short stable word for metrics: `throttled`, `server_error`, `timeout`, `reset`, `short_body`.
         reason: &'static str,
     },
-    /// An upload in parts has an address, and begins or goes on.
+    /// A multipart upload was opened or resumed.
     UploadOpened {
-        /// Parts in all.
+        /// Number of parts.
         parts: u64,
-        /// Those that an earlier process has sent.
+        /// Number of parts that an earlier process has sent.
         parts_there: u64,
-        /// Why no later process can go on with it, where none can.
+        /// Reason why no later process can resume it, if there is one.
         not_resumable: Option<&'static str>,
     },
     /// Weights arrived in memory.
     WeightsRead {
-        /// How many, in this tensor.
+        /// Bytes of this tensor.
         bytes: u64,
-        /// How many there are in all (the same in every fact of one load).
+        /// Bytes of all weights (the same in every fact of one load).
         total_bytes: u64,
     },
-    /// The KV cache stands; requests can be served.
+    /// The KV cache is allocated; requests can be served.
     EngineReady {
         /// Blocks in the KV cache.
         kv_blocks: usize,
         /// Tokens a block holds.
         block_tokens: usize,
     },
-    /// What the processors can do at most was measured.
+    /// The limits of the processors were measured.
     LimitsMeasured {
-        /// Floating-point operations of a large matrix product.
+        /// Floating-point operations per second of a large matrix product.
         flops_per_second: f64,
-        /// Bytes between memory and processors.
+        /// Bytes per second between memory and processors.
         bytes_per_second: f64,
     },
     /// A request entered the waiting queue.
     RequestQueued {
-        /// Which.
+        /// The request that was queued.
         request: RequestId,
         /// Length of its prompt.
         prompt_tokens: u32,
     },
     /// A request was given its first place in a step.
     RequestScheduled {
-        /// Which.
+        /// The request that was scheduled.
         request: RequestId,
     },
-    /// Cached beginnings were searched for the prompt of a request that got its first place in a step. What a preempted
-    /// request finds again of its own is not stated.
+    /// The prefix cache was searched for the prompt of a request at its first scheduling. What a preempted request
+    /// finds of its own is not stated.
     PrefixSearched {
-        /// Which.
+        /// The request of the prompt.
         request: RequestId,
         /// Length of its prompt.
         prompt_tokens: u32,
-        /// Tokens found: they are not computed again.
+        /// Tokens found, which are not computed again.
         hit_tokens: u32,
     },
     /// A running request lost its blocks and will be recomputed.
     RequestPreempted {
-        /// Which.
+        /// The request that was preempted.
         request: RequestId,
     },
     /// A request produced one token.
     TokenGenerated {
-        /// Which.
+        /// The request that the token is for.
         request: RequestId,
-        /// The token's id in the vocabulary.
+        /// ID of the token in the vocabulary.
         token: u32,
     },
-    /// A request is over, its text included.
+    /// A request has ended, and its text is complete.
     RequestFinished {
-        /// Which.
+        /// The request that ended.
         request: RequestId,
-        /// Tokens it produced.
+        /// Number of generated tokens.
         output_tokens: u32,
-        /// Why it stopped.
+        /// Reason for the end.
         reason: FinishReason,
     },
-    /// What the forward pass that is about to be stated finished takes at least, however it is computed.
+    /// Lower bounds for the forward pass whose end is stated next, independent of the implementation.
     StepNeeded {
         /// Floating-point operations; a multiply-add is two.
         flops: f64,
@@ -174,7 +175,7 @@ pub enum Fact {
     },
     /// One forward pass of the model over a batch.
     StepFinished {
-        /// How long it took.
+        /// Duration of the forward pass.
         duration: Duration,
         /// Prompt tokens computed in it.
         prefill_tokens: usize,
@@ -189,41 +190,43 @@ pub enum Fact {
     },
 }
 
-/// A fact and the moment it became true.
+/// A fact with its time.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// On the monotonic clock.
+    /// Time on the monotonic clock.
     pub at: Instant,
-    /// What happened.
+    /// The fact itself.
     pub fact: Fact,
 }
 
-/// Someone who wants to know. Called on the emitter's thread: be quick, never block, never panic.
+/// A consumer of events. Called on the emitter's thread: it must be fast, never block and never panic.
 pub trait Observer: Send + Sync {
-    /// Takes note of one event. Events of one thread arrive in the order in which they happened.
+    /// Receives one event. Events of one thread arrive in order.
     fn observe(&self, event: &Event);
 }
 
-/// The sending end, cheap to clone and safe to use from any thread.
+/// The sending end of the stream. Cheap to clone, and usable from any thread.
 #[derive(Clone, Default)]
 pub struct Events {
     observers: Arc<[Arc<dyn Observer>]>,
 }
 
 impl Events {
-    /// Delivers to each of `observers`, in order.
+    /// A stream that delivers to `observers`, in order.
     pub fn to(observers: Vec<Arc<dyn Observer>>) -> Self {
         Self { observers: observers.into() }
     }
 
-    /// States a fact that became true now.
+    /// Emits a fact that became true now.
     pub fn emit(&self, fact: Fact) {
         self.emit_at(Instant::now(), fact);
     }
 
-    /// States a fact that became true at `at`.
+    /// Emits a fact that became true at `at`.
     pub fn emit_at(&self, at: Instant, fact: Fact) {
         let event = Event { at, fact };
+        // Synchronous and without a queue: an observer sees a fact before the emitter goes on, so that counts are never
+        // behind.
         for observer in self.observers.iter() {
             observer.observe(&event);
         }

@@ -1,8 +1,8 @@
-//! What this process may use of the machine: limits and use of the control group that it runs in, versions 1 and 2.
+//! Limits and usage of the control group (cgroup) of this process, versions 1 and 2.
 //!
 //! Files: kernel documentation, "Control Group v2" and "Memory Resource Controller" (v1). Within a
 //! container the path in `/proc/self/cgroup` may be the host's while only the container's own part is
-//! mounted; then the mount's top is this process's group. This room does not know what memory is used for.
+//! mounted; then the mount's top is this process's group. This crate does not know the use of memory.
 
 mod memory;
 
@@ -11,28 +11,29 @@ use std::path::{Path, PathBuf};
 
 pub use memory::{free_memory_bytes, memory_limit_bytes};
 
-/// What v1 reports for "no limit" is the largest multiple of a page; anything near it is none.
+/// Value above which a limit of v1 counts as none: "no limit" is the largest multiple of a page.
 const V1_NO_LIMIT_BYTES: f64 = 9.0e18;
 
-/// One reading of the cgroup; `None` where there is no such limit or it cannot be read.
+/// One reading of the cgroup; `None` for limits that do not exist or cannot be read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cgroup {
-    /// Memory this group may use: the tightest limit of it and its visible ancestors.
+    /// Memory limit in bytes: the tightest of this group and its visible ancestors.
     pub memory_limit_bytes: Option<f64>,
-    /// Memory this group uses, page cache included.
+    /// Memory in use in bytes, with page cache.
     pub memory_used_bytes: Option<f64>,
-    /// Processors' worth of time this group may use: the tightest of it and its visible ancestors.
+    /// CPU limit in processors: the tightest of this group and its visible ancestors.
     pub cpu_limit: Option<f64>,
-    /// Time for which its tasks were held back by that limit.
+    /// Time for which tasks were throttled by that limit, in seconds.
     pub throttled_seconds: Option<f64>,
 }
 
 impl Cgroup {
-    /// Reads the group of this process under `root`, which is `/` outside of tests.
+    /// Reads the cgroup of this process under `root`, which is `/` outside of tests.
     pub fn read(root: &Path) -> Self {
         let Groups { version, memory, cpu } = Groups::of(root);
         let innermost = |groups: &[PathBuf], file: &str| groups.first().map(|group| group.join(file));
         let limit_file = version.memory_limit_file();
+        // A limit of an ancestor applies, too: in Kubernetes the pod's may be tighter than the container's.
         let limits = memory.iter().filter_map(|group| number(&group.join(limit_file)));
         let held_back = |field_name, units_per_second: f64| {
             innermost(&cpu, "cpu.stat").and_then(|file| field(&file, field_name)).map(|time| time / units_per_second)
@@ -84,7 +85,7 @@ impl Version {
     }
 }
 
-/// The directories that hold this process's limits, innermost first, by controller.
+/// Directories with this process's limits, innermost first, by controller.
 struct Groups {
     version: Version,
     memory: Vec<PathBuf>,
@@ -95,11 +96,13 @@ impl Groups {
     fn of(root: &Path) -> Self {
         let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mounts = root.join("sys/fs/cgroup");
+        // v2 has one hierarchy for all controllers, in line `0::`.
         if mounts.join("cgroup.controllers").exists() {
             let path = membership.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
             let all = groups(&mounts, path);
             return Self { version: Version::V2, memory: all.clone(), cpu: all };
         }
+        // v1 has a hierarchy for each controller, or for several such as `cpu,cpuacct`.
         let of_controller = |controller: &str| {
             let path = membership.lines().find_map(|line| {
                 let mut parts = line.splitn(3, ':').skip(1);
@@ -112,9 +115,10 @@ impl Groups {
     }
 }
 
-/// The directories of the group at `path` and of its ancestors up to the mount, innermost first.
+/// Directories of the group at `path` and its ancestors up to the mount, innermost first.
 fn groups(mount: &Path, path: &str) -> Vec<PathBuf> {
     let own = mount.join(path.trim_start_matches('/'));
+    // In a container, the path may be the host's, of which only the own part is mounted.
     let innermost = if own.is_dir() { own } else { mount.to_owned() };
     innermost.ancestors().take_while(|group| group.starts_with(mount)).map(Path::to_owned).collect()
 }
@@ -123,17 +127,17 @@ fn tightest(limits: impl Iterator<Item = f64>) -> Option<f64> {
     limits.reduce(f64::min)
 }
 
-/// `None` for v1's -1, which stands for no limit.
+/// Quota as a number of processors; `None` for v1's -1, which stands for no limit.
 fn quota_in_cpus(quota: f64, period: f64) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
-/// The number a file holds; `None` also for v2's `max`.
+/// Number in a file; `None` also for v2's `max`.
 fn number(path: &Path) -> Option<f64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The number after `key` in a file of `key value` lines.
+/// Number after `key` in a file of `key value` lines.
 fn field(path: &Path, key: &str) -> Option<f64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())

@@ -1,8 +1,7 @@
-//! What NVIDIA's management library (NVML) says of the GPUs that this process uses: how busy they are, what holds them back, and
-//! the energy that they have taken.
+//! Metrics of the GPUs of this process, from NVIDIA's management library (NVML): utilisation, throttling and energy.
 //!
-//! A build without the feature `cuda` has none to ask. What a GPU does not say is `None` and shown nowhere. This room does not
-//! know who computes on them.
+//! A build without the feature `cuda` has no GPUs. Values that a GPU does not report are `None` and not shown. This crate does
+//! not know who computes on them.
 
 #[cfg(feature = "cuda")]
 mod nvml;
@@ -10,35 +9,35 @@ mod nvml;
 /// One GPU at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GpuSample {
-    /// Its number among those that this process uses: the rank that computes on it.
+    /// Index among the GPUs of this process: the rank that computes on it.
     pub index: usize,
-    /// As the driver identifies it, `GPU-…` or `MIG-…`.
+    /// Identifier of the driver, `GPU-…` or `MIG-…`.
     pub uuid: String,
-    /// Product name.
+    /// Product name of the GPU.
     pub name: String,
-    /// Share of the last moments in which a kernel ran.
+    /// Share of the last sampling period in which a kernel ran, from 0 to 1.
     pub utilization: Option<f64>,
-    /// Memory in use.
+    /// Memory in use, in bytes.
     pub memory_used_bytes: Option<f64>,
-    /// Memory that there is.
+    /// Memory in total, in bytes.
     pub memory_bytes: Option<f64>,
-    /// What it draws.
+    /// Power draw in watts.
     pub power_watts: Option<f64>,
-    /// What it may draw.
+    /// Power limit in watts.
     pub power_limit_watts: Option<f64>,
-    /// Of the chip.
+    /// Temperature of the chip.
     pub temperature_celsius: Option<f64>,
-    /// Of its multiprocessors.
+    /// Clock of the multiprocessors.
     pub sm_clock_hertz: Option<f64>,
-    /// Of its memory.
+    /// Clock of the memory.
     pub memory_clock_hertz: Option<f64>,
-    /// What it has taken since its driver was loaded.
+    /// Energy consumed since the driver was loaded.
     pub energy_joules: Option<f64>,
-    /// What keeps its clocks down; `None` where it does not say.
+    /// Reasons for reduced clocks, of [`THROTTLE_REASONS`]; `None` if unknown.
     pub throttled_by: Option<Vec<&'static str>>,
 }
 
-/// The names that [`GpuSample::throttled_by`] may hold.
+/// All names that [`GpuSample::throttled_by`] may contain.
 pub const THROTTLE_REASONS: [&str; 8] = [
     "applications_clocks_setting",
     "software_power_cap",
@@ -50,7 +49,7 @@ pub const THROTTLE_REASONS: [&str; 8] = [
     "display_clock_setting",
 ];
 
-/// The GPUs that are watched.
+/// The GPUs that are sampled.
 #[derive(Default)]
 pub struct Gpus {
     #[cfg(feature = "cuda")]
@@ -58,16 +57,13 @@ pub struct Gpus {
 }
 
 impl Gpus {
-    /// Watches those with these identifiers, 16 bytes each as CUDA has them, in this order.
-    ///
-    /// # Errors
-    /// One sentence: NVML is not there, or does not know them.
+    /// Samples the GPUs with these identifiers, 16 bytes each as in CUDA, in this order.
     #[cfg(feature = "cuda")]
     pub fn watch(identifiers: &[[u8; 16]]) -> Result<Self, String> {
         Ok(Self { watched: Some(nvml::Watched::open(identifiers)?) })
     }
 
-    /// All of them, now.
+    /// Samples of all GPUs, taken now.
     pub fn read(&self) -> Vec<GpuSample> {
         #[cfg(feature = "cuda")]
         if let Some(watched) = &self.watched {
@@ -76,7 +72,8 @@ impl Gpus {
         Vec::new()
     }
 
-    /// What the first `count` have taken since their driver was loaded; `None` where one of them does not say.
+    /// Energy that the first `count` GPUs have consumed since their driver was loaded; `None` if one of them does not
+    /// report it.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there are none"))]
     pub fn energy_joules(&self, count: usize) -> Option<f64> {
         #[cfg(feature = "cuda")]

@@ -1,6 +1,6 @@
 //! Records become `runs/log-batch` requests within MLflow's limits.
 //!
-//! What MLflow would cut silently is cut here visibly, and kept whole for an artifact. Knows nothing of HTTP.
+//! Values that MLflow would cut silently are cut here visibly, and kept whole for an artifact. Knows nothing of HTTP.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 use super::names::Names;
 use super::record::{Finite, Record};
 
-/// MLflow's limits on one request (`mlflow/utils/validation.py`, 3.17).
+/// MLflow's limits for one request (`mlflow/utils/validation.py`, 3.17).
 const MOST_METRICS: usize = 1000;
 const MOST_PARAMS: usize = 100;
 const MOST_TAGS: usize = 100;
 const MOST_ENTITIES: usize = 1000;
-/// Common proxies refuse bodies above 1 MB.
+/// Most bytes of text in a request: common proxies refuse bodies above 1 MB.
 const MOST_TEXT_BYTES: usize = 500_000;
-/// Where MLflow cuts values, in characters.
+/// Lengths at which MLflow truncates values, in characters.
 const LONGEST_PARAM_CHARS: usize = 6000;
 const LONGEST_TAG_CHARS: usize = 8000;
-/// The column that holds run names.
+/// Width of the database column for run names, in characters.
 const LONGEST_RUN_NAME_CHARS: usize = 250;
 
-/// The artifact that holds values too long for a param or tag.
+/// Artifact for values that are too long for a param or tag.
 pub(super) const LONG_VALUES: &str = "long_values.json";
 
-/// The body of one request, without the run.
+/// Body of one request, without the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Batch {
     pub(super) metrics: Vec<Point>,
@@ -35,7 +35,7 @@ pub(super) struct Batch {
     text_bytes: usize,
 }
 
-/// One point of a metric.
+/// A data point of a metric.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Point {
     pub(super) key: String,
@@ -65,7 +65,7 @@ impl Batch {
             && sum(|batch| batch.tags.len()) <= MOST_TAGS
             && sum(|batch| batch.metrics.len() + batch.params.len() + batch.tags.len()) <= MOST_ENTITIES
             && sum(|batch| batch.text_bytes) <= MOST_TEXT_BYTES
-            // A key twice in one request is an error.
+            // MLflow refuses a request that has a key twice.
             && !repeats(&self.params, &other.params)
             && !repeats(&self.tags, &other.tags)
     }
@@ -78,8 +78,8 @@ impl Batch {
     }
 }
 
-/// Turns the records of one run into batches. The same records in the same order always give the same batches,
-/// and records seen before may be given again.
+/// Turns the records of one run into batches. Deterministic: the same records in the same order always give the same
+/// batches, so that a run can be sent again; records seen before may be given again.
 #[derive(Debug, Default)]
 pub(super) struct Batcher {
     metrics: Names,
@@ -104,10 +104,11 @@ impl Batcher {
         self.pack(records)
     }
 
-    /// Batches of final values, each later than every live point of its name, so that MLflow shows it as the metric's
-    /// value.
+    /// Batches of final values, each with a later time than every live point of its name, so that MLflow shows it as
+    /// the metric's value.
     pub(super) fn final_batches(&mut self, metrics: &[(String, Finite)], end_ms: i64) -> Vec<Batch> {
         let last_point = |(metric, value): &(String, Finite)| {
+            // MLflow shows the point with the greatest (step, time): the last step must be repeated, not exceeded.
             let (step, timestamp_ms) = match self.newest.get(metric) {
                 Some((step, newest_ms)) => (*step, end_ms.max(newest_ms + 1)),
                 None => (0, end_ms),
@@ -119,11 +120,13 @@ impl Batcher {
     }
 
     fn pack(&mut self, records: Vec<Record>) -> Vec<Batch> {
+        // First fit in order: MLflow must see the points of a metric in the order of their time.
         let mut batches = vec![Batch::default()];
         for record in records {
             let Some(one) = self.single(record) else { continue };
             match batches.last_mut() {
                 Some(last) if last.has_room_for(&one) => last.append(one),
+                // A record that exceeds the limits by itself gets a batch of its own, which the server judges.
                 _ => batches.push(one),
             }
         }
@@ -131,12 +134,12 @@ impl Batcher {
         batches
     }
 
-    /// Values that were cut, whole, by `param NAME` or `tag NAME`.
+    /// Truncated values in full, by `param NAME` or `tag NAME`.
     pub(super) fn long_values(&self) -> &BTreeMap<String, String> {
         &self.long_values
     }
 
-    /// Params that were set twice to different values, and the value that was not sent.
+    /// Params that were set twice to different values, with the value that was not sent.
     pub(super) fn contradictions(&self) -> &BTreeMap<String, String> {
         &self.contradictions
     }
@@ -147,11 +150,12 @@ impl Batcher {
             Record::Metric { metric, value, step, timestamp_ms } => {
                 let step = i64::try_from(step).unwrap_or(i64::MAX);
                 let key = self.metrics.key(&metric);
+                // The constants are the JSON around key and value, in bytes.
                 batch.text_bytes = key.len() + 80;
                 batch.metrics.push(Point { key, value: value.get(), timestamp: timestamp_ms, step });
             }
             Record::Param { param, value } => {
-                // MLflow refuses a changed param, and with it everything else in the request.
+                // MLflow refuses a changed param, and the whole request with it.
                 let settled = self.settled.entry(param.clone()).or_insert_with(|| value.clone());
                 if *settled != value {
                     self.contradictions.insert(param, value);
@@ -173,6 +177,7 @@ impl Batcher {
     }
 
     fn shown(&mut self, name: String, value: String, limit_chars: usize) -> String {
+        // Bytes bound characters, so most values need no count.
         if value.len() <= limit_chars {
             return value;
         }
@@ -187,7 +192,7 @@ impl Batcher {
     }
 }
 
-/// A run's name, shortened visibly where no server could hold it.
+/// The name of a run, truncated visibly to what the database can hold.
 pub(super) fn run_name(name: &str) -> String {
     if name.chars().count() <= LONGEST_RUN_NAME_CHARS {
         return name.to_owned();

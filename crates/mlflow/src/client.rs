@@ -1,4 +1,4 @@
-//! MLflow's REST API, as far as a run needs it. One call is one attempt: who retries is decided elsewhere.
+//! MLflow's REST API, as far as a run needs it. One call is one attempt; callers retry.
 //!
 //! Endpoints and limits: MLflow's REST API documentation, and what MLflow 3.17.2 was seen to do. Bodies are never
 //! compressed and no Origin is sent: the server answers 500 and 403 to those.
@@ -21,38 +21,38 @@ use super::group::REPLICA_TAG;
 use super::{Error, Failure, RunKey, RunLink, RunStatus};
 use flashjob_config::{Credentials, Redaction, Tracking};
 
-/// The tag that carries a [`RunKey`].
+/// Tag with the [`RunKey`].
 pub(super) const KEY_TAG: &str = "flashjob.run_key";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one request; a slow server is still a server.
+/// Timeout of one request; generous, as a slow server still works.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// For an artifact, whose size is not known before.
+/// Timeout for an artifact, whose size is not known beforehand.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
-/// An upload may take longer by its size at this rate.
+/// Lowest rate of an upload in bytes per second; its timeout grows with its size.
 const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
 
-/// Pages of one search, and bytes in all of them: more runs than any job has attempts and replicas.
+/// Most pages of one search, and most bytes of all of them: more runs than a job has attempts and replicas.
 const MOST_PAGES: usize = 100;
 const LONGEST_SEARCH_BYTES: usize = 64 << 20;
 
-/// Longest id, and address of artifacts, that a server may give a run; MLflow's are 32 hexadecimal digits, and some 100 bytes.
+/// Longest ID and longest artifact address of a run, in bytes; MLflow's have 32 and some 100.
 const LONGEST_ID_BYTES: usize = 256;
 const LONGEST_ARTIFACT_URI_BYTES: usize = 4096;
 
-/// Everything except RFC 3986's unreserved characters.
+/// All characters except the unreserved ones of RFC 3986.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A connection to one tracking server, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
-    /// Without trailing slash.
+    /// URL without a trailing slash.
     server: String,
-    /// The Host header, for advice.
+    /// Host header, for advice.
     host: String,
     credentials: Credentials,
-    /// Hides them, wherever a server repeats them.
+    /// Redaction of the credentials in texts that a server may repeat.
     secrets: Redaction,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Experiment {
     lifecycle_stage: String,
 }
 
-/// What the server knows of a run.
+/// A run as the server describes it.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Run {
     info: RunInfo,
@@ -112,7 +112,7 @@ impl Run {
         self.info.status == "RUNNING"
     }
 
-    /// How it ended, if it did.
+    /// Final status, or `None` while the run is active.
     pub(super) fn status(&self) -> Option<RunStatus> {
         serde_json::from_value(json!(self.info.status)).ok()
     }
@@ -129,7 +129,7 @@ impl Run {
         self.data.tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str())
     }
 
-    /// Settings, by name.
+    /// Params by name.
     pub(super) fn params(&self) -> impl Iterator<Item = (&str, &str)> {
         self.data.params.iter().map(|param| (param.key.as_str(), param.value.as_str()))
     }
@@ -138,28 +138,29 @@ impl Run {
         self.tag(KEY_TAG)
     }
 
-    /// Which replica of its job it is.
+    /// Index of the replica in its job.
     pub(super) fn replica(&self) -> Option<usize> {
         self.tag(REPLICA_TAG)?.parse().ok()
     }
 }
 
-/// Where a run's artifacts are kept, as seen from here.
+/// Artifact store of a run, as seen from this job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ArtifactStore {
-    /// The tracking server takes them at this path.
+    /// Behind the tracking server, at this path.
     Proxied(String),
-    /// Somewhere that needs credentials or a disk that this job does not have.
+    /// At a place that needs credentials or a disk that this job does not have.
     Elsewhere,
-    /// A path that leads out of the server's artifacts: the login would go to whatever is there.
+    /// At a path outside of the server's artifacts, to which credentials must not be sent.
     Astray,
 }
 
 impl ArtifactStore {
-    /// Reads a run's `artifact_uri`. `mlflow-artifacts:/PATH` and `mlflow-artifacts:///PATH` name the tracking server
-    /// itself; a form with a host could name another one, which must not be sent these credentials.
+    /// Parses a run's `artifact_uri`. `mlflow-artifacts:/PATH` and `mlflow-artifacts:///PATH` name the tracking server
+    /// itself; a form with a host could name another one, which must not receive these credentials.
     pub(super) fn of(artifact_uri: &str) -> Self {
         let path = artifact_uri.strip_prefix("mlflow-artifacts:").and_then(|rest| {
+            // `//` with an empty host; behind a host there is no slash at once, and the URI names another server.
             let without_authority = rest.strip_prefix("//").unwrap_or(rest);
             without_authority.strip_prefix('/')
         });
@@ -171,25 +172,23 @@ impl ArtifactStore {
     }
 }
 
-/// Tells that a component of a path is one for everybody who reads it: URL parsers take `..` away with what is before it, also where
-/// its dots or the slashes around it are encoded, and so do servers that decode once more.
+/// Returns whether a path component means the same to every reader: URL parsers remove `..` with the component before
+/// it, also where dots or slashes are percent-encoded, and some servers decode repeatedly.
 fn stays(component: &str) -> bool {
     let mut decoded = component.to_owned();
+    // Decoded until nothing changes: `%252e` becomes `.` in two steps.
     while let Ok(further) = percent_decode_str(&decoded).decode_utf8()
         && further != decoded
     {
         decoded = further.into_owned();
     }
-    // Tabs and line feeds are taken out of URLs before they are read.
+    // URL parsers remove tabs and line feeds before they look at the path.
     let bare: String = decoded.chars().filter(|character| !character.is_control()).collect();
     !bare.split(['/', '\\']).any(|part| matches!(part.trim(), "" | "." | ".."))
 }
 
 impl Client {
-    /// Prepares to talk to the server of `tracking`; no request is made.
-    ///
-    /// # Errors
-    /// When the certificate file cannot be used, or a credential cannot be a header.
+    /// Prepares a client for the server of `tracking`, without a request.
     pub fn open(tracking: &Tracking) -> Result<Self, Error> {
         let server = tracking.uri.as_str().trim_end_matches('/').to_owned();
         let wrong = |detail: String| Error::Settings { server: server.clone(), detail };
@@ -199,6 +198,7 @@ impl Client {
                 .map_err(|_| wrong("MLFLOW_WORKSPACE holds a character that no header can carry".to_owned()))?;
             headers.insert("x-mlflow-workspace", value);
         }
+        // Checked here, as reqwest would only fail with the first request.
         let carries = |secret: &str| HeaderValue::from_str(secret).is_ok();
         if let Credentials::Bearer(token) = &tracking.credentials
             && !carries(token.reveal())
@@ -213,7 +213,7 @@ impl Client {
             .user_agent(concat!("flashjob/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
-            // A followed redirect turns POST into GET: the answer would be nonsense instead of advice.
+            // A followed redirect turns POST into GET, and the answer would be nonsense instead of advice.
             .redirect(redirect::Policy::none());
         if tracking.insecure_tls {
             builder = builder.danger_accept_invalid_certs(true);
@@ -223,6 +223,7 @@ impl Client {
             if certificates.is_empty() {
                 return Err(unusable("it holds no PEM certificate".to_owned()));
             }
+            // A custom certificate replaces the system's roots, as in MLflow's own client.
             builder = builder.tls_built_in_root_certs(false);
             for certificate in certificates {
                 builder = builder.add_root_certificate(certificate);
@@ -237,50 +238,52 @@ impl Client {
         Ok(Self { http, server, host, credentials: tracking.credentials.clone(), secrets })
     }
 
-    /// The server's base URL.
+    /// Base URL of the server.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// A link to a run, for a browser.
+    /// URL of a run for a browser.
     pub(super) fn link(&self, run: &Run) -> RunLink {
         let RunInfo { run_id, experiment_id, .. } = &run.info;
         RunLink {
             experiment_id: experiment_id.clone(),
             run_id: run_id.clone(),
-            // Shown to people, unlike the ids.
+            // Shown to people, unlike the IDs.
             run_url: self.hide(&format!("{}/#/experiments/{experiment_id}/runs/{run_id}", self.server)),
         }
     }
 
-    /// Looks for an experiment without creating it.
-    ///
-    /// # Errors
-    /// Also when the experiment is deleted, which keeps its name taken.
+    /// Looks up an experiment without creating it.
     pub(super) async fn find_experiment(&self, name: &str) -> Result<Option<Experiment>, Error> {
         #[derive(Deserialize)]
-        struct Found {
+        struct FoundExperiment {
             experiment: Experiment,
         }
         let attempt = format!("look up the experiment `{name}`");
         let request = self.api(Method::GET, "experiments/get-by-name").query(&[("experiment_name", name)]);
-        match self.call::<Found>(&attempt, request).await {
-            Ok(Found { experiment }) if experiment.name.as_deref().is_some_and(|found| found != name) => {
+        match self.call::<FoundExperiment>(&attempt, request).await {
+            Ok(FoundExperiment { experiment }) if experiment.name.as_deref().is_some_and(|found| found != name) => {
                 Err(self.failed(&attempt, Failure::NotMlflow("it has found an experiment of another name".to_owned())))
             }
-            Ok(Found { experiment }) if !is_id(&experiment.experiment_id) => Err(self.failed(&attempt, no_id())),
-            Ok(Found { experiment }) if experiment.lifecycle_stage == "deleted" => Err(Error::ExperimentDeleted {
-                server: self.server.clone(),
-                name: name.to_owned(),
-                id: self.hide(&experiment.experiment_id),
-            }),
-            Ok(Found { experiment }) => Ok(Some(experiment)),
+            Ok(FoundExperiment { experiment }) if !is_id(&experiment.experiment_id) => {
+                Err(self.failed(&attempt, no_id()))
+            }
+            Ok(FoundExperiment { experiment }) if experiment.lifecycle_stage == "deleted" => {
+                Err(Error::ExperimentDeleted {
+                    server: self.server.clone(),
+                    name: name.to_owned(),
+                    id: self.hide(&experiment.experiment_id),
+                })
+            }
+            Ok(FoundExperiment { experiment }) => Ok(Some(experiment)),
+            // MLflow answers a missing experiment with an error code, not with an empty result.
             Err(error) if error.has_code("RESOURCE_DOES_NOT_EXIST") => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The experiment called `name`, made if it is missing, also when others make it at the same time.
+    /// Finds or creates the experiment called `name`, also while other jobs create it.
     pub(super) async fn experiment(&self, name: &str) -> Result<Experiment, Error> {
         if let Some(found) = self.find_experiment(name).await? {
             return Ok(found);
@@ -289,6 +292,7 @@ impl Client {
         let request = self.api(Method::POST, "experiments/create").json(&json!({ "name": name }));
         match self.call::<IgnoredAny>(&attempt, request).await {
             Ok(_) => {}
+            // Another job was faster: its experiment is as good.
             Err(error) if error.has_code("RESOURCE_ALREADY_EXISTS") => {}
             Err(error) => return Err(error),
         }
@@ -299,16 +303,16 @@ impl Client {
         })
     }
 
-    /// Every run of the experiment that carries `key`, deleted ones included, in a stable order.
+    /// All runs of the experiment with `key`, deleted ones included, in a stable order.
     pub(super) async fn find_runs(&self, experiment_id: &str, key: &RunKey) -> Result<Vec<Run>, Error> {
         self.find_tagged(experiment_id, KEY_TAG, key).await
     }
 
-    /// Every run of the experiment whose `tag` is `value`, deleted ones included and last. The server is asked for no others, and
-    /// not believed: what is found is written to, and deleted where it is there twice.
+    /// All runs of the experiment whose `tag` is `value`, with deleted ones last. The server's filter is checked here,
+    /// since the result is written to, and deleted where it exists twice.
     pub(super) async fn find_tagged(&self, experiment_id: &str, tag: &str, value: &RunKey) -> Result<Vec<Run>, Error> {
         #[derive(Deserialize)]
-        struct Found {
+        struct FoundRuns {
             #[serde(default)]
             runs: Vec<Run>,
             next_page_token: Option<String>,
@@ -319,6 +323,7 @@ impl Client {
         let mut others = 0usize;
         let mut page: Option<String> = None;
         let mut left_bytes = LONGEST_SEARCH_BYTES;
+        // Bounded: a server that always gives a next page must not keep the job.
         for _ in 0..MOST_PAGES {
             let mut body = json!({
                 "experiment_ids": [experiment_id],
@@ -330,10 +335,12 @@ impl Client {
                 body["page_token"] = json!(page);
             }
             let request = self.api(Method::POST, "runs/search").json(&body);
-            let (found, bytes): (Found, _) = self.call_within(&attempt, request, left_bytes).await?;
+            let (found, bytes): (FoundRuns, _) = self.call_within(&attempt, request, left_bytes).await?;
+            // One limit for all pages: pages of the largest size each would fit one by one.
             left_bytes -= bytes;
             for run in found.runs {
                 let run = self.checked(&attempt, run)?;
+                // A proxy or an incompatible server may ignore the filter; runs of others must never be changed.
                 match run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str()) {
                     true => runs.push(run),
                     false => others += 1,
@@ -349,6 +356,7 @@ impl Client {
                         "MLflow finds runs that it was not asked for; they are left alone"
                     );
                 }
+                // Sorted, so that every process that looks makes the same choice.
                 runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
                 return Ok(runs);
             }
@@ -356,7 +364,7 @@ impl Client {
         Err(self.failed(&attempt, Failure::NotMlflow(format!("its answer goes on after {MOST_PAGES} pages"))))
     }
 
-    /// Creates a run. Not safe to repeat: look for `key` first.
+    /// Creates a run. Not idempotent: search for `key` first.
     pub(super) async fn create_run(
         &self,
         experiment_id: &str,
@@ -377,7 +385,7 @@ impl Client {
         let tags = own.iter().chain(tags).map(|(key, value)| json!({ "key": key, "value": value }));
         let mut body = json!({
             "experiment_id": experiment_id,
-            // Without it the run would have begun in 1970.
+            // MLflow's default for the start time is 1970.
             "start_time": start_time_ms,
             "tags": tags.collect::<Vec<_>>(),
         });
@@ -390,7 +398,7 @@ impl Client {
         self.checked(&attempt, run)
     }
 
-    /// Adds metrics, params and tags; the same ones again change nothing.
+    /// Adds metrics, params and tags. Idempotent.
     pub(super) async fn log_batch(&self, run_id: &str, batch: &Batch) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -402,26 +410,26 @@ impl Client {
         self.call::<IgnoredAny>("add metrics, params and tags", request).await.map(drop)
     }
 
-    /// Ends a run.
+    /// Ends a run with `status`.
     pub(super) async fn end_run(&self, run_id: &str, status: RunStatus, end_time_ms: i64) -> Result<(), Error> {
         let body = json!({ "run_id": run_id, "status": status, "end_time": end_time_ms });
         let request = self.api(Method::POST, "runs/update").json(&body);
         self.call::<IgnoredAny>("end the run", request).await.map(drop)
     }
 
-    /// Has a run that had ended go on.
+    /// Sets an ended run to running again.
     pub(super) async fn reopen_run(&self, run_id: &str) -> Result<(), Error> {
         let request = self.api(Method::POST, "runs/update").json(&json!({ "run_id": run_id, "status": "RUNNING" }));
         self.call::<IgnoredAny>("open the run again", request).await.map(drop)
     }
 
-    /// Moves a run to MLflow's bin.
+    /// Deletes a run; MLflow keeps it in its bin.
     pub(super) async fn delete_run(&self, run_id: &str) -> Result<(), Error> {
         let request = self.api(Method::POST, "runs/delete").json(&json!({ "run_id": run_id }));
         self.call::<IgnoredAny>("remove a run that was created twice", request).await.map(drop)
     }
 
-    /// Uploads the file at `path` as the artifact `name` (with `/` between folders); replaces one of that name.
+    /// Uploads the file at `path` as the artifact `name` (with `/` between directories), replacing one of that name.
     /// `root` is the path in [`ArtifactStore::Proxied`].
     pub(super) async fn put_artifact(&self, root: &str, name: &str, path: &Path) -> Result<(), Error> {
         let unreadable = |source| Error::Spool { action: "read", path: path.to_owned(), source };
@@ -432,12 +440,13 @@ impl Client {
         let request = self
             .request(Method::PUT, &url)
             .header(CONTENT_LENGTH, size_bytes)
+            // Proportional to the file, so that a slow but moving upload is not cut off.
             .timeout(REQUEST_TIMEOUT + Duration::from_secs(size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND))
             .body(reqwest::Body::wrap_stream(ReaderStream::new(file)));
         self.send(&attempt, request).await.map(drop)
     }
 
-    /// The content of the artifact `name`, of at most `limit` bytes.
+    /// Content of the artifact `name`, of at most `limit` bytes.
     pub(super) async fn get_artifact(&self, run: &Run, name: &str, limit: usize) -> Result<Vec<u8>, Error> {
         let ArtifactStore::Proxied(root) = ArtifactStore::of(run.artifact_uri()) else {
             let kept = format!("artifacts are kept at {} and not behind the server", run.artifact_uri());
@@ -450,7 +459,7 @@ impl Client {
         body::whole(response, limit).await.map_err(|failure| self.failed(&attempt, failure))
     }
 
-    /// `None` where it would lead out of the server's artifacts.
+    /// URL of an artifact; `None` if its path leads out of the server's artifacts.
     fn artifact_url(&self, root: &str, name: &str) -> Option<String> {
         let parts = || root.split('/').filter(|_| !root.is_empty()).chain(name.split('/'));
         if !parts().all(stays) {
@@ -460,22 +469,22 @@ impl Client {
         Some(format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.server, encoded.join("/")))
     }
 
-    /// `text` without the credentials that a server may repeat.
+    /// `text` with credentials redacted that a server may repeat.
     pub(super) fn hide(&self, text: &str) -> String {
         self.secrets.apply(text).into_owned()
     }
 
-    /// The runs of a job cannot be counted together.
+    /// The error that the runs of a job cannot be aggregated.
     pub(super) fn unusable(&self, detail: &str) -> Error {
         Error::Aggregate { server: self.server.clone(), detail: self.hide(detail) }
     }
 
-    /// Artifacts would go where nobody keeps artifacts.
+    /// The error that the artifact path leads out of the server's artifacts.
     pub(super) fn astray(&self) -> Error {
         self.failed("upload artifacts", Failure::Astray)
     }
 
-    /// The server says one thing and then another.
+    /// The error that the server contradicts itself.
     pub(super) fn contradiction(&self, attempt: &str) -> Error {
         self.failed(attempt, Failure::NotMlflow("it has not got what it just took".to_owned()))
     }
@@ -497,7 +506,7 @@ impl Client {
         Ok(self.call_within(attempt, request, body::LONGEST_ANSWER_BYTES).await?.0)
     }
 
-    /// The answer, and how long it was: at most `limit` bytes.
+    /// The parsed answer and its length; at most `limit` bytes.
     async fn call_within<T: DeserializeOwned>(
         &self,
         attempt: &str,
@@ -508,14 +517,14 @@ impl Client {
         let body = body::whole(response, limit.min(body::LONGEST_ANSWER_BYTES)).await;
         let body = body.map_err(|failure| self.failed(attempt, failure))?;
         let answer = serde_json::from_slice(&body).map_err(|error| {
-            // The parser repeats what it did not expect.
+            // The parser's message quotes the answer, which may contain credentials.
             let why = quote(&self.hide(&error.to_string()));
             self.failed(attempt, Failure::NotMlflow(format!("its answer is not what MLflow's API gives ({why})")))
         })?;
         Ok((answer, body.len()))
     }
 
-    /// `run`, unless what the server calls it could not be shown or sent back.
+    /// `run`, unless its IDs cannot be shown or be part of a URL.
     fn checked(&self, attempt: &str, run: Run) -> Result<Run, Error> {
         let RunInfo { run_id, experiment_id, artifact_uri, .. } = &run.info;
         match is_id(run_id) && is_id(experiment_id) && artifact_uri.len() <= LONGEST_ARTIFACT_URI_BYTES {
@@ -531,6 +540,7 @@ impl Client {
             return Ok(response);
         }
         let headers = response.headers().clone();
+        // Error bodies may be large pages of a proxy; their beginning says enough.
         let body = body::beginning(response).await;
         let signed_in = !matches!(self.credentials, Credentials::Anonymous);
         let body = String::from_utf8_lossy(&body);
@@ -543,7 +553,7 @@ impl Client {
     }
 }
 
-/// Tells what can be shown, and stand in an address.
+/// Returns whether `text` can be shown and be part of a URL.
 fn is_id(text: &str) -> bool {
     text.len() <= LONGEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -552,7 +562,7 @@ fn no_id() -> Failure {
     Failure::NotMlflow("its answer holds an id or an address that is too long, or no id at all".to_owned())
 }
 
-/// Why no whole answer came. The URL is left out: the error around it names the server.
+/// Failure of a request without a complete answer. The URL is left out: the error around it names the server.
 pub(super) fn broken(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         return Failure::TimedOut;
@@ -564,7 +574,7 @@ pub(super) fn broken(error: &reqwest::Error) -> Failure {
     Failure::Unreachable(causes)
 }
 
-/// The innermost causes: the outer ones only repeat that a request failed.
+/// The innermost causes; the outer ones only repeat that a request failed.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let chain: Vec<String> =
         std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();

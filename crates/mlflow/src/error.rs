@@ -1,4 +1,4 @@
-//! Why something could not be recorded, and whether trying again can help.
+//! Errors of recording, and whether a retry can help.
 //!
 //! MLflow answers with JSON `{error_code, message}`; what stands before it (authentication, proxies, its own
 //! host check) answers in HTML or plain text. Both become one sentence here, with what to do next.
@@ -12,38 +12,38 @@ use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
 use flashjob_config::{Redaction, redact};
-use flashjob_retry_after as retry_after;
+use flashjob_retry::retry_after;
 
-/// The statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
+/// Statuses that MLflow's own client retries (`mlflow/utils/request_utils.py`, 3.17).
 const TRANSIENT: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
-/// What MLflow's database says in passing, and MLflow passes on with status 400. Two requests wrote the same thing at a
-/// time, as one whose answer was not waited for and its repetition (SQLite and MySQL, then PostgreSQL, as SQLAlchemy names
-/// their errors; what really contradicts itself MLflow refuses with another code); or all connections were in use.
+/// Transient errors of MLflow's database, which it reports with status 400. Two requests wrote the same row at a time,
+/// such as a request whose answer was not awaited and its repetition (SQLite and MySQL, then PostgreSQL, as SQLAlchemy
+/// names their errors; true contradictions have another code), or all connections were in use.
 const PASSING: [&str; 3] = ["IntegrityError", "UniqueViolation", "QueuePool limit"];
 
-/// Longest piece of a server's answer that is repeated in a message.
+/// Longest part of a server's answer that a message repeats, in characters.
 const LONGEST_QUOTE_CHARS: usize = 300;
 
-/// Why something could not be recorded. Never holds a password or a token.
+/// Reasons why a run could not be recorded. None contains a password or a token.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The spool could not be read or written.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Spool {
-        /// What was attempted.
+        /// Attempted action, as a verb.
         action: &'static str,
-        /// On which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file of the spool does not hold what it should.
     #[error("{path} is not a run that this flashjob can send: {detail}", path = path.display())]
     BadSpool {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault of its content.
         detail: String,
     },
     /// There is nothing to publish.
@@ -57,17 +57,17 @@ pub enum Error {
     Settings {
         /// The tracking server.
         server: String,
-        /// Which setting, and why not.
+        /// The setting and its fault.
         detail: String,
     },
     /// A request failed.
     #[error("cannot {attempt} at MLflow {server}: {failure}")]
     Request {
-        /// What the request was for.
+        /// Purpose of the request.
         attempt: String,
         /// The tracking server.
         server: String,
-        /// Why it failed.
+        /// Cause of the failure.
         failure: Failure,
     },
     /// The experiment is in MLflow's bin, where its name stays taken.
@@ -78,9 +78,9 @@ pub enum Error {
     ExperimentDeleted {
         /// The tracking server.
         server: String,
-        /// The experiment's name.
+        /// Name of the experiment.
         name: String,
-        /// Its id.
+        /// ID of the experiment.
         id: String,
     },
     /// Someone deleted the run before all of it was sent.
@@ -91,7 +91,7 @@ pub enum Error {
     RunDeleted {
         /// The tracking server.
         server: String,
-        /// The run's id.
+        /// The ID of the run.
         id: String,
     },
     /// The runs of one job are there, but cannot be counted together.
@@ -99,7 +99,7 @@ pub enum Error {
     Aggregate {
         /// The tracking server.
         server: String,
-        /// Why not.
+        /// Reason, as a clause.
         detail: String,
     },
     /// Time ran out while the server had not answered.
@@ -107,13 +107,13 @@ pub enum Error {
     OutOfTime {
         /// The tracking server.
         server: String,
-        /// The time there was.
+        /// The time limit, in seconds.
         seconds: f64,
     },
 }
 
 impl Error {
-    /// Whether the same attempt can succeed later without anyone changing anything.
+    /// Returns whether the same attempt may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Request { failure, .. } => failure.is_transient(),
@@ -122,7 +122,7 @@ impl Error {
         }
     }
 
-    /// How long the server asked to be left alone.
+    /// Wait that the server asked for.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Request { failure: Failure::Answer { retry_after, .. }, .. } => *retry_after,
@@ -130,24 +130,24 @@ impl Error {
         }
     }
 
-    /// Whether the server refused this content rather than this client.
+    /// Returns whether the server refused the content rather than this client.
     pub(super) fn refuses_content(&self) -> bool {
         !self.is_transient()
             && matches!(self, Error::Request { failure: Failure::Answer { status: 400 | 409 | 413 | 422, .. }, .. })
     }
 
-    /// Whether the server answered with this MLflow error code.
+    /// Returns whether the server answered with this MLflow error code.
     pub(super) fn has_code(&self, wanted: &str) -> bool {
         matches!(self, Error::Request { failure: Failure::Answer { code: Some(code), .. }, .. } if code == wanted)
     }
 }
 
-/// Why a request failed.
+/// Causes of a failed request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     /// No connection, or it broke.
     Unreachable(String),
-    /// No answer in time.
+    /// No answer within the timeout.
     TimedOut,
     /// An answer that is not success.
     Answer {
@@ -155,19 +155,20 @@ pub enum Failure {
         status: u16,
         /// MLflow's `error_code`, where the answer is MLflow's.
         code: Option<String>,
-        /// What the answer says, and what to do about it.
+        /// Message of the answer, with advice.
         message: String,
-        /// How long to wait, if the server says so.
+        /// Wait that the server asks for.
         retry_after: Option<Duration>,
     },
-    /// Success, but not in MLflow's words.
+    /// A success status with content that MLflow's API does not produce.
     NotMlflow(String),
-    /// Not asked at all: the path that the server gave leads out of its artifacts.
+    /// Not sent: the server's artifact path leads out of its artifacts.
     Astray,
 }
 
 impl Failure {
-    /// Reads an answer that is not success. `host` is the Host header that was sent, `secrets` what a server may repeat of it.
+    /// The failure that an answer other than 2xx stands for. `host` is the Host header that was sent; `secrets` are
+    /// redacted.
     pub(super) fn from_answer(
         status: StatusCode,
         headers: &HeaderMap,
@@ -177,18 +178,19 @@ impl Failure {
         secrets: &Redaction,
     ) -> Self {
         #[derive(Deserialize)]
-        struct Body {
+        struct ErrorBody {
             error_code: Option<String>,
             message: Option<String>,
         }
-        // What is read is redacted, and before it is cut: half a secret is one, too.
-        let (code, said) = match serde_json::from_str::<Body>(body) {
-            Ok(Body { error_code, message }) if error_code.is_some() || message.is_some() => {
+        // Redacted before it is truncated: half a secret would not be recognised.
+        let (code, said) = match serde_json::from_str::<ErrorBody>(body) {
+            Ok(ErrorBody { error_code, message }) if error_code.is_some() || message.is_some() => {
                 (error_code.map(|code| quote(&secrets.apply(&code))), message.unwrap_or_default())
             }
             _ => (None, visible_text(body)),
         };
         let said = quote(&secrets.apply(&said));
+        // A redirect usually means that the address lacks https or a path prefix: its target is the advice.
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
         let location = location.map(|location| redact(&secrets.apply(location)));
         let advice = advice(status, code.as_deref(), &said, location.as_deref(), host, signed_in);
@@ -199,9 +201,10 @@ impl Failure {
     fn is_transient(&self) -> bool {
         match self {
             Failure::Unreachable(_) | Failure::TimedOut => true,
-            // MLflow answers FEATURE_DISABLED with 500, but it stays disabled.
+            // MLflow answers FEATURE_DISABLED with 500, which retries do not change.
             Failure::Answer { code: Some(code), .. } if code == "FEATURE_DISABLED" => false,
             Failure::Answer { status, message, .. } => {
+                // By message, since these errors share status and code with permanent ones.
                 TRANSIENT.contains(status) || PASSING.iter().any(|trouble| message.contains(trouble))
             }
             Failure::NotMlflow(_) | Failure::Astray => false,
@@ -230,7 +233,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a person can do about an answer; empty where the answer says it all.
+/// Advice to the user; empty where the answer needs none.
 fn advice(
     status: StatusCode,
     code: Option<&str>,
@@ -258,12 +261,12 @@ fn advice(
     }
 }
 
-/// The wait that the server asks for.
+/// Wait in the header `Retry-After`.
 fn wait(headers: &HeaderMap) -> Option<Duration> {
-    retry_after::parse(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
+    retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }
 
-/// The text of an HTML page without its markup; other text as it is.
+/// Text of an HTML page without its markup; other text unchanged.
 fn visible_text(body: &str) -> String {
     if !body.trim_start().starts_with('<') {
         return body.to_owned();
@@ -274,6 +277,7 @@ fn visible_text(body: &str) -> String {
         text.push_str(before);
         text.push(' ');
         let name = tag.trim_start().to_ascii_lowercase();
+        // The contents of style and script elements are no text.
         let end = match ["style", "script"].into_iter().find(|skipped| name.starts_with(skipped)) {
             Some(skipped) => tag.find(&format!("</{skipped}")).map(|at| at + skipped.len() + 2),
             None => Some(0),
@@ -284,7 +288,7 @@ fn visible_text(body: &str) -> String {
     text
 }
 
-/// One line of bounded length.
+/// One line of limited length.
 pub(super) fn quote(text: &str) -> String {
     let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = words.char_indices().nth(LONGEST_QUOTE_CHARS) {

@@ -1,9 +1,10 @@
 //! Runs that belong together: the attempts and replicas of one job, found by the job's uid.
 //!
-//! Nobody leads. Each member finds the parent run or makes it, and looks again after it has ended: MLflow cannot make a run
-//! only once, so two parents made at the same moment are settled later, the same way by whoever looks: the one with the
-//! smallest id stays, the others are deleted, and all members are put under the one that stays. The aggregate is written by
-//! whoever sees that every replica has finished. Two who see it at once write the same points, which MLflow keeps once.
+//! There is no leader. Each member finds or creates the parent run, and looks again after it has ended: MLflow cannot create
+//! a run exactly once, so two parents created at the same time are merged later, in the same way by every process: the one
+//! with the smallest ID stays, the others are deleted, and all members are put under it. The aggregate is written by any
+//! process that sees that every replica has finished. Two that see it at once write the same points, which MLflow keeps
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,28 +15,28 @@ use super::client::{Client, Run};
 use super::record::{Finite, Record};
 use super::{Error, RunKey, RunLink, RunStatus};
 
-/// The tag that carries the job's uid.
+/// Tag with the job's UID.
 pub(super) const JOB_TAG: &str = "flashjob.job_uid";
-/// The tag that carries a member's place.
+/// Tag with a member's replica index.
 pub(super) const REPLICA_TAG: &str = "flashjob.replica";
-/// MLflow's own tag of a child.
+/// MLflow's own tag for the parent of a run.
 pub(super) const PARENT_TAG: &str = "mlflow.parentRunId";
-/// On a parent: the runs that its figures come from. Whoever finds it there writes no other figures.
+/// Tag of a parent: the runs that its aggregate is made of. While it is present, no other aggregate is written.
 const AGGREGATE_TAG: &str = "flashjob.aggregate_of";
 
-/// Files of all replicas, which are in memory together: those of a million requests.
+/// Most bytes of all replicas' files, which are in memory together: enough for a million requests.
 const MOST_FILE_BYTES: usize = 256 << 20;
 
-/// A run's place in a job.
+/// Position of a run in a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// The job's uid.
+    /// UID of the job.
     pub job: RunKey,
-    /// Which replica.
+    /// Index of the replica.
     pub index: usize,
-    /// How many there are. One alone has no parent.
+    /// Number of replicas. A single one has no parent.
     pub count: usize,
-    /// What the parent is called.
+    /// Name of the parent run.
     pub parent_name: String,
 }
 
@@ -44,25 +45,25 @@ impl Membership {
         self.job.of_parent()
     }
 
-    /// The tags of the run itself, but for its parent.
+    /// Tags of the run itself, without that of its parent.
     pub(super) fn tags(&self) -> Vec<(&'static str, String)> {
         vec![(JOB_TAG, self.job.to_string()), (REPLICA_TAG, self.index.to_string())]
     }
 }
 
-/// A replica that has finished, with the files that an aggregate is made of.
+/// A finished replica with the files for an aggregate.
 #[derive(Clone, Debug)]
 pub struct FinishedReplica {
-    /// Which.
+    /// Index of the replica.
     pub index: usize,
-    /// The content of each file asked for, in that order.
+    /// Content of each requested file, in that order.
     pub files: Vec<Vec<u8>>,
 }
 
-/// Files of all replicas to figures by name.
+/// Computes figures by name from the files of all replicas.
 pub type Figures = dyn Fn(&[FinishedReplica]) -> Result<Vec<(String, f64)>, String> + Sync;
 
-/// What an aggregate is made of, and how.
+/// Inputs and function of an aggregate.
 pub struct Aggregation<'a> {
     /// Artifacts of each replica's run.
     pub files: &'a [&'a str],
@@ -70,24 +71,24 @@ pub struct Aggregation<'a> {
     pub figures: &'a Figures,
 }
 
-/// How a job stands.
+/// State of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// So many replicas have finished, and others have not.
+    /// Some replicas have not finished.
     Unfinished {
-        /// Replicas with a finished run.
+        /// Number of replicas with a finished run.
         finished: usize,
     },
-    /// All have finished, and the parent run has the figures of all.
+    /// All replicas have finished, and the parent run has their figures.
     Aggregated {
         /// The parent run.
         link: RunLink,
-        /// Whether the figures were written just now.
+        /// True if the figures were written by this call.
         now: bool,
     },
 }
 
-/// Before a member's run is made: earlier attempts that were left running are ended, and the parent is found or made.
+/// Prepares the run of a member: ends earlier attempts that were left running, and finds or creates the parent.
 pub(super) async fn enter(
     client: &Client,
     experiment: &str,
@@ -97,21 +98,24 @@ pub(super) async fn enter(
 ) -> Result<Option<Run>, Error> {
     for earlier in members(client, experiment, member).await? {
         let is_other = earlier.key() != Some(own.as_str());
+        // Only older runs: a later attempt of the same replica may have begun already, and is not to be ended.
         if earlier.replica() == Some(member.index) && is_other && earlier.started_before(start_time_ms) {
             end_left_behind(client, &earlier, start_time_ms).await?;
         }
     }
+    // A job of one replica needs no parent.
     if member.count == 1 {
         return Ok(None);
     }
     let parent = parent(client, experiment, member, start_time_ms).await?;
+    // An earlier attempt ended the parent when none ran; an aggregate means that it is complete, and stays so.
     if parent.tag(AGGREGATE_TAG).is_none() && !parent.is_running() {
         client.reopen_run(parent.id()).await?;
     }
     Ok(Some(parent))
 }
 
-/// An attempt whose process is gone cannot say so itself.
+/// Ends an attempt whose process is gone and could not do so.
 async fn end_left_behind(client: &Client, earlier: &Run, at_ms: i64) -> Result<(), Error> {
     if earlier.is_running() {
         let note = "another attempt began while this one was still open; this is what it had recorded";
@@ -122,7 +126,7 @@ async fn end_left_behind(client: &Client, earlier: &Run, at_ms: i64) -> Result<(
     Ok(())
 }
 
-/// The parent, made where there is none.
+/// Finds or creates the parent.
 async fn parent(client: &Client, experiment: &str, member: &Membership, start_time_ms: i64) -> Result<Run, Error> {
     let key = member.parent_key();
     if let Some(found) = only_parent(client, experiment, &key).await? {
@@ -130,11 +134,12 @@ async fn parent(client: &Client, experiment: &str, member: &Membership, start_ti
     }
     let tags = [(JOB_TAG, member.job.to_string()), ("flashjob.replicas", member.count.to_string())];
     client.create_run(experiment, &key, &run_name(&member.parent_name), start_time_ms, &tags).await?;
-    // Not the one just made: another may have been made in the meantime, and both makers must choose the same.
+    // Searched again instead of taking the one just created: another process may have created one meanwhile, and both
+    // must choose the same.
     only_parent(client, experiment, &key).await?.ok_or_else(|| client.contradiction("look for the parent run"))
 }
 
-/// The parent that stays; the others are deleted.
+/// The parent that stays; duplicates are deleted.
 async fn only_parent(client: &Client, experiment: &str, key: &RunKey) -> Result<Option<Run>, Error> {
     let mut found = client.find_runs(experiment, key).await?.into_iter().filter(|run| !run.is_deleted());
     let first = found.next();
@@ -150,7 +155,7 @@ async fn members(client: &Client, experiment: &str, member: &Membership) -> Resu
     Ok(runs)
 }
 
-/// After a member's run has ended: all members under one parent, and its status and figures as they have become.
+/// Updates a job after a member's run has ended: puts all members under one parent, and sets its status and figures.
 pub(super) async fn settle(
     client: &Client,
     experiment: &str,
@@ -164,7 +169,7 @@ pub(super) async fn settle(
         let tag = Record::Tag { tag: PARENT_TAG.to_owned(), value: parent.id().to_owned() };
         log(client, run.id(), vec![tag]).await?;
     }
-    // Of several attempts that finished the first counts: the same for everyone who looks.
+    // Of several finished attempts the first one counts, for every process that looks.
     let mut finished: BTreeMap<usize, &Run> = BTreeMap::new();
     for run in members.iter().filter(|run| run.status() == Some(RunStatus::Finished)) {
         let Some(index) = run.replica().filter(|index| *index < member.count) else { continue };
@@ -174,9 +179,10 @@ pub(super) async fn settle(
         }
     }
     if finished.len() < member.count {
-        end_if_nobody_is_left(client, &parent, &members, member.count).await?;
+        end_if_none_is_running(client, &parent, &members, member.count).await?;
         return Ok(Settled::Unfinished { finished: finished.len() });
     }
+    // The time of the parent is that of its last replica, not of the process that happens to write it.
     let end_ms = finished.values().map(|run| run.end_time_ms()).max().unwrap_or_default();
     let now = parent.tag(AGGREGATE_TAG).is_none();
     if now {
@@ -199,6 +205,7 @@ async fn write_aggregate(
         let mut files = Vec::new();
         for name in aggregation.files {
             let file = client.get_artifact(run, name, left_bytes).await?;
+            // One limit for the files of all replicas, since all are in memory at a time.
             left_bytes -= file.len();
             files.push(file);
         }
@@ -206,15 +213,16 @@ async fn write_aggregate(
     }
     let figures = (aggregation.figures)(&replicas).map_err(|detail| client.unusable(&detail))?;
     let points = figures.into_iter().filter_map(|(metric, value)| {
+        // A fixed step and time: two processes that write the same point leave one.
         Some(Record::Metric { metric, value: Finite::new(value)?, step: 0, timestamp_ms: end_ms })
     });
     log(client, parent.id(), points.chain(common_params(finished)).collect()).await?;
-    // Last: whoever finds it may rely on the figures.
+    // Written last: a process that finds the tag may rely on the figures.
     let of: Vec<&str> = finished.values().map(|run| run.id()).collect();
     log(client, parent.id(), vec![Record::Tag { tag: AGGREGATE_TAG.to_owned(), value: of.join(" ") }]).await
 }
 
-/// What all replicas were set to. Whoever looks finds the same, and MLflow takes the same param twice.
+/// Params that all replicas have in common. Every process computes the same, and MLflow accepts the same param twice.
 fn common_params(finished: &BTreeMap<usize, &Run>) -> Vec<Record> {
     let mut replicas = finished.values();
     let Some(first) = replicas.next() else { return Vec::new() };
@@ -226,13 +234,15 @@ fn common_params(finished: &BTreeMap<usize, &Run>) -> Vec<Record> {
         .collect()
 }
 
-/// A job of which nobody runs any more, and not all have finished, has failed, or was killed. A further attempt opens it
-/// again.
-async fn end_if_nobody_is_left(client: &Client, parent: &Run, members: &[Run], count: usize) -> Result<(), Error> {
+/// Ends the parent of a job without a running member whose replicas have not all finished: as failed, or as killed. A
+/// further attempt reopens it.
+async fn end_if_none_is_running(client: &Client, parent: &Run, members: &[Run], count: usize) -> Result<(), Error> {
     let begun: BTreeSet<usize> = members.iter().filter_map(Run::replica).collect();
+    // A replica that has not begun yet may still come.
     if begun.len() < count || members.iter().any(Run::is_running) {
         return Ok(());
     }
+    // A failure says more than an interruption.
     let failed = members.iter().any(|run| run.status() == Some(RunStatus::Failed));
     let status = if failed { RunStatus::Failed } else { RunStatus::Killed };
     let end_ms = members.iter().map(Run::end_time_ms).max().unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Runs, params, metrics and artifacts become MLflow REST calls, with a spool on disk for when the server is away.
 //!
 //! Tracking never slows a run and never loses it: everything goes to the spool first, a thread of its own
-//! sends it from there, and [`publish`](publish()) sends later what could not be sent in time. This room does not know
-//! what a run measures: names and values are handed to it.
+//! sends it from there, and [`publish`](publish()) sends later what could not be sent in time. This crate does not know
+//! what a run measures: it receives names and values.
 
 mod batch;
 mod body;
@@ -30,11 +30,8 @@ pub use tracker::Tracker;
 
 use flashjob_config::Tracking;
 
-/// Brings the job that `member` belongs to up to date, within `limit`: one parent above all its runs, ended when all have
-/// ended, with the figures of all once every replica has finished.
-///
-/// # Errors
-/// What stands in the way; doing it again later is safe.
+/// Updates the job of `member` on the server, within `limit`: one parent above all its runs, ended when all have ended,
+/// with the aggregate once every replica has finished.
 pub async fn settle(
     tracking: &Tracking,
     member: &Membership,
@@ -51,10 +48,7 @@ pub async fn settle(
     .await
 }
 
-/// Asks the server, within `limit` and without changing anything there, whether a run could be recorded.
-///
-/// # Errors
-/// What stands in the way: settings, network, permission, a deleted experiment.
+/// Checks within `limit`, without any change on the server, that a run could be recorded.
 pub async fn check(tracking: &Tracking, limit: Duration) -> Result<(), Error> {
     let client = Client::open(tracking)?;
     let deadline = tokio::time::Instant::now() + limit;

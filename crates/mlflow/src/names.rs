@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// MLflow's limit on the length of a key.
+/// MLflow's limit on the length of a key, in characters.
 const LONGEST_KEY: usize = 250;
 
-/// The names in use for one kind of thing (metrics, params, tags). The same names in the same order always give
-/// the same result, so that a run sent again changes nothing.
+/// Unique keys for one kind of entity (metrics, params, tags). Deterministic: the same names in the same order always
+/// give the same keys, so that a run sent again changes nothing.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     taken: HashSet<String>,
@@ -15,18 +15,20 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// The name under which `original` is sent.
+    /// The key under which `original` is sent.
     pub(super) fn key(&mut self, original: &str) -> String {
         if let Some(known) = self.given.get(original) {
             return known.clone();
         }
         let base = allowed(original);
+        // Different names may become equal by replacement; a number tells them apart.
         let key = std::iter::once(base.clone())
             .chain((2..).map(|number| {
                 let suffix = format!("_{number}");
                 let kept = base.len().min(LONGEST_KEY - suffix.len());
                 format!("{}{suffix}", &base[..kept])
             }))
+            // In order of arrival: the same names in the same order give the same keys.
             .find(|candidate| !self.taken.contains(candidate))
             .unwrap_or(base);
         self.taken.insert(key.clone());
@@ -35,20 +37,21 @@ impl Names {
     }
 }
 
-/// `original` with everything replaced that MLflow refuses. ASCII.
+/// `original` with all characters replaced that MLflow refuses; ASCII.
 fn allowed(original: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_-.:/ ".contains(c) { c } else { '_' };
     let text: String = original.chars().map(plain).take(LONGEST_KEY).collect();
-    // Each part must stay what it is when the key is read as a path.
+    // MLflow reads keys as paths: each component must survive normalisation.
     let parts: Vec<&str> =
         text.split('/').map(|part| if matches!(part, "" | "." | "..") { "_" } else { part }).collect();
     let mut key = parts.join("/");
+    // `..x` is a legal component, but MLflow refuses keys that begin like a parent directory.
     if key.starts_with("..") {
         key.replace_range(..1, "_");
     }
     if key.len() > LONGEST_KEY {
         key.truncate(LONGEST_KEY);
-        // The cut may have left half a part.
+        // The truncation may have left a slash or dot at the end.
         key.truncate(key.trim_end_matches(['/', '.']).len());
     }
     key

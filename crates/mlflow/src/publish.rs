@@ -17,59 +17,59 @@ use super::spool::{End, Opened, Spool};
 use super::{Delivery, Error, Membership, RunKey, RunLink, RunStatus};
 use flashjob_config::{Credentials, Tracking};
 
-/// How often a lock that somebody else holds is tried again.
+/// Interval at which a lock of another process is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How to reach the server now. The spool remembers address, experiment and workspace, but no credentials.
+/// Access to the server at the time of publishing. The spool has address, experiment and workspace, but no credentials.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// Instead of the address in the spool.
+    /// Overrides the address in the spool.
     pub uri: Option<Url>,
-    /// Leave runs alone that were recorded for another server.
+    /// Skips runs that were recorded for another server.
     pub only_at: Option<Url>,
-    /// Instead of the experiment in the spool. A run that had begun in that one stays there as it is.
+    /// Overrides the experiment in the spool. A run that had begun there stays there unchanged.
     pub experiment: Option<String>,
-    /// Instead of the workspace in the spool.
+    /// Overrides the workspace in the spool.
     pub workspace: Option<String>,
-    /// How to log in.
+    /// Credentials for the server.
     pub credentials: Credentials,
-    /// Accept any certificate.
+    /// Accepts any certificate.
     pub insecure_tls: bool,
-    /// Accept the certificates in this PEM file instead of the system's.
+    /// Accepts the certificates in this PEM file instead of the system's.
     pub server_cert_path: Option<PathBuf>,
 }
 
 /// One run found in the directory.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// Its key, which is also the name of its folder.
+    /// Key of the run, which is also the name of its directory.
     pub key: RunKey,
-    /// What became of it.
+    /// Result for the run.
     pub outcome: Outcome,
-    /// The job that it is a part of, and the server that has it.
+    /// The job that the run belongs to, and the server that has it.
     pub part_of: Option<(Tracking, Membership)>,
 }
 
-/// What became of a spooled run.
+/// Result for a spooled run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was sent now.
     Delivered {
-        /// Where it is.
+        /// Location of the run.
         link: RunLink,
-        /// What a person should know all the same.
+        /// Remarks for the user.
         notes: Vec<String>,
     },
-    /// It had been sent before; nothing was done.
+    /// The run had been sent before; nothing was done.
     AlreadyDelivered {
-        /// Where it is.
+        /// Location of the run.
         link: RunLink,
     },
     /// The job that records it is still running.
     StillRunning,
-    /// It is still only on disk.
+    /// The run is still only on disk.
     Failed {
-        /// Why.
+        /// Reason, as a sentence.
         reason: String,
     },
 }
@@ -83,6 +83,7 @@ pub async fn publish(results_dir: &Path, access: &Access, limit: Duration) -> Re
     let mut published = Vec::new();
     for directory in Spool::find(results_dir)? {
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Other directories are not ours.
         let Ok(key) = RunKey::try_from(name) else { continue };
         let outcome = publish_one(&directory, access, deadline).await;
         match outcome {
@@ -100,15 +101,18 @@ pub async fn publish(results_dir: &Path, access: &Access, limit: Duration) -> Re
     Ok(published)
 }
 
-/// What became of a run, and the job that it is a part of.
+/// Result for a run, and the job that the run belongs to.
 type One = (Outcome, Option<(Tracking, Membership)>);
 
-/// `None` where a job died before it had recorded anything.
+/// Publishes one run. `None` if its job died before it had recorded anything.
 async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Result<Option<One>, Error> {
+    // Polled: a file lock has no wait with a deadline.
     let spool = loop {
         match Spool::open(directory)? {
             Opened::Run(spool) => break spool,
             Opened::Empty => return Ok(None),
+            // A lock on a run without an end belongs to the job that records it; with an end, to a process that sends
+            // it and will finish soon.
             Opened::Locked if !Spool::has_ended(directory) => return Ok(Some((Outcome::StillRunning, None))),
             Opened::Locked if Instant::now() >= deadline => {
                 return Ok(Some((Outcome::Failed { reason: "another process is sending it".to_owned() }, None)));
@@ -130,6 +134,7 @@ async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Re
         workspace: access.workspace.clone().or_else(|| beginning.workspace.clone()),
     };
     let part_of = beginning.member.clone().map(|member| (tracking.clone(), member));
+    // Checked under the lock: another publisher may just have finished.
     if let Some(link) = spool.delivered()? {
         return Ok(Some((Outcome::AlreadyDelivered { link }, part_of)));
     }
@@ -138,6 +143,7 @@ async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Re
         Some(end) => end,
         None => {
             let end = killed(&spool)?;
+            // Written before it is sent, so that a second attempt sends the same end.
             spool.write_end(&end)?;
             end
         }
@@ -150,7 +156,7 @@ async fn publish_one(directory: &Path, access: &Access, deadline: Instant) -> Re
     Ok(Some((outcome, part_of)))
 }
 
-/// The end of a run whose process died without one: when it last said something.
+/// The end of a run whose process died without one, at the time of its last record.
 fn killed(spool: &Spool) -> Result<End, Error> {
     let mut end_time_ms = spool.beginning.start_time_ms;
     let mut position = 0;
@@ -162,6 +168,7 @@ fn killed(spool: &Spool) -> Result<End, Error> {
         position = page.next;
         for record in page.records {
             if let Record::Metric { timestamp_ms, .. } = record {
+                // The last point is the latest time at which the job is known to have lived.
                 end_time_ms = end_time_ms.max(timestamp_ms);
             }
         }

@@ -1,14 +1,15 @@
-//! What was said about a run and is not on disk yet.
+//! Records of a run that are not on disk yet.
 //!
 //! Adding never waits. When disk and network stand still for long, live points are thinned to every second one of
 //! each metric; the newest point, params and tags are never lost.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::record::Record;
 
-/// So many records are kept before live points are thinned: a few megabytes.
+/// Records that are kept before live points are thinned: a few megabytes.
 const CAPACITY: usize = 20_000;
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Inner {
     records: Vec<Record>,
+    // Moves up where thinning cannot help, see `push`.
     thin_at: usize,
     not_finite: u64,
 }
@@ -36,33 +38,35 @@ impl Queue {
     }
 
     pub(super) fn push(&self, record: Record) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         inner.records.push(record);
         if inner.records.len() > inner.thin_at {
             thin(&mut inner.records);
-            // Where thinning does not help, trying at every push would only cost time.
+            // If thinning does not help, trying at each push would only cost time.
             inner.thin_at = self.capacity.max(inner.records.len() + self.capacity / 2);
         }
     }
 
     pub(super) fn count_not_finite(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).not_finite += 1;
+        self.inner.lock().not_finite += 1;
     }
 
-    /// How many live values were dropped because they were not finite.
+    /// Number of live values that were dropped as not finite.
     pub(super) fn not_finite(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).not_finite
+        self.inner.lock().not_finite
     }
 
-    /// Hands everything to `keep`, in order; what `keep` refuses stays.
+    /// Passes all records to `keep`, in order. If `keep` fails, they stay queued.
     pub(super) fn drain<E>(&self, keep: impl FnOnce(&[Record]) -> Result<(), E>) -> Result<(), E> {
-        let taken = std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).records);
+        // Taken out of the lock: `keep` writes to a disk, and pushes must not wait for it.
+        let taken = std::mem::take(&mut self.inner.lock().records);
         if taken.is_empty() {
             return Ok(());
         }
         let kept = keep(&taken);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         if kept.is_err() {
+            // Records that came meanwhile stay behind the older ones.
             let newer = std::mem::replace(&mut inner.records, taken);
             inner.records.extend(newer);
         } else {
@@ -72,11 +76,12 @@ impl Queue {
     }
 }
 
-/// Keeps every second point of each metric, counted back from the newest, and everything else.
+/// Keeps every second point of each metric, counted back from the newest, and all other records.
 fn thin(records: &mut Vec<Record>) {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut keep: Vec<bool> = records
         .iter()
+        // From the newest backwards, so that the newest of each metric always stays.
         .rev()
         .map(|record| match record {
             Record::Metric { metric, .. } => {

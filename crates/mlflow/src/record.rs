@@ -1,16 +1,16 @@
-//! One thing to be said about a run: a line in the spool's journal, before MLflow's limits are applied to it.
+//! A record of a run: one line of the spool's journal, before MLflow's limits are applied to it.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// A point, a param or a tag.
+/// A metric point, a param or a tag.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Record {
-    /// A live point.
+    /// A live point of a metric.
     Metric { metric: String, value: Finite, step: u64, timestamp_ms: i64 },
-    /// A setting.
+    /// A setting of the run.
     Param { param: String, value: String },
     /// A fact about the run.
     Tag { tag: String, value: String },
@@ -46,7 +46,7 @@ impl TryFrom<String> for Finite {
     }
 }
 
-/// Milliseconds since 1970, as MLflow counts time.
+/// Milliseconds since 1970, MLflow's unit of time.
 pub(super) fn milliseconds(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -1,49 +1,44 @@
-//! The one retry policy: everything sent to MLflow is made so that it can be sent again.
+//! Retries: everything that is sent to MLflow is idempotent, so one policy suits all requests.
 
 use std::time::Duration;
 
-use rand::Rng;
+use flashjob_retry::Backoff;
 use tokio::time::Instant;
 
 use super::Error;
 
-/// The first pause.
-const FIRST_SECONDS: f64 = 0.5;
-/// Each pause is this much longer than the one before, as in MLflow's own client.
-const FACTOR: f64 = 2.0;
-/// The longest pause that is not the server's wish.
-const LONGEST_SECONDS: f64 = 30.0;
+/// Exponential backoff: half a second, doubled as in MLflow's own client, and jitter of a quarter, since jobs that start
+/// together must not return together.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30), jitter: 0.75..1.25 };
 
-/// Growing pauses with jitter.
+/// The pauses between attempts that fail.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct Pauses {
     failures: u32,
 }
 
-impl Backoff {
-    /// The pause after one more failure: what the server asks for, if that is longer. A failure that only a person
-    /// can end is asked about again at the longest pause.
+impl Pauses {
+    /// The pause after one more failure; at least as long as the server asks for. After an error that only a person can
+    /// resolve, it is the longest one.
     pub(super) fn pause(&mut self, error: &Error) -> Duration {
-        let planned = if error.is_transient() {
-            (FIRST_SECONDS * FACTOR.powi(self.failures.min(16) as i32)).min(LONGEST_SECONDS)
-        } else {
-            LONGEST_SECONDS
+        let random = rand::random();
+        let planned = match error.is_transient() {
+            true => BACKOFF.pause(self.failures, random),
+            false => BACKOFF.longest_pause(random),
         };
-        self.failures += 1;
-        // Jobs that start together must not come back together.
-        let planned = Duration::from_secs_f64(planned * rand::rng().random_range(0.75..1.25));
+        self.failures = self.failures.saturating_add(1);
         planned.max(error.retry_after().unwrap_or_default())
     }
 
-    /// The moment of the next attempt; `None` when another attempt is no use or would come after `deadline`.
+    /// Time of the next attempt; `None` if it could not succeed or would come after `deadline`.
     fn next_attempt(&mut self, error: &Error, now: Instant, deadline: Instant) -> Option<Instant> {
         let next = now.checked_add(self.pause(error))?;
         (error.is_transient() && next < deadline).then_some(next)
     }
 }
 
-/// Makes `attempt` until it succeeds, fails in a way that waiting does not mend, or `deadline` is near. `server`
-/// is named in the error that says so.
+/// Repeats `attempt` until it succeeds, fails permanently, or the next one would come after `deadline`. `server` is named in
+/// the error of a timeout.
 ///
 /// # Errors
 /// The last attempt's error, or that the deadline came before any answer.
@@ -53,7 +48,7 @@ pub(super) async fn until<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
     let begin = Instant::now();
-    let mut backoff = Backoff::default();
+    let mut pauses = Pauses::default();
     let mut last = None;
     loop {
         let error = match tokio::time::timeout_at(deadline, attempt()).await {
@@ -64,7 +59,8 @@ pub(super) async fn until<T>(
                 return Err(last.unwrap_or(Error::OutOfTime { server: server.to_owned(), seconds }));
             }
         };
-        let Some(next) = backoff.next_attempt(&error, Instant::now(), deadline) else { return Err(error) };
+        let Some(next) = pauses.next_attempt(&error, Instant::now(), deadline) else { return Err(error) };
+        // Kept for a later attempt that times out: the server's own answer says more than the deadline.
         last = Some(error);
         tokio::time::sleep_until(next).await;
     }
@@ -83,26 +79,26 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_limit_and_heed_the_server() {
-        let mut backoff = Backoff::default();
-        let pauses: Vec<f64> = (0..40).map(|_| backoff.pause(&answered(503, None)).as_secs_f64()).collect();
+        let mut pauses = Pauses::default();
+        let pauses: Vec<f64> = (0..40).map(|_| pauses.pause(&answered(503, None)).as_secs_f64()).collect();
         assert!((0.3..0.7).contains(&pauses[0]) && (3.0..5.1).contains(&pauses[3]), "{pauses:?}");
         assert!(pauses[10..].iter().all(|pause| (22.0..38.0).contains(pause)), "{pauses:?}");
-        assert_eq!(Backoff::default().pause(&answered(429, Some(90))), Duration::from_secs(90));
-        assert!(Backoff::default().pause(&answered(429, Some(0))).as_secs_f64() > 0.3);
+        assert_eq!(Pauses::default().pause(&answered(429, Some(90))), Duration::from_secs(90));
+        assert!(Pauses::default().pause(&answered(429, Some(0))).as_secs_f64() > 0.3);
     }
 
     #[test]
     fn there_is_no_next_attempt_where_it_is_no_use_or_comes_too_late() {
         let now = Instant::now();
         let soon = now + Duration::from_secs(20);
-        let next = |error| Backoff::default().next_attempt(&error, now, soon);
+        let next = |error| Pauses::default().next_attempt(&error, now, soon);
         assert!(next(answered(502, None)).is_some_and(|next| next > now && next < soon));
         assert!(next(answered(429, Some(5))).is_some_and(|next| next >= now + Duration::from_secs(5)));
         assert_eq!(next(answered(429, Some(3600))), None);
         assert_eq!(next(answered(429, Some(u64::MAX))), None);
         assert_eq!(next(answered(403, None)), None);
-        let mut backoff = Backoff::default();
-        assert!((0..8).map(|_| backoff.next_attempt(&answered(502, None), now, soon)).any(|next| next.is_none()));
+        let mut pauses = Pauses::default();
+        assert!((0..8).map(|_| pauses.next_attempt(&answered(502, None), now, soon)).any(|next| next.is_none()));
     }
 
     #[tokio::test]

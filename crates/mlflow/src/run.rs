@@ -1,4 +1,4 @@
-//! What a run is, from its beginning to what became of it. Plain data; nothing here does I/O.
+//! A run, from its beginning to its delivery. Plain data without I/O.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,15 +22,16 @@ impl RunKey {
         let start = OffsetDateTime::from(start)
             .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
             .unwrap_or_default();
+        // Begins with the time, so that directories sort by age.
         Self(format!("{start}-{:016x}", rand::random::<u64>()))
     }
 
-    /// The key of the run above all runs of the job that this key names.
+    /// Key of the parent run of the job that this key names.
     pub(super) fn of_parent(&self) -> Self {
         Self(format!("job-{}", self.0))
     }
 
-    /// The key's text.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -40,6 +41,7 @@ impl TryFrom<String> for RunKey {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        // Keys are directory names and stand in MLflow's filters between quotes: nothing that either would interpret.
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
             Ok(Self(text))
@@ -55,43 +57,43 @@ impl fmt::Display for RunKey {
     }
 }
 
-/// A run as it begins.
+/// A run at its beginning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSpec {
-    /// Unique, see [`RunKey::random`].
+    /// Unique key, see [`RunKey::random`].
     pub key: RunKey,
-    /// Shown in MLflow; empty lets the server make one up.
+    /// Name shown in MLflow; if empty, the server chooses one.
     pub run_name: String,
     /// Settings, secrets redacted. A param can be added later but never changed.
     pub params: Vec<(String, String)>,
     /// Versions, host, device and the like.
     pub tags: Vec<(String, String)>,
-    /// When it began.
+    /// Start of the run.
     pub start: SystemTime,
-    /// Its place in a job of several attempts or replicas.
+    /// Position in a job of several attempts or replicas.
     pub member: Option<Membership>,
 }
 
-/// How a run ended.
+/// Final status of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RunStatus {
-    /// It measured what it was asked to.
+    /// The run measured what was asked.
     Finished,
-    /// It could not.
+    /// The run failed.
     Failed,
-    /// Someone stopped it.
+    /// The run was stopped.
     Killed,
 }
 
-/// A run as it ends.
+/// A run at its end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunEnd {
-    /// How.
+    /// Final status of the run.
     pub status: RunStatus,
-    /// When.
+    /// Time of the end.
     pub at: SystemTime,
-    /// Final values; they become the newest point of their names.
+    /// Final values, which become the newest points of their names.
     pub metrics: Vec<(String, f64)>,
     /// Tags known only now, such as the reason of a failure.
     pub tags: Vec<(String, String)>,
@@ -100,35 +102,35 @@ pub struct RunEnd {
     pub artifacts: Vec<PathBuf>,
 }
 
-/// Where a run is to be found.
+/// Location of a run on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunLink {
-    /// The server's id of the experiment.
+    /// The server's ID of the experiment.
     pub experiment_id: String,
-    /// The server's id of the run.
+    /// The server's ID of the run.
     pub run_id: String,
-    /// A link for a browser.
+    /// URL for a browser.
     pub run_url: String,
 }
 
-/// What became of a run's record.
+/// Result of recording a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// All of it is on the server.
+    /// The server has all of it.
     Delivered {
-        /// Where.
+        /// Location of the run.
         link: RunLink,
-        /// What a person should know all the same, such as an artifact store that this client cannot write to.
+        /// Remarks for the user, such as an artifact store that this client cannot write to.
         notes: Vec<String>,
     },
-    /// It is on disk and `flashjob publish DIR` sends it.
+    /// All of it is on disk, and `flashjob publish DIR` sends it.
     Spooled {
-        /// Why the server could not take it.
+        /// Reason why the server does not have it.
         reason: String,
     },
-    /// It is neither on the server nor completely on disk.
+    /// Neither the server nor the disk has all of it.
     Lost {
-        /// Why not.
+        /// Reason of the loss.
         reason: String,
     },
 }

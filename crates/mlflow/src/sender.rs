@@ -18,12 +18,12 @@ use super::retry;
 use super::spool::{End, Spool};
 use super::{Delivery, Error, RunLink};
 
-/// The share of the time that is kept for ending the run, so that it does not stay RUNNING because an upload is slow.
+/// Share of the time that is reserved for ending the run: a slow upload must not leave it RUNNING.
 const SHARE_FOR_END: f64 = 0.3;
-/// More is not kept.
+/// Most time that is reserved for it.
 const MOST_FOR_END: Duration = Duration::from_secs(10);
 
-/// Sends one run.
+/// Sends one run from its spool.
 #[derive(Debug)]
 pub(super) struct Sender {
     client: Client,
@@ -31,7 +31,7 @@ pub(super) struct Sender {
     run: Option<Run>,
     batcher: Batcher,
     beginning_sent: bool,
-    /// How much of the journal the server has.
+    /// Offset up to which the server has the journal, in bytes.
     journal_position: u64,
     unreadable_lines: usize,
     uploaded: BTreeSet<String>,
@@ -39,7 +39,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Will send to `experiment`.
+    /// A sender to `experiment`.
     pub(super) fn new(client: Client, experiment: String) -> Self {
         Self {
             client,
@@ -54,12 +54,12 @@ impl Sender {
         }
     }
 
-    /// Where the run is, once it exists.
+    /// Location of the run, once it exists.
     pub(super) fn link(&self) -> Option<RunLink> {
         self.run.as_ref().map(|run| self.client.link(run))
     }
 
-    /// Brings the server up to date with the spool: the run exists and holds everything but its end.
+    /// Sends everything but the end of the run.
     pub(super) async fn catch_up(&mut self, spool: &Spool) -> Result<(), Error> {
         match self.send_journal(spool).await {
             Err(error) if self.run_is_gone(&error) => {
@@ -70,16 +70,17 @@ impl Sender {
         }
     }
 
-    /// Sends everything including the end, trying until `deadline`, and remembers in the spool that it did.
+    /// Sends everything including the end, with retries until `deadline`, and records the delivery in the spool.
     pub(super) async fn complete(&mut self, spool: &Spool, end: &End, deadline: Instant) -> Delivery {
         if !self.refused.is_empty() {
-            // It may be taken now.
+            // What was refused before may be accepted now, such as a deleted run that was restored.
             self.start_over();
         }
         self.uploaded.clear();
         let left = deadline.saturating_duration_since(Instant::now());
         let contents_deadline = deadline - left.mul_f64(SHARE_FOR_END).min(MOST_FOR_END);
         let server = self.client.server().to_owned();
+        // The contents have an earlier deadline: the run must be ended even if an upload does not finish.
         let contents = retry::until(contents_deadline, &server, async || self.send_contents(spool, end).await).await;
         let ended = match self.run {
             Some(_) => retry::until(deadline, &server, async || self.send_end(spool, end).await).await,
@@ -103,7 +104,7 @@ impl Sender {
         Delivery::Spooled { reason }
     }
 
-    /// Finds the run or creates it.
+    /// Finds or creates the run.
     async fn open(&mut self, spool: &Spool) -> Result<Run, Error> {
         if let Some(run) = &self.run {
             return Ok(run.clone());
@@ -116,6 +117,7 @@ impl Sender {
             }
             None => None,
         };
+        // Searched by key first: an earlier creation may have succeeded although its answer was lost.
         let found = self.client.find_runs(&experiment, &beginning.key).await?.into_iter().next();
         let run = match found {
             Some(run) if run.is_deleted() => return Err(self.deleted(run)),
@@ -145,12 +147,14 @@ impl Sender {
             }
             let batches = self.batcher.batches(page.records);
             self.send(&run, &batches).await?;
+            // Advanced only after the server has taken the page: a failure in between sends it again, which is
+            // harmless.
             self.journal_position = page.next;
             self.unreadable_lines += page.unreadable_lines;
         }
     }
 
-    /// Everything but the status.
+    /// Sends everything but the status.
     async fn send_contents(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
         self.catch_up(spool).await?;
         match self.send_results(spool, end).await {
@@ -165,12 +169,14 @@ impl Sender {
 
     async fn send_results(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
         let run = self.open(spool).await?;
+        // Metrics, then tags, then files: the figures are there even if an upload takes all of the time.
         let mut batches = self.batcher.final_batches(&end.metrics, end.end_time_ms);
         let tags = end.tags.iter().map(|(tag, value)| Record::Tag { tag: tag.clone(), value: value.clone() });
         batches.extend(self.batcher.batches(tags));
         self.send(&run, &batches).await?;
         let root = match ArtifactStore::of(run.artifact_uri()) {
             ArtifactStore::Proxied(root) => root,
+            // Only a note at the end: the files are in the results directory, and the run is complete without them.
             ArtifactStore::Elsewhere => return Ok(()),
             ArtifactStore::Astray => {
                 self.note_refusal(&self.client.astray());
@@ -180,6 +186,7 @@ impl Sender {
         for name in &end.artifacts {
             self.upload(&root, name, &spool.artifact_path(name)).await?;
         }
+        // After all batches, as only these tell which values were cut.
         if !self.batcher.long_values().is_empty() {
             let path = spool.write_long_values(self.batcher.long_values())?;
             self.upload(&root, LONG_VALUES, &path).await?;
@@ -187,7 +194,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Uploads a file, unless it is there; one that is refused does not hold up the others.
+    /// Uploads a file unless it was uploaded before. A refused file does not stop the others.
     async fn upload(&mut self, root: &str, name: &str, path: &Path) -> Result<(), Error> {
         if self.uploaded.contains(name) {
             return Ok(());
@@ -197,15 +204,16 @@ impl Sender {
             Err(error) => self.note_refusal(&error),
             Ok(()) => {}
         }
+        // Also after a refusal: it would be refused again.
         self.uploaded.insert(name.to_owned());
         Ok(())
     }
 
-    /// Ends the run, after making sure that it is the only one.
+    /// Ends the run, after deleting duplicates of it.
     async fn send_end(&mut self, spool: &Spool, end: &End) -> Result<(), Error> {
         let run = self.open(spool).await?;
-        // A creation that was given up on may have arrived after the search that missed it. Nobody else creates runs
-        // with this key while the spool is locked.
+        // A creation that timed out may have been executed after the search that missed it. No other process creates
+        // runs with this key while the spool is locked.
         for other in self.client.find_runs(run.experiment_id(), &spool.beginning.key).await? {
             match (other.id() == run.id(), other.is_deleted()) {
                 (true, true) => return Err(self.deleted(other)),
@@ -216,7 +224,7 @@ impl Sender {
         self.client.end_run(run.id(), end.status, end.end_time_ms).await
     }
 
-    /// Sends batches; one whose content is refused does not hold up the others.
+    /// Sends batches. A batch whose content is refused does not stop the others.
     async fn send(&mut self, run: &Run, batches: &[Batch]) -> Result<(), Error> {
         for batch in batches {
             match self.client.log_batch(run.id(), batch).await {
@@ -229,13 +237,14 @@ impl Sender {
 
     fn note_refusal(&mut self, error: &Error) {
         let refusal = error.to_string();
+        // One server refuses many batches for one reason.
         if !self.refused.contains(&refusal) {
             tracing::warn!(error = %refusal, "MLflow refused a part of the run");
             self.refused.push(refusal);
         }
     }
 
-    /// Whether the server has forgotten the run: it came back without its database.
+    /// Returns whether the server no longer knows the run, such as after it lost its database.
     fn run_is_gone(&self, error: &Error) -> bool {
         self.run.is_some() && error.has_code("RESOURCE_DOES_NOT_EXIST")
     }
@@ -253,7 +262,7 @@ impl Sender {
         Error::RunDeleted { server: self.client.server().to_owned(), id: self.client.hide(run.id()) }
     }
 
-    /// What a person should know of a run that arrived.
+    /// Remarks on a run that was delivered.
     fn notes(&self, end: &End) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(run) = &self.run

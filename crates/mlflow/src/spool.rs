@@ -3,15 +3,15 @@
 //! `RESULTS/mlflow/KEY/` holds `run.json` (the run as it began, written first), `journal.jsonl` (one [`Record`] a
 //! line, appended), `end.json` with `artifacts/` (the run as it ended, and copies of its files, because
 //! the next job in the same directory writes new ones), and `delivered.json` (where it is, written last). The
-//! file `lock` is locked by whoever writes or sends, and the kernel unlocks it when that process dies. No
-//! secrets: credentials come from the environment of whoever sends.
+//! file `lock` is locked by the process that writes or sends, and the kernel unlocks it when that process dies. No
+//! secrets: credentials come from the environment of the sender.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -21,14 +21,14 @@ use super::record::{Finite, Record, milliseconds};
 use super::{Error, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
 use flashjob_config::Tracking;
 
-/// The layout described above. A reader refuses others.
+/// Version of the layout described above. Readers refuse others.
 const VERSION: u32 = 1;
-/// The folder in the results directory.
+/// Name of the directory in the results directory.
 const FOLDER: &str = "mlflow";
-/// How much of the journal is read at once.
+/// Bytes of the journal that are read at a time.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
-/// `run.json`.
+/// Content of `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Beginning {
     version: u32,
@@ -43,32 +43,33 @@ pub(super) struct Beginning {
     pub(super) records: Vec<Record>,
 }
 
-/// `end.json`.
+/// Content of `end.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct End {
     pub(super) status: RunStatus,
     pub(super) end_time_ms: i64,
     pub(super) metrics: Vec<(String, Finite)>,
     pub(super) tags: Vec<(String, String)>,
-    /// Names with `/`, each a file below `artifacts/`.
+    /// Artifact names with `/`, each a file below `artifacts/`.
     pub(super) artifacts: Vec<String>,
-    /// What could not be recorded, for people.
+    /// Remarks on what could not be recorded.
     pub(super) notes: Vec<String>,
 }
 
-/// A run's directory, held under its lock.
+/// The directory of a run, held under its lock.
 #[derive(Debug)]
 pub(super) struct Spool {
     directory: PathBuf,
     pub(super) beginning: Beginning,
     journal: Mutex<Journal>,
+    // Held, never read: closing the file releases the lock.
     _lock: File,
 }
 
 #[derive(Debug)]
 struct Journal {
     file: File,
-    /// Up to here it holds whole lines.
+    /// Length in bytes up to which the file holds whole lines.
     length_bytes: u64,
 }
 
@@ -76,32 +77,32 @@ struct Journal {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Page {
     pub(super) records: Vec<Record>,
-    /// Where the next page begins.
+    /// Offset of the next page, in bytes.
     pub(super) next: u64,
-    /// Lines that are no records.
+    /// Number of lines that are no records.
     pub(super) unreadable_lines: usize,
 }
 
-/// What [`Spool::open`] found.
+/// Result of [`Spool::open`].
 #[derive(Debug)]
 pub(super) enum Opened {
     /// A run, now locked.
     Run(Box<Spool>),
-    /// Somebody else holds the lock.
+    /// Another process holds the lock.
     Locked,
-    /// The process that made the directory died before it wrote anything.
+    /// The process that created the directory died before it wrote anything.
     Empty,
 }
 
 impl Spool {
-    /// Writes the beginning of a run.
+    /// Creates the spool of a run and writes its beginning.
     pub(super) fn create(results_dir: &Path, spec: &RunSpec, tracking: &Tracking) -> Result<Self, Error> {
         let directory = results_dir.join(FOLDER).join(spec.key.as_str());
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
         let lock = lock_file(&directory)?;
         match lock.try_lock() {
             Ok(()) => {}
-            // Some network file systems have no locks. The job can do without; a concurrent publish cannot.
+            // Some network file systems have no locks. The job works without; a concurrent publish does not.
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(path = %directory.display(), %error, "no file locks here")
             }
@@ -127,14 +128,16 @@ impl Spool {
         Self::locked(directory, beginning, lock)
     }
 
-    /// Takes over a run's directory.
+    /// Locks and opens the directory of a run.
     pub(super) fn open(directory: &Path) -> Result<Opened, Error> {
+        // The kernel releases the lock when its process dies, so there is no stale lock to clear.
         let lock = lock_file(directory)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(Opened::Locked),
             Err(TryLockError::Error(source)) => return Err(failed("lock", directory)(source)),
         }
+        // Written last on creation, so that its presence proves a complete beginning.
         let path = directory.join("run.json");
         let Some(beginning) = read_json::<Beginning>(&path)? else { return Ok(Opened::Empty) };
         if beginning.version != VERSION {
@@ -144,7 +147,7 @@ impl Spool {
         Ok(Opened::Run(Box::new(Self::locked(directory.to_owned(), beginning, lock)?)))
     }
 
-    /// The directories of all runs in `results_dir`, oldest first.
+    /// Directories of all runs in `results_dir`, oldest first.
     pub(super) fn find(results_dir: &Path) -> Result<Vec<PathBuf>, Error> {
         let folder = results_dir.join(FOLDER);
         let entries = match fs::read_dir(&folder) {
@@ -162,7 +165,7 @@ impl Spool {
         Ok(found.into_iter().collect())
     }
 
-    /// Whether the run in `directory`, which somebody else may hold, has an end.
+    /// Returns whether the run in `directory`, which another process may hold, has an end.
     pub(super) fn has_ended(directory: &Path) -> bool {
         directory.join("end.json").exists()
     }
@@ -170,22 +173,24 @@ impl Spool {
     fn locked(directory: PathBuf, beginning: Beginning, lock: File) -> Result<Self, Error> {
         let path = directory.join("journal.jsonl");
         let open = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        // Append mode: each write goes to the end, whatever position a reader has set.
         let mut file = open.map_err(failed("open", &path))?;
         let length_bytes = file.seek(SeekFrom::End(0)).map_err(failed("read", &path))?;
         Ok(Self { directory, beginning, journal: Mutex::new(Journal { file, length_bytes }), _lock: lock })
     }
 
-    /// Adds to the journal; all of `records` or, after an error, none.
+    /// Appends all of `records` to the journal or, after an error, none.
     pub(super) fn append(&self, records: &[Record]) -> Result<(), Error> {
         let mut lines = Vec::new();
         for record in records {
             serde_json::to_writer(&mut lines, record).map_err(|error| self.journal_failed("write")(error.into()))?;
             lines.push(b'\n');
         }
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
+        // The length of whole lines, to which the file is cut after a write that fails.
         let whole = journal.length_bytes;
         if let Err(error) = journal.file.write_all(&lines) {
-            // Half a line would spoil the next one.
+            // Half a line would damage the next one.
             let undone = journal.file.set_len(whole);
             return Err(self.journal_failed("write")(undone.err().unwrap_or(error)));
         }
@@ -193,18 +198,19 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes the journal outlive the machine's next moment.
+    /// Syncs the journal to the disk.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = self.journal.lock();
         journal.file.sync_data().map_err(self.journal_failed("flush"))
     }
 
-    /// Reads whole lines from `start` on; an empty page is the end. A line that a killed process left unfinished
-    /// is not part of the journal.
+    /// Reads whole lines from `start` on; an empty page is the end. An unfinished line of a killed process is not part
+    /// of the journal.
     pub(super) fn page(&self, start: u64) -> Result<Page, Error> {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         let mut text = Vec::new();
         journal.file.seek(SeekFrom::Start(start)).map_err(self.journal_failed("read"))?;
+        // A line may be longer than a chunk: read on until there is a line break.
         let end = loop {
             let read = (&journal.file).take(CHUNK_BYTES).read_to_end(&mut text);
             let read = read.map_err(self.journal_failed("read"))?;
@@ -218,19 +224,22 @@ impl Spool {
         for line in text[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(record) => page.records.push(record),
+                // A torn line, after a crash of the machine, costs that record and not the run.
                 Err(_) => page.unreadable_lines += 1,
             }
         }
         Ok(page)
     }
 
-    /// Copies the run's artifacts and decides what `end.json` will say. What cannot be copied is noted, not fatal.
+    /// Copies the run's artifacts and prepares the content of `end.json`. An artifact that cannot be copied becomes a
+    /// remark, not an error.
     pub(super) fn prepare_end(&self, end: &RunEnd, results_dir: &Path) -> End {
         let mut notes = Vec::new();
         let mut artifacts = Vec::new();
         for path in &end.artifacts {
             let name = artifact_name(path, results_dir);
             let copy = self.artifact_path(&name);
+            // Copied, since the next job in the same results directory overwrites them, perhaps before they are sent.
             let copied = copy.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(path, &copy));
             match copied {
                 Ok(_) => artifacts.push(name),
@@ -252,18 +261,19 @@ impl Spool {
         End { status: end.status, end_time_ms: milliseconds(end.at), metrics, tags, artifacts, notes }
     }
 
-    /// Writes how the run ended.
+    /// Writes the end of the run.
     pub(super) fn write_end(&self, end: &End) -> Result<(), Error> {
         write_json(&self.directory.join("end.json"), end)
     }
 
-    /// How the run ended; `None` while it runs, or when its process died.
+    /// The end of the run; `None` while it is active, or if its process died.
     pub(super) fn end(&self) -> Result<Option<End>, Error> {
         read_json(&self.directory.join("end.json"))
     }
 
-    /// Where `name` of [`End::artifacts`] lies. Stays inside the spool whatever the name says.
+    /// Path of the artifact `name` of [`End::artifacts`]; always inside of the spool.
     pub(super) fn artifact_path(&self, name: &str) -> PathBuf {
+        // `..` and roots are dropped: names come from a file, which may have been edited.
         let parts = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_)));
         self.directory.join("artifacts").join(parts.collect::<PathBuf>())
     }
@@ -275,16 +285,17 @@ impl Spool {
         Ok(path)
     }
 
-    /// Remembers that the server has all of it, and where; the copies of artifacts have then served.
+    /// Records that the server has the run and where, and removes the copies of artifacts.
     pub(super) fn write_delivered(&self, link: &RunLink) -> Result<(), Error> {
         write_json(&self.directory.join("delivered.json"), link)?;
+        // Copies are needed no longer, and may be large.
         match fs::remove_dir_all(self.directory.join("artifacts")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.directory)(error)),
             _ => Ok(()),
         }
     }
 
-    /// Where the run is, if all of it was sent.
+    /// Location of the run, if all of it was sent.
     pub(super) fn delivered(&self) -> Result<Option<RunLink>, Error> {
         read_json(&self.directory.join("delivered.json"))
     }
@@ -294,12 +305,13 @@ impl Spool {
     }
 }
 
-/// An artifact's name: its path in the results directory, or else its file name.
+/// Name of an artifact: its path in the results directory, or else its file name.
 fn artifact_name(path: &Path, results_dir: &Path) -> String {
     let inside = match (fs::canonicalize(path), fs::canonicalize(results_dir)) {
         (Ok(path), Ok(results_dir)) => path.strip_prefix(results_dir).map(Path::to_owned).ok(),
         _ => None,
     };
+    // Outside of the results directory only the name is kept: a path would tell about the machine.
     let name = inside.unwrap_or_else(|| path.file_name().map(PathBuf::from).unwrap_or_default());
     name.to_string_lossy().into_owned()
 }
@@ -314,16 +326,17 @@ fn lock_file(directory: &Path) -> Result<File, Error> {
     OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed("open", &path))
 }
 
-/// Replaces the file at `path` in one step that survives a power cut.
+/// Replaces the file at `path` atomically, also with respect to a power failure.
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let failed = failed("write", path);
     let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    // Write, sync, rename: a reader sees the old file or the new one, never a part.
     let draft = path.with_extension("json.part");
     let written = File::create(&draft).and_then(|mut file| {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;
-        // The new name is part of the directory.
+        // The rename is only durable once the directory is synced.
         path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     });
     written.map_err(failed)

@@ -1,5 +1,4 @@
-//! The running end of a run's record: a thread of its own takes what is said about the run to disk, and from there
-//! to the server.
+//! The live record of a run: a thread of its own writes records to disk, and sends them to the server from there.
 //!
 //! The thread has its own small runtime, so that neither a busy executor nor a hanging server can hold up
 //! the run, and the run cannot hold up its record.
@@ -16,25 +15,24 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::queue::Queue;
 use super::record::{Finite, Record, milliseconds};
-use super::retry::Backoff;
+use super::retry::Pauses;
 use super::sender::Sender;
 use super::spool::{End, Spool};
 use super::{Delivery, Error, RunEnd, RunLink, RunSpec};
 use flashjob_config::Tracking;
 
-/// How often what was said goes to disk.
+/// Interval at which records are written to disk.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often what is on disk goes to the server.
+/// Interval at which records on disk are sent to the server.
 const SERVER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Records one run while it happens. Safe to use from any thread; nothing here waits for the network except
-/// [`Tracker::finish`], and that no longer than it is told to. Dropping it without an end leaves a run
-/// that `flashjob publish` ends as KILLED.
+/// Records one run while it happens. Safe to use from any thread; only [`Tracker::finish`] waits for the network,
+/// within its limit. Dropped without an end, it leaves a run that `flashjob publish` ends as KILLED.
 #[derive(Debug)]
 pub struct Tracker {
     shared: Arc<Shared>,
     results_dir: PathBuf,
-    /// `None` only while dropping.
+    /// `None` only during drop.
     endings: Option<mpsc::UnboundedSender<Ending>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,26 +44,23 @@ struct Shared {
     link: OnceLock<RunLink>,
 }
 
-/// A wish to have the run ended.
+/// A request to end the run.
 #[derive(Debug)]
 struct Ending {
     end: End,
     deadline: Instant,
-    /// Closed when nobody waits any more.
+    /// Closed when the caller no longer waits.
     reply: oneshot::Sender<Delivery>,
 }
 
 impl Tracker {
     /// Writes `spec` into the spool in `results_dir` and begins to send it. Needs no async runtime.
-    ///
-    /// # Errors
-    /// When the spool cannot be written, or the TLS settings of `tracking` cannot be used.
     pub fn start(tracking: &Tracking, spec: &RunSpec, results_dir: &Path) -> Result<Self, Error> {
         let client = Client::open(tracking)?;
         let sender = Sender::new(client, tracking.experiment.clone());
         let spool = Spool::create(results_dir, spec, tracking)?;
         let shared = Arc::new(Shared { spool, queue: Queue::default(), link: OnceLock::new() });
-        let (endings, wishes) = mpsc::unbounded_channel();
+        let (endings, requests) = mpsc::unbounded_channel();
         let cannot = |error: std::io::Error| Error::Settings {
             server: tracking.uri.to_string(),
             detail: format!("no thread for it could be started: {error}"),
@@ -74,8 +69,8 @@ impl Tracker {
         let thread = std::thread::Builder::new().name("mlflow".to_owned()).spawn({
             let shared = shared.clone();
             move || {
-                runtime.block_on(shared.work(sender, wishes));
-                // A name lookup that hangs must not hold up the end of the process.
+                runtime.block_on(shared.work(sender, requests));
+                // A name lookup that hangs must not delay the end of the process.
                 runtime.shutdown_background();
             }
         });
@@ -106,7 +101,7 @@ impl Tracker {
         }
     }
 
-    /// Where the run is to be found, once the server has created it.
+    /// Location of the run, once the server has created it.
     pub fn link(&self) -> Option<RunLink> {
         self.shared.link.get().cloned()
     }
@@ -124,7 +119,7 @@ impl Tracker {
         let written = self.shared.spool.write_end(&end);
         let (reply, answer) = oneshot::channel();
         if let Some(endings) = &self.endings {
-            // Where the thread is gone, so is `reply`, and the answer below says it.
+            // If the thread is gone, `reply` is dropped, and the answer below says so.
             endings.send(Ending { end, deadline, reply }).ok();
         }
         let delivery = answer
@@ -141,33 +136,36 @@ impl Drop for Tracker {
     fn drop(&mut self) {
         self.endings = None;
         if let Some(thread) = self.thread.take() {
-            // It stops whatever it is doing when nobody can wish for an end any more.
+            // The thread ends as soon as the channel of requests is closed, whatever it is doing.
             thread.join().ok();
         }
     }
 }
 
 impl Shared {
-    /// The life of the thread.
-    async fn work(&self, mut sender: Sender, mut wishes: mpsc::UnboundedReceiver<Ending>) {
-        let mut wish = tokio::select! {
+    /// Main function of the thread.
+    async fn work(&self, mut sender: Sender, mut requests: mpsc::UnboundedReceiver<Ending>) {
+        let mut request = tokio::select! {
             biased;
-            wish = wishes.recv() => wish,
+            request = requests.recv() => request,
             never = self.drain_regularly() => match never {},
             never = self.send_regularly(&mut sender) => match never {},
         };
-        while let Some(Ending { end, deadline, mut reply }) = wish {
+        while let Some(Ending { end, deadline, mut reply }) = request {
+            // Synced before the server is contacted: a result is never only in memory while the network is waited for.
             let drained = self.drain().and_then(|()| self.spool.sync());
-            wish = tokio::select! {
+            request = tokio::select! {
                 biased;
-                newer = wishes.recv() => newer,
-                () = reply.closed() => wishes.recv().await,
+                // A newer end replaces the present one (a job that is interrupted while it publishes).
+                newer = requests.recv() => newer,
+                // The caller has given up, so nothing needs to be sent for it.
+                () = reply.closed() => requests.recv().await,
                 mut delivery = sender.complete(&self.spool, &end, deadline) => {
                     if let (Delivery::Delivered { notes, .. }, Err(error)) = (&mut delivery, drained) {
                         notes.push(format!("the last live points are missing: {error}"));
                     }
                     reply.send(delivery).ok();
-                    wishes.recv().await
+                    requests.recv().await
                 }
             };
         }
@@ -196,7 +194,7 @@ impl Shared {
     }
 
     async fn send_regularly(&self, sender: &mut Sender) -> Infallible {
-        let mut backoff = Backoff::default();
+        let mut pauses = Pauses::default();
         let mut trouble: Option<String> = None;
         loop {
             let outcome = sender.catch_up(&self.spool).await;
@@ -210,16 +208,17 @@ impl Shared {
                     if trouble.take().is_some() {
                         tracing::info!("MLflow takes the run's record again");
                     }
-                    backoff = Backoff::default();
+                    pauses = Pauses::default();
                     SERVER_INTERVAL
                 }
                 Err(error) => {
                     let reason = error.to_string();
+                    // The same trouble is logged once, however long it lasts.
                     if trouble.as_ref() != Some(&reason) {
                         tracing::warn!(%error, "the run goes on and its record stays on disk");
                         trouble = Some(reason);
                     }
-                    backoff.pause(&error)
+                    pauses.pause(&error)
                 }
             };
             tokio::time::sleep(pause).await;

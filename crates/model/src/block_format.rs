@@ -1,36 +1,36 @@
-//! Block formats of ggml: some bits a number, and scales of half precision that a block of them shares.
+//! Block formats of ggml, k-quants among them: a few bits for each weight, and scales of half precision for each block.
 //!
 //! Layouts are those of `ggml-common.h`, and numbers those of `dequantize_row_*` in `ggml-quants.c`, operation by operation. This
 //! file knows nothing of files, tensors or the format that numbers are wanted in.
 
 use half::f16;
 
-/// Numbers of the larger blocks, which are made of blocks of 16 or 32 with scales of their own.
+/// Weights in a super-block of the k-quants, which consists of blocks of 16 or 32 with scales of their own.
 const SUPER_BLOCK: usize = 256;
 
 /// A block format of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum BlockFormat {
-    /// 4 bits, one scale for 32.
+    /// 4 bits and one scale for 32 weights.
     Q4_0,
-    /// 4 bits, scale and minimum for 32.
+    /// 4 bits, scale and minimum for 32 weights.
     Q4_1,
-    /// 5 bits, one scale for 32.
+    /// 5 bits and one scale for 32 weights.
     Q5_0,
-    /// 5 bits, scale and minimum for 32.
+    /// 5 bits, scale and minimum for 32 weights.
     Q5_1,
-    /// 8 bits, one scale for 32.
+    /// 8 bits and one scale for 32 weights.
     Q8_0,
-    /// 2 bits, scale and minimum of 4 bits for 16.
+    /// k-quant: 2 bits; scale and minimum of 4 bits for 16 weights.
     Q2_K,
-    /// 3 bits, scale of 6 bits for 16.
+    /// k-quant: 3 bits; scale of 6 bits for 16 weights.
     Q3_K,
-    /// 4 bits, scale and minimum of 6 bits for 32.
+    /// k-quant: 4 bits; scale and minimum of 6 bits for 32 weights.
     Q4_K,
-    /// 5 bits, scale and minimum of 6 bits for 32.
+    /// k-quant: 5 bits; scale and minimum of 6 bits for 32 weights.
     Q5_K,
-    /// 6 bits, scale of 8 bits for 16.
+    /// k-quant: 6 bits; scale of 8 bits for 16 weights.
     Q6_K,
 }
 
@@ -52,7 +52,7 @@ impl BlockFormat {
         })
     }
 
-    /// Numbers in a block.
+    /// Number of weights in a block.
     pub fn block_len(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
@@ -102,6 +102,7 @@ fn each<const BYTES: usize, const LEN: usize>(
     numbers: &mut [f32],
     dequantize: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
 ) {
+    // Array types for blocks let the compiler drop all bounds checks inside of them.
     let (blocks, rest) = bytes.as_chunks();
     let (to, room) = numbers.as_chunks_mut();
     assert!(rest.is_empty() && room.is_empty() && blocks.len() == to.len(), "whole blocks, and room for each");
@@ -125,6 +126,7 @@ fn q4_0(block: &[u8; 18], to: &mut [f32; 32]) {
     let scale = half(block, 0);
     let (first, second) = to.split_at_mut(16);
     for ((&byte, first), second) in block[2..].iter().zip(first).zip(second) {
+        // Stored with an offset of 8, so that the nibbles are unsigned.
         *first = (f32::from(low(byte)) - 8.0) * scale;
         *second = (f32::from(high(byte)) - 8.0) * scale;
     }
@@ -143,6 +145,7 @@ fn q4_1(block: &[u8; 20], to: &mut [f32; 32]) {
 fn five_bits(fifth: &[u8], lower: &[u8], to: &mut [f32; 32], number: impl Fn(u8) -> f32) {
     let (first, second) = to.split_at_mut(16);
     for (index, ((&byte, first), second)) in lower.iter().zip(first).zip(second).enumerate() {
+        // The fifth bits of all 32 weights are in one little-endian word of 4 bytes.
         let bit = |index: usize| (fifth[index / 8] >> (index % 8) & 1) << 4;
         *first = number(low(byte) | bit(index));
         *second = number(high(byte) | bit(index + 16));
@@ -151,6 +154,7 @@ fn five_bits(fifth: &[u8], lower: &[u8], to: &mut [f32; 32], number: impl Fn(u8)
 
 fn q5_0(block: &[u8; 22], to: &mut [f32; 32]) {
     let scale = half(block, 0);
+    // The offset of 16 makes the 5 bits signed.
     five_bits(&block[2..6], &block[6..], to, |number| (f32::from(number) - 16.0) * scale);
 }
 
@@ -168,6 +172,7 @@ fn q8_0(block: &[u8; 34], to: &mut [f32; 32]) {
 
 /// Bytes: 16 of scales (lower half) and minima (upper half), 64 of numbers, scale and minimum of those.
 fn q2_k(block: &[u8; 84], to: &mut [f32; SUPER_BLOCK]) {
+    // Scales are themselves quantised: 4 bits each, and multiplied by one scale in half precision for the super-block.
     let (scale, minimum) = (half(block, 80), half(block, 82));
     let (scales, bits) = (&block[..16], &block[16..80]);
     for (index, to) in to.chunks_exact_mut(16).enumerate() {
@@ -182,6 +187,7 @@ fn q2_k(block: &[u8; 84], to: &mut [f32; SUPER_BLOCK]) {
 /// Bytes with the numbers of the `index`th 16 of a block, 2 bits each, and their place in each byte: 32 bytes have 128 numbers, 32
 /// of them at each place.
 fn quarters(bits: &[u8], index: usize) -> (&[u8], usize) {
+    // Bits are interleaved: one byte holds numbers 32 apart, so that a vector unit shifts and masks 32 bytes at once.
     let start = index / 8 * 32 + index % 2 * 16;
     (&bits[start..start + 16], index / 2 % 4 * 2)
 }
@@ -198,6 +204,7 @@ fn q3_k(block: &[u8; 110], to: &mut [f32; SUPER_BLOCK]) {
         let (bytes, shift) = quarters(bits, index);
         let upper = upper[index % 2 * 16..].iter();
         for ((&byte, &upper), to) in bytes.iter().zip(upper).zip(to) {
+            // The third bits of numbers 32 apart are in one byte, as with the others.
             let above = upper >> (index / 2) & 1;
             *to = scale * (f32::from(byte >> shift & 3 | above << 2) - 4.0);
         }
@@ -207,6 +214,8 @@ fn q3_k(block: &[u8; 110], to: &mut [f32; SUPER_BLOCK]) {
 /// Scale and minimum of the `index`th 32 numbers, 6 bits each, of 8 pairs in 12 bytes.
 fn scale_and_minimum(packed: &[u8], index: usize) -> [f32; 2] {
     let [scale, minimum] = match index {
+        // The first four pairs have 6 bits of a byte each; the upper 2 bits of those bytes extend the nibbles of the
+        // other four.
         0..4 => [packed[index] & 63, packed[index + 4] & 63],
         _ => [low(packed[index + 4]) | packed[index - 4] >> 6 << 4, high(packed[index + 4]) | packed[index] >> 6 << 4],
     };
@@ -247,6 +256,7 @@ fn q6_k(block: &[u8; 210], to: &mut [f32; SUPER_BLOCK]) {
     let scale = half(block, 208);
     let (lower, upper, scales) = (&block[..128], &block[128..192], &block[192..208]);
     for (index, to) in to.chunks_exact_mut(16).enumerate() {
+        // Signed scales: Q6_K has no minimum, so that the sign of a block lies in its scale.
         let scale = scale * f32::from(scales[index].cast_signed());
         // 64 bytes have the lower halves of 128 numbers: of the first 64 in their lower ones.
         let start = index / 8 * 64 + index % 4 * 16;

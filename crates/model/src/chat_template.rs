@@ -31,10 +31,10 @@ use time::format_description::parse_strftime_owned;
 
 use super::Error;
 
-/// The only template of an environment.
+/// Name of the only template of an environment.
 const NAME: &str = "chat_template";
 
-/// A model's chat template. It is compiled when it is first used, so that a broken one harms only those who need it.
+/// A model's chat template. Compiled at its first use, so that a broken one affects only jobs that need it.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
@@ -42,7 +42,7 @@ pub struct ChatTemplate {
     named_tokens: BTreeMap<String, String>,
 }
 
-/// What a template finds: the names that transformers gives it.
+/// Variables of a template, with the names that transformers gives them.
 #[derive(Serialize)]
 struct Context<'a> {
     messages: &'a [Value],
@@ -53,26 +53,29 @@ struct Context<'a> {
     named_tokens: &'a BTreeMap<String, String>,
 }
 
-/// A template's own words about a conversation that it does not take.
+/// The message of a template that refuses a conversation.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
 
 impl ChatTemplate {
-    /// The template `source` out of the file at `path`. `named_tokens` are spellings by name, such as `bos_token`; `now` is
-    /// what the template takes for the present, in every conversation of a job the same.
+    /// The template `source` from the file at `path`. `named_tokens` are spellings by name, such as `bos_token`; `now`
+    /// is the present time for the template, the same in every conversation of a job.
     pub fn new(path: &Path, source: &str, named_tokens: BTreeMap<String, String>, now: OffsetDateTime) -> Self {
         let mut environment = Environment::new();
         // Building fails for delimiters that clash, and these are Jinja's own.
         if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+            // Settings of transformers' environment, on which the white space of every prompt depends.
             environment.set_syntax(syntax);
         }
         environment.set_auto_escape_callback(|_| AutoEscape::None);
+        // Bounds the work of a rendering: a template is a program that came with the model.
         environment.set_fuel(Some(limits::FUEL));
         python::teach(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime(now, format));
+        // A source that is too long is refused by `render`, with a message; here it is only kept from the parser.
         if source.len() <= limits::MAX_SOURCE_BYTES {
             let compiled = tags::rewritten(source, python::ITERATED, python::KEPT);
             let compiled = operators::rewritten(&compiled, python::MODULO);
@@ -81,12 +84,12 @@ impl ChatTemplate {
         Self { environment, source: source.to_owned(), path: path.to_owned(), named_tokens }
     }
 
-    /// The template itself.
+    /// Source of the template.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The file that holds it.
+    /// The file that it came from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -109,13 +112,14 @@ impl ChatTemplate {
             named_tokens: &self.named_tokens,
         };
         let mut text = BoundedBytes::default();
-        // A comparison that contradicts itself makes a sort panic, as do faults of libraries.
+        // A sort with an inconsistent comparison panics, and so do some faults of libraries.
         let rendered = catch_unwind(AssertUnwindSafe(|| {
             let template = self.environment.get_template(NAME)?;
             template.render_captured_to(Serde(&context), &mut text).map(drop)
         }));
         match rendered {
             Ok(Ok(())) => {}
+            // The writer's error comes back as minijinja's own; only the flag tells that the text was too long.
             Ok(Err(_)) if text.is_full => {
                 let most = limits::MAX_TEXT_BYTES;
                 return Err(self.error(format!("cannot be applied: it makes a text of more than {most} bytes")));
@@ -131,6 +135,8 @@ impl ChatTemplate {
     }
 
     fn refusal(&self, error: &minijinja::Error) -> Error {
+        // `raise_exception` is how templates refuse a conversation: its text goes to the user without minijinja's
+        // wrapping.
         let raised = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
         let reason = match (raised, error.line()) {
             (Some(raised), _) => format!("does not take this conversation: {raised}"),
@@ -155,7 +161,7 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
-/// A rendered text, which is refused once it is too long.
+/// A rendered text, refused once it is too long.
 #[derive(Default)]
 struct BoundedBytes {
     bytes: Vec<u8>,
@@ -177,8 +183,8 @@ impl io::Write for BoundedBytes {
     }
 }
 
-/// A message whose fields all say something, as `apply_chat_template` of transformers 5.23 passes it: templates would write
-/// `None`, and take a field that is absent.
+/// A message without fields that are null, as `apply_chat_template` of transformers 5.23 passes it: templates would
+/// print `None`, and handle a field that is absent.
 fn without_nulls(message: &Value) -> Value {
     let mut message = message.clone();
     if let Some(fields) = message.as_object_mut() {
@@ -187,10 +193,11 @@ fn without_nulls(message: &Value) -> Value {
     message
 }
 
-/// A message whose reasoning has all the names that templates know it by, as transformers 5 passes it.
+/// A message whose reasoning has all names that templates use for it, as transformers 5 passes it.
 fn with_reasoning(message: Value) -> Value {
     let reasoning = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|name| message.get(name));
     let (Some(reasoning), Some(fields)) = (reasoning, message.as_object()) else { return message };
+    // Order matters: templates that print all fields must see `thinking` first and `reasoning_content` last.
     let mut named = serde_json::Map::new();
     named.insert("thinking".to_owned(), reasoning.clone());
     named.extend(fields.clone());

@@ -8,17 +8,17 @@ use serde_json::{Map, Value};
 
 use super::{Error, small_file, substitute};
 
-/// No dimension of a model is larger; what claims to be is a mistake or an attack.
+/// Largest plausible dimension of a model; larger ones are a mistake or an attack.
 pub(super) const LARGEST_SIZE: u64 = 1 << 28;
 
-/// U+FEFF in UTF-8.
+/// The byte order mark U+FEFF in UTF-8.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A JSON object with the place it came from. `null` counts as absent, as in Hugging Face's own reader.
+/// A JSON object with its origin. `null` counts as absent, as in Hugging Face's own reader.
 #[derive(Clone, Debug)]
 pub struct ConfigJson {
     path: PathBuf,
-    /// Keys above this object, with a trailing dot; empty at the root.
+    /// Path of keys to this object, with a trailing dot; empty at the root.
     prefix: String,
     object: Map<String, Value>,
 }
@@ -32,6 +32,7 @@ impl ConfigJson {
 
     /// Parses the text of the file at `path`.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self, Error> {
+        // Git LFS pointers and HTML pages are common in place of files; the message then says what to do.
         if let Some(reason) = substitute::reason(text) {
             return Err(Error::malformed(path, reason));
         }
@@ -43,39 +44,40 @@ impl ConfigJson {
         }
     }
 
-    /// The file it came from.
+    /// The file that the object came from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The value of a key, unless absent or `null`.
     pub fn get(&self, key: &str) -> Option<&Value> {
+        // transformers writes null for a setting without a value.
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// Tells that a key is there, be it `null`.
+    /// Returns whether a key is present, with any value, also `null`.
     pub fn has(&self, key: &str) -> bool {
         self.object.contains_key(key)
     }
 
-    /// Tells that it is an object within another.
+    /// Returns whether the object is nested in another one.
     pub fn is_nested(&self) -> bool {
         !self.prefix.is_empty()
     }
 
-    /// Every key with its value.
+    /// All keys with their values.
     pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.object.iter()
     }
 
-    /// The same without a key.
+    /// The object without a key.
     pub fn without(&self, key: &str) -> Self {
         let mut object = self.object.clone();
         object.remove(key);
         Self { object, ..self.clone() }
     }
 
-    /// The same with `text` for a key that is absent.
+    /// The object with `text` for a key if it is absent.
     pub fn with_default(mut self, key: &str, text: &str) -> Self {
         if self.get(key).is_none() {
             self.object.insert(key.to_owned(), text.into());
@@ -142,6 +144,7 @@ impl ConfigJson {
 
     /// A finite number above zero, or `default` where the key is absent: `null` is neither.
     pub fn nullable_positive(&self, key: &str, default: Option<f64>) -> Result<Option<f64>, Error> {
+        // Absent and null differ here: null switches a feature off that the default switches on.
         if self.object.contains_key(key) { self.positive(key) } else { Ok(default) }
     }
 
@@ -204,7 +207,7 @@ impl ConfigJson {
     }
 }
 
-/// Enough of a value to recognise it in an error.
+/// Beginning of a value, for recognising it in an error.
 fn abbreviated(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -12,19 +12,20 @@ use super::stored::Encoding;
 #[cfg(not(target_endian = "little"))]
 compile_error!("checkpoints are little-endian, and so must the machine be");
 
-/// Bytes aligned for any number format.
+/// Bytes with the alignment of every number format.
 pub(super) struct Bytes {
+    // Words rather than bytes: a `Vec<u8>` is aligned to 1, and a cast to wider numbers would fail at random.
     words: Vec<u64>,
     len: usize,
 }
 
 impl Bytes {
-    /// `len` zeros.
+    /// A buffer of `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self { words: vec![0; len.div_ceil(8)], len }
     }
 
-    /// `len` bytes, those there were first.
+    /// Changes the length to `len` bytes; the first ones keep their values.
     pub fn resize(&mut self, len: usize) {
         self.words.resize(len.div_ceil(8), 0);
         self.len = len;
@@ -39,13 +40,13 @@ impl Bytes {
     }
 }
 
-/// Numbers in the making, those of sixteen bits as bits.
+/// The target of a conversion; numbers of 16 bits are represented by their bits.
 pub(super) enum Numbers<'a> {
     F32(&'a mut [f32]),
     Bits16(&'a mut [u16], SixteenBits),
 }
 
-/// The two sixteen-bit formats.
+/// The formats with 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum SixteenBits {
     F16,
@@ -61,7 +62,7 @@ impl Numbers<'_> {
         }
     }
 
-    /// The memory itself, for reading a file straight into it.
+    /// The memory itself, for reading a file directly into it.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Numbers::F32(numbers) => bytemuck::cast_slice_mut(numbers),
@@ -87,6 +88,7 @@ impl Numbers<'_> {
         match self {
             Numbers::F32(to) => to.copy_from_slice(from),
             Numbers::Bits16(to, SixteenBits::F16) => to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),
+            // Rounding to nearest, ties to even, as in PyTorch: checkpoints that others convert give the same bits.
             Numbers::Bits16(to, SixteenBits::Bf16) => to.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(from),
         }
     }
@@ -100,6 +102,7 @@ fn find_not_finite<T>(numbers: &[T], value: impl Fn(&T) -> f32) -> Option<(usize
 pub(super) fn decode(encoding: Encoding, bytes: &Bytes, to: &mut Numbers<'_>) {
     let bytes = bytes.as_slice();
     match encoding {
+        // Equal formats are copied: a conversion could change the bits of a NaN.
         Encoding::Plain(dtype) if dtype == to.dtype() => to.as_bytes_mut().copy_from_slice(bytes),
         Encoding::Plain(Dtype::F32) => to.store(bytemuck::cast_slice(bytes)),
         Encoding::Plain(Dtype::F16) => widen(bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast::<f16>(), to),
@@ -114,6 +117,7 @@ where
 {
     match to {
         Numbers::F32(to) => from.convert_to_f32_slice(to),
+        // There is no direct conversion between the two formats of 16 bits: single precision holds both exactly.
         Numbers::Bits16(..) => {
             let mut wide = vec![0.0; from.len()];
             from.convert_to_f32_slice(&mut wide);
@@ -122,7 +126,7 @@ where
     }
 }
 
-/// Numbers that are dequantised before they are rounded: while they are still in the nearest cache.
+/// Numbers that are dequantised at a time before they are rounded: they are still in the L1 cache then.
 const ROUNDED_AT_A_TIME: usize = 1024;
 
 fn dequantize(format: BlockFormat, bytes: &[u8], to: &mut Numbers<'_>) {
@@ -130,6 +134,7 @@ fn dequantize(format: BlockFormat, bytes: &[u8], to: &mut Numbers<'_>) {
         Numbers::F32(to) => format.dequantize(bytes, to),
         Numbers::Bits16(to, bits) => {
             let mut wide = [0.0; ROUNDED_AT_A_TIME];
+            // Block lengths divide the chunk, so no block is cut.
             let bytes = bytes.chunks(ROUNDED_AT_A_TIME / format.block_len() * format.block_bytes());
             for (bytes, to) in bytes.zip(to.chunks_mut(ROUNDED_AT_A_TIME)) {
                 let wide = &mut wide[..to.len()];

@@ -1,4 +1,4 @@
-//! What the one decoder needs to know about a model, whichever family or file format it came from.
+//! Configuration of the one decoder, for every model family and file format.
 
 /// Shapes and constants of a decoder-only transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,9 +9,9 @@ pub struct DecoderConfig {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Transformer layers.
+    /// Number of transformer layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
     /// Key and value heads; `heads` is a multiple.
     pub kv_heads: usize,
@@ -23,17 +23,18 @@ pub struct DecoderConfig {
     pub activation: Activation,
     /// Rotary position embedding.
     pub rope: RopeConfig,
-    /// The same in layers with a window, where it differs there.
+    /// Rotary embedding of layers with a sliding window, where it differs.
     pub windowed_rope: Option<RopeConfig>,
-    /// For each layer, how many tokens a query sees, itself included; `None` is all before it.
+    /// Sliding window of each layer: tokens that a query sees, itself included; `None` for full attention.
     pub windows: Vec<Option<usize>>,
-    /// The head is the embedding.
+    /// True if the head shares the embedding's weights.
     pub tied_head: bool,
-    /// Projections q, k, v carry a bias.
+    /// True if the projections q, k and v have a bias.
     pub qkv_bias: bool,
-    /// Heads of q and k are normalised before they are rotated.
+    /// True if the heads of q and k are normalised before they are rotated.
     pub qk_norm: bool,
-    /// What attention and the feed-forward layer compute is normalised before the residual stream takes it in.
+    /// True if the outputs of attention and feed-forward layer are normalised before they are added to the residual
+    /// stream.
     pub output_norms: bool,
     /// Factor on rows of the embedding.
     pub embedding_scale: f32,
@@ -41,18 +42,18 @@ pub struct DecoderConfig {
     pub attention_scale: f32,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub attention_softcap: Option<f32>,
-    /// The same on logits.
+    /// Softcap of the logits, in the same form.
     pub logits_softcap: Option<f32>,
-    /// Longest sequence that the model was made for.
+    /// Longest sequence that the model was trained for.
     pub max_position: usize,
 }
 
 /// Nonlinearity of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// x · sigmoid(x).
+    /// x · sigmoid(x), also called swish.
     Silu,
-    /// GELU, tanh approximation.
+    /// GELU in its tanh approximation.
     GeluTanh,
 }
 
@@ -63,18 +64,18 @@ pub struct RopeConfig {
     pub theta: f64,
     /// Rotated entries of a head.
     pub dim: usize,
-    /// How frequencies are stretched.
+    /// Scaling of the frequencies.
     pub scaling: RopeScaling,
 }
 
-/// How rotary frequencies are stretched beyond the trained length.
+/// Scaling of rotary frequencies beyond the trained length.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling of any frequency.
     None,
     /// Positions divided by `factor`.
     Linear {
-        /// ≥ 1.
+        /// Divisor of positions, ≥ 1.
         factor: f64,
     },
     /// Llama 3's blend of low and high frequencies (transformers `modeling_rope_utils.py`,
@@ -94,9 +95,10 @@ pub enum RopeScaling {
         /// `dim / 2` of them, the highest frequency first.
         Vec<f32>,
     ),
-    /// Phi 3's: each frequency divided by its own factor, of two lists one for all sequences of a run (transformers
-    /// `modeling_rope_utils.py`, `_compute_longrope_parameters`, chooses by the sequence at hand, so that a sequence's
-    /// first tokens change their meaning as it grows; vLLM and llama.cpp choose by the longest that is served, as here).
+    /// Phi 3's LongRoPE: each frequency is divided by its own factor, from one of two lists, the same for all sequences
+    /// of a run. (transformers `modeling_rope_utils.py`, `_compute_longrope_parameters`, chooses by the present length
+    /// of a sequence, so that its first tokens change their meaning as it grows; vLLM and llama.cpp choose by the
+    /// longest length that is served, as here.)
     LongRope {
         /// `dim / 2` divisors where nothing is longer than `original_max_position`.
         short: Vec<f32>,
@@ -110,7 +112,7 @@ pub enum RopeScaling {
 }
 
 impl RopeConfig {
-    /// The whole head at the usual base, unscaled.
+    /// RoPE over the whole head at the usual base, without scaling.
     pub(super) fn plain(head_dim: usize) -> Self {
         Self { theta: 10_000.0, dim: head_dim, scaling: RopeScaling::None }
     }
@@ -120,6 +122,7 @@ impl RopeConfig {
     ///
     /// In single precision where transformers uses it, so that long positions turn by the same angle.
     pub fn inverse_frequencies(&self, longest: usize) -> Vec<f32> {
+        // In double precision, rounded at the end: single precision would shift the phase at long positions.
         let plain = |pair: usize| self.theta.powf(-((2 * pair) as f64) / self.dim as f64);
         let scaled = |pair: usize| match &self.scaling {
             RopeScaling::None => plain(pair),
@@ -130,6 +133,8 @@ impl RopeConfig {
                 plain(pair) / f64::from(factors[pair])
             }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
+                // Smooth interpolation between kept and divided frequencies, by the number of turns within the trained
+                // length.
                 let frequency = plain(pair);
                 let turns = *original_max_position as f64 * frequency / std::f64::consts::TAU;
                 let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
@@ -139,7 +144,7 @@ impl RopeConfig {
         (0..self.dim / 2).map(|pair| scaled(pair) as f32).collect()
     }
 
-    /// Factor on cosines and sines.
+    /// Factor on cosines and sines, for LongRoPE's attention scaling.
     pub fn magnitude(&self) -> f32 {
         match self.scaling {
             RopeScaling::LongRope { magnitude, .. } => magnitude,
@@ -148,7 +153,7 @@ impl RopeConfig {
     }
 }
 
-/// No vector in a model is wider; what claims to be is a mistake or an attack.
+/// Largest plausible width of a vector; larger ones are a mistake or an attack.
 const WIDEST: usize = 1 << 24;
 
 impl DecoderConfig {
@@ -160,8 +165,9 @@ impl DecoderConfig {
         }
     }
 
-    /// What must hold between sizes, whatever the family: the key at fault and what is wrong with it.
+    /// Checks relations between sizes that hold for every family. The error has the key at fault and the fault.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        // Bounds before products: they keep the multiplications below from overflowing.
         let limits = [
             ("num_hidden_layers", self.layers, 10_000),
             ("num_attention_heads", self.heads, 65_536),

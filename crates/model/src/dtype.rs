@@ -1,4 +1,4 @@
-//! The three number formats in which weights leave this room.
+//! The three number formats in which weights leave this crate.
 
 /// A floating-point format of weights and KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -10,7 +10,7 @@ pub enum Dtype {
     /// IEEE 754 half precision: 11 significant bits, largest value 65504.
     #[serde(rename = "float16")]
     F16,
-    /// The upper half of a single: 8 significant bits, a single's range.
+    /// The upper half of a single-precision number: 8 significant bits and the same range.
     #[serde(rename = "bfloat16")]
     Bf16,
 }
@@ -24,7 +24,7 @@ impl Dtype {
         }
     }
 
-    /// `float32`, `float16` or `bfloat16`.
+    /// Name of the format: `float32`, `float16` or `bfloat16`.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "float32",

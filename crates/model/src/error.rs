@@ -1,44 +1,44 @@
-//! What can be wrong with a model, said so that the person who owns the files knows what to do.
+//! Errors of a model's files, with advice for their owner.
 
 use std::path::{Path, PathBuf};
 
-/// Why a model cannot be opened or read. Every kind is the files' fault, not the machine's: trying again does not help.
+/// Reasons why a model cannot be opened or read. All are faults of the files, so a retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that a model needs is not there.
     #[error("{directory} is not a complete model: {missing}")]
     Incomplete {
-        /// Where it was looked for.
+        /// Directory that was searched.
         directory: PathBuf,
-        /// What is missing and how to get it.
+        /// The missing file, and how to get it.
         missing: String,
     },
     /// The system refused a read.
     #[error("cannot read {what} of {path}: {source}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The part of it.
+        /// The part that was read.
         what: String,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file contradicts its own format.
     #[error("{path} is damaged or not what its name says: {reason}")]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// Fault of its content.
         reason: String,
     },
     /// A key of the configuration is missing, of the wrong type, or makes no sense.
     #[error("{path}: {key}: {reason}")]
     Setting {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The key, with dots for nesting.
         key: String,
-        /// What is wrong and what is allowed.
+        /// Fault, and what is allowed.
         reason: String,
     },
     /// No family knows this architecture.
@@ -54,11 +54,11 @@ pub enum Error {
     /// A known architecture uses something that the decoder does not do.
     #[error("{path}: {setting} is not implemented{}", clause(.allowed))]
     UnsupportedSetting {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Key and value.
+        /// Key with its value.
         setting: String,
-        /// What would work; may be empty.
+        /// Alternatives that work; may be empty.
         allowed: String,
     },
     /// The tensors in the files are not those that the configuration describes.
@@ -72,7 +72,7 @@ pub enum Error {
     /// A weight is NaN or infinite.
     #[error("{path}: tensor {tensor} has the value {value} at {index:?}{}", clause(.hint))]
     NotFinite {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
@@ -80,25 +80,25 @@ pub enum Error {
         index: Vec<usize>,
         /// `NaN`, `inf` or `-inf`.
         value: f32,
-        /// What may help; may be empty.
+        /// Advice; may be empty.
         hint: String,
     },
     /// The model cannot be split over that many ranks.
     #[error("cannot give rank {rank} of {world_size} its part of the model: {reason}")]
     Shard {
-        /// Which rank.
+        /// Index of the rank.
         rank: usize,
-        /// Of how many.
+        /// Number of ranks.
         world_size: usize,
-        /// What does not divide.
+        /// The sizes that do not divide.
         reason: String,
     },
     /// The tokenizer cannot be built or used.
     #[error("tokenizer {path}: {reason}")]
     Tokenizer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Fault of the tokenizer.
         reason: String,
     },
     /// Sentence of the process that reads the texts.
@@ -122,7 +122,7 @@ pub enum Error {
     ChatTemplate {
         /// The file that holds it.
         path: PathBuf,
-        /// What is wrong, as the rest of the sentence.
+        /// Fault, as the rest of a sentence.
         reason: String,
     },
 }

@@ -17,13 +17,13 @@ use super::gguf::Gguf;
 use super::layout::Layout;
 use super::{DecoderConfig, Error};
 
-/// How one family spells its configuration.
+/// Configuration of one family in Hugging Face's format.
 struct Family {
     /// `architectures[0]` of `config.json`.
     architecture: &'static str,
     /// `model_type` of `config.json`.
     model_type: &'static str,
-    /// Of its checkpoints in Hugging Face layout.
+    /// Layout of its checkpoints in Hugging Face's format.
     layout: Layout,
     /// Reads `config.json`; refuses by name what the decoder does not do.
     from_config_json: fn(&ConfigJson) -> Result<DecoderConfig, Error>,
@@ -31,7 +31,7 @@ struct Family {
     gguf: Option<GgufFamily>,
 }
 
-/// How a family's GGUF files spell its configuration.
+/// Configuration of one family in GGUF.
 struct GgufFamily {
     /// `general.architecture`, and the first part of the family's own keys.
     architecture: &'static str,
@@ -45,7 +45,7 @@ struct GgufFamily {
 const FAMILIES: &[Family] =
     &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY, phi3::FAMILY, gemma2::FAMILY, gemma3::FAMILY];
 
-/// What a file says of a model.
+/// Description of a model in its files.
 pub(super) struct Description {
     pub config: DecoderConfig,
     /// In Hugging Face's words.
@@ -64,7 +64,7 @@ const OF_SEVERAL_MODALITIES: [(&str, &str, &str); 4] = [
     ("LlavaNextForConditionalGeneration", "llava_next", "llama"),
 ];
 
-/// What is said of them.
+/// Note on checkpoints with further modalities.
 const TEXTS_ALONE: &str = "images are not supported: of this checkpoint the language model alone is loaded";
 
 /// The architectures that [`super::Model::open`] accepts, as `config.json` names them.
@@ -72,7 +72,7 @@ pub fn supported_architectures() -> Vec<&'static str> {
     FAMILIES.iter().map(|family| family.architecture).collect()
 }
 
-/// What a `config.json` describes.
+/// The model that a `config.json` describes.
 pub(super) fn from_config_json(json: &ConfigJson) -> Result<Description, Error> {
     let architecture = json.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = json.text("model_type")?;
@@ -125,7 +125,7 @@ fn refuse_quantised(json: &ConfigJson) -> Result<(), Error> {
     }
 }
 
-/// What a GGUF file describes.
+/// The model that a GGUF file describes.
 pub(super) fn from_gguf(gguf: &Gguf) -> Result<Description, Error> {
     let named = gguf.metadata.required_text("general.architecture")?;
     let families = || FAMILIES.iter().filter_map(|family| Some((family.architecture, family.gguf.as_ref()?)));

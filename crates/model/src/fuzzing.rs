@@ -1,4 +1,4 @@
-//! What fuzzers drive of this room: its readers of headers and a model's texts, with what must hold of whatever they accept.
+//! Entry points for fuzzers: this crate's readers of headers and a model's texts, with assertions about accepted input.
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -26,7 +26,7 @@ pub fn safetensors_header(file: &[u8]) {
     }
 }
 
-/// A GGUF file.
+/// Reads the header of a GGUF file.
 pub fn gguf_header(file: &[u8]) {
     gguf::fuzz_header(&file.to_vec());
 }

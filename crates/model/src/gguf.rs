@@ -28,12 +28,12 @@ pub(super) use metadata::Metadata;
 use tensors::{ROPE_FACTORS, ROPE_FACTORS_SHORT_LONG};
 use vocabulary::Vocabulary;
 
-/// Reads a header and forgets it.
+/// Reads a header and drops it.
 pub(super) fn fuzz_header(file: &dyn super::ReadAt) {
     let _ = header::read(file);
 }
 
-/// An open file whose header holds together.
+/// An open file with a consistent header.
 pub(super) struct Gguf {
     pub metadata: Metadata,
     file: Arc<WeightFile>,
@@ -53,17 +53,17 @@ impl Gguf {
         Ok(Self { metadata, file: Arc::new(WeightFile { path: path.into(), bytes }), tensors: header.tensors })
     }
 
-    /// What the metadata describe.
+    /// The description of the model in the metadata.
     pub fn description(&self) -> Result<Description, Error> {
         families::from_gguf(self)
     }
 
-    /// Whether a tensor of this name is there.
+    /// Returns whether a tensor of this name exists.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// Rows of the embedding: the vocabulary's size, padding included.
+    /// Rows of the embedding: the size of the vocabulary, with padding.
     pub fn embedding_rows(&self) -> Result<usize, Error> {
         let rows = self.tensors.get("token_embd.weight").and_then(|info| info.shape.first());
         match rows.and_then(|&rows| usize::try_from(rows).ok()) {
@@ -73,12 +73,12 @@ impl Gguf {
         }
     }
 
-    /// Divisors of the `pairs` rotary frequencies of a head, where the file has them.
+    /// Divisors of the `pairs` rotary frequencies of a head, if the file has them.
     pub fn rope_factors(&self, pairs: usize) -> Result<Option<Vec<f32>>, Error> {
         self.divisors(ROPE_FACTORS, pairs)
     }
 
-    /// The same for short and for long sequences.
+    /// Divisors for short and for long sequences.
     pub fn short_and_long_rope_factors(&self, pairs: usize) -> Result<[Option<Vec<f32>>; 2], Error> {
         let [short, long] = ROPE_FACTORS_SHORT_LONG;
         Ok([self.divisors(short, pairs)?, self.divisors(long, pairs)?])
@@ -99,7 +99,7 @@ impl Gguf {
         }
     }
 
-    /// The tokenizer that the metadata describe.
+    /// The tokenizer described by the metadata.
     pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
         tokenizer::build(&self.metadata)
     }
@@ -109,7 +109,7 @@ impl Gguf {
         tensors::find(self, config, layout)
     }
 
-    /// Ids of tokens that end a text, the end of a sequence first.
+    /// IDs of tokens that end a text, the end of sequence first.
     pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
         let rows = self.embedding_rows()?;
         let mut ids = self.vocabulary()?.map(|vocabulary| vocabulary.end_tokens()).transpose()?.unwrap_or_default();
@@ -117,20 +117,20 @@ impl Gguf {
         Ok(ids)
     }
 
-    /// The id of the token that begins a text.
+    /// ID of the token that begins a text.
     pub fn bos_token(&self) -> Result<Option<u32>, Error> {
         let rows = self.embedding_rows()?;
         let id = self.vocabulary()?.map(|vocabulary| vocabulary.named("tokenizer.ggml.bos_token_id")).transpose()?;
         Ok(id.flatten().filter(|&id| (id as usize) < rows))
     }
 
-    /// None in a file whose tokenizer lies beside it.
+    /// The vocabulary; `None` if the tokenizer is in a file of its own.
     fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, Error> {
         let has = self.metadata.get("tokenizer.ggml.tokens").is_some();
         has.then(|| Vocabulary::read(&self.metadata)).transpose()
     }
 
-    /// The Jinja template of conversations; of several the one that has no name.
+    /// Jinja template for conversations; of several the unnamed one.
     pub fn chat_template(&self) -> Result<Option<String>, Error> {
         let unnamed = self.metadata.text("tokenizer.chat_template")?;
         Ok(unnamed.or(self.metadata.text("tokenizer.chat_template.default")?).map(String::from))

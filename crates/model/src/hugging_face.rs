@@ -22,8 +22,8 @@ const MOST_FILES: usize = 4096;
 /// From a bucket, each is a journey there and back.
 const HEADERS_AT_A_TIME: usize = 16;
 
-/// How the language model's tensors begin in checkpoints of several modalities, and in one of texts alone: as transformers
-/// saves them now, as they lie in older checkpoints, and as those were once converted.
+/// Prefixes of the language model's tensors in checkpoints of several modalities, with those in a text-only one: as
+/// transformers saves them now, as in older checkpoints, and as those were once converted.
 const LANGUAGE_MODEL_PREFIXES: [(&str, &str); 4] = [
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -49,7 +49,7 @@ const HEAD: &str = "lm_head.weight";
 /// Tensors that checkpoints carry although no decoder needs them.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
 
-/// Whether `directory` holds weights in this layout.
+/// Returns whether `directory` has weights in this layout.
 pub(super) fn has_weights(directory: &Path) -> bool {
     directory.join(SINGLE).exists() || directory.join(INDEX).exists()
 }
@@ -66,6 +66,7 @@ pub(super) fn weights(
 ) -> Result<Weights, Error> {
     let name = |tensor| name(tensor, config, layout);
     let expected: BTreeSet<String> = config.tensors().map(name).collect();
+    // Old checkpoints store the frequencies of the rotary embedding, which follow from the configuration.
     let ignored = |name: &str| IGNORED.iter().any(|ignored| name.ends_with(ignored));
     let unexpected = found.keys().filter(|name| !expected.contains(*name) && !ignored(name)).cloned();
     let find = |tensor| {
@@ -76,7 +77,7 @@ pub(super) fn weights(
     Weights::new(directory, config, find, unexpected)
 }
 
-/// What transformers calls a tensor, or the one that it is part of.
+/// Name that transformers gives to a tensor, or to the fused one that contains it.
 fn name(tensor: TensorName, config: &DecoderConfig, layout: Layout) -> String {
     let (layer, tensor) = match tensor {
         TensorName::Embedding => return EMBEDDING.into(),
@@ -118,6 +119,7 @@ fn stored(
 ) -> Result<Stored, String> {
     let part = layout.part(config, tensor);
     let mut shape = config.shape(tensor);
+    // The stored tensor may be several fused ones: its rows are all of theirs.
     let rows = std::mem::replace(&mut shape[0], part.of_rows);
     if entry.shape.iter().copied().ne(shape.iter().map(|&n| n as u64)) {
         return Err(format!("{name} has shape {:?}, expected {shape:?}", entry.shape));
@@ -137,7 +139,7 @@ fn stored(
         rows,
         columns,
         row_order: RowOrder::Halves,
-        stored_less_by: layout.stored_less_by(tensor),
+        norm_offset: layout.norm_offset(tensor),
     })
 }
 
@@ -158,6 +160,7 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
         let reason = format!("it names {} files, and {MOST_FILES} are the limit", names.len());
         return Err(Error::malformed(&directory.join(INDEX), reason));
     }
+    // All at once: a user who copies files again should learn of every one.
     let absent: Vec<&str> =
         names.iter().filter(|name| !directory.join(name).exists()).map(|name| name.as_str()).collect();
     if !absent.is_empty() {
@@ -168,6 +171,7 @@ pub(super) fn read_headers(directory: &Path, opener: &dyn Files) -> Result<Found
     }
     let headers = HeaderBytes::default();
     let mut files = BTreeMap::new();
+    // In parallel, as each header is a round trip, but in groups: a model may have hundreds of files.
     for some in names.into_iter().collect::<Vec<_>>().chunks(HEADERS_AT_A_TIME) {
         let opened = std::thread::scope(|scope| {
             let open = |&name| {
@@ -256,6 +260,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     }
     let index: Index = serde_json::from_slice(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text))
         .map_err(|error| Error::malformed(path, format!("it is not an index of weights: {error}")))?;
+    // An index is input like any other: a name with `..` would read files outside of the model.
     let plain = |name: &str| matches!(PathBuf::from(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     match index.weight_map.values().find(|name| !plain(name)) {
         Some(name) => Err(Error::malformed(path, format!("{name:?} is not the name of a file beside it"))),

@@ -1,32 +1,32 @@
-//! How a family's checkpoints differ from what the decoder wants, apart from names. Files and formats are not known here.
+//! Layout of a family's checkpoints, apart from names: fused tensors, norm offset, order of rows. Knows no files or formats.
 
 use super::{DecoderConfig, LayerTensor, TensorName};
 
-/// What distinguishes a family's checkpoints from what the decoder wants.
+/// Differences between a family's checkpoints and the decoder's layout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// q, k and v lie in one tensor, gate and up in another.
+    /// True if q, k and v are in one tensor, and gate and up in another.
     pub fused: bool,
-    /// Norms are stored less by 1.
-    pub norms_less_by_one: bool,
-    /// Rows of q and k lie so that neighbours rotate together; llama.cpp's `LLAMA_ROPE_TYPE_NORM`.
+    /// True if norms are stored as `weight - 1`.
+    pub norms_with_offset: bool,
+    /// True if neighbouring rows of q and k rotate together; llama.cpp's `LLAMA_ROPE_TYPE_NORM`.
     pub rotates_pairs: bool,
 }
 
-/// Where a tensor lies inside one that holds several, one below the other.
-pub(super) struct Part {
-    /// First row.
+/// Position of a tensor inside of a fused one, whose parts are stacked by rows.
+pub(super) struct FusedPart {
+    /// First row of the tensor.
     pub row: usize,
-    /// Rows of all.
+    /// Rows of the fused tensor.
     pub of_rows: usize,
 }
 
 impl Layout {
-    /// Every tensor as the decoder wants it.
-    pub const PLAIN: Layout = Layout { fused: false, norms_less_by_one: false, rotates_pairs: false };
+    /// The decoder's own layout.
+    pub const PLAIN: Layout = Layout { fused: false, norms_with_offset: false, rotates_pairs: false };
 
-    /// Where `tensor` lies in the tensor that holds it.
-    pub fn part(&self, config: &DecoderConfig, tensor: TensorName) -> Part {
+    /// Position of `tensor` in the tensor that contains it.
+    pub fn part(&self, config: &DecoderConfig, tensor: TensorName) -> FusedPart {
         let rows = |tensor| config.shape(TensorName::Layer(0, tensor))[0];
         let (before, after): (&[LayerTensor], &[LayerTensor]) = match tensor {
             TensorName::Layer(_, LayerTensor::Q) if self.fused => (&[], &[LayerTensor::K, LayerTensor::V]),
@@ -38,11 +38,11 @@ impl Layout {
         };
         let sum = |tensors: &[LayerTensor]| tensors.iter().map(|&tensor| rows(tensor)).sum::<usize>();
         let row = sum(before);
-        Part { row, of_rows: row + config.shape(tensor)[0] + sum(after) }
+        FusedPart { row, of_rows: row + config.shape(tensor)[0] + sum(after) }
     }
 
-    /// What must be added to the numbers of `tensor`.
-    pub fn stored_less_by(&self, tensor: TensorName) -> f32 {
+    /// Constant to add to the numbers of `tensor`.
+    pub fn norm_offset(&self, tensor: TensorName) -> f32 {
         let is_norm = matches!(
             tensor,
             TensorName::FinalNorm
@@ -56,6 +56,6 @@ impl Layout {
                         | LayerTensor::FeedForwardOutputNorm
                 )
         );
-        if self.norms_less_by_one && is_norm { 1.0 } else { 0.0 }
+        if self.norms_with_offset && is_norm { 1.0 } else { 0.0 }
     }
 }

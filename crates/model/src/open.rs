@@ -53,7 +53,7 @@ impl Model {
     }
 
     fn open_hugging_face(files: &dyn Files, directory: &Path) -> Result<Self, Error> {
-        // At once: from a bucket each is a journey there and back.
+        // In parallel: from a bucket each is a round trip.
         std::thread::scope(|scope| {
             let headers = scope.spawn(|| hugging_face::read_headers(directory, files));
             let mut description = families::from_config_json(&read_config(directory)?)?;
@@ -105,6 +105,7 @@ pub(super) fn find_model(path: &Path) -> Result<Source, Error> {
     if !path.is_dir() {
         return Err(Error::incomplete(path, "there is nothing at this path"));
     }
+    // Some repositories hold both; safetensors are the original, GGUF a conversion.
     let in_hugging_face_layout = path.join("config.json").exists() && hugging_face::has_weights(path);
     match find_gguf(path)? {
         Some(gguf) if !in_hugging_face_layout => Ok(Source::Gguf(gguf)),
@@ -116,6 +117,7 @@ pub(super) fn find_model(path: &Path) -> Result<Source, Error> {
 pub(super) fn find_gguf(directory: &Path) -> Result<Option<PathBuf>, Error> {
     let entries = std::fs::read_dir(directory).map_err(|source| Error::read(directory, "the list", source))?;
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_gguf(path)).collect();
+    // `read_dir` has no order, and the message lists the names.
     found.sort();
     match found.len() {
         0 | 1 => Ok(found.pop()),
@@ -135,7 +137,8 @@ pub(super) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// What a thread of a scope came to.
+/// Result of a scoped thread; a panic is passed on.
 pub(super) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    // A panic goes on in the thread that waits, where it is reported with its own text.
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

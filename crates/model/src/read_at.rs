@@ -13,7 +13,7 @@ pub type Lent<'a> = Box<dyn Deref<Target = [u8]> + 'a>;
 
 /// Something of a fixed size that any thread may read at any offset.
 pub trait ReadAt: Send + Sync {
-    /// How many bytes there are.
+    /// Length in bytes.
     fn size_bytes(&self) -> std::io::Result<u64>;
 
     /// Fills `buffer` with the bytes from `offset` on, or fails with `UnexpectedEof`.
@@ -30,7 +30,7 @@ pub trait ReadAt: Send + Sync {
     fn will_read(&self, _range: Range<u64>) {}
 }
 
-/// Where the files that hold weights are opened.
+/// Opens files that contain weights.
 pub trait Files: Sync {
     /// Opens the file at `path`.
     fn open(&self, path: &Path) -> std::io::Result<Arc<dyn ReadAt>>;

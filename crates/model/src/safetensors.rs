@@ -46,7 +46,7 @@ pub(super) struct Entry {
     pub shape: Vec<u64>,
     /// From the start of the file.
     pub offset: u64,
-    /// Its bytes.
+    /// Length of its data in bytes.
     pub size_bytes: u64,
 }
 
@@ -68,10 +68,12 @@ pub(super) fn read_header(file: &dyn ReadAt, headers: &HeaderBytes) -> Result<BT
             "it claims a header of {header_bytes} bytes in a file of {file_bytes}: truncated, or not safetensors"
         ));
     }
+    // All files of a model together are limited: a thousand files of the largest size each would fit one by one.
     headers.take(header_bytes)?;
     let mut header = vec![0; header_bytes as usize];
     file.read_exact_at(&mut header, 8).map_err(|error| format!("its header cannot be read: {error}"))?;
-    let Header(entries) = serde_json::from_slice(&header).map_err(|error| format!("its header is wrong: {error}"))?;
+    let SafetensorsHeader(entries) =
+        serde_json::from_slice(&header).map_err(|error| format!("its header is wrong: {error}"))?;
     let data_start = 8 + header_bytes;
     let mut tensors = BTreeMap::new();
     for (name, entry) in entries {
@@ -102,6 +104,7 @@ fn place(name: &str, raw: RawEntry, data_start: u64) -> Result<Entry, String> {
 /// The format allows neither holes nor overlaps, and the last tensor ends the file.
 fn check_coverage(tensors: &BTreeMap<String, Entry>, data_start: u64, file_bytes: u64) -> Result<(), String> {
     let mut in_order: Vec<_> = tensors.iter().collect();
+    // Empty tensors share an offset with their successor and must come first.
     in_order.sort_by_key(|(_, entry)| (entry.offset, entry.size_bytes));
     let mut position = data_start;
     for (name, entry) in in_order {
@@ -143,9 +146,9 @@ struct RawEntry {
 }
 
 /// The JSON object of a header, equal names refused.
-struct Header(BTreeMap<String, RawEntry>);
+struct SafetensorsHeader(BTreeMap<String, RawEntry>);
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for SafetensorsHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(HeaderVisitor)
     }
@@ -154,13 +157,13 @@ impl<'de> Deserialize<'de> for Header {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
+    type Value = SafetensorsHeader;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SafetensorsHeader, A::Error> {
         let mut tensors = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
@@ -173,7 +176,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 return Err(serde::de::Error::custom(format!("tensor {name} appears twice")));
             }
         }
-        Ok(Header(tensors))
+        Ok(SafetensorsHeader(tensors))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which part of each tensor a rank holds in tensor parallelism (Shoeybi et al., Megatron-LM, 2019).
+//! Shards of tensors for tensor parallelism (Shoeybi et al., Megatron-LM, 2019).
 //!
 //! Column-parallel matrices (q, k, v, gate, up) are split by rows, row-parallel ones (o, down) by columns, the
 //! embedding and the head by vocabulary; norms are whole on every rank.
@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use super::{DecoderConfig, Error, LayerTensor, TensorName};
 
-/// One rank's view of the weights.
+/// Index of a rank among all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Below `world_size`.
+    /// Index of the rank, below `world_size`.
     pub rank: usize,
-    /// At least 1.
+    /// Number of ranks, at least 1.
     pub world_size: usize,
 }
 
@@ -21,12 +21,12 @@ impl Shard {
     pub const WHOLE: Shard = Shard { rank: 0, world_size: 1 };
 }
 
-/// What a rank holds, as ranges of the whole model.
+/// Part of a rank, as ranges of the whole model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardShape {
-    /// Query heads.
+    /// Range of query heads.
     pub heads: Range<usize>,
-    /// Key and value heads; where ranks exceed them, several ranks hold the same one.
+    /// Range of key and value heads; if there are more ranks than heads, several ranks hold the same one.
     pub kv_heads: Range<usize>,
     /// Rows of gate and up, columns of down.
     pub intermediate: Range<usize>,
@@ -35,10 +35,7 @@ pub struct ShardShape {
 }
 
 impl ShardShape {
-    /// What `shard` holds of a model.
-    ///
-    /// # Errors
-    /// [`Error::Shard`] where heads, key and value heads or the feed-forward width do not divide evenly.
+    /// The part of `shard` in a model.
     pub fn new(config: &DecoderConfig, shard: Shard) -> Result<Self, Error> {
         let Shard { rank, world_size } = shard;
         let refuse = |reason: String| Error::Shard { rank, world_size, reason };
@@ -55,12 +52,14 @@ impl ShardShape {
                 )))
             }
         };
+        // More ranks than key and value heads: heads are replicated, as in Megatron-LM and vLLM.
         let kv_heads = if world_size > config.kv_heads && world_size.is_multiple_of(config.kv_heads) {
             let head = rank / (world_size / config.kv_heads);
             head..head + 1
         } else {
             even("key and value heads", config.kv_heads)?
         };
+        // Rounded up, so that every rank has the same number of rows and gathers need no padding but at the end.
         let rows = config.vocab_size.div_ceil(world_size);
         let vocabulary = (rank * rows).min(config.vocab_size)..((rank + 1) * rows).min(config.vocab_size);
         if vocabulary.is_empty() {

@@ -10,7 +10,7 @@ use super::gguf::Gguf;
 use super::tokenizer_files::TokenizerFiles;
 use super::{ChatTemplate, Error, Tokenizer, small_file};
 
-/// What a model says about the texts it was made for.
+/// Special tokens of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SpecialTokens {
     /// Ascending once refined; before that, the one that files call the end of a sequence comes first.

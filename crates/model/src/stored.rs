@@ -1,4 +1,4 @@
-//! Where a tensor lies and how its numbers are written: the meeting point of file formats and weights.
+//! Location and encoding of tensors in files: the interface between file formats and weights.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,17 +13,17 @@ pub(super) struct WeightFile {
     pub bytes: Arc<dyn ReadAt>,
 }
 
-/// How numbers are written.
+/// Encoding of numbers in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// One by one.
+    /// Plain numbers, not quantised.
     Plain(Dtype),
-    /// In blocks along a row, quantised as ggml does.
+    /// Blocks along a row, quantised in a format of ggml.
     Blocks(BlockFormat),
 }
 
 impl Encoding {
-    /// Numbers in the smallest unit that can be decoded.
+    /// Number of weights in the smallest unit that can be decoded.
     pub fn block_len(self) -> usize {
         match self {
             Encoding::Plain(_) => 1,
@@ -43,7 +43,7 @@ impl Encoding {
 /// The order of rows within a head of q and k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowOrder {
-    /// As the decoder wants them: first halves of the rotated pairs, then second halves.
+    /// The decoder's order: first halves of the rotated pairs, then second halves.
     Halves,
     /// Pairs next to each other, in heads of so many rows, as GGUF stores Llama.
     Pairs {
@@ -52,34 +52,34 @@ pub(super) enum RowOrder {
     },
 }
 
-/// A tensor at rest. A vector has one column.
+/// Location and encoding of a tensor. A vector has one column.
 #[derive(Clone)]
 pub(super) struct Stored {
     pub file: Arc<WeightFile>,
-    /// In the file's own words.
+    /// Name in the file.
     pub name: String,
     pub encoding: Encoding,
-    /// Of the first row, from the start of the file.
+    /// Offset of the first row from the start of the file, in bytes.
     pub offset: u64,
     pub rows: usize,
     pub columns: usize,
     pub row_order: RowOrder,
-    /// What is stored is less than what is meant by this: Gemma's norms have 1 added to them.
-    pub stored_less_by: f32,
+    /// Constant added to every stored value; 1.0 for Gemma's norms, whose checkpoints store `weight - 1`.
+    pub norm_offset: f32,
 }
 
 impl Stored {
-    /// An error about its numbers.
+    /// An error about the tensor's numbers.
     pub fn malformed(&self, reason: impl std::fmt::Display) -> Error {
         Error::malformed(&self.file.path, format!("tensor {}: {reason}", self.name))
     }
 
-    /// Bytes of a whole row; formats guarantee that rows hold whole blocks.
+    /// Bytes of a whole row; formats guarantee that rows consist of whole blocks.
     pub fn row_bytes(&self) -> usize {
         self.columns / self.encoding.block_len() * self.encoding.block_bytes()
     }
 
-    /// The blocks of a row that `columns` touch.
+    /// Blocks of a row that `columns` touch.
     pub fn blocks_of(&self, columns: &Range<usize>) -> Range<usize> {
         let block_len = self.encoding.block_len();
         columns.start / block_len..columns.end.div_ceil(block_len)
@@ -90,7 +90,7 @@ impl Stored {
         self.blocks_of(columns).len() * self.encoding.block_bytes()
     }
 
-    /// Bytes of the tensor.
+    /// Bytes of the whole tensor.
     pub fn size_bytes(&self) -> u64 {
         self.rows as u64 * self.row_bytes() as u64
     }

@@ -1,4 +1,4 @@
-//! What lies in the place of a model's file when a download went wrong: git-lfs pointers, error pages, nothing.
+//! Content found in place of a model's file after a failed download: git-lfs pointers, error pages, nothing.
 //!
 //! Knows how these begin, and no format of a model.
 
@@ -10,8 +10,8 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// Enough of a file's beginning to recognise what it is.
 pub(super) const BEGINNING_BYTES: usize = 64;
 
-/// What a file that begins with `beginning` is instead of the one that its name promises, and how to get that one; the rest
-/// of a sentence that begins with the file. `None` where nothing is known against it.
+/// Describes what a file that begins with `beginning` is instead of the expected one, and how to get that one, as the
+/// rest of a sentence that begins with the file. `None` if nothing is wrong.
 pub(super) fn reason(beginning: &[u8]) -> Option<&'static str> {
     let text = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning).trim_ascii_start();
     let begins = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));

@@ -4,8 +4,9 @@
 //! reads them; tests have them in theirs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,7 +55,7 @@ impl TextFacts {
 pub enum Ask {
     /// A text as it is; with `add_special` those tokens are added that the model expects around it, such as BOS.
     Text {
-        /// The text.
+        /// The text to encode.
         text: String,
         /// With tokens around it.
         add_special: bool,
@@ -120,9 +121,7 @@ impl TextService {
     pub fn encode(&self, asks: Vec<Ask>, stop_at_first: bool) -> Result<Vec<Result<Vec<u32>, String>>, Error> {
         match &self.place {
             Place::Here(texts) => Ok(asks.iter().map(|ask| ask.answer(texts)).collect()),
-            Place::Apart(apart) => {
-                apart.lock().unwrap_or_else(PoisonError::into_inner).encode(&self.facts, asks, stop_at_first)
-            }
+            Place::Apart(apart) => apart.lock().encode(&self.facts, asks, stop_at_first),
         }
     }
 
@@ -133,7 +132,7 @@ impl TextService {
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         match &self.place {
             Place::Here(texts) => texts.tokenizer.decode(tokens),
-            Place::Apart(apart) => apart.lock().unwrap_or_else(PoisonError::into_inner).decode(tokens),
+            Place::Apart(apart) => apart.lock().decode(tokens),
         }
     }
 }

@@ -12,30 +12,25 @@ use super::special_tokens::SpecialTokens;
 use super::tokenizer_files::TokenizerFiles;
 use super::{ChatTemplate, Error, SystemFiles, Tokenizer, families};
 
-/// Everything that turns texts into tokens and back.
+/// Tokenizer, chat template and special tokens of a model.
 #[derive(Debug)]
 pub struct Texts {
-    /// As `config.json` names it; any name, also of families that are not known here.
+    /// Architecture in `config.json`; any name, also of families that are unknown here.
     pub architecture: String,
-    /// The tokenizer.
+    /// The tokenizer of the model.
     pub tokenizer: Tokenizer,
-    /// What turns a conversation into a prompt, where the model has it.
+    /// Template that turns a conversation into a prompt, if the model has one.
     pub chat_template: Option<ChatTemplate>,
     /// Tokens that end a text, ascending.
     pub eos_tokens: Vec<u32>,
-    /// The token that begins a text, where the model has one.
+    /// The token that begins a text, if the model has one.
     pub bos_token: Option<u32>,
-    /// Longest sequence that the model was made for, where its family is known here.
+    /// Longest sequence that the model was trained for, if its family is known here.
     pub max_position: Option<usize>,
 }
 
 impl Texts {
-    /// Opens those of the model at `model` with the tokenizer at `tokenizer`; both may be the same path.
-    ///
-    /// A tokenizer is a `tokenizer.json`, a directory that holds one, or what a GGUF model may be.
-    ///
-    /// # Errors
-    /// Files that are missing, damaged, or say what makes no sense.
+    /// Opens the texts of the model at `model` with the tokenizer at `tokenizer`; both may be the same path.
     pub fn open(model: &Path, tokenizer: &Path) -> Result<Self, Error> {
         match find_model(model)? {
             Source::HuggingFace(directory) => Self::open_hugging_face(&directory, tokenizer),
@@ -44,12 +39,12 @@ impl Texts {
     }
 
     fn open_hugging_face(directory: &Path, tokenizer: &Path) -> Result<Self, Error> {
-        // All at once: from a bucket each is a journey there and back, and a tokenizer takes a while to be made.
+        // In parallel: from a bucket each file is a round trip, and building a tokenizer takes a while.
         std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| open_tokenizer(tokenizer, None));
             let generation = scope.spawn(|| ConfigJson::read(&directory.join("generation_config.json")));
             let json = read_config(directory)?;
-            // Another engine may know families that this one does not.
+            // Other engines, such as vLLM, may know families that this one does not.
             let (architecture, rows, max_position) = match families::from_config_json(&json) {
                 Ok(known) => (known.architecture, Some(known.config.vocab_size), Some(known.config.max_position)),
                 Err(_) => (first_architecture(&json)?, embedding_rows(&json)?, None),
@@ -71,7 +66,7 @@ impl Texts {
         })
     }
 
-    /// Puts together what was read. No id may be beyond the `rows` of the model's embedding, where their number is known.
+    /// Combines what was read. No ID may exceed the `rows` of the model's embedding, if their number is known.
     pub(super) fn new(
         architecture: String,
         max_position: Option<usize>,
@@ -79,7 +74,7 @@ impl Texts {
         mut special_tokens: SpecialTokens,
         rows: Option<usize>,
     ) -> Result<Self, Error> {
-        // Some tokenizers have ids beyond the embedding, such as that of Gemma 3's place of an image.
+        // Some tokenizers have IDs beyond the embedding, such as Gemma 3's image placeholder.
         rows.inspect(|&rows| tokenizer.limit_to(rows));
         let rows = rows.unwrap_or(usize::MAX);
         special_tokens.refine(&tokenizer, files, rows);
@@ -87,6 +82,7 @@ impl Texts {
             let reason = format!("token {id} is to begin or end texts, but the model's embedding has {rows} rows");
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
+        // A broken tokenizer fails here, before the weights are read, rather than with the first prompt.
         tokenizer.try_out()?;
         let (chat_template, bos_token) = (special_tokens.chat_template(), special_tokens.bos);
         Ok(Self { architecture, tokenizer, chat_template, eos_tokens: special_tokens.eos, bos_token, max_position })
@@ -113,10 +109,11 @@ impl Tokenizer {
     }
 }
 
-/// With what lies beside it. `model` is the GGUF file that is open already, if one is.
+/// Opens a tokenizer with the files beside it. `model` is the GGUF file that is open already, if one is.
 fn open_tokenizer(path: &Path, model: Option<(&Path, &Gguf)>) -> Result<(Tokenizer, TokenizerFiles), Error> {
     let open_gguf = |file: &Path| {
         let tokenizer = match model {
+            // The header is already in memory: it is mostly vocabulary, and slow to read twice.
             Some((open, gguf)) if open == file => gguf.tokenizer(),
             _ => Gguf::open(file, &SystemFiles)?.tokenizer(),
         };

@@ -1,8 +1,8 @@
 //! A process for a model's texts: this program, started again with nothing but its pipes.
 //!
-//! Templates and tokenizers are programs that come with a model. Limits within stop those that are merely wrong; what ends a process
-//! all the same (a stack that overflows, memory that runs out, a loop inside a library) ends this one. The job notices, starts it
-//! again, and asks singly what was not answered: so a question at fault gets its sentence, and others their tokens.
+//! Templates and tokenizers are programs that come with a model. Limits stop those that are merely wrong; a fault that ends a
+//! process all the same (stack overflow, out of memory, an endless loop in a library) ends this one. The job notices, restarts
+//! it, and repeats unanswered questions one by one: the question at fault gets an error, and the others get their tokens.
 
 mod confinement;
 mod frames;
@@ -19,29 +19,30 @@ use super::{Ask, Error, TextFacts};
 pub(super) use self::served::STACK_BYTES;
 pub use self::served::serve_texts;
 
-/// The first argument of the process.
+/// First argument of the process, which marks its purpose.
 const MARKER: &str = "__texts";
 
-/// Questions of one order, and bytes after which it takes no more: small enough that workers end at nearly the same time.
+/// Most questions of one order, and bytes after which it takes no more: small enough that workers finish at nearly the
+/// same time.
 const MOST_ASKS: usize = 32;
 const MOST_BYTES: usize = 64 << 10;
 
-/// Orders on their way at a time: each worker has one, and finds the next one ready.
+/// Most orders in flight: each worker has one, and finds the next one waiting.
 const ORDERS_UNDER_WAY: usize = 2 * served::MOST_WORKERS;
 
-/// Deaths after which the model is at fault, whatever it was asked.
+/// Crashes after which the model counts as faulty, whatever it was asked.
 const MOST_DEATHS: usize = 32;
 
-/// Time on processors that opening may take.
+/// CPU time that opening may take.
 const PATIENCE_OPENING: Duration = Duration::from_secs(120);
 
-/// Time on processors that a question may take, besides a second for each [`MOST_BYTES`] of it.
+/// CPU time that a question may take, besides a second for each [`MOST_BYTES`] of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Ids, or a sentence about their absence.
+/// Token IDs, or a sentence about their absence.
 type Answered = Result<Vec<u32>, String>;
 
-/// The process, started again when it dies.
+/// The process, restarted when it dies.
 pub(super) struct Apart {
     program: PathBuf,
     model: PathBuf,
@@ -52,9 +53,6 @@ pub(super) struct Apart {
 
 impl Apart {
     /// Starts `program`, which opens the texts.
-    ///
-    /// # Errors
-    /// [`Error::Texts`] with the reason of the process, [`Error::TextsEnded`].
     pub fn open(program: PathBuf, model: PathBuf, tokenizer: PathBuf) -> Result<(Self, TextFacts), Error> {
         let mut apart = Self { program, model, tokenizer, process: None, deaths: 0 };
         let facts = apart.start()?;
@@ -79,9 +77,10 @@ impl Apart {
         Error::TextsEnded { model: self.model.clone(), tokenizer: self.tokenizer.clone(), end }
     }
 
-    /// The process, which is started where there is none.
+    /// The process, started if there is none.
     fn running(&mut self) -> Result<&mut Process, Error> {
         if self.process.is_none() {
+            // A model whose texts keep ending processes would otherwise make the job restart them without an end.
             if self.deaths > MOST_DEATHS {
                 return Err(self.ended(format!("ended {} times", self.deaths)));
             }
@@ -102,9 +101,12 @@ impl Apart {
     pub fn encode(&mut self, facts: &TextFacts, asks: Vec<Ask>, stop_at_first: bool) -> Result<Vec<Answered>, Error> {
         let orders = orders(asks);
         let mut answers: Vec<Option<Vec<Answered>>> = vec![None; orders.len()];
+        // A question that the process died of has no answer here: all of its order are asked again one by one, so that
+        // only the one at fault gets an error.
         self.encode_together(&orders, &mut answers)?;
         let (mut results, mut failed) = (Vec::new(), false);
         for (order, answer) in orders.into_iter().zip(answers) {
+            // `orders` makes no others.
             let Order::Encode { asks, .. } = order else { continue };
             if let Some(answer) = answer.filter(|answer| answer.len() == asks.len()) {
                 failed |= answer.iter().any(Result::is_err);
@@ -123,13 +125,14 @@ impl Apart {
         Ok(results)
     }
 
-    /// Notes what is answered of `orders`, until all are or the process dies.
+    /// Collects the answers to `orders`, until all are there or the process dies.
     fn encode_together(&mut self, orders: &[Order], answers: &mut [Option<Vec<Answered>>]) -> Result<(), Error> {
         let process = self.running()?;
         let (mut told, mut answered) = (0, 0);
         while answered < orders.len() {
+            // Several orders are kept in flight, so that no worker waits for the pipe.
             while told < orders.len() && told - answered < ORDERS_UNDER_WAY {
-                // One that is gone is noticed where it is to answer.
+                // A broken pipe is noticed when the answer is read.
                 let _ = process.tell(&orders[told]);
                 told += 1;
             }
@@ -150,6 +153,7 @@ impl Apart {
 
     /// The answer to a question that the process may have died of.
     fn encode_alone(&mut self, facts: &TextFacts, ask: Ask) -> Result<Answered, Error> {
+        // Rendered without encoding first: the error then names the template or the tokenizer, whichever is at fault.
         if let (Ask::Messages(_), Some(path)) = (&ask, &facts.chat_template) {
             match self.ask_alone(&Order::Render { number: 0, asks: vec![ask.clone()] })? {
                 Ok(Ok(_)) => {}
@@ -167,7 +171,7 @@ impl Apart {
         Ok(answered.unwrap_or_else(|end| Err(format!("tokenizer {path}: cannot encode a text: its process {end}"))))
     }
 
-    /// The answer to the one question of `order`, or how the process ended.
+    /// The answer to the single question of `order`, or the way in which the process ended.
     fn ask_alone(&mut self, order: &Order) -> Result<Result<Answered, String>, Error> {
         let process = self.running()?;
         let _ = process.tell(order);
@@ -200,10 +204,11 @@ impl Apart {
 }
 
 fn patience(bytes: usize) -> Duration {
+    // A second of CPU time more for each full order's worth of text.
     PATIENCE + Duration::from_secs((bytes / MOST_BYTES) as u64)
 }
 
-/// `asks` in orders, numbered from 0.
+/// Groups `asks` into orders, numbered from 0.
 fn orders(asks: Vec<Ask>) -> Vec<Order> {
     let mut orders: Vec<Order> = Vec::new();
     let (mut bytes, mut count) = (MOST_BYTES, MOST_ASKS);
@@ -215,6 +220,8 @@ fn orders(asks: Vec<Ask>) -> Vec<Order> {
                 asks.push(ask);
             }
             _ => {
+                // Small questions share an order, and a large one has its own: workers then finish at about the same
+                // time.
                 (bytes, count) = (ask.bytes(), 1);
                 orders.push(Order::Encode { number: orders.len() as u32, asks: vec![ask] });
             }

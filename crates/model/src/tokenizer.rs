@@ -9,20 +9,20 @@ use tokenizers::AddedToken;
 use super::config_json::BYTE_ORDER_MARK;
 use super::{Error, small_file, substitute};
 
-/// A text that every tokenizer gets through, be it as unknown tokens.
+/// A text that every tokenizer can encode, if only as unknown tokens.
 const ANY_TEXT: &str = "Hello";
 
-/// Ids that are looked through for the longest token.
+/// Most IDs that are searched for the longest token.
 const MOST_IDS: usize = 1 << 21;
 
-/// A model's tokenizer. Cheap to share by reference; any thread may use it.
+/// A model's tokenizer. Any thread may use it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     vocab_size: usize,
-    /// Rows of the model's embedding, where that is known: no prompt may hold an id beyond them.
+    /// Rows of the model's embedding, if known: no prompt may contain an ID beyond them.
     embedding_rows: Option<usize>,
-    /// Ids of tokens that are spelled as a later one, and the ids of those.
+    /// IDs of tokens that a later token has the same spelling as, with that token's ID.
     repeated: HashMap<u32, u32>,
     warnings: Vec<String>,
 }
@@ -34,7 +34,7 @@ impl Tokenizer {
         Self::from_json(path, &text)
     }
 
-    /// The tokenizer that `text`, in the format of `tokenizer.json`, describes. It came from the file at `path`.
+    /// The tokenizer described by `text` in the format of `tokenizer.json`, from the file at `path`.
     pub(super) fn from_json(path: &Path, text: &[u8]) -> Result<Self, Error> {
         let refuse = |reason: &dyn std::fmt::Display| {
             Error::tokenizer(path, format!("the description does not make a tokenizer: {reason}"))
@@ -43,8 +43,8 @@ impl Tokenizer {
             return Err(Error::tokenizer(path, reason));
         }
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        // The library panics on some of what is not JSON, and on some that is: the first is looked for here, so that only
-        // the second, rare and hostile, is left to be caught.
+        // The library panics on some input that is not JSON, and on some that is. The former is checked here, so that
+        // only the latter, rare and hostile, is left to be caught.
         let text = std::str::from_utf8(text).map_err(|error| refuse(&error))?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| refuse(&error))?;
         let built = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
@@ -57,7 +57,8 @@ impl Tokenizer {
         Ok(Self::from_library(path, inner, HashMap::new(), Vec::new()))
     }
 
-    /// A tokenizer made from the file at `path`; `warnings` are sentences about that file. Ids in `repeated` are read as others.
+    /// A tokenizer made from the file at `path`; `warnings` are sentences about that file. IDs in `repeated` are
+    /// decoded as others.
     pub(super) fn from_library(
         path: &Path,
         inner: tokenizers::Tokenizer,
@@ -69,7 +70,7 @@ impl Tokenizer {
         Self { vocab_size, embedding_rows: None, path: path.into(), inner, repeated, warnings }
     }
 
-    /// Harmless faults of its file.
+    /// Harmless faults of the tokenizer's file.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -78,8 +79,8 @@ impl Tokenizer {
         self.repeated.get(&id).copied().unwrap_or(id)
     }
 
-    /// Adds `tokens`, or gives those that are there the properties that they have here. One that is in the vocabulary keeps its
-    /// id, another gets the next one.
+    /// Adds `tokens`, or updates the properties of existing ones. A token in the vocabulary keeps its ID, another one
+    /// gets the next.
     pub(super) fn add(&mut self, tokens: Vec<AddedToken>) -> Result<(), Error> {
         if tokens.is_empty() {
             return Ok(());
@@ -95,30 +96,27 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Tells that a token spelled so is an added one.
+    /// Returns whether the added tokens include this spelling.
     pub(super) fn has_added(&self, text: &str) -> bool {
         self.inner.get_added_vocabulary().get_vocab().contains_key(text)
     }
 
-    /// Spellings of special tokens in a text are text like any other from now on.
+    /// Treats spellings of special tokens in a text as ordinary text from now on.
     pub(super) fn split_special_tokens(&mut self) {
         self.inner.set_encode_special_tokens(true);
     }
 
-    /// Refuses texts with ids for which an embedding of `rows` has no row from now on.
+    /// Refuses texts with IDs beyond an embedding of `rows` rows from now on.
     pub(super) fn limit_to(&mut self, rows: usize) {
         self.embedding_rows = Some(rows);
     }
 
-    /// The ids of `text`. With `add_special` those that the model expects around it, such as BOS, are added.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`].
+    /// Token IDs of `text`. With `add_special`, special tokens that the model expects around it are added, such as BOS.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
         let refuse = |reason: &dyn std::fmt::Display| {
             Error::tokenizer(&self.path, format!("cannot encode a text of {} bytes: {reason}", text.len()))
         };
-        // A damaged map of characters makes the library panic, at texts that come upon the damage.
+        // A damaged character map makes the library panic at texts that reach the damage.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
         let encoding = encoding.map_err(|_| refuse(&"the tokenizers library gave up on it"))?;
         let encoding = encoding.map_err(|error| refuse(&error))?;
@@ -135,22 +133,16 @@ impl Tokenizer {
         Ok(ids.to_vec())
     }
 
-    /// Refuses a tokenizer of which the library gives up on any text: the file is at fault there, not the text.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`].
+    /// Refuses a tokenizer whose library panics on any text: then the file is at fault, not the text.
     pub(super) fn try_out(&self) -> Result<(), Error> {
         let tried = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(ANY_TEXT, true).map(drop)));
         let refuse =
             |_| Error::tokenizer(&self.path, "the tokenizers library gives up on any text with it: get the file again");
-        // A vocabulary may lack these very letters.
+        // An error is no fault of the file: a vocabulary may lack these very letters.
         tried.map(drop).map_err(refuse)
     }
 
-    /// The text of `tokens`, special ones left out. Ids outside the vocabulary give nothing.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`].
+    /// Text of `tokens` without special ones. IDs outside the vocabulary are skipped.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         let refuse = |reason: &dyn std::fmt::Display| {
             Error::tokenizer(&self.path, format!("cannot decode {} tokens: {reason}", tokens.len()))
@@ -167,12 +159,12 @@ impl Tokenizer {
         decoded.map_err(|error| refuse(&error))
     }
 
-    /// One more than the highest id that a prompt may hold.
+    /// Upper bound of the IDs that a prompt may contain.
     pub fn vocab_size(&self) -> usize {
         self.embedding_rows.map_or(self.vocab_size, |rows| rows.min(self.vocab_size))
     }
 
-    /// Length of the longest token's spelling; without a bound where a file claims more ids than any tokenizer has.
+    /// Length of the longest token's spelling in bytes; unbounded if a file claims more IDs than any tokenizer has.
     pub fn longest_token_bytes(&self) -> usize {
         if self.vocab_size > MOST_IDS {
             return usize::MAX;
@@ -181,7 +173,7 @@ impl Tokenizer {
         spelled.map(|token| token.len()).max().unwrap_or(0).max(1)
     }
 
-    /// Ids that stand for no text: BOS, EOS, padding, chat markers.
+    /// IDs that stand for no text: BOS, EOS, padding, chat markers.
     pub fn special_tokens(&self) -> Vec<u32> {
         let added = self.inner.get_added_tokens_decoder();
         let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
@@ -189,17 +181,17 @@ impl Tokenizer {
         added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(repeated).collect()
     }
 
-    /// The id of a token spelled exactly so.
+    /// ID of the token with exactly this spelling.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// How a token is spelled, unless there is none of this id.
+    /// Spelling of a token, or `None` for an unknown ID.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(self.spelled_as(id))
     }
 
-    /// The file it was made from.
+    /// The file that the tokenizer was made from.
     pub fn path(&self) -> &Path {
         &self.path
     }

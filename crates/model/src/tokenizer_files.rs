@@ -14,31 +14,33 @@ use super::open::join;
 use super::special_tokens::read_template;
 use super::{Error, Tokenizer};
 
-/// Special tokens that every tokenizer of transformers may name; a model may have more, whose names end like these.
+/// Special tokens that every tokenizer of transformers may name; a model may have more, whose names have the same
+/// ending.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Classes of tokenizers of which transformers names a token that no file of their models does.
+/// Tokenizer classes for which transformers names a token that no file names.
 const NAMED_BY_CLASS: [(&str, &str, &str); 2] =
     [("GemmaTokenizer", "mask_token", "<mask>"), ("GemmaTokenizerFast", "mask_token", "<mask>")];
 
-/// What lies beside a `tokenizer.json`.
+/// The files beside a `tokenizer.json`.
 #[derive(Default)]
 pub(super) struct TokenizerFiles {
-    /// `tokenizer_config.json`.
+    /// Content of `tokenizer_config.json`.
     config: Option<ConfigJson>,
-    /// `special_tokens_map.json`: counts where the configuration has no `added_tokens_decoder`, and then goes before it.
+    /// Content of `special_tokens_map.json`: used if the configuration has no `added_tokens_decoder`, and then
+    /// overrides it.
     map: Option<ConfigJson>,
-    /// `added_tokens.json`: ids by spelling; counts under the same condition.
+    /// Content of `added_tokens.json`, IDs by spelling; used under the same condition.
     added: Option<ConfigJson>,
-    /// Jinja of the first file that has one, and that file.
+    /// Jinja source of the first file that has one, with that file.
     template: Option<(PathBuf, String)>,
 }
 
 impl TokenizerFiles {
-    /// Reads what lies beside the tokenizer in `file`.
+    /// Reads the files beside the tokenizer in `file`.
     pub fn read(file: &Path) -> Result<Self, Error> {
         let directory = file.parent().unwrap_or(Path::new("."));
-        // All at once: from a bucket each is a journey there and back.
+        // In parallel: from a bucket each file is a round trip.
         std::thread::scope(|scope| {
             let json = |name: &'static str| scope.spawn(move || ConfigJson::read(&directory.join(name)));
             let (config, map, added, processor) = (
@@ -49,9 +51,10 @@ impl TokenizerFiles {
             );
             let template = read_template(&directory.join("chat_template.jinja"));
             let config = join(config)?;
+            // As in transformers 5: files of older versions are ignored once the configuration lists all tokens.
             let decides = config.as_ref().is_some_and(|config| config.get("added_tokens_decoder").is_some());
             let (map, added) = (join(map)?, join(added)?);
-            // The last one is a processor's, for models of several modalities.
+            // `chat_template.json` belongs to a processor, for models of several modalities; it comes last.
             let template = match template? {
                 Some(template) => Some(template),
                 None => [&config, &join(processor)?].into_iter().flatten().find_map(template_in),
@@ -61,28 +64,29 @@ impl TokenizerFiles {
         })
     }
 
-    /// A `tokenizer_config.json` and nothing else, whose `text` came from the file at `path`.
+    /// Only a `tokenizer_config.json`, whose `text` came from the file at `path`.
     pub fn of_configuration(path: &Path, text: &[u8]) -> Result<Self, Error> {
         let config = ConfigJson::parse(path, text)?;
         Ok(Self { template: template_in(&config), config: Some(config), ..Self::default() })
     }
 
-    /// Tells that a file names tokens.
+    /// Returns whether any file names tokens.
     pub fn is_configured(&self) -> bool {
         self.config.is_some() || self.map.is_some()
     }
 
-    /// Every value that names tokens; what comes later goes before what comes earlier.
+    /// All values that name tokens; later ones override earlier ones.
     fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         [&self.config, &self.map].into_iter().flatten().flat_map(ConfigJson::entries)
     }
 
-    /// Spellings by the names that templates have for them: every `…_token`, what `extra_special_tokens` names, and what the
-    /// class of the tokenizer does.
+    /// Spellings by the names that templates use: every `…_token`, those in `extra_special_tokens`, and those of the
+    /// tokenizer's class.
     pub fn named_tokens(&self) -> BTreeMap<String, String> {
         let mut named = BTreeMap::new();
         let class = self.config.as_ref().and_then(|config| config.get("tokenizer_class")).and_then(Value::as_str);
         for (_, name, token) in NAMED_BY_CLASS.into_iter().filter(|(of, ..)| class == Some(of)) {
+            // A default of the class, for names that no file mentions.
             if !self.entries().any(|(key, _)| key == name) {
                 named.insert(name.to_owned(), token.to_owned());
             }
@@ -104,12 +108,13 @@ impl TokenizerFiles {
         named
     }
 
-    /// Tokens that `tokenizer` is to have besides those of its own file, with the properties that they have here.
+    /// Tokens that `tokenizer` gets in addition to those of its own file, with their properties.
     fn added_tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<AddedToken>, Error> {
         let mut tokens = Vec::new();
         if let Some(decoder) =
             self.config.as_ref().map(|config| config.object("added_tokens_decoder")).transpose()?.flatten()
         {
+            // By ID: tokens that are not in the vocabulary get the next free IDs, so their order decides.
             let mut by_id = BTreeMap::new();
             for (id, token) in decoder.entries() {
                 let id: u32 = id.parse().map_err(|_| decoder.error(id, "should be a token id"))?;
@@ -125,16 +130,18 @@ impl TokenizerFiles {
             for (text, id) in added.entries() {
                 let id = id.as_u64().ok_or_else(|| added.error(text, "should be a token id"))?;
                 let special = named.values().any(|name| name == text);
+                // A special token is matched in the text as it is, before any normalisation.
                 by_id.insert(id, AddedToken::from(text.clone(), special).normalized(!special));
             }
             tokens.extend(by_id.into_values());
         }
-        // Special tokens are such also where no file adds them.
+        // Special tokens are special even if no file adds them.
         let listed =
             self.entries().filter(|(key, _)| *key == "additional_special_tokens" || *key == "extra_special_tokens");
         let listed = listed.filter_map(|(_, value)| value.as_array()).flatten().filter_map(spelling);
         let by_name = NAMED.iter().filter_map(|name| named.get(*name)).map(String::as_str);
         for text in by_name.chain(listed) {
+            // One that is there already keeps its own flags, such as `lstrip`.
             if !tokens.iter().any(|token: &AddedToken| token.content == text) && !tokenizer.has_added(text) {
                 tokens.push(AddedToken::from(text, true));
             }
@@ -145,7 +152,7 @@ impl TokenizerFiles {
         Ok(tokens)
     }
 
-    /// Makes `tokenizer` what transformers makes of the same files.
+    /// Completes `tokenizer` as transformers does with the same files.
     pub fn complete(&self, tokenizer: &mut Tokenizer) -> Result<(), Error> {
         tokenizer.add(self.added_tokens(tokenizer)?)?;
         // `add_bos_token` and `add_eos_token` have no effect beside a tokenizer.json, whose post-processor decides.
@@ -156,18 +163,18 @@ impl TokenizerFiles {
         Ok(())
     }
 
-    /// Jinja, and the file that holds it.
+    /// Jinja source, with the file that it came from.
     pub fn into_template(self) -> Option<(PathBuf, String)> {
         self.template
     }
 }
 
-/// A token is its spelling, or an object that holds it.
+/// Spelling of a token, which is a string or an object with one.
 fn spelling(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// A description of an added token; what it leaves open is as in `tokenizers.AddedToken`.
+/// A description of an added token, with the defaults of `tokenizers.AddedToken`.
 fn added_token(value: &Value) -> Option<AddedToken> {
     let flag = |name: &str| value.get(name).and_then(Value::as_bool);
     let special = flag("special").unwrap_or(false);
@@ -179,9 +186,10 @@ fn added_token(value: &Value) -> Option<AddedToken> {
     Some(token)
 }
 
-/// A template is one string, or a list of named ones of which `default` is for plain conversations.
+/// The template in a file: one string, or a list of named ones of which `default` is for plain conversations.
 fn template_in(json: &ConfigJson) -> Option<(PathBuf, String)> {
     let value = json.get("chat_template")?;
+    // A list of named templates: the others are for tools or retrieval.
     let named = |entry: &Value| (entry["name"] == "default").then(|| entry["template"].as_str().map(String::from))?;
     let source = value.as_str().map(String::from).or_else(|| value.as_array()?.iter().find_map(named))?;
     Some((json.path().to_owned(), source))

@@ -18,20 +18,20 @@ use rows::Read;
 
 pub use rows::{RowBuffer, RowSlice, Rows};
 
-/// Numbers of a run of rows: a megabyte or two, enough for a disk or a bucket to be asked for at a time, and little
-/// enough to be still in a cache when they are looked at again.
+/// Numbers in a run of rows: one to two megabytes, enough for one request to a disk or bucket, and little enough to be
+/// still in a cache for the next step.
 const RUN_NUMBERS: usize = 512 << 10;
 
-/// What is made sure of the numbers.
+/// Validation of the numbers that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validation {
-    /// Nothing.
+    /// No validation of values.
     Trust,
-    /// None of them is NaN or infinite.
+    /// No number may be NaN or infinite.
     Finite,
 }
 
-/// The weights of a model: places of all its tensors, all of them known to have the right shapes.
+/// The weights of a model: locations of all tensors, with verified shapes.
 pub struct Weights {
     path: PathBuf,
     config: DecoderConfig,
@@ -39,11 +39,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds a place for each tensor of `config` through `find`, which checks its shape. `unexpected` are the names of
-    /// tensors that the configuration has no use for.
-    ///
-    /// # Errors
-    /// [`Error::Tensors`] with everything that is missing, misshapen or unexpected.
+    /// Finds the location of each tensor of `config` through `find`, which checks its shape. `unexpected` are the names
+    /// of tensors that the configuration does not use.
     pub(super) fn new(
         path: &Path,
         config: &DecoderConfig,
@@ -58,6 +55,7 @@ impl Weights {
                 Err(problem) => problems.push(problem),
             }
         }
+        // A tensor that the architecture does not have changes results if it is ignored: a bias, say, or a norm.
         problems.extend(unexpected.map(|name| format!("{name} is unexpected")));
         if problems.is_empty() {
             Ok(Self { path: path.into(), config: config.clone(), stored })
@@ -66,7 +64,7 @@ impl Weights {
         }
     }
 
-    /// Every tensor there is, in the order of a forward pass.
+    /// All tensors in the order of a forward pass.
     pub fn tensors(&self) -> impl Iterator<Item = TensorName> + use<> {
         self.config.tensors()
     }
@@ -76,30 +74,25 @@ impl Weights {
         self.stored.values().map(Stored::size_bytes).sum()
     }
 
-    /// Rows and columns of what `shard` holds of `tensor`; a vector has one column.
-    ///
-    /// # Errors
-    /// [`Error::Shard`].
+    /// Rows and columns of the part of `tensor` that `shard` holds; a vector has one column.
     pub fn shape(&self, tensor: TensorName, shard: Shard) -> Result<[usize; 2], Error> {
         let window = Window::new(&self.config, tensor, shard)?;
         Ok([window.rows.len(), window.columns.len()])
     }
 
-    /// Bytes that reading `tensor` for `shard` takes from the files.
-    ///
-    /// # Errors
-    /// [`Error::Shard`].
+    /// Bytes that are read from files for the part of `tensor` that `shard` holds.
     pub fn stored_bytes(&self, tensor: TensorName, shard: Shard) -> Result<u64, Error> {
         let window = Window::new(&self.config, tensor, shard)?;
         Ok(window.rows.len() as u64 * self.stored(tensor)?.row_bytes_of(&window.columns) as u64)
     }
 
-    /// The format in which most of the weights are stored; float16 for most that are quantised.
+    /// The format of most weights; float16 for quantised ones.
     pub(super) fn prevailing_dtype(&self) -> Dtype {
         let mut bytes = [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::Bf16, 0)];
         for stored in self.stored.values() {
             let dtype = match stored.encoding {
                 Encoding::Plain(dtype) => dtype,
+                // Quantised weights count as float16, the format of their scales.
                 Encoding::Blocks(_) => Dtype::F16,
             };
             bytes.iter_mut().filter(|(candidate, _)| *candidate == dtype).for_each(|(_, sum)| {
@@ -109,9 +102,9 @@ impl Weights {
         bytes.into_iter().max_by_key(|(_, sum)| *sum).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
 
-    /// The format in which matrices are best kept for arithmetic in `dtype`. That is the files' own where all of them are
-    /// in one format of 16 bits and arithmetic is in single precision: widened when used, they are the very same numbers,
-    /// in half the memory.
+    /// The best format for keeping matrices, for arithmetic in `dtype`. If all files have one format of 16 bits and
+    /// arithmetic is in single precision, it is the files' own: widened on use, the numbers are the same, in half the
+    /// memory.
     pub fn kept_as(&self, dtype: Dtype) -> Dtype {
         let mut found = self.stored.iter().filter(|(tensor, _)| self.config.shape(**tensor).len() == 2);
         let first = found.next().map(|(_, stored)| stored.encoding);
@@ -125,10 +118,8 @@ impl Weights {
         }
     }
 
-    /// Reads what `shard` holds of `tensor`, as `dtype` on the CPU: `[out, in]` for matrices, `[n]` for vectors.
-    ///
-    /// # Errors
-    /// [`Error::Read`], [`Error::Shard`], and with [`Validation::Finite`] [`Error::NotFinite`].
+    /// Reads the part of `tensor` that `shard` holds, as `dtype` on the CPU: `[out, in]` for matrices, `[n]` for
+    /// vectors.
     pub fn read(
         &self,
         tensor: TensorName,
@@ -145,14 +136,11 @@ impl Weights {
         read.rows(0..rows, &mut buffer)?.to_tensor(shape).map_err(|error| stored.malformed(error))
     }
 
-    /// What `shard` holds of `tensor`, in runs of whole rows, from first to last: what [`Self::read_rows`] is best asked for.
-    ///
-    /// # Errors
-    /// [`Error::Shard`].
+    /// Runs of whole rows of the part of `tensor` that `shard` holds, in order: good ranges for [`Self::read_rows`].
     pub fn runs(&self, tensor: TensorName, shard: Shard) -> Result<impl Iterator<Item = Range<usize>> + use<>, Error> {
         let window = Window::new(&self.config, tensor, shard)?;
         let rows = window.rows.len();
-        // Heads stay whole where their rows must change places.
+        // A head is not split if its rows must be reordered.
         let unit = match self.stored(tensor)?.row_order {
             RowOrder::Halves => 1,
             RowOrder::Pairs { head_dim } => head_dim,
@@ -161,10 +149,8 @@ impl Weights {
         Ok((0..rows).step_by(each).map(move |first| first..(first + each).min(rows)))
     }
 
-    /// Tells the place where `tensor` lies that what `shard` holds of it will be read, after all that was told before.
-    ///
-    /// # Errors
-    /// [`Error::Shard`].
+    /// Announces to the file of `tensor` that the part that `shard` holds will be read, after all parts announced
+    /// before.
     pub fn will_read(&self, tensor: TensorName, shard: Shard) -> Result<(), Error> {
         let (stored, rows) = (self.stored(tensor)?, Window::new(&self.config, tensor, shard)?.rows);
         let at = |row: usize| stored.offset + row as u64 * stored.row_bytes() as u64;
@@ -172,11 +158,9 @@ impl Weights {
         Ok(())
     }
 
-    /// `rows` of what `shard` holds of `tensor`, in the format of `buffer`, and the bytes that this took from the files.
-    /// They overwrite `buffer`, unless they lie in memory just as they are wanted. Any number of threads may read at a time.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
+    /// `rows` of the part of `tensor` that `shard` holds, in the format of `buffer`, and the number of bytes read from
+    /// files. They overwrite `buffer`, unless they lie in memory exactly as requested. Any number of threads may read
+    /// at a time.
     pub fn read_rows<'a>(
         &'a self,
         tensor: TensorName,
@@ -193,6 +177,7 @@ impl Weights {
     }
 
     fn stored(&self, tensor: TensorName) -> Result<&Stored, Error> {
+        // Tied embeddings (Press and Wolf, 2017): the head is not stored.
         let tensor = if tensor == TensorName::Head && self.config.tied_head { TensorName::Embedding } else { tensor };
         self.stored.get(&tensor).ok_or_else(|| Error::Tensors {
             path: self.path.clone(),

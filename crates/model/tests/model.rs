@@ -1,4 +1,4 @@
-//! The model room from outside: real files in, configuration, tokens and weights out.
+//! The model crate from outside: real files in, configuration, tokens and weights out.
 
 mod chat_template;
 mod configuration;

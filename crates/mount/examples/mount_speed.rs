@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Length of a request of the straight download: that of a block.
 const PART_BYTES: u64 = 8 << 20;
-/// What the block map is asked for at a time: as much as the model loader does.
+/// Length of one read of the block map, in bytes: that of the model loader.
 const RUN_BYTES: usize = 1 << 20;
 /// Threads that read the block map: as many as the model loader has.
 const READERS: usize = 8;

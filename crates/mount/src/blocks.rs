@@ -1,28 +1,29 @@
 //! The block map: the bytes of all open files, in blocks that are fetched once and shared by every reader.
 //!
-//! A file is a row of blocks of 8 MiB. Whoever reads a place gets the block there, present, on its way or
-//! asked for now, and waits only for the bytes it needs of it. Reads in sequence have further blocks fetched
-//! ahead ([`streams`]), or whatever a reader has said it will read ([`plan`]), until enough lies [`ready`]; one supply of
-//! memory ([`buffer`]) bounds all files together, and what no reader is heading for makes room for what one is. A failed
-//! fetch leaves nothing behind.
+//! A file is a sequence of blocks of 8 MiB. A read finds its block present, in flight or absent, fetches it if it is
+//! absent, and waits only for the bytes that it needs. Readahead fetches further blocks: for sequential readers
+//! ([`streams`]), or in the order that a reader has announced ([`plan`]), up to an adaptive depth ([`readahead`]). One
+//! memory budget ([`buffer`]) bounds all files together; blocks outside of every readahead window are evicted first. A
+//! failed fetch leaves no block behind.
 //!
 //! It knows files by inode and bytes by [`BlockSource`], and nothing of kernels or of networks.
 
 mod block;
 mod buffer;
+mod concurrency;
 mod fetch;
-mod pace;
 mod plan;
 mod read;
-mod ready;
+mod readahead;
 mod streams;
 mod table;
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
 use self::buffer::Memory;
@@ -33,29 +34,31 @@ use flashjob_bucket::Object;
 
 pub use self::read::{Bytes, Read};
 
-/// How large the map is and how hard it works.
+/// Sizes and concurrency of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Length of a block.
+    /// Length of a block, in bytes.
     pub block_bytes: usize,
     /// Memory for all blocks together.
     pub memory_bytes: usize,
-    /// Fetches at a time at most for what will be wanted; as many again for what is waited for.
+    /// Fetches that readahead may run at a time; reads that wait for bytes may use as many again.
     pub fetches: usize,
-    /// Blocks that one stream may be ahead.
+    /// Largest readahead window of one stream, in blocks.
     pub window_blocks: usize,
 }
 
 impl Limits {
-    /// The length at which a request's latency no longer counts beside its transfer.
+    /// Block size in bytes: at 8 MiB the latency of a request no longer counts beside its transfer.
     const BLOCK_BYTES: usize = 8 << 20;
-    /// Below this, blocks would be smaller than what the kernel asks for.
+    /// Smallest memory budget. Below it, blocks would be smaller than the kernel's requests.
     const LEAST_MEMORY_BYTES: usize = 8 << 20;
 
-    /// What suits a budget of `memory_bytes`, which is raised to 8 MiB. Small budgets have smaller blocks, so
-    /// that there are always a few.
+    /// Limits for a budget of `memory_bytes`, which is raised to 8 MiB. Small budgets get smaller blocks, so that there
+    /// are always several.
     pub fn within(memory_bytes: u64) -> Self {
         let memory_bytes = usize::try_from(memory_bytes).unwrap_or(usize::MAX).max(Self::LEAST_MEMORY_BYTES);
+        // A budget always holds at least eight blocks, and the block size is a power of two: the disk cache checks
+        // whole pieces of 1 MiB, which then divide every block.
         let share = memory_bytes / 8;
         let block_bytes = Self::BLOCK_BYTES.min(1 << share.ilog2());
         Self { block_bytes, memory_bytes, fetches: 32, window_blocks: 64 }
@@ -68,26 +71,28 @@ pub struct BlockMap {
     shared: Arc<Shared>,
 }
 
-/// What the map, its fetches and its readers have in common.
+/// State that the map, its fetches and its readers share.
 struct Shared {
     source: Arc<dyn BlockSource>,
     runtime: Handle,
     limits: Limits,
     memory: Arc<Memory>,
     table: Mutex<Table>,
-    /// Somebody waits for memory: whoever lets go of a block looks for work.
+    /// Set while a read waits for memory; dropping a block then starts fetches.
     starved: AtomicBool,
     first_fault: OnceLock<Fault>,
 }
 
 impl Shared {
-    /// Held for moments, never across a wait for anything.
+    /// Locks the table. The lock is held for moments, never across a wait.
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Keeps the first fault that a reader got, for [`BlockMap::health`].
     fn report(&self, fault: &Fault) {
+        // `Closed` is the normal end of a mount, not a fault to report. Only the first fault is logged: a broken
+        // connection fails every read, and the first says why.
         if fault.kind() != FaultKind::Closed && self.first_fault.set(fault.clone()).is_ok() {
             tracing::error!(errno = ?fault.kind().errno(), "a file of the mount cannot be read: {fault}");
         }
@@ -97,6 +102,7 @@ impl Shared {
 impl BlockMap {
     /// An empty map of what `source` has. Fetches run on `runtime`, as many as `source` has connections for at most.
     pub fn new(source: Arc<dyn BlockSource>, limits: Limits, runtime: Handle) -> Self {
+        // More fetches than connections would only hold memory while they queue for one.
         let limits = Limits { fetches: limits.fetches.min(source.connections()).max(1), ..limits };
         let memory = Memory::new(limits.memory_bytes, limits.block_bytes);
         let shared = Shared {
@@ -116,19 +122,19 @@ impl BlockMap {
         self.shared.lock().open(inode, object);
     }
 
-    /// Takes back one [`BlockMap::open`]. What was read stays as long as nobody needs its place.
+    /// Takes back one [`BlockMap::open`]. Blocks stay in memory until their place is needed.
     pub fn close(&self, inode: Inode) {
         self.shared.lock().close(inode);
     }
 
-    /// Begins to read `range` of an open file, cut off at its end. `promised` is how far the reader is certain
-    /// to go on reading; `range.end` where that is not known.
+    /// Begins to read `range` of an open file, cut off at its end. `promised` is the offset up to which the reader will
+    /// certainly read on, or `range.end` where that is unknown.
     pub fn read(&self, inode: Inode, range: Range<u64>, promised: u64) -> Read {
         read::begin(&self.shared, inode, range, promised)
     }
 
-    /// Says that `range` of an open file will be read after all that was said before: it is fetched in that order,
-    /// as far ahead as memory allows.
+    /// Announces that `range` of an open file will be read after all ranges announced before: it is fetched in that
+    /// order, as far ahead as memory allows.
     pub fn will_read(&self, inode: Inode, range: Range<u64>) {
         self.shared.lock().will_read(inode, range);
         self.shared.start_fetches();
@@ -146,21 +152,22 @@ impl BlockMap {
 
     /// Fetches nothing more: readers that need anything get [`FaultKind::Closed`].
     pub fn shut(&self) {
+        // In this order: new reads are refused before the source gives up what it still holds.
         self.shared.lock().shut();
         self.shared.source.end();
     }
 
-    /// Bytes of memory in use, and the most that ever were.
+    /// Bytes of memory in use now, and at the peak.
     pub fn memory_bytes(&self) -> (usize, usize) {
         self.shared.memory.held_and_peak_bytes()
     }
 
-    /// The runtime that fetches.
+    /// The runtime on which fetches run.
     pub(super) fn runtime(&self) -> &Handle {
         &self.shared.runtime
     }
 
-    /// The limits it works within.
+    /// The limits that the map was made with.
     pub fn limits(&self) -> Limits {
         self.shared.limits
     }

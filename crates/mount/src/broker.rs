@@ -7,8 +7,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::kernel::{self, KernelMounts, Unmounted};
 use super::stale::{self, Cleared, resolved};
 
-/// Longest message: a refusal in a sentence or two.
+/// Largest message, in bytes: a refusal of a sentence or two.
 const MOST_BYTES: usize = 4096;
 
-/// Descriptors in one message: a FUSE device and a file.
+/// Most descriptors in one message: a FUSE device and a file.
 const MOST_DESCRIPTORS: usize = 2;
 
-/// A location by its place in the list that both sides have.
+/// Index of a location in the list that both sides have.
 type Location = usize;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,9 +34,9 @@ enum Request {
     Mount(Location),
     RaiseReadahead(Location),
     Unmount(Location),
-    /// Beside it a FUSE device and a file.
+    /// With two descriptors: a FUSE device and a file.
     OpenBacking,
-    /// Beside it a FUSE device.
+    /// With one descriptor: a FUSE device.
     CloseBacking(u32),
 }
 
@@ -44,29 +44,27 @@ enum Request {
 enum Answer {
     Done,
     Cleared(Cleared),
-    /// Beside it the FUSE device.
+    /// With one descriptor: the FUSE device.
     Mounted,
     Unmounted(Unmounted),
     Backing(u32),
-    /// A phrase.
+    /// A refusal, as a phrase.
     Refused(String),
-    /// A system call's error.
+    /// The errno of a system call.
     Errno(i32),
 }
 
-/// Both ends: the one that asks, and the one that serves mounts at `locations` in a process that keeps its rights.
-///
-/// # Errors
-/// The system gives no sockets.
+/// Both ends of the broker: the client, and the server of mounts at `locations`, for a process that keeps its rights.
 pub(super) fn pair(locations: &[PathBuf]) -> io::Result<(Client, MountBroker)> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let client = Client { socket: Mutex::new(ours), locations: locations.to_vec() };
-    // Before the other process exists, which could otherwise turn a directory into a link.
+    // Resolved before the other process exists: it could otherwise replace a directory by a link and have anything
+    // mounted over.
     let locations = locations.iter().map(|location| resolved(location)).collect();
     Ok((client, MountBroker { socket: theirs, locations, mounts: KernelMounts::default() }))
 }
 
-/// The process that asks.
+/// The unprivileged side, which sends requests.
 pub(super) struct Client {
     socket: Mutex<OwnedFd>,
     locations: Vec<PathBuf>,
@@ -123,7 +121,7 @@ impl Client {
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = self.socket.lock();
         send(&socket, request, descriptors)?;
         receive(&socket)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
@@ -144,7 +142,7 @@ fn error(answer: Answer) -> io::Error {
     }
 }
 
-/// The process that keeps the rights.
+/// The privileged side, which keeps its rights.
 pub struct MountBroker {
     socket: OwnedFd,
     locations: Vec<PathBuf>,
@@ -152,7 +150,7 @@ pub struct MountBroker {
 }
 
 impl MountBroker {
-    /// Answers until the other process has ended, and takes away what that left mounted.
+    /// Serves requests until the other process has ended, then unmounts what is still mounted.
     pub fn serve(mut self) {
         while let Ok(Some((request, descriptors))) = receive(&self.socket) {
             let (answer, descriptor) = self.answer(request, &descriptors);
@@ -162,7 +160,7 @@ impl MountBroker {
             }
         }
         for location in &self.locations {
-            // There is no log any more, and the supervisor looks again.
+            // There is no log any more, and the supervisor checks again.
             let _ = self.mounts.unmount(location);
         }
     }
@@ -184,6 +182,8 @@ impl MountBroker {
                     Err(errno) => Answer::Errno(errno.raw_os_error()),
                 }),
                 Request::OpenBacking => match descriptors {
+                    // The descriptor comes from an unprivileged process: the ioctl must reach nothing but a FUSE
+                    // device.
                     [device, file] if kernel::is_fuse_device(device.as_fd()) => {
                         Ok(kernel::open_backing(device.as_fd(), file.as_fd())
                             .map_or_else(|error| errno_of(&error), Answer::Backing))
@@ -218,11 +218,12 @@ fn send(socket: &OwnedFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_
     if !descriptors.is_empty() {
         beside.push(SendAncillaryMessage::ScmRights(descriptors));
     }
+    // One datagram for message and descriptors (SEQPACKET): they cannot be separated.
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut beside, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// The next message and the descriptors beside it; nothing once the other side has gone.
+/// The next message with its descriptors; `None` once the other side has closed.
 fn receive<M: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
     let mut bytes = [0; MOST_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
@@ -241,7 +242,7 @@ fn receive<M: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(M, Vec<O
     }
     match received {
         0 => Ok(None),
-        // One that is longer is cut by the kernel, and does not parse then.
+        // The kernel truncates a longer message, which then fails to parse.
         length => Ok(Some((serde_json::from_slice(&bytes[..length])?, descriptors))),
     }
 }
@@ -250,7 +251,7 @@ fn receive<M: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(M, Vec<O
 mod tests {
     use super::*;
 
-    /// What a job may ask that has fallen into the wrong hands.
+    /// Requests of a compromised job, and the broker's answers.
     #[test]
     fn whatever_is_asked_the_broker_acts_at_its_own_locations_alone() {
         let (root, null) = (tempfile::tempdir().unwrap(), std::fs::File::open("/dev/null").unwrap());
@@ -282,7 +283,7 @@ mod tests {
     fn a_message_that_is_none_ends_the_service() {
         let (client, broker) = pair(&[]).unwrap();
         let serving = std::thread::spawn(|| broker.serve());
-        let socket = client.socket.lock().unwrap();
+        let socket = client.socket.lock();
         send(&socket, &"x".repeat(3 * MOST_BYTES), &[]).unwrap();
         assert!(receive::<Answer>(&socket).unwrap().is_none());
         serving.join().unwrap();

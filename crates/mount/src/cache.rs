@@ -1,10 +1,10 @@
 //! Bytes kept on a local disk between runs, and shared by all processes of a machine.
 //!
-//! A [`BlockSource`] in front of another one. One file holds one version of one object at its places ([`entry`]), with a
-//! checksum for each piece of it beside it ([`sidecar`]); what is not recorded there, or does not match what is, is
-//! fetched again, never handed on. A file that is whole and was checked can be read as it is ([`seal`]), by the kernel
-//! too. The cache may only ever make things faster: whatever its disk does (full, read-only, gone), bytes come from
-//! behind it.
+//! A [`BlockSource`] in front of another one. A sparse file holds one version of one object ([`entry`]), with a
+//! CRC-32 for each of its pieces in a file beside it ([`sidecar`]); a piece without a record, or with another checksum, is
+//! fetched again and never delivered. A file that is complete and verified is sealed ([`seal`]) and can be read directly,
+//! by the kernel too. The cache never causes a failure: if its disk is full, read-only or gone, bytes come from the
+//! source behind it.
 
 mod entry;
 mod seal;
@@ -17,10 +17,11 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
@@ -34,33 +35,33 @@ use flashjob_bucket::Object;
 /// look at its bytes, and the copy, to find them in a processor's cache.
 pub const PIECE_BYTES: u64 = 1 << 20;
 
-/// The directory below the one that is named.
+/// Name of the cache's directory, below `cache-dir`.
 const DIRECTORY: &str = "flashjob-files";
-/// That of a layout which no version writes any more.
+/// Directory name of a former layout, which is removed.
 const OLD_DIRECTORY: &str = "flashjob-blocks";
 /// Blocks that are read back and checked at a time.
 const CHECKED_AT_A_TIME: usize = 4;
-/// Versions whose files stay open: two descriptors each.
+/// Versions whose files stay open, with two descriptors each.
 const MOST_OPEN: usize = 128;
-/// What has arrived and is not recorded yet is waited for at the end.
+/// Longest wait at the end for pieces that have arrived and are not recorded yet.
 const LONGEST_END: Duration = Duration::from_secs(1);
 
-/// A source whose bytes stay on disk.
+/// A source whose bytes are kept on disk.
 pub struct DiskCache {
     source: Arc<dyn BlockSource>,
     disk: Arc<Disk>,
 }
 
-/// The part that works on threads that may block.
+/// The blocking part: file access, run on threads that may block.
 struct Disk {
     directory: PathBuf,
     piece_bytes: u64,
     space: Option<Space>,
     open: Mutex<Open>,
-    /// Memory for pieces that are read back.
+    /// Reusable buffers for pieces that are read back.
     buffers: Mutex<Vec<Vec<u8>>>,
     permits: Semaphore,
-    /// A fault of the disk was logged: once is enough.
+    /// Set once a disk error was logged; later ones are not.
     complained: AtomicBool,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -68,7 +69,7 @@ struct Disk {
     whole: AtomicU64,
 }
 
-/// The versions whose files are open, and when each was used last.
+/// Open files by version, with the time of their last use: an LRU of descriptors.
 #[derive(Default)]
 struct Open {
     entries: HashMap<u128, (Arc<Entry>, u64)>,
@@ -126,13 +127,15 @@ impl DiskCache {
         range: Range<u64>,
         sink: &mut (dyn FnMut(&[u8]) + Send),
     ) -> Result<(), Fault> {
+        // Without an ETag a version has no identity, and cached bytes could be those of another version.
         let version = Version::of(object, self.disk.piece_bytes);
         let pieces = version.as_ref().and_then(|version| version.pieces_of(&range));
         let Some((version, pieces)) = version.zip(pieces) else {
             return self.source.read(object, range, &mut |piece| sink(piece)).await;
         };
+        // Checked synchronously while a permit is held: CRC-32 and copies of many blocks at once would take all worker
+        // threads.
         let (next, mut filling) = {
-            // Where it is closed the cache is gone, and nobody asks it.
             let _permit = self.disk.permits.acquire().await;
             blocking(|| {
                 let next = self.disk.read_back(&version, &pieces, sink);
@@ -144,6 +147,7 @@ impl DiskCache {
             return Ok(());
         }
         self.disk.misses.fetch_add(1, Ordering::Relaxed);
+        // A disk that fails must not fail the read: writing stops, and the bytes still go to the reader.
         let mut failure = None;
         let mut tee = |piece: &[u8]| {
             if let Some(pieces) = &mut filling
@@ -159,6 +163,7 @@ impl DiskCache {
             self.disk.complain(&error);
         }
         if result.is_ok()
+            // Sealing syncs the file. Only a whole, verified one is sealed, and not on this path.
             && let Some(filling) = filling
         {
             match filling.finish() {
@@ -247,7 +252,8 @@ impl Disk {
         entry
     }
 
-    /// Hands on what is there of `pieces`, from the first on; returns the first that is not.
+    /// Passes on the verified pieces among `pieces`, from the first on. Returns the first piece that is missing or
+    /// damaged.
     fn read_back(
         self: &Arc<Self>,
         version: &Version,
@@ -275,10 +281,12 @@ impl Disk {
         next
     }
 
-    /// Makes room for `pieces`, and files for them where there are none.
+    /// Reserves space for `pieces`, and creates files where there are none.
     fn begin(&self, version: &Version, pieces: Range<u64>) -> Option<Filling> {
         let space = self.space.as_ref()?;
         let mut entry = self.entry(version);
+        // Another process may have evicted the files that are open here: bytes written to an unlinked file would be
+        // lost.
         if entry.as_ref().is_some_and(|entry| entry.is_gone()) {
             self.lock_open().entries.remove(&version.number());
             entry = self.entry(version);
@@ -300,7 +308,7 @@ impl Disk {
         })
     }
 
-    /// Lets later readers have the file as it is, once all of it is known to be right.
+    /// Seals the file, in the background, once all of its pieces are verified.
     fn seal_if_ripe(self: &Arc<Self>, entry: Arc<Entry>) {
         if entry.is_ripe()
             && let Ok(runtime) = Handle::try_current()
@@ -315,11 +323,11 @@ impl Disk {
     }
 
     fn lock_open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     fn lock_buffers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffers.lock()
     }
 
     fn complain(&self, error: &io::Error) {
@@ -338,11 +346,13 @@ impl Open {
         Some(Arc::clone(entry))
     }
 
-    /// Keeps `entry` open, or the one that somebody else was faster with; the other value is to be closed.
+    /// Inserts `entry`, or returns the one that another thread inserted first; the second value is to be closed by the
+    /// caller, without the lock.
     fn insert(&mut self, number: u128, entry: Arc<Entry>) -> (Arc<Entry>, Option<Arc<Entry>>) {
         if let Some(there) = self.get(number) {
             return (there, Some(entry));
         }
+        // Linear search for the least recently used of at most 128.
         let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(&number, _)| number);
         let oldest = oldest.filter(|_| self.entries.len() >= MOST_OPEN);
         let closed = oldest.and_then(|oldest| self.entries.remove(&oldest)).map(|(entry, _)| entry);
@@ -351,7 +361,7 @@ impl Open {
     }
 }
 
-/// Removes what the first layout left, a file for each block: nobody would ever give it up. Nothing else is touched.
+/// Removes the files of the first layout, one for each block, which no version would evict. Touches nothing else.
 fn remove_old_layout(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -28,17 +28,17 @@ use flashjob_bucket::Object;
 const MARKER_TEXT: &str = "flashjob copies objects of a bucket into the directory above. Files that have the size and \
 time of their object are taken for complete and not copied again.\n";
 
-/// Length of one request.
+/// Length of one request, in bytes.
 const PART_BYTES: u64 = 8 << 20;
-/// Requests at a time.
+/// Requests that run at a time.
 const PARTS_AT_A_TIME: usize = 32;
 
-/// What a copy did.
+/// Summary of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Copied {
     pub(super) files: usize,
     pub(super) bytes: u64,
-    /// Those that were there already.
+    /// Files that an earlier copy had completed.
     pub(super) kept_files: usize,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn copy(
     }
     let partial = Partial::make(location)?;
     let (missing, kept_files) = missing_files(tree, location)?;
-    // Listed lengths are claims, whose sum may be beyond any number.
+    // Listed lengths are claims of the server: their sum may overflow.
     let lengths = missing.iter().filter_map(|&inode| tree.attributes(inode)).map(|file| file.size_bytes);
     let bytes = lengths.fold(0, u64::saturating_add);
     let free_bytes = free_bytes(location)?;
@@ -84,10 +84,10 @@ pub(super) async fn copy(
     }
 }
 
-/// Makes the directories of `tree` and finds the files that are not complete; counts the others.
+/// Creates the directories of `tree`, and lists the files that are not complete; counts the complete ones.
 fn missing_files(tree: &Tree, location: &Path) -> Result<(Vec<Inode>, usize), Error> {
     let (mut missing, mut kept_files) = (Vec::new(), 0);
-    // Directories come before what they hold.
+    // Directories precede their contents in the order of inodes.
     for (inode, attributes) in tree.inodes().filter_map(|inode| Some((inode, tree.attributes(inode)?))) {
         let path = location.join(tree.path(inode).unwrap_or_default());
         let found = fs::symlink_metadata(&path).ok();
@@ -98,6 +98,7 @@ fn missing_files(tree: &Tree, location: &Path) -> Result<(Vec<Inode>, usize), Er
             if !found.is_some_and(|found| found.is_dir()) {
                 fs::create_dir(&path).map_err(Error::local("create directory", &path))?;
             }
+        // The modification time is set last, so equal size and time prove completeness.
         } else if found.is_some_and(|found| {
             let same_time = attributes.modified.is_some() && found.modified().ok() == attributes.modified;
             found.is_file() && found.len() == attributes.size_bytes && same_time
@@ -116,24 +117,24 @@ fn free_bytes(location: &Path) -> Result<u64, Error> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// A file on its way, shared by its parts.
+/// A file that is being downloaded, shared by its parts.
 struct Target {
     object: Object,
     partial: PathBuf,
     path: PathBuf,
     file: File,
-    /// Parts that are not there yet.
+    /// Parts that are not downloaded yet.
     missing_parts: AtomicU64,
 }
 
-/// One range of one object.
+/// A byte range of one object.
 struct Part {
     target: Arc<Target>,
     start: u64,
     end: u64,
 }
 
-/// The parts of a file, made one after the other; the temporary file is created for the first.
+/// The parts of a file, created lazily; the first one creates the temporary file.
 fn parts(
     tree: &Tree,
     inode: Inode,
@@ -144,7 +145,7 @@ fn parts(
     let target = tree.object(inode).zip(tree.path(inode)).map(|(object, path)| {
         let file = File::options().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(Error::local("create", &partial))?;
-        // An empty file has one empty part, which completes it.
+        // An empty file has one empty part: the last part completes a file.
         let missing_parts = AtomicU64::new(object.size_bytes.div_ceil(PART_BYTES).max(1));
         Ok(Arc::new(Target { object, partial, path: location.join(path), file, missing_parts }))
     });
@@ -185,9 +186,11 @@ impl Part {
             let message = format!("{} bytes came where {} were asked for", position - start, end - start);
             return Err(failed(Fault::new(FaultKind::Unreachable, message)));
         }
+        // The task that completes the last part checks and renames the file. AcqRel orders the writes of all parts
+        // before that.
         if target.missing_parts.fetch_sub(1, Ordering::AcqRel) == 1 {
             let complete = tokio::task::spawn_blocking(move || target.complete());
-            // The task only fails to return where the runtime ends.
+            // Joining fails only when the runtime shuts down.
             complete.await.unwrap_or(Err(Error::Cancelled))?;
         }
         Ok(())
@@ -195,8 +198,7 @@ impl Part {
 }
 
 impl Target {
-    /// Checks the file and gives it its name. What is checked and named is the file that was written, whatever its path has
-    /// become meanwhile.
+    /// Verifies the file and renames it into place. The open file is verified, whatever its path names meanwhile.
     fn complete(&self) -> Result<(), Error> {
         if let Some(expected) = self.object.md5 {
             let found = md5_of(&self.file).map_err(Error::local("read back", &self.partial))?;
@@ -213,7 +215,7 @@ impl Target {
             Ok((own.dev(), own.ino(), own.len()) == (there.dev(), there.ino(), self.object.size_bytes))
         };
         let another = || io::Error::other("somebody else has put another file in its place");
-        // Its time says that it is complete: its bytes must be on disk before its name is.
+        // The modification time marks completeness: the bytes must be on disk before the file has its name.
         let modified = self.object.modified.unwrap_or_else(SystemTime::now);
         self.file.sync_data()?;
         self.file.set_times(FileTimes::new().set_modified(modified))?;
@@ -222,7 +224,7 @@ impl Target {
         }
         fs::rename(&self.partial, &self.path)?;
         if !is_own(&self.path)? {
-            // Under this name it would be taken for complete.
+            // Under this name it would be taken for a complete copy.
             fs::remove_file(&self.path)?;
             return Err(another());
         }
@@ -245,7 +247,7 @@ fn md5_of(file: &File) -> io::Result<[u8; 16]> {
     }
 }
 
-/// The marker, and in it the files that are not complete. They go when this goes.
+/// The marker directory, with incomplete files in it, which are removed on drop.
 struct Partial {
     directory: PathBuf,
 }
@@ -253,12 +255,12 @@ struct Partial {
 impl Partial {
     fn make(location: &Path) -> Result<Self, Error> {
         let marker = location.join(MARKER);
-        // Whatever else has the name leads elsewhere, where nothing is to be removed or written.
+        // A link of this name leads elsewhere, where nothing may be removed or written.
         if fs::symlink_metadata(&marker).is_ok_and(|there| !there.is_dir()) {
             fs::remove_file(&marker).map_err(Error::local("replace file", &marker))?;
         }
         let made = Self { directory: marker.join("partial") };
-        // Those of a process that was killed.
+        // Left by a process that was killed.
         made.remove();
         fs::create_dir_all(&made.directory).map_err(Error::local("create directory", &made.directory))?;
         let text = marker.join("README");

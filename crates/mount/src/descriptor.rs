@@ -1,4 +1,4 @@
-//! A descriptor of `/dev/fuse` that this process was started with: somebody with the rights has mounted it already.
+//! A descriptor of `/dev/fuse` that this process inherited, mounted already by a process with the rights.
 //!
 //! A CSI driver or a launcher opens `/dev/fuse`, mounts it at the location, and passes the descriptor on; serving it
 //! takes no rights at all.
@@ -7,17 +7,14 @@ use std::fs;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-/// Takes over descriptor `number`. It can be taken once.
-///
-/// # Errors
-/// Where it is not an open `/dev/fuse`, in a sentence.
+/// Takes ownership of descriptor `number`, which is possible once.
 pub(super) fn take(number: RawFd) -> Result<OwnedFd, String> {
     let link = fs::read_link(format!("/proc/self/fd/{number}"))
         .map_err(|error| format!("descriptor {number} is not open ({error}): pass it to this process"))?;
     if link != Path::new("/dev/fuse") {
         return Err(format!("descriptor {number} is `{}`, not /dev/fuse", link.display()));
     }
-    // SAFETY: the descriptor is open, as its link shows, and it is nobody's in this process: it was inherited, no code
+    // SAFETY: the descriptor is open, as its link shows, and no other value owns it: it was inherited, no code
     // of ours opens /dev/fuse before, and a mount takes it once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -41,9 +41,9 @@ pub struct DirectFile {
     blocks: BlockMap,
     inode: Inode,
     size_bytes: u64,
-    /// The same bytes on a local disk.
+    /// The same bytes in a local file.
     whole: Option<Arc<File>>,
-    /// That disk has failed.
+    /// Set once the local file has failed; reads then use the block map.
     failed: AtomicBool,
 }
 
@@ -53,17 +53,17 @@ impl DirectFile {
         Self { blocks, inode, size_bytes, whole, failed: AtomicBool::new(false) }
     }
 
-    /// Whether all of it lies on a local disk, and is read from there.
+    /// Returns whether the file is read from a local disk.
     pub fn is_local(&self) -> bool {
         self.whole.is_some()
     }
 
-    /// Length of the file.
+    /// Length of the file, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Says that `range` will be read, after all that was said so of any file of the mount.
+    /// Announces that `range` will be read, after all ranges announced before for any file of the mount.
     pub fn will_read(&self, range: Range<u64>) {
         if self.whole.is_some() {
             return;
@@ -123,10 +123,12 @@ impl DirectFile {
         if range.end > self.size_bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(range) }
     }
 
-    /// `range`, which lies in one block, and after which the reader goes on to `promised`.
+    /// Waits for `range`, which lies in one block; the reader goes on to `promised`.
     fn wait_for(&self, range: Range<u64>, promised: u64) -> io::Result<Bytes> {
         let bytes = match self.blocks.read(self.inode, range, promised) {
             Read::Ready(result) => result,
+            // Blocks this thread until the fetch task wakes it directly; a hop over another thread would cost
+            // microseconds for each block.
             // On this thread: whoever brings the bytes wakes it, and no other one on the way.
             Read::Waiting(future) => self.blocks.runtime().block_on(future),
         };

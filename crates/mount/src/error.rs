@@ -1,4 +1,4 @@
-//! Why objects could not become files.
+//! Errors of mounting and copying.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,8 @@ use super::names::HiddenObjects;
 use super::source::Fault;
 use flashjob_bucket as bucket;
 
-/// Each says what was attempted, why it failed and what to do next; none holds a token.
+/// Reasons why objects could not become files. Each message says what was attempted, why it failed and what to do next;
+/// none contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The mount location cannot be used.
@@ -27,9 +28,9 @@ pub enum Error {
          include, or leave others out with exclude"
     )]
     TooManyFiles {
-        /// Files and directories.
+        /// Number of files and directories.
         needed: usize,
-        /// The limit of both together.
+        /// Limit for both together.
         limit: usize,
     },
     /// An object PAR whose object cannot be a file.
@@ -38,9 +39,9 @@ pub enum Error {
     /// `mount-mode=fuse` where FUSE is refused.
     #[error("cannot mount `{}`: {reason}; use mount-mode=auto or copy to download the files instead", location.display())]
     FuseRefused {
-        /// Where.
+        /// Mount location.
         location: PathBuf,
-        /// Why.
+        /// The kernel's refusal.
         reason: String,
     },
     /// The files are larger than the volume.
@@ -50,31 +51,31 @@ pub enum Error {
         location.display()
     )]
     TooLarge {
-        /// Where.
+        /// Mount location.
         location: PathBuf,
-        /// All files together, or what is still missing of them.
+        /// Bytes of all files, or of those still missing.
         needed_bytes: u64,
-        /// How much fits.
+        /// Bytes that fit.
         limit_bytes: u64,
-        /// What says so.
+        /// Name of the limit.
         limit: &'static str,
     },
     /// A local file or directory could not be written.
     #[error("cannot {action} `{}`: {source}; check the volume at the mount location", path.display())]
     Local {
-        /// What was attempted.
+        /// Attempted action, as a verb.
         action: &'static str,
-        /// On what.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
     /// An object could not be downloaded.
     #[error("cannot copy object `{object}`: {fault}")]
     Object {
-        /// Which.
+        /// Name of the object.
         object: String,
-        /// Why not.
+        /// Fault of the read.
         fault: Fault,
     },
     /// An object arrived with the wrong MD5.
@@ -86,15 +87,15 @@ pub enum Error {
     /// The mount is there but cannot be taken away.
     #[error("cannot unmount `{}`: {source}; unmount it by hand with `umount -l`", location.display())]
     Unmount {
-        /// Where.
+        /// Mount location.
         location: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The system gives no thread.
+    /// The system starts no further thread.
     #[error("cannot start the mount's threads: {0}; raise the container's limit on processes")]
     Threads(std::io::Error),
-    /// Asked to stop.
+    /// The job was asked to stop.
     #[error("mounting was cancelled")]
     Cancelled,
 }

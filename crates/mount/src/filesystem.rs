@@ -13,7 +13,7 @@ use super::blocks::{BlockMap, Read};
 use super::direct::DirectFile;
 use super::tree::{Attributes, Inode, Tree};
 
-/// The longest name that can be looked up.
+/// Longest name of a lookup, in bytes.
 const LONGEST_NAME_BYTES: usize = 255;
 
 /// A tree and the bytes of its files. Cheap to clone.
@@ -29,12 +29,12 @@ impl FileSystem {
         Self { tree, blocks }
     }
 
-    /// Its names and sizes.
+    /// Names and sizes of the files.
     pub fn tree(&self) -> &Arc<Tree> {
         &self.tree
     }
 
-    /// Its bytes.
+    /// Block map with the bytes of the files.
     pub fn blocks(&self) -> &BlockMap {
         &self.blocks
     }
@@ -53,10 +53,7 @@ impl FileSystem {
         self.attributes(self.tree.lookup(directory, name).ok_or(Errno::NOENT)?)
     }
 
-    /// What `stat` shows.
-    ///
-    /// # Errors
-    /// `ENOENT`.
+    /// Attributes of `inode`, as `stat` shows them.
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, Errno> {
         self.tree.attributes(inode).ok_or(Errno::NOENT)
     }
@@ -90,18 +87,17 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Takes back one [`FileSystem::open`].
+    /// Reverts one [`FileSystem::open`].
     pub fn close(&self, inode: Inode) {
         self.blocks.close(inode);
     }
 
-    /// The local file that holds all of `inode`, where there is one.
+    /// The local file with all bytes of `inode`, if there is one.
     pub fn whole(&self, inode: Inode) -> Option<Arc<File>> {
         self.blocks.whole(&self.tree.object(inode)?)
     }
 
-    /// Begins to read at most `len` bytes from `offset` on: fewer only at the end of the file. The fault of a
-    /// read that fails says its errno.
+    /// Begins to read at most `len` bytes from `offset` on; fewer only at the end of the file.
     pub fn read(&self, inode: Inode, offset: u64, len: u64) -> Read {
         let end = offset.saturating_add(len);
         self.blocks.read(inode, offset..end, end)

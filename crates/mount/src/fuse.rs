@@ -22,17 +22,16 @@ use super::passthrough::Passthrough;
 use super::source::Fault;
 use super::tree::{Attributes, Inode};
 
-/// How long the kernel may keep an answer: as good as for ever, and far from any overflow.
+/// Validity of answers in the kernel's caches: unlimited in effect, and far from any overflow.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Reads that the kernel may have on their way without a process waiting for each (readahead): at the 1 MiB of
-/// one request, several blocks.
+/// Most background requests of the kernel (readahead): at 1 MiB each, several blocks.
 const MOST_BACKGROUND_REQUESTS: u16 = 64;
 
-/// The preferred size of a read, for programs that ask (`cp` and `cat` do).
+/// Preferred read size in bytes, which `cp` and `cat` use.
 const READ_BYTES: u32 = 1 << 20;
 
-/// Answers the kernel.
+/// Serves the kernel's requests.
 pub(super) struct Adapter {
     files: FileSystem,
     runtime: Handle,
@@ -40,7 +39,7 @@ pub(super) struct Adapter {
     passthrough: Option<Arc<Passthrough>>,
     user: u32,
     group: u32,
-    /// Shown where an object has no time.
+    /// Time of the mount, shown for objects without a time.
     mounted: SystemTime,
 }
 
@@ -73,7 +72,7 @@ impl Adapter {
         }
     }
 
-    /// An entry that says: there is nothing of this name, and there never will be.
+    /// Attributes of a negative entry: the kernel may cache that a name does not exist.
     fn nothing(&self) -> FileAttr {
         let inode = Inode::from_number(0);
         self.attributes(&Attributes { inode, is_directory: false, size_bytes: 0, modified: None, links: 0 })
@@ -99,9 +98,18 @@ fn send(reply: ReplyData, result: Result<Bytes, Fault>) {
     }
 }
 
+/// Implements methods of [`fuser::Filesystem`] that only reply with an errno.
+macro_rules! refuse {
+    ($($method:ident($($argument:ty),*) -> $reply:ty = $errno:ident;)*) => {
+        $(fn $method(&self, _: &Request, $(_: $argument,)* reply: $reply) {
+            reply.error(Errno::$errno);
+        })*
+    };
+}
+
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Each is an improvement where the kernel has it, and nothing is lost where it has not.
+        // Capabilities are optional: each improves speed where the kernel has it.
         for wanted in [
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -229,174 +237,27 @@ impl fuser::Filesystem for Adapter {
         reply.error(Errno::EINVAL);
     }
 
-    // Not supported, said once: the kernel remembers it and answers for us from then on.
-
-    fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsync(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: fuser::ReplyLseek,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _flags: fuser::IoctlFlags,
-        _command: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: fuser::ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    // The kernel refuses these by itself as long as the mount is read-only; somebody may remount it.
-
-    fn setattr(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<fuser::TimeOrNow>,
-        _mtime: Option<fuser::TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<fuser::BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mknod(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mkdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn unlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn symlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rename(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(&self, _request: &Request, _ino: INodeNo, _new_parent: INodeNo, _new_name: &OsStr, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn create(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn write(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn setxattr(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn fallocate(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
+    refuse! {
+        // Not supported. ENOSYS is cached: the kernel sends the first request only.
+        flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty = ENOSYS;
+        fsync(INodeNo, FileHandle, bool) -> ReplyEmpty = ENOSYS;
+        getxattr(INodeNo, &OsStr, u32) -> ReplyXattr = ENOSYS;
+        listxattr(INodeNo, u32) -> ReplyXattr = ENOSYS;
+        lseek(INodeNo, FileHandle, i64, i32) -> fuser::ReplyLseek = ENOSYS;
+        ioctl(INodeNo, FileHandle, fuser::IoctlFlags, u32, &[u8], u32) -> fuser::ReplyIoctl = ENOTTY;
+        // The kernel refuses these by itself while the mount is read-only; a privileged process may remount it.
+        setattr(INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<fuser::TimeOrNow>, Option<fuser::TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>, Option<SystemTime>, Option<SystemTime>, Option<fuser::BsdFileFlags>) -> ReplyAttr = EROFS;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry = EROFS;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry = EROFS;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty = EROFS;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty = EROFS;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry = EROFS;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty = EROFS;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry = EROFS;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate = EROFS;
+        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite = EROFS;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty = EROFS;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty = EROFS;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty = EROFS;
     }
 }

@@ -18,26 +18,26 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::stale::{Mount, mount_at};
 
-/// How `/proc/mounts` calls it.
+/// File system type in `/proc/mounts`.
 const KIND: &str = "fuse.flashjob";
 const SOURCE: &str = "flashjob";
 
-/// Requests then reach 1 MiB, which the kernel's default of 128 KiB does not, and a reader that maps a file has four of them on
-/// their way: with one it waited for each, at two thirds of the speed.
+/// Readahead of the kernel. Requests then reach 1 MiB, which the default of 128 KiB does not allow, and a reader of a
+/// mapped file has four in flight: with one it waited for each, at two thirds of the speed.
 const READAHEAD_KIB: &str = "4096";
 
 /// `FUSE_DEV_IOC_BACKING_CLOSE` of `linux/fuse.h`.
 const BACKING_CLOSE: ioctl::Opcode = ioctl::opcode::write::<u32>(229, 2);
 
-/// Whether anyone had files of a mount open when it was taken down.
+/// Usage of a mount's files at the time of its unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Unmounted {
     Idle,
     InUse,
 }
 
-/// Mounts that were made here, and the kernel's numbers for their file systems: these tell them from whatever else may be mounted
-/// there later.
+/// Mounts of this process, with the device numbers of their file systems, which tell them from later mounts at the same
+/// path.
 #[derive(Debug, Default)]
 pub(super) struct KernelMounts {
     devices: HashMap<PathBuf, String>,
@@ -58,7 +58,7 @@ impl KernelMounts {
         Ok(descriptor)
     }
 
-    /// Lets the kernel ask for larger pieces ahead. Best effort: containers see `/sys` read-only, and then requests stay smaller.
+    /// Raises the kernel's readahead. Best effort: containers see `/sys` read-only, and requests stay smaller then.
     pub(super) fn raise_readahead(&self, location: &Path) -> io::Result<()> {
         match self.devices.get(location) {
             Some(device) => fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READAHEAD_KIB),
@@ -66,7 +66,7 @@ impl KernelMounts {
         }
     }
 
-    /// Takes the mount at `location` away, whoever uses it. Where it is gone already, does nothing.
+    /// Unmounts `location`, also while files are in use. Does nothing if it is not mounted.
     pub(super) fn unmount(&mut self, location: &Path) -> Result<Unmounted, Errno> {
         let Some(device) = self.devices.get(location) else { return Ok(Unmounted::Idle) };
         let is_ours = |mount: &Mount| mount.device == *device && mount.kind == KIND;
@@ -75,27 +75,27 @@ impl KernelMounts {
         }
         let (result, use_of_it) = match unmount(location, UnmountFlags::NOFOLLOW) {
             Err(Errno::BUSY) => {
-                // FORCE ends requests that wait, so that a reader gets an error instead of waiting for us.
+                // FORCE aborts pending requests: their readers get an error instead of waiting.
                 let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
                 (unmount(location, flags), Unmounted::InUse)
             }
             other => (other, Unmounted::Idle),
         };
         match result {
-            // Not mounted, or not even there any more: another was faster.
+            // Unmounted already, or the directory is gone: another process was faster.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(use_of_it),
             Err(errno) => Err(errno),
         }
     }
 }
 
-/// Registers `file` with the FUSE connection of `device`, as one whose bytes the kernel reads by itself. The number stands for it
-/// until [`close_backing`].
+/// Registers `file` as a backing file of the FUSE connection `device`. The returned number names it until
+/// [`close_backing`].
 pub(super) fn open_backing(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<u32> {
     BackingId::create_raw(device, file)
 }
 
-/// Takes back one [`open_backing`].
+/// Reverts one [`open_backing`].
 pub(super) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     // SAFETY: the opcode takes a pointer to a 32-bit number and writes nothing.
     let request = unsafe { ioctl::Setter::<BACKING_CLOSE, u32>::new(id) };
@@ -103,7 +103,7 @@ pub(super) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     Ok(unsafe { ioctl::ioctl(device, request) }?)
 }
 
-/// Whether `descriptor` is a FUSE device.
+/// Returns whether `descriptor` is a FUSE device.
 pub(super) fn is_fuse_device(descriptor: BorrowedFd<'_>) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
     link.is_ok_and(|link| link == Path::new("/dev/fuse"))
@@ -128,7 +128,7 @@ fn mount_fuse(location: &Path) -> Result<OwnedFd, String> {
     );
     let options = CString::new(options).map_err(|error| error.to_string())?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
-    // The directory that was opened, whatever its path leads to meanwhile.
+    // Mounted over the directory that was opened, whatever its path names meanwhile.
     let target = format!("/proc/self/fd/{}", place.as_raw_fd());
     mount(SOURCE, target, KIND, flags, Some(options.as_c_str())).map_err(|errno| {
         let hint = match errno {
@@ -144,11 +144,12 @@ fn mount_fuse(location: &Path) -> Result<OwnedFd, String> {
     Ok(device)
 }
 
-/// The directory at `path`, no part of which may be a symbolic link: whoever asks for a mount must not lead it elsewhere.
+/// Opens the directory at `path` without following symbolic links: the requesting process must not lead the mount
+/// elsewhere.
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        // Older than Linux 5.6, or a filter of a container that does not know the call.
+        // Before Linux 5.6, or under a seccomp filter that does not know the call.
         Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
         other => other,
     }
@@ -174,7 +175,7 @@ impl Connection {
     }
 
     pub(super) fn close_backing(&self, id: u32) {
-        // Once the connection has ended, it has let go of it already.
+        // The kernel has closed it already if the connection has ended.
         let _ = self.mounter.close_backing(self.device.as_fd(), id);
     }
 }

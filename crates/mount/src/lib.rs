@@ -1,12 +1,11 @@
 //! A bucket becomes files at a path: through FUSE, or by a parallel download where FUSE is refused.
 //!
-//! Read-only and listed once. From the outside in: [`mount`] decides how; `attached` holds a place in the
+//! Read-only and listed once. From the outside in: [`mount()`] chooses the method; `kernel_mount` holds an entry of the
 //! kernel's mount table; `fuse` translates the kernel's calls to [`filesystem`], which has names from [`tree`]
-//! and bytes from [`blocks`]; those come through the narrow door [`source`], behind which is the bucket, and where
-//! there is a disk for it a [`cache`] in between.
-//! `docs/SEMANTICS.md` says what programs see. This room knows nothing of models or of where results go.
+//! and bytes from [`blocks`]; those come through the interface [`source`] from the bucket, with the disk [`cache`] in
+//! between where one is configured.
+//! `docs/SEMANTICS.md` describes what programs see. This crate knows nothing of models or of the use of results.
 
-mod attached;
 pub mod blocks;
 mod broker;
 pub mod cache;
@@ -17,6 +16,7 @@ mod error;
 pub mod filesystem;
 mod fuse;
 mod kernel;
+mod kernel_mount;
 mod location;
 mod memory;
 mod mounted;
@@ -38,11 +38,11 @@ use flashjob_bucket::{Bucket, Object, RetryPolicy};
 use flashjob_config::{InputStorage, MountConfig, MountMode, Par, ParTarget};
 use flashjob_event::Events;
 
-use self::attached::Attached;
 use self::blocks::{BlockMap, Limits};
 use self::cache::DiskCache;
 use self::filesystem::FileSystem;
 use self::fuse::Adapter;
+use self::kernel_mount::KernelMount;
 use self::mounted::{Served, Workers};
 use self::passthrough::Passthrough;
 use self::selection::Selection;
@@ -70,7 +70,7 @@ pub async fn mount(
     events: &Events,
     cancel: &CancellationToken,
 ) -> Result<Mounted, Error> {
-    // A mount that was passed in answers nobody yet, also not whoever looks whether it is alive.
+    // A mount that was passed in serves no request yet: a check for stale mounts would hang in it.
     if config.descriptor.is_none() || input.par.is_none() {
         mounter.clear_stale(&input.location);
         let faults = preflight(input);
@@ -84,13 +84,13 @@ pub async fn mount(
         return Ok(Mounted::new(&input.location, Method::Existing, reason));
     };
     let workers = Workers::start()?;
-    // A connection that brings nothing is given up early enough for others to be tried.
+    // A connection without progress is abandoned early enough for others to be tried within the timeout.
     let progress_timeout = RetryPolicy::default().progress_timeout.min(config.storage_timeout / 4);
     let retry = RetryPolicy { deadline: config.storage_timeout, progress_timeout, ..RetryPolicy::default() };
     let bucket = Bucket::open(par.clone(), retry, events.clone())?;
     let selection = Selection::new(&input.include, &input.exclude);
     let start = Instant::now();
-    // On the mount's own threads, which then own the connections.
+    // On the mount's own threads: the connections belong to the runtime that opened them.
     let listing = workers.run(cancel, {
         let (bucket, selection) = (bucket.clone(), selection.clone());
         async move { list(&bucket, &selection).await }
@@ -108,10 +108,10 @@ pub async fn mount(
     present(input, config, mounter, tree, Arc::new(bucket), workers, cancel).await
 }
 
-/// As [`mount`], with this process's own rights, and a listing and a source that need not be a bucket's. For tests and tools.
+/// Like [`mount()`], with this process's own rights, and with a listing and a source of any kind. For tests and tools.
 ///
 /// # Errors
-/// As [`mount`].
+/// As [`mount()`].
 pub async fn mount_source(
     input: &InputStorage,
     config: &MountConfig,
@@ -126,10 +126,11 @@ pub async fn mount_source(
     present(input, config, &mounter, tree, source, workers, cancel).await
 }
 
-/// Files and directories of one mount, which take about 150 bytes each: a name of 1024 bytes may stand for 500 directories.
+/// Most files and directories of one mount. A node takes about 150 bytes, and one name of 1024 bytes can stand for 500
+/// directories.
 const MOST_NODES: usize = 2_000_000;
 
-/// Every object that is wanted. Only the included paths are listed, so that a large bucket is not listed whole.
+/// All selected objects. Only included paths are listed, so that a large bucket is not listed whole.
 async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Error> {
     let mut objects = Vec::new();
     if selection.paths().is_empty() {
@@ -137,6 +138,7 @@ async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Err
     }
     for path in selection.paths() {
         let mut found = bucket.list(&format!("{path}/")).await?;
+        // No directory of this name: perhaps one object, among others with the same prefix.
         if found.is_empty() {
             // Not a directory: perhaps an object, in front of others that begin alike.
             found = bucket.list(path).await?;
@@ -158,8 +160,9 @@ async fn list(bucket: &Bucket, selection: &Selection) -> Result<Vec<Object>, Err
     }
 }
 
-/// The tree of a listing; logs what it hides.
+/// Builds the tree of a listing and logs hidden objects.
 fn index(par: &Par, objects: &[Object]) -> Result<Tree, Error> {
+    // An object PAR has one object; a name that ends in `/` is a prefix.
     let (tree, hidden) = match (par.target(), objects) {
         // The PAR of one object. One that ends in `/` is a prefix.
         (ParTarget::Object(name), [object]) if !name.ends_with('/') => Tree::of_one_object(object),
@@ -182,7 +185,7 @@ fn index(par: &Par, objects: &[Object]) -> Result<Tree, Error> {
     }
 }
 
-/// Which rung of the ladder a FUSE mount stands on, and why there.
+/// The method of a FUSE mount, with its reason.
 fn rung(config: &MountConfig) -> (Method, String) {
     match config.descriptor {
         Some(number) => (Method::FuseDescriptor, format!("descriptor {number} was passed in, mounted already")),
@@ -194,7 +197,7 @@ fn rung(config: &MountConfig) -> (Method, String) {
     }
 }
 
-/// The disk cache in front of `source`, where one is asked for and can be had.
+/// `source` behind the disk cache, if one is configured and usable.
 fn cached(input: &InputStorage, config: &MountConfig, source: &Arc<dyn BlockSource>) -> Arc<dyn BlockSource> {
     let Some(directory) = &config.cache_directory else { return Arc::clone(source) };
     match DiskCache::open(directory, input.volume_bytes, cache::PIECE_BYTES, Arc::clone(source)) {
@@ -210,7 +213,7 @@ fn cached(input: &InputStorage, config: &MountConfig, source: &Arc<dyn BlockSour
     }
 }
 
-/// Makes the files of `tree` visible, one way or the other.
+/// Makes the files of `tree` visible through FUSE, or by a copy.
 async fn present(
     input: &InputStorage,
     config: &MountConfig,
@@ -235,14 +238,15 @@ async fn present(
         let blocks = BlockMap::new(source, limits, workers.handle());
         let files = FileSystem::new(Arc::clone(&tree), blocks);
         let attach = || {
-            let mut attached = Attached::new(location, mounter, config.descriptor)?;
-            let backing = config.cache_directory.as_ref().map(|_| attached.connection(mounter)).transpose()?.flatten();
+            let mut kernel_mount = KernelMount::new(location, mounter, config.descriptor)?;
+            let backing =
+                config.cache_directory.as_ref().map(|_| kernel_mount.connection(mounter)).transpose()?.flatten();
             let passthrough = backing.map(Passthrough::new);
-            attached.serve(Adapter::new(files.clone(), workers.handle(), passthrough.clone()))?;
-            Ok((attached, passthrough))
+            kernel_mount.serve(Adapter::new(files.clone(), workers.handle(), passthrough.clone()))?;
+            Ok((kernel_mount, passthrough))
         };
         match attach() {
-            Ok((attached, passthrough)) => {
+            Ok((kernel_mount, passthrough)) => {
                 let (method, why) = rung(config);
                 let reason = format!("{why}: files are read from the bucket as they are needed");
                 tracing::info!(
@@ -252,9 +256,9 @@ async fn present(
                     "mounted: {reason}"
                 );
                 let mounted = Mounted::new(location, method, reason);
-                return Ok(mounted.served(Served { attached, files, passthrough, workers }, made));
+                return Ok(mounted.served(Served { kernel_mount, files, passthrough, workers }, made));
             }
-            // There is no copying to where something is mounted.
+            // A copy cannot go where something is mounted.
             Err(reason) if config.mode == MountMode::Fuse || config.descriptor.is_some() => {
                 return Err(Error::FuseRefused { location: location.clone(), reason });
             }

@@ -8,16 +8,15 @@ use super::error::Error;
 use super::names::MARKER;
 use flashjob_config::InputStorage;
 
-/// Everything about an input's location that would fail, one sentence each. Nothing is changed, and nothing is
-/// asked of the network.
+/// All reasons why an input's location cannot be used, one sentence each. Changes nothing and uses no network.
 pub fn preflight(input: &InputStorage) -> Vec<String> {
     let location = &input.location;
     let shown = location.display();
     if !location.is_absolute() {
         return vec![format!("mount location `{shown}` is relative; write its absolute path")];
     }
-    // A mount whose process died is cleared when the job starts; what is below it cannot be seen until then.
-    // Its attributes may still be cached: opening the directory tells.
+    // A stale mount is cleared when the job starts; what is below it cannot be seen until then. Its attributes may be
+    // cached, so the directory is opened.
     if fs::read_dir(location).is_err_and(|error| super::stale::is_stale_error(&error)) {
         return Vec::new();
     }
@@ -41,10 +40,10 @@ pub fn preflight(input: &InputStorage) -> Vec<String> {
     }
 }
 
-/// What is wrong with a location that has to be made.
+/// Faults of a location that must be created.
 fn missing(location: &Path) -> Vec<String> {
     let shown = location.display();
-    // The nearest path above that exists takes the new directories.
+    // The nearest existing ancestor receives the new directories.
     let Some(above) = location.ancestors().skip(1).find(|above| above.exists() || is_link(above)) else {
         return vec![format!("no directory above mount location `{shown}` exists")];
     };
@@ -58,14 +57,14 @@ fn missing(location: &Path) -> Vec<String> {
     vec![format!("mount location `{shown}` cannot be created: `{}` {fault}", above.display())]
 }
 
-/// What is wrong with a directory that is there.
+/// Faults of a directory that exists.
 fn occupied(location: &Path) -> Vec<String> {
     let shown = location.display();
     let entries: Vec<_> = match fs::read_dir(location) {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
         Err(error) => return vec![format!("mount location `{shown}` cannot be read: {error}")],
     };
-    // What an earlier copy of ours left is taken up again.
+    // A copy of an earlier run is resumed.
     if entries.is_empty() || entries.iter().any(|name| name == MARKER) {
         return Vec::new();
     }
@@ -85,10 +84,10 @@ fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// Directories that were made for a mount. Those that are empty go when this goes.
+/// Directories that were created for a mount; the empty ones are removed on drop.
 #[derive(Debug, Default)]
 pub struct MadeDirectories {
-    /// From the top down.
+    /// Created directories, outermost first.
     made: Vec<PathBuf>,
 }
 
@@ -110,7 +109,7 @@ impl MadeDirectories {
         Ok(made)
     }
 
-    /// Leaves them.
+    /// Keeps the directories on drop.
     pub fn keep(&mut self) {
         self.made.clear();
     }
@@ -118,8 +117,9 @@ impl MadeDirectories {
 
 impl Drop for MadeDirectories {
     fn drop(&mut self) {
+        // A directory that is not empty has content of another process, and so have its parents.
         for path in self.made.iter().rev() {
-            // One that is not empty holds what somebody else put there.
+            // A directory that is not empty has content of another process, and so have its parents.
             if fs::remove_dir(path).is_err() {
                 break;
             }

@@ -1,14 +1,14 @@
-//! How much memory the block map may take where nobody says.
+//! Default memory budget of the block map.
 
 use flashjob_host::cgroup::memory_limit_bytes;
 
 const MIB: u64 = 1 << 20;
 
-/// Assumed where the system does not tell its memory.
+/// Memory limit assumed where the system reports none.
 const UNKNOWN_LIMIT_BYTES: u64 = 1024 * MIB;
 
-/// A share of the memory that this process may use: an eighth, at least 64 MiB and at most 4 GiB, but never
-/// more than half.
+/// Default budget: an eighth of the memory that this process may use, at least 64 MiB, at most 4 GiB, and never more
+/// than half.
 pub fn default_budget_bytes() -> u64 {
     budget_of(memory_limit_bytes().unwrap_or(UNKNOWN_LIMIT_BYTES))
 }

@@ -6,32 +6,32 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::attached::Attached;
 use super::direct::DirectFiles;
 use super::error::Error;
 use super::filesystem::FileSystem;
+use super::kernel_mount::KernelMount;
 use super::location::MadeDirectories;
 use super::passthrough::Passthrough;
 use super::source::Fault;
 
-/// How an input became files.
+/// Method by which an input became files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Read from the bucket as they are needed.
+    /// FUSE: read from the bucket as needed.
     Fuse,
-    /// The same, seen by this process and its children alone.
+    /// FUSE in a mount namespace that only this process and its children see.
     FuseNamespace,
-    /// The same, through a descriptor that was mounted by somebody else.
+    /// FUSE through a descriptor that another process has mounted.
     FuseDescriptor,
-    /// Downloaded before anything else.
+    /// Downloaded before the job starts.
     Copy,
-    /// They were there already.
+    /// Present before the job started.
     Existing,
 }
 
 impl Method {
-    /// The word for logs and results.
+    /// Name of the method in logs and results.
     pub fn name(self) -> &'static str {
         match self {
             Method::Fuse => "fuse",
@@ -45,20 +45,20 @@ impl Method {
 
 /// Files at a path. A FUSE mount comes down when this is dropped, also while a panic unwinds.
 pub struct Mounted {
-    /// Where the files are.
+    /// Directory of the files.
     pub location: PathBuf,
-    /// How they got there.
+    /// Method by which they got there.
     pub method: Method,
-    /// Why this method, in one sentence.
+    /// Reason for the method, in one sentence.
     pub reason: String,
     served: Option<Served>,
-    // After `served`: a directory goes once nothing is mounted on it.
+    // After `served` in drop order: a directory can be removed only once nothing is mounted on it.
     _made: MadeDirectories,
 }
 
-/// What a FUSE mount is made of.
+/// The parts of a FUSE mount.
 pub(super) struct Served {
-    pub(super) attached: Attached,
+    pub(super) kernel_mount: KernelMount,
     pub(super) files: FileSystem,
     pub(super) passthrough: Option<Arc<Passthrough>>,
     pub(super) workers: Workers,
@@ -75,18 +75,15 @@ impl Mounted {
         self
     }
 
-    /// Takes the mount away. What was copied or was there already stays.
-    ///
-    /// # Errors
-    /// Where the kernel refuses it, with the command to do it by hand.
+    /// Unmounts. Files that were copied or present stay.
     pub fn unmount(mut self) -> Result<(), Error> {
         self.end()
     }
 
     fn end(&mut self) -> Result<(), Error> {
         let Some(mut served) = self.served.take() else { return Ok(()) };
-        // The kernel lets go first, so that no reader is told of an error that is none.
-        let result = served.attached.detach();
+        // The kernel's side first: readers must not see errors that only the shutdown causes.
+        let result = served.kernel_mount.detach();
         served.files.blocks().shut();
         served.workers.stop();
         if let Some(passthrough) = &served.passthrough {
@@ -100,17 +97,17 @@ impl Mounted {
         self.served.as_ref()?.files.blocks().health()
     }
 
-    /// Its files, to be read without the kernel. `None` where they are ordinary ones: open those by their paths.
+    /// Files for reading without the kernel. `None` where they are ordinary files: open those by their paths.
     pub fn direct(&self) -> Option<DirectFiles> {
         Some(DirectFiles::new(self.location.clone(), self.served.as_ref()?.files.clone()))
     }
 
-    /// How many opens the kernel has answered by itself so far, from whole files of the disk cache.
+    /// Number of opens that the kernel serves by itself from whole files of the disk cache (passthrough).
     pub fn passed_through(&self) -> Option<u64> {
         Some(self.served.as_ref()?.passthrough.as_ref()?.opens())
     }
 
-    /// Memory that its blocks take now, and the most that they ever took, in bytes.
+    /// Memory of the blocks, now and at the peak, in bytes.
     pub fn memory_bytes(&self) -> Option<(usize, usize)> {
         Some(self.served.as_ref()?.files.blocks().memory_bytes())
     }
@@ -124,8 +121,8 @@ impl Drop for Mounted {
     }
 }
 
-/// The threads that fetch and reply. Their own, so that files can be read whatever the rest of the process
-/// does with its runtime, and from inside it.
+/// Threads that fetch and reply. A runtime of their own, so that files can be read whatever the process does with its
+/// own runtime, and from inside it.
 pub(super) struct Workers {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -147,7 +144,7 @@ impl Workers {
         self.handle.clone()
     }
 
-    /// Runs `work` on these threads, from whatever runtime this is called on.
+    /// Runs `work` on these threads; may be called from any runtime.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         cancel: &CancellationToken,
@@ -162,14 +159,14 @@ impl Workers {
             },
             () = cancel.cancelled() => {
                 task.abort();
-                // It holds files that it removes when it ends.
+                // Awaited after the abort: the task owns temporary files, which it removes when it is dropped.
                 let _ = task.await;
                 Err(Error::Cancelled)
             }
         }
     }
 
-    /// Ends all tasks. Does not wait, so that it may be called from a task.
+    /// Ends all tasks. Does not wait, so that a task may call it.
     pub(super) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -1,16 +1,18 @@
-//! Who mounts: this process, where it has the rights, or the one that kept them when this one gave them up.
+//! Mounting, by this process if it has the rights, or else by a broker that kept them.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::broker::{self, Client, MountBroker};
 use super::error::Error;
 use super::kernel::{self, KernelMounts, Unmounted};
 use super::stale::{self, resolved};
 
-/// Mounts and unmounts. Clones are the same one.
+/// Mounts and unmounts, in this process or through a broker. Clones share one.
 #[derive(Clone)]
 pub struct Mounter(Arc<Way>);
 
@@ -31,16 +33,13 @@ impl Mounter {
         Self(Arc::new(Way::ThisProcess(Mutex::default())))
     }
 
-    /// Asks the process that serves the other half, which may act at `locations` alone.
-    ///
-    /// # Errors
-    /// The system gives no sockets.
+    /// Mounts through a broker process, which may act at `locations` alone.
     pub fn through_broker(locations: &[PathBuf]) -> io::Result<(Self, MountBroker)> {
         let (client, broker) = broker::pair(locations)?;
         Ok((Self(Arc::new(Way::Broker(client))), broker))
     }
 
-    /// Detaches mounts at `location` whose process is gone, and says so in the log.
+    /// Detaches stale mounts at `location`, with an entry in the log.
     pub(super) fn clear_stale(&self, location: &Path) {
         let cleared = match &*self.0 {
             Way::ThisProcess(_) => Ok(stale::clear(location)),
@@ -71,7 +70,7 @@ impl Mounter {
         }
     }
 
-    /// See [`KernelMounts::raise_readahead`]; a refusal costs speed and nothing else.
+    /// Raises the kernel's readahead, see [`KernelMounts::raise_readahead`]. A refusal costs speed only.
     pub(super) fn raise_readahead(&self, location: &Path) {
         let raised = match &*self.0 {
             Way::ThisProcess(mounts) => {
@@ -84,7 +83,7 @@ impl Mounter {
         }
     }
 
-    /// Takes the mount at `location` away, whoever uses it. Where it is gone already, does nothing.
+    /// Unmounts `location`, also while files are in use. Does nothing if it is not mounted.
     pub(super) fn unmount(&self, location: &Path) -> Result<(), Error> {
         let unmounted = match &*self.0 {
             Way::ThisProcess(mounts) => lock(mounts).unmount(&resolved(location)).map_err(io::Error::from),
@@ -116,5 +115,5 @@ impl Mounter {
 }
 
 fn lock(mounts: &Mutex<KernelMounts>) -> MutexGuard<'_, KernelMounts> {
-    mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    mounts.lock()
 }

@@ -1,4 +1,4 @@
-//! Which object names can be paths, and why the others cannot.
+//! Object names as paths, and the reasons why some cannot be paths.
 //!
 //! Object names are flat UTF-8 texts of 1 to 1024 bytes; a path is a sequence of components that a kernel
 //! resolves. The two meet where every component is one that `open(2)` would take literally.
@@ -8,22 +8,22 @@ use std::fmt;
 
 use flashjob_bucket as bucket;
 
-/// The folder in a mount location that says who filled it, and in which a copy keeps what is not complete.
+/// Directory in a mount location that marks a copy and holds its incomplete files.
 pub(super) const MARKER: &str = ".flashjob-copy";
 
 /// The longest path component that Linux file systems and libc agree on (`NAME_MAX`).
 const LONGEST_COMPONENT_BYTES: usize = 255;
 
-/// Where an object appears.
+/// Path at which an object appears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A file at this path.
     File(&'a str),
-    /// A directory at this path: the name ended in `/`.
+    /// A directory at this path, as the name ended in `/`.
     Directory(&'a str),
 }
 
-/// Why an object does not appear as a file.
+/// Reason why an object is not shown as a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hidden {
     /// `a//b`, `/a`: a path cannot name an empty component.
@@ -34,20 +34,20 @@ pub enum Hidden {
     LongComponent,
     /// A NUL, which ends a path.
     Nul,
-    /// A line break, or more than 1024 bytes: no request can ask for such a name.
+    /// A line break, or more than 1024 bytes: no request can contain such a name.
     Unaskable,
-    /// In the folder in which a copy keeps what is not complete: it would be written over by files on their way, or over them.
+    /// Below the directory of a copy's incomplete files, with which it would collide.
     OfTheCopy,
     /// `blue` beside `blue/x`: one path cannot be a file and a directory; the directory is shown.
     ShadowedByDirectory,
     /// `dir/` with bytes in it: shown as a directory, its bytes cannot be.
     MarkerWithContent,
-    /// Listed twice.
+    /// The listing has the name twice.
     Duplicate,
 }
 
 impl Hidden {
-    /// In words, after a count of objects.
+    /// The reason in words, after a number of objects.
     pub fn reason(self) -> &'static str {
         match self {
             Hidden::EmptyComponent => "with an empty path component",
@@ -63,10 +63,7 @@ impl Hidden {
     }
 }
 
-/// Where the object called `name` belongs.
-///
-/// # Errors
-/// Says why it can have no path.
+/// The path of the object called `name`.
 pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
     let (path, is_directory) = match name.strip_suffix('/') {
         Some(path) => (path, true),
@@ -75,7 +72,7 @@ pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
     if path.contains('\0') {
         return Err(Hidden::Nul);
     }
-    // File systems on which capitals do not count would take them for the same.
+    // Case-insensitive file systems would take them for the same name.
     if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(MARKER)) {
         return Err(Hidden::OfTheCopy);
     }
@@ -91,33 +88,30 @@ pub fn place(name: &str) -> Result<Place<'_>, Hidden> {
     Ok(if is_directory { Place::Directory(path) } else { Place::File(path) })
 }
 
-/// Tells that the object called `name` can be asked for.
-///
-/// # Errors
-/// Says that it cannot.
+/// Checks that a request can contain the name.
 pub(super) fn askable(name: &str) -> Result<(), Hidden> {
     bucket::name_fault(name).map_or(Ok(()), |_| Err(Hidden::Unaskable))
 }
 
-/// What was hidden: how many objects for each reason, and one example of each.
+/// Numbers of hidden objects by reason, with one example each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HiddenObjects {
     reasons: BTreeMap<Hidden, (usize, String)>,
 }
 
 impl HiddenObjects {
-    /// Notes one object.
+    /// Adds one hidden object.
     pub fn add(&mut self, reason: Hidden, name: &str) {
         let (count, _) = self.reasons.entry(reason).or_insert_with(|| (0, example(name)));
         *count += 1;
     }
 
-    /// How many objects are hidden, for any reason.
+    /// Number of hidden objects.
     pub fn count(&self) -> usize {
         self.reasons.values().map(|(count, _)| count).sum()
     }
 
-    /// How many objects are hidden for `reason`.
+    /// Number of objects hidden for `reason`.
     pub fn count_of(&self, reason: Hidden) -> usize {
         self.reasons.get(&reason).map_or(0, |(count, _)| *count)
     }

@@ -1,8 +1,8 @@
 //! A user and mount namespace of this process's own: FUSE where mounting takes rights that the process was not given.
 //!
-//! In it the process has every right over mounts that nobody else sees. It must be entered before there is a second
-//! thread, which is why the job asks for it first of all. What it costs: rights over other users' files are lost, so
-//! a process that has such rights is left where it is.
+//! In it the process has every right over mounts that no other process sees. It must be entered before a second thread
+//! exists, so the job enters it first of all. Rights over other users' files are lost in it: a process that has such
+//! rights does not enter.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
 
-/// What came of [`enter_if_needed`].
+/// Result of [`enter_if_needed`].
 static OUTCOME: OnceLock<Outcome> = OnceLock::new();
 
 #[derive(Debug)]
@@ -34,12 +34,12 @@ pub fn enter_if_needed() {
     });
 }
 
-/// Whether this process is in namespaces of its own.
+/// Returns whether this process is in namespaces of its own.
 pub(super) fn is_own() -> bool {
     matches!(OUTCOME.get(), Some(Outcome::Entered))
 }
 
-/// Why it is not, where that was tried.
+/// Reason why a namespace was refused, if one was tried.
 pub(super) fn refusal() -> Option<&'static str> {
     match OUTCOME.get() {
         Some(Outcome::Refused(reason)) => Some(reason),
@@ -47,12 +47,13 @@ pub(super) fn refusal() -> Option<&'static str> {
     }
 }
 
-/// Whether this process may mount, as far as that can be told without mounting.
+/// Returns whether this process may mount, as far as that can be told without mounting.
 pub fn may_mount() -> bool {
     capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_ADMIN)) && may_use_fuse()
 }
 
 fn is_needed() -> bool {
+    // A user namespace takes away rights over files of other users, which such a process has.
     let Ok(held) = capabilities(None) else { return false };
     let keeps_rights = held.effective.intersects(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE);
     !keeps_rights && may_use_fuse()
@@ -79,6 +80,7 @@ fn enter() -> Result<(), String> {
         fs::write(format!("/proc/self/{file}"), text)
             .map_err(|error| format!("/proc/self/{file} cannot be written: {error}"))
     };
+    // An unprivileged process may write `gid_map` only after it has denied setgroups (user_namespaces(7)).
     write("setgroups", "deny")?;
     write("uid_map", &format!("{user} {user} 1"))?;
     write("gid_map", &format!("{group} {group} 1"))

@@ -8,34 +8,35 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::{FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::kernel::Connection;
 use super::tree::Inode;
 
-/// Layers of file systems that may lie under this one: a cache may be on an overlay. The kernel's own limit.
+/// Most file systems stacked under this one, which is the kernel's own limit: a cache may be on an overlay.
 const MOST_STACKED: u32 = 2;
 
-/// Which inodes are open, and how.
+/// Open inodes, and whether the kernel serves them.
 pub(super) struct Passthrough {
-    state: Mutex<State>,
+    state: Mutex<OpenInodes>,
     connection: Arc<Connection>,
     opens: AtomicU64,
 }
 
-struct State {
+struct OpenInodes {
     inodes: HashMap<Inode, Opened>,
     offer: Offer,
 }
 
-/// Whether whole files are offered to the kernel.
+/// OpenInodes of the offer of whole files to the kernel.
 enum Offer {
     Standing,
-    /// There is a reason not to, which the first file that would be offered is told.
+    /// Not possible, for a reason that is logged with the first file that would be offered.
     Unspoken(String),
     Withdrawn,
 }
@@ -45,7 +46,7 @@ struct Opened {
     through: Option<Through>,
 }
 
-/// What the kernel reads by itself. While this lives nobody gives the file up.
+/// A backing file that the kernel reads by itself. While this lives, the cache does not evict it.
 struct Through {
     id: u32,
     connection: Arc<Connection>,
@@ -59,13 +60,13 @@ impl Drop for Through {
 }
 
 impl Passthrough {
-    /// Of `connection`, whose files the kernel is to read.
+    /// Passthrough for files of `connection`.
     pub(super) fn new(connection: Connection) -> Arc<Self> {
-        let state = State { inodes: HashMap::new(), offer: Offer::Standing };
+        let state = OpenInodes { inodes: HashMap::new(), offer: Offer::Standing };
         Arc::new(Self { state: Mutex::new(state), connection: Arc::new(connection), opens: AtomicU64::new(0) })
     }
 
-    /// Agrees with the kernel that there may be such opens.
+    /// Negotiates passthrough with the kernel.
     pub(super) fn agree(&self, config: &mut KernelConfig) {
         let agreed = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
         if !agreed || config.set_max_stack_depth(MOST_STACKED).is_err() {
@@ -73,7 +74,8 @@ impl Passthrough {
         }
     }
 
-    /// Answers an open of `inode`: with `whole`, where the kernel may have that, or else as one whose reads come here.
+    /// Replies to an open of `inode`: with the backing file `whole` if the kernel accepts it, else as one whose reads
+    /// are served here.
     pub(super) fn open(&self, inode: Inode, whole: impl FnOnce() -> Option<Arc<File>>, reply: ReplyOpen) {
         let mut state = self.lock();
         if !state.inodes.contains_key(&inode) {
@@ -85,19 +87,17 @@ impl Passthrough {
         match &opened.through {
             Some(through) => {
                 self.opens.fetch_add(1, Ordering::Relaxed);
-                // Its pages are the other file's: there are none to keep.
-                // SAFETY: the number stands for a file of this connection as long as `through` lives, which the state that is
-                // locked keeps.
+                // Without KEEP_CACHE: the pages belong to the backing file.
                 let id = unsafe { reply.wrap_backing(through.id) };
                 reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &id);
-                // Dropped, it would give the file up, and in a process that has not the right to.
+                // Its drop would close the backing file by an ioctl, for which this process may lack the right.
                 let _ = id.into_raw();
             }
             None => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
         }
     }
 
-    /// Takes back one [`Passthrough::open`].
+    /// Reverts one [`Passthrough::open`].
     pub(super) fn close(&self, inode: Inode) {
         let mut state = self.lock();
         let Some(opened) = state.inodes.get_mut(&inode) else { return };
@@ -107,18 +107,18 @@ impl Passthrough {
         }
     }
 
-    /// Opens that the kernel answers by itself, so far.
+    /// Number of opens that the kernel serves by itself.
     pub(super) fn opens(&self) -> u64 {
         self.opens.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, OpenInodes> {
+        self.state.lock()
     }
 }
 
-impl State {
-    /// Offers `file` to the kernel. Once it has refused one, no other is offered, and the log says why.
+impl OpenInodes {
+    /// Offers `file` to the kernel. After one refusal no further file is offered, and the log has the reason.
     fn offer(&mut self, file: Arc<File>, connection: &Arc<Connection>) -> Option<Through> {
         let reason = match std::mem::replace(&mut self.offer, Offer::Withdrawn) {
             Offer::Standing => match connection.open_backing(file.as_fd()) {

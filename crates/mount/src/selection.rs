@@ -7,40 +7,40 @@
 /// The objects that an input asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Empty takes everything.
+    /// Included paths; empty selects everything.
     include: Vec<String>,
     exclude: Vec<String>,
 }
 
 impl Selection {
-    /// Takes the lists as they were written.
+    /// Selection by the lists as they were configured.
     pub fn new(include: &[String], exclude: &[String]) -> Self {
         let trim = |paths: &[String]| -> Vec<String> { paths.iter().map(|p| p.trim_matches('/').to_owned()).collect() };
         let include = trim(include);
-        // An empty path is the whole bucket. To exclude the whole bucket is never meant.
+        // An empty path selects the whole bucket. Excluding the whole bucket is never meant.
         let include = if include.iter().any(String::is_empty) { Vec::new() } else { without_nested(include) };
         let exclude = trim(exclude).into_iter().filter(|path| !path.is_empty()).collect();
         Self { include, exclude }
     }
 
-    /// Whether the object called `name` is wanted.
+    /// Returns whether the object called `name` is selected.
     pub fn takes(&self, name: &str) -> bool {
         (self.include.is_empty() || self.include.iter().any(|path| is_under(name, path)))
             && !self.exclude.iter().any(|path| is_under(name, path))
     }
 
-    /// The paths to list, none inside another; empty stands for the whole bucket.
+    /// Paths to list, none inside another; empty for the whole bucket.
     pub fn paths(&self) -> &[String] {
         &self.include
     }
 }
 
-/// Whether `name` is `path` itself or lies below it.
+/// Returns whether `name` is `path` itself or lies below it.
 fn is_under(name: &str, path: &str) -> bool {
     name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// `paths` without those that another one holds, so that nothing is listed twice.
+/// `paths` without those below another one, so that no object is listed twice.
 fn without_nested(mut paths: Vec<String>) -> Vec<String> {
     paths.sort();
     paths.dedup();

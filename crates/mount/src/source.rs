@@ -1,7 +1,7 @@
-//! The narrow door between files and where their bytes come from.
+//! The interface between files and the source of their bytes.
 //!
-//! The block map and the copy know a [`BlockSource`]; a bucket is one, a cache in front of it can be another,
-//! and a test can stand behind it without a network.
+//! The block map and the copy know a [`BlockSource`]: a bucket, the disk cache in front of one, or a fake of a test that
+//! needs no network.
 
 use std::fmt;
 use std::fs::File;
@@ -14,16 +14,16 @@ use rustix::io::Errno;
 
 use flashjob_bucket::{Bucket, Error, ErrorKind, Object};
 
-/// Bytes on their way.
+/// A read in progress.
 pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send + 'a>>;
 
-/// Takes bytes as they arrive, in order, each once.
+/// Receives bytes as they arrive, in order, each once.
 pub type Sink<'a> = dyn FnMut(&[u8]) + Send + 'a;
 
-/// Where the bytes of objects come from.
+/// A source of the bytes of objects.
 pub trait BlockSource: Send + Sync + 'static {
-    /// Hands `range` of exactly the listed version of `object` to `sink`, or fails. It has retried what is
-    /// worth retrying; nobody behind it tries again.
+    /// Passes `range` of exactly the listed version of `object` to `sink`, or fails. Implementations retry; callers do
+    /// not.
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>, sink: &'a mut Sink<'a>) -> Reading<'a>;
 
     /// A file on a local disk that holds all of the listed version of `object`, checked, where there is one. May wait for
@@ -32,15 +32,15 @@ pub trait BlockSource: Send + Sync + 'static {
         None
     }
 
-    /// Nothing more will be asked of it: what it still has to put down, it puts down now.
+    /// Ends the source: what it still has to write, it writes now.
     fn end(&self) {}
 
-    /// How often it has been asked to slow down so far.
+    /// Number of throttling answers so far.
     fn throttled(&self) -> u64 {
         0
     }
 
-    /// Reads that can get on at a time: any more only wait, with memory in their hands.
+    /// Number of reads that make progress at a time. Further reads only wait, holding their memory.
     fn connections(&self) -> usize {
         usize::MAX
     }
@@ -60,10 +60,10 @@ impl BlockSource for Bucket {
     }
 }
 
-/// Why bytes did not come, as far as a file system can tell the difference.
+/// Kinds of faults, as far as a file system tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
-    /// The bucket no longer lets us in.
+    /// The bucket refuses access, although it was granted before.
     Denied,
     /// The object was listed and is gone.
     Missing,
@@ -76,7 +76,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// What a system call that needed the bytes returns.
+    /// The errno of a system call that needed the bytes.
     pub fn errno(self) -> Errno {
         match self {
             FaultKind::Denied => Errno::ACCESS,
@@ -86,7 +86,7 @@ impl FaultKind {
     }
 }
 
-/// Bytes did not come. Cheap to clone: every reader that waited for them gets the same one.
+/// A read that failed. Cheap to clone: every reader that waited gets the same one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fault {
     kind: FaultKind,
@@ -94,7 +94,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault and the sentence that explains it.
+    /// Creates a fault with the sentence that explains it.
     pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
         Self { kind, message: message.into() }
     }
@@ -103,7 +103,7 @@ impl Fault {
         Self::new(FaultKind::Closed, "the mount is coming down")
     }
 
-    /// Which kind it is.
+    /// The kind of this fault.
     pub fn kind(&self) -> FaultKind {
         self.kind
     }

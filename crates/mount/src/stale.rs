@@ -1,4 +1,4 @@
-//! What is mounted where, and clearing what a killed process left.
+//! The kernel's mount table, and removal of mounts that a killed process left.
 //!
 //! After SIGKILL the kernel keeps the mount and answers `ENOTCONN` for it; nothing can be mounted there until
 //! it is detached.
@@ -17,11 +17,11 @@ const MOST_STACKED: usize = 16;
 /// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
-    /// `MAJOR:MINOR` of its file system.
+    /// Device number of the file system, as `MAJOR:MINOR`.
     pub(super) device: String,
-    /// Where it is.
+    /// Absolute path of the mount point.
     pub(super) path: PathBuf,
-    /// `fuse.flashjob`, `ext4`, …
+    /// Type of the file system: `fuse.flashjob`, `ext4`, …
     pub(super) kind: String,
 }
 
@@ -32,12 +32,12 @@ pub(super) fn mount_at(location: &Path) -> Option<Mount> {
     table.split(|&byte| byte == b'\n').filter_map(parse).rfind(|mount| mount.path == location)
 }
 
-/// Whether anything is mounted at exactly `location`.
+/// Returns whether anything is mounted at exactly `location`.
 pub(super) fn is_mounted(location: &Path) -> bool {
     mount_at(location).is_some()
 }
 
-/// Whether `error` is what a mount answers whose server is gone.
+/// Returns whether `error` is the answer of a FUSE mount whose server is gone.
 pub(super) fn is_stale_error(error: &std::io::Error) -> bool {
     let gone = [Errno::NOTCONN, Errno::CONNABORTED].map(|errno| Some(errno.raw_os_error()));
     gone.contains(&error.raw_os_error())
@@ -52,7 +52,7 @@ pub(super) struct Cleared {
     pub(super) refused: Option<String>,
 }
 
-/// Detaches whatever is mounted at `location` by a process that is gone. Everything else is left alone.
+/// Detaches stale mounts at `location`: those whose process is gone. Everything else stays.
 pub(super) fn clear(location: &Path) -> Cleared {
     let mut cleared = Cleared::default();
     while cleared.detached < MOST_STACKED {
@@ -61,6 +61,8 @@ pub(super) fn clear(location: &Path) -> Cleared {
             Err(error) if is_stale_error(&error) => {}
             _ => return cleared,
         }
+        // DETACH, since a stale mount may still be in use by processes that hang in it; NOFOLLOW, since nothing but the
+        // location itself is ours.
         match unmount(location, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => cleared.detached += 1,
             Err(errno) => {
@@ -72,13 +74,13 @@ pub(super) fn clear(location: &Path) -> Cleared {
     cleared
 }
 
-/// The same, for a process that has no log.
+/// Like [`clear`], for a process without a log.
 pub fn clear_stale(location: &Path) {
     let _ = clear(location);
 }
 
-/// `location` without links in what leads to it. The last component is not touched: a stale mount would not
-/// answer for it.
+/// `location` with the symbolic links of its parent resolved. The last component is not touched: a stale mount would
+/// not answer for it.
 pub(super) fn resolved(location: &Path) -> PathBuf {
     match (location.parent().and_then(|parent| parent.canonicalize().ok()), location.file_name()) {
         (Some(parent), Some(name)) => parent.join(name),
@@ -90,7 +92,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let path = unescape(fields.nth(1)?).into();
-    // Optional fields end with a dash.
+    // The number of optional fields varies; a dash ends them.
     let kind = fields.skip_while(|field| field != b"-").nth(1)?;
     Some(Mount { device, path, kind: OsStr::from_bytes(kind).to_string_lossy().into_owned() })
 }

@@ -38,28 +38,28 @@ impl Inode {
     }
 }
 
-/// What `stat` shows of a node.
+/// Attributes of a node, as `stat` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// Its number.
+    /// Inode number of the node.
     pub inode: Inode,
-    /// Whether it is a directory; everything else is a regular file.
+    /// True for a directory, false for a regular file.
     pub is_directory: bool,
     /// Length of a file's content; 0 for a directory.
     pub size_bytes: u64,
-    /// When the object was written; for a directory the newest of what it holds. `None` where unknown.
+    /// Time at which the object was written; for a directory the newest of its contents. `None` where unknown.
     pub modified: Option<SystemTime>,
-    /// Names that lead here: 1 for a file, 2 + subdirectories for a directory.
+    /// Number of links: 1 for a file, 2 + subdirectories for a directory.
     pub links: u32,
 }
 
-/// Files and directories.
+/// An index of directories and files.
 #[derive(Debug)]
 pub struct Tree {
     nodes: Vec<Node>,
-    /// Names and ETags, one after the other.
+    /// Names and ETags, concatenated.
     text: String,
-    /// What the objects' names have before the paths shown here: not empty for an object PAR only.
+    /// Prefix of the objects' names that paths do not show: only for an object PAR.
     object_prefix: String,
     files: usize,
     file_bytes: u64,
@@ -86,8 +86,8 @@ struct Span {
     len: usize,
 }
 
-/// An object on its way to its node.
-struct Entry<'a> {
+/// An object that is being inserted.
+struct Listed<'a> {
     path: &'a str,
     object: &'a Object,
     is_directory: bool,
@@ -100,12 +100,12 @@ impl Tree {
         let mut entries = Vec::with_capacity(objects.len());
         for object in objects {
             match place(&object.name) {
-                Ok(Place::File(path)) => entries.push(Entry { path, object, is_directory: false }),
+                Ok(Place::File(path)) => entries.push(Listed { path, object, is_directory: false }),
                 Ok(Place::Directory(path)) => {
                     if object.size_bytes > 0 {
                         hidden.add(Hidden::MarkerWithContent, &object.name);
                     }
-                    entries.push(Entry { path, object, is_directory: true });
+                    entries.push(Listed { path, object, is_directory: true });
                 }
                 Err(reason) => hidden.add(reason, &object.name),
             }
@@ -122,7 +122,7 @@ impl Tree {
         };
         let mut hidden = HiddenObjects::default();
         let entries = match askable(&object.name).and_then(|()| place(base)) {
-            Ok(Place::File(path)) => vec![Entry { path, object, is_directory: false }],
+            Ok(Place::File(path)) => vec![Listed { path, object, is_directory: false }],
             Ok(Place::Directory(_)) => Vec::new(),
             Err(reason) => {
                 hidden.add(reason, &object.name);
@@ -133,8 +133,8 @@ impl Tree {
         (tree, hidden)
     }
 
-    /// Files and directories that the index of a listing has, the root excluded, where names come in the order of their bytes; where
-    /// they do not, or objects are hidden, at least as many.
+    /// Number of nodes that a listing needs, without the root: exact for names in byte order, else, or if objects are
+    /// hidden, an upper bound.
     pub fn nodes_needed(objects: &[Object]) -> usize {
         let mut before: &[u8] = &[];
         let new_directories = objects.iter().map(|object| {
@@ -146,7 +146,7 @@ impl Tree {
         objects.len() + new_directories.sum::<usize>()
     }
 
-    fn build(mut entries: Vec<Entry<'_>>, hidden: &mut HiddenObjects, object_prefix: String) -> Self {
+    fn build(mut entries: Vec<Listed<'_>>, hidden: &mut HiddenObjects, object_prefix: String) -> Self {
         // With `/` below every other byte, whatever shares a directory is contiguous: `blue`, `blue/x`, `blue-x`.
         let key = |byte: u8| if byte == b'/' { 0 } else { byte };
         entries.sort_by(|a, b| a.path.bytes().map(key).cmp(b.path.bytes().map(key)));
@@ -161,7 +161,8 @@ impl Tree {
         while let Some((position, range, depth_bytes)) = directories.pop_front() {
             tree.add_children(&entries, hidden, position, range, depth_bytes, &mut directories);
         }
-        // Children lie behind their directories: backwards, each directory has all of its own before it gives.
+        // Children have higher positions than their directory. Backwards, a directory has received all of its times
+        // before it passes the newest on.
         for position in (1..tree.nodes.len()).rev() {
             let (parent, modified) = (tree.nodes[position].parent, tree.nodes[position].modified);
             let newest = &mut tree.nodes[parent].modified;
@@ -176,7 +177,7 @@ impl Tree {
     /// its slash; queues its subdirectories.
     fn add_children(
         &mut self,
-        entries: &[Entry<'_>],
+        entries: &[Listed<'_>],
         hidden: &mut HiddenObjects,
         position: usize,
         range: Range<usize>,
@@ -198,7 +199,7 @@ impl Tree {
                 })
                 .count();
             let group = &entries[next..next + group_len];
-            // Those that end here sort first, before everything below.
+            // Entries that end with this name sort before those below it.
             let ending = group.iter().take_while(|entry| entry.path.len() == name_end).count();
             let is_directory = group_len > ending || group.iter().any(|entry| entry.is_directory);
             let name = self.keep(name);
@@ -243,27 +244,27 @@ impl Tree {
         self.nodes.get(inode.position()?)
     }
 
-    /// Files in it.
+    /// Number of files.
     pub fn files(&self) -> usize {
         self.files
     }
 
-    /// Files and directories in it, the root included.
+    /// Number of files and directories, the root included.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Bytes in all files.
+    /// Bytes of all files together.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Memory that the index takes.
+    /// Memory of the index, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>() + self.text.capacity() + self.object_prefix.capacity()
     }
 
-    /// What `stat` shows of `inode`; `None` if there is no such node.
+    /// Attributes of `inode`; `None` if there is no such node.
     pub fn attributes(&self, inode: Inode) -> Option<Attributes> {
         let node = self.node(inode)?;
         let (is_directory, size_bytes, links) = match node.kind {

@@ -1,17 +1,17 @@
-//! Facts worth a log line become one.
+//! Log lines for facts.
 //!
-//! What happens once is said as it happens. What can happen thousands of times is said the first time
-//! and then each time its number doubles; tokens, steps and chunks of bytes are numbers, not lines.
+//! Events that happen once are logged at once; frequent ones at the first time and each time their number doubles. Tokens, steps
+//! and chunks of bytes are metrics, not lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
 use flashjob_event::{Event, Fact, Observer, Phase};
 
-/// The observer.
+/// Observer that logs facts.
 #[derive(Default)]
 pub struct FactLog {
     phase: Mutex<Option<(Phase, Instant)>>,
@@ -22,7 +22,8 @@ pub struct FactLog {
 
 impl FactLog {
     fn phase_started(&self, phase: Phase, at: Instant) {
-        let previous = self.phase.lock().unwrap_or_else(PoisonError::into_inner).replace((phase, at));
+        // The lock ends with this statement: writing a line may wait for a terminal.
+        let previous = self.phase.lock().replace((phase, at));
         match previous {
             Some((previous, since)) => info!(
                 target: "flashjob",
@@ -37,6 +38,7 @@ impl FactLog {
 
     fn weights_read(&self, bytes: u64, total_bytes: u64) {
         let before = self.weights_read.fetch_add(bytes, Ordering::Relaxed);
+        // Bytes arrive on several threads; exactly one of them crosses the total.
         if before < total_bytes && before.saturating_add(bytes) >= total_bytes {
             info!(target: "flashjob", bytes = total_bytes, "all weights are in memory");
         }
@@ -84,6 +86,7 @@ impl Observer for FactLog {
             Fact::RequestFinished { request, output_tokens, reason } => {
                 debug!(target: "flashjob", request = request.0, output_tokens, ?reason, "a request is complete");
             }
+            // Too frequent for lines; the registry counts them.
             Fact::BucketRead { .. }
             | Fact::BucketWritten { .. }
             | Fact::RequestQueued { .. }
@@ -96,13 +99,14 @@ impl Observer for FactLog {
     }
 }
 
-/// Counts one more, and returns the number if it is a power of two.
+/// Increments `count`, and returns it if it is a power of two.
 fn worth_saying(count: &AtomicU64) -> Option<u64> {
+    // Logarithmic sampling: the log stays short, and the order of magnitude is visible.
     let count = count.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
     count.is_power_of_two().then_some(count)
 }
 
-/// To milliseconds: a log line is read by people.
+/// Rounds to milliseconds: log lines are for people.
 fn round(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
 }
@@ -117,7 +121,7 @@ mod tests {
     use crate::logs::tests::{OPTIONS, shown};
     use flashjob_event::{FinishReason, RequestId};
 
-    /// What is said of `facts`, one each second.
+    /// Log lines for `facts`, one a second.
     fn said(facts: Vec<Fact>) -> Vec<Value> {
         let log = FactLog::default();
         let start = Instant::now();

@@ -1,7 +1,7 @@
-//! What the machine and this process say about themselves, read at one moment.
+//! Metrics of the machine and this process, read at one moment.
 //!
-//! From `/proc` through the `procfs` crate, from cgroup files, and from `statvfs`. What cannot be read is
-//! `None` and shown nowhere: a zero would be a lie. This module does not know who shows a [`Sample`].
+//! From `/proc` through the `procfs` crate, from cgroup files, and from `statvfs`. Values that cannot be
+//! read are `None` and not shown, rather than zero. This module does not know who shows a [`Sample`].
 
 mod system_metrics;
 
@@ -15,18 +15,18 @@ use flashjob_host::gpus::{GpuSample, Gpus};
 
 pub use system_metrics::system_metrics;
 
-/// Bytes of a sector in `/proc/diskstats`, whatever the device's own are (kernel documentation,
-/// "I/O statistics fields").
+/// Bytes of a sector in `/proc/diskstats`, for every device (kernel documentation, "I/O statistics fields").
 const SECTOR_BYTES: u64 = 512;
 
-/// One reading. Times in seconds, sizes in bytes; cumulative values count from the machine's or the process's start.
+/// One reading of the machine. Times are in seconds, sizes in bytes; cumulative values count from the start of machine
+/// or process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// CPU time of this process, user and system, all threads.
     pub process_cpu_seconds: Option<f64>,
-    /// Memory of this process that is in RAM.
+    /// Resident memory of this process.
     pub process_resident_bytes: Option<f64>,
-    /// Address space of this process.
+    /// Virtual memory of this process.
     pub process_virtual_bytes: Option<f64>,
     /// Threads of this process.
     pub process_threads: Option<f64>,
@@ -34,31 +34,31 @@ pub struct Sample {
     pub process_open_files: Option<f64>,
     /// File descriptors allowed (soft limit).
     pub process_max_open_files: Option<f64>,
-    /// When this process started, on the Unix clock.
+    /// Start of this process as Unix time.
     pub process_start_time_seconds: Option<f64>,
     /// Processors of the machine.
     pub host_cpus: Option<f64>,
-    /// CPU time that was used, over all processors.
+    /// Busy time over all processors.
     pub host_cpu_busy_seconds: Option<f64>,
-    /// CPU time that was not, waiting for I/O included.
+    /// Idle time over all processors, with waits for I/O.
     pub host_cpu_idle_seconds: Option<f64>,
-    /// RAM of the machine.
+    /// Memory of the machine.
     pub host_memory_bytes: Option<f64>,
-    /// RAM that could be had without swapping.
+    /// Memory that can be allocated without swapping.
     pub host_memory_available_bytes: Option<f64>,
-    /// Received by all interfaces of this network namespace but loopback.
+    /// Bytes received by all interfaces of this network namespace but loopback.
     pub network_received_bytes: Option<f64>,
-    /// Sent by them.
+    /// Bytes sent by the same interfaces.
     pub network_sent_bytes: Option<f64>,
-    /// Read from the machine's disks.
+    /// Bytes read from the machine's disks.
     pub disk_read_bytes: Option<f64>,
-    /// Written to them.
+    /// Bytes written to the machine's disks.
     pub disk_written_bytes: Option<f64>,
     /// Size of the file system that takes the results.
     pub filesystem_bytes: Option<f64>,
-    /// Bytes used on it.
+    /// Bytes in use on that file system.
     pub filesystem_used_bytes: Option<f64>,
-    /// Bytes that this process may still write to it.
+    /// Bytes that this process may still write to that file system.
     pub filesystem_available_bytes: Option<f64>,
     /// This process's cgroup.
     pub cgroup: Cgroup,
@@ -67,7 +67,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads everything now; `results` is any path on the file system that takes the results.
+    /// Reads all values; `results` is any path on the file system of the results.
     pub fn read(results: &Path, gpus: &Gpus) -> Self {
         let mut sample = Self { cgroup: Cgroup::read(Path::new("/")), gpus: gpus.read(), ..Self::default() };
         sample.read_process();
@@ -90,6 +90,7 @@ impl Sample {
                 procfs::boot_time_secs().ok().map(|boot| boot as f64 + stat.starttime as f64 / ticks);
         }
         self.process_open_files = process.fd_count().ok().map(|count| count as f64);
+        // Prometheus' own collectors show no limit as infinity.
         self.process_max_open_files = process.limits().ok().map(|limits| match limits.max_open_files.soft_limit {
             LimitValue::Unlimited => f64::INFINITY,
             LimitValue::Value(limit) => limit as f64,
@@ -100,7 +101,7 @@ impl Sample {
         if let Ok(stats) = KernelStats::current() {
             let ticks = procfs::ticks_per_second() as f64;
             let total = &stats.total;
-            // Guest time is part of user time already.
+            // The kernel counts guest time as user time already.
             let busy = total.user
                 + total.nice
                 + total.system
@@ -119,6 +120,7 @@ impl Sample {
         let Ok(interfaces) = procfs::net::dev_status() else { return };
         let (received, sent) = interfaces
             .values()
+            // Loopback traffic, such as scrapes on the same host, is no network load.
             .filter(|interface| interface.name != "lo")
             .fold((0, 0), |(received, sent), interface| (received + interface.recv_bytes, sent + interface.sent_bytes));
         self.network_received_bytes = Some(received as f64);
@@ -127,7 +129,7 @@ impl Sample {
 
     fn read_disks(&mut self) {
         let Ok(disks) = procfs::diskstats() else { return };
-        // Only whole, real devices have this entry; partitions, loops and maps would count bytes twice.
+        // Partitions, loop devices and device mapper would count bytes twice; only whole, real devices have this entry.
         let (read, written) = disks
             .iter()
             .filter(|disk| Path::new("/sys/block").join(&disk.name).join("device").exists())

@@ -1,7 +1,7 @@
 //! Events and host samples become Prometheus text, log lines and a progress bar.
 //!
-//! Everything shown is derived from [`flashjob_event`] and from what the machine says about itself; this
-//! room knows nothing else of the house. [`Registry`] and [`FactLog`] observe, [`Server`] answers
+//! Everything shown is derived from [`flashjob_event`] and from samples of the machine; the crate knows
+//! nothing of engines, models or buckets. [`Registry`] and [`FactLog`] observe, [`Server`] answers
 //! scrapes and probes, [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
 
 mod fact_log;

@@ -21,45 +21,45 @@ use self::format::{Json, MODULE, PACKAGE, Text};
 use self::sink::{FileCopy, Screen};
 use flashjob_config::{LogFormat, Redaction, Secret, redact};
 
-/// What is said unless a filter asks for more or less: our facts, and other crates' warnings.
+/// Default filter: facts of this program, and warnings of other crates.
 const DEFAULT_FILTER: &str = "warn,flashjob=info";
 
-/// How lines are written.
+/// Options of logging.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
-    /// Text or JSON; `Auto` looks at standard error.
+    /// Text or JSON; `Auto` chooses by whether standard error is a terminal.
     pub format: LogFormat,
-    /// In the syntax of `RUST_LOG` (`tracing_subscriber::EnvFilter`); `None` or empty is our facts at `info`
-    /// and other crates' warnings.
+    /// Filter in the syntax of `RUST_LOG` (`tracing_subscriber::EnvFilter`); `None` or empty stands for `info` of this
+    /// program and warnings of other crates.
     pub filter: Option<&'a str>,
-    /// Takes a copy of each line as JSON; open for appending.
+    /// File for a copy of each line as JSON; open for appending.
     pub copy: Option<&'a File>,
-    /// Texts that no line may hold.
+    /// Texts that no line may contain.
     pub secrets: &'a [Secret],
 }
 
-/// Why logging cannot start.
+/// Reasons why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A filter that cannot be parsed.
+    /// The filter cannot be parsed.
     #[error(
         "the log filter `{filter}` is not valid ({reason}); RUST_LOG takes e.g. `info` or `warn,flashjob::mount=debug`"
     )]
     Filter {
-        /// As it was given.
+        /// The filter as it was given.
         filter: String,
-        /// The parser's words.
+        /// The parser's message.
         reason: String,
     },
     /// The system has no further descriptor for the copy.
     #[error("the log cannot be copied to results-dir: {0}; raise the number of files that this process may have open")]
     Copy(std::io::Error),
-    /// Someone else logs in this process already.
+    /// This process has a logger already.
     #[error("logging was started twice in one process (a bug: please report)")]
     Twice,
 }
 
-/// Logging that stands: what a progress bar needs to share the terminal.
+/// Started logging, with what a progress bar needs to share the terminal.
 #[derive(Clone)]
 pub struct Logs {
     screen: MultiProgress,
@@ -67,18 +67,18 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Where bars are drawn so that lines do not tear them.
+    /// Drawing target for bars, so that log lines do not tear them.
     pub(super) fn screen(&self) -> &MultiProgress {
         &self.screen
     }
 
-    /// Logging on a terminal that a test can read.
+    /// Logging to a terminal that a test can read.
     #[cfg(test)]
     pub(super) fn on_terminal(screen: MultiProgress) -> Self {
         Self { screen, terminal: true }
     }
 
-    /// Whether a person looks at standard error.
+    /// Returns whether standard error is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
@@ -96,15 +96,16 @@ pub fn init(options: &Options) -> Result<Logs, Error> {
     Ok(Logs { screen, terminal })
 }
 
-/// A filter that means packages where it names modules: `flashjob::mount=debug` is meant for `flashjob_mount`, too. What it adds
-/// stands at the end, so that the first mistake is still the first one.
+/// Extends a filter of modules to packages: `flashjob::mount=debug` also applies to `flashjob_mount`. Additions come
+/// last, so that the first error is that of the original filter.
 fn with_packages(filter: &str) -> String {
+    // A directive with spans may contain commas, and is left alone.
     let directives = filter.split(',').filter(|directive| !directive.contains('['));
     let packages = directives.filter_map(|directive| directive.strip_prefix(MODULE));
     packages.fold(filter.to_owned(), |filter, rest| format!("{filter},{PACKAGE}{rest}"))
 }
 
-/// Builds the subscriber without making it the process's own, for tests and for [`init`].
+/// Builds the subscriber without installing it.
 fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatch, Error> {
     let text = match options.format {
         LogFormat::Auto => terminal,
@@ -115,6 +116,7 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     let filter = EnvFilter::builder()
         .parse(with_packages(filter))
         .map_err(|reason| Error::Filter { filter: redact(filter), reason: redact(&reason.to_string()) })?;
+    // Redaction is in the formatter, the last step before the bytes leave: no field can bypass it.
     let redaction = Arc::new(Redaction::new(options.secrets));
     let copy = options.copy.map(File::try_clone).transpose().map_err(Error::Copy)?;
     let shown = if text {
@@ -122,6 +124,7 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     } else {
         fmt::layer().event_format(Json { redaction: redaction.clone() }).with_writer(screen).boxed()
     };
+    // The copy is always JSON, whatever the terminal shows: it is for programs.
     let copied = copy.map(|file| fmt::layer().event_format(Json { redaction }).with_writer(FileCopy::to(file)));
     Ok(Dispatch::new(Registry::default().with(filter).with(shown).with(copied)))
 }

@@ -13,18 +13,18 @@ use flashjob_event::Phase;
 const FRAME: Duration = Duration::from_millis(100);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// How much the measured region will hold.
+/// Expected totals of the measured region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Requests; 0 where that is not known beforehand.
+    /// Number of requests; 0 if unknown beforehand.
     pub requests: u64,
-    /// Tokens that they produce in all, or nearly; 0 where that is not known beforehand.
+    /// Number of output tokens, at least approximately; 0 if unknown beforehand.
     pub output_tokens: u64,
 }
 
 /// Shows progress until it is dropped.
 pub struct Progress {
-    // Dropped first: nobody draws once the bar is gone.
+    // Dropped first, so that no tick draws after the bar is gone.
     _ticker: Ticker,
     bar: Option<ProgressBar>,
 }
@@ -39,7 +39,7 @@ impl Progress {
             let mut last = None;
             let ticker = Ticker::start("progress", BETWEEN_LINES, move || {
                 let now = text(&registry.totals(), &expected);
-                // Silence while nothing moves: a line that repeats itself says nothing.
+                // No line without progress, and none for the first tick, which comes before anything happens.
                 if last.as_ref() != Some(&now) && last.is_some() {
                     tracing::info!(target: "flashjob", "{now}");
                 }
@@ -53,6 +53,7 @@ impl Progress {
         let ticker = Ticker::start("progress", FRAME, move || {
             let totals = registry.totals();
             let share = share(&totals, &expected);
+            // A style is compiled from its template: only when it changes.
             if has_length != Some(share.is_some()) {
                 drawn.set_style(style(share.is_some()));
                 has_length = Some(share.is_some());
@@ -81,16 +82,17 @@ fn style(has_length: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// What is done, of how much, where that is known.
+/// Done and total amount of the current phase, where the total is known.
 fn share(totals: &Totals, expected: &Expected) -> Option<(u64, u64)> {
     match totals.phase? {
         Phase::Load if totals.weights_total_bytes > 0 => Some((totals.weights_read_bytes, totals.weights_total_bytes)),
+        // By tokens, as requests finish late and together.
         Phase::Measure if expected.output_tokens > 0 => Some((totals.measure.generated_tokens, expected.output_tokens)),
         _ => None,
     }
 }
 
-/// One sentence on the current phase.
+/// One sentence about the current phase.
 fn text(totals: &Totals, expected: &Expected) -> String {
     let bytes = HumanBytes;
     match totals.phase {
@@ -107,6 +109,7 @@ fn text(totals: &Totals, expected: &Expected) -> String {
         Some(Phase::WarmUp) => format!("warming up: {} tokens", totals.warm_up.generated_tokens),
         Some(Phase::Measure) => {
             let counts = totals.measure;
+            // At least a millisecond: the first frame may come with the phase itself.
             let rate = counts.generated_tokens as f64 / totals.phase_elapsed.as_secs_f64().max(1e-3);
             let failed = if counts.requests_failed > 0 {
                 format!(" ({} failed)", counts.requests_failed)

@@ -27,7 +27,7 @@ use self::serving::{Region, Serving};
 use super::host::Sample;
 use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
-/// Counts facts; renders Prometheus text; answers [`Totals`].
+/// Counts facts, renders Prometheus text and returns [`Totals`].
 pub struct Registry {
     families: prometheus::Registry,
     phases: Phases,
@@ -50,31 +50,31 @@ pub struct Registry {
     onlookers: Onlookers,
 }
 
-/// What has been counted of one region.
+/// Counters of one region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests that entered the waiting queue.
     pub requests_queued: u64,
-    /// Requests that are over.
+    /// Requests that have ended.
     pub requests_finished: u64,
-    /// Requests that are over and ended with an error.
+    /// Requests that have ended with an error.
     pub requests_failed: u64,
     /// Prompt tokens of requests that have produced a token.
     pub prompt_tokens: u64,
-    /// Tokens produced.
+    /// Number of generated tokens.
     pub generated_tokens: u64,
-    /// Times that a request lost its blocks.
+    /// Number of times that a request lost its blocks.
     pub preemptions: u64,
-    /// Forward passes.
+    /// Number of forward passes.
     pub steps: u64,
 }
 
-/// All that a progress bar or a live chart needs, read at one moment.
+/// Values for a progress bar or live chart, read at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// The current phase; `None` before the first.
     pub phase: Option<Phase>,
-    /// How long the current phase has lasted.
+    /// Duration of the current phase so far.
     pub phase_elapsed: Duration,
     /// Everything before the measured region.
     pub warm_up: Counts,
@@ -82,7 +82,7 @@ pub struct Totals {
     pub measure: Counts,
     /// Sequences running after the last step.
     pub running: u64,
-    /// Sequences waiting.
+    /// Sequences in the waiting queue.
     pub waiting: u64,
     /// Blocks in the KV cache.
     pub kv_blocks: u64,
@@ -90,9 +90,9 @@ pub struct Totals {
     pub kv_blocks_used: u64,
     /// Bytes of weights in memory so far.
     pub weights_read_bytes: u64,
-    /// Bytes of weights there are.
+    /// Bytes of weights in total.
     pub weights_total_bytes: u64,
-    /// Body bytes that came from the bucket.
+    /// Body bytes received from the bucket.
     pub bucket_read_bytes: u64,
     /// Bytes written to the bucket.
     pub bucket_written_bytes: u64,
@@ -105,7 +105,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A registry in which everything is zero.
+    /// A registry with all values at zero.
     pub fn new() -> Self {
         let families = prometheus::Registry::new();
         let registrar = Registrar(&families);
@@ -116,6 +116,7 @@ impl Registry {
             "Bucket requests that were tried again, by what went wrong.",
             &["reason"],
         );
+        // Created in advance, so that `rate()` sees the first retry as an increase from zero.
         for reason in ["throttled", "server_error", "timeout", "reset", "short_body"] {
             bucket_retries.with_label_values(&[reason]);
         }
@@ -148,17 +149,19 @@ impl Registry {
         }
     }
 
-    /// Everything, in Prometheus' text format 0.0.4.
+    /// All metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
+        // Durations of the present phase are computed at scrape time only: nothing needs to tick.
         self.phases.refresh(Instant::now());
         let mut text = String::new();
+        // An error leaves the families that were rendered before it, which is better than an empty page.
         if let Err(error) = TextEncoder::new().encode_utf8(&self.families.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be rendered in full (a bug: please report)");
         }
         text
     }
 
-    /// The numbers of this moment.
+    /// The present values.
     pub fn totals(&self) -> Totals {
         let (phase, phase_elapsed) = self.phases.current(Instant::now()).unzip();
         Totals {
@@ -198,7 +201,7 @@ impl Registry {
         &self.serving[region as usize]
     }
 
-    /// Where facts of no known request are counted.
+    /// Region for facts without a known request.
     fn current_region(&self) -> Region {
         if self.phases.measuring() { Region::Measure } else { Region::WarmUp }
     }
@@ -207,7 +210,7 @@ impl Registry {
         self.phases.start(phase, at);
         self.onlookers.phase_started(phase, at);
         if matches!(phase, Phase::Publish | Phase::Linger) {
-            // Serving is over; what is still in flight was abandoned, and levels would otherwise stand for ever.
+            // Requests still in flight were abandoned, and gauges would keep their last values for ever.
             self.requests.clear();
             self.running.set(0);
             self.waiting.set(0);
@@ -223,6 +226,7 @@ impl Registry {
                 None => {
                     state.first_token = Some(at);
                     serving.time_to_first_token.observe(seconds(state.queued, at));
+                    // Counted with the first token, not when queued: a request that fails before it has used no prompt.
                     serving.prompt_tokens.inc_by(state.prompt_tokens.into());
                     if let Some(scheduled) = state.scheduled {
                         serving.prefill_time.observe(seconds(scheduled, at));
@@ -245,7 +249,7 @@ impl Observer for Registry {
             Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
             Fact::UploadOpened { .. } => {}
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
-                // Measured twice, and too low where something else ran at that moment.
+                // Measured twice; a value that something else disturbed is too low, so the larger one is kept.
                 self.limit_flops.set(self.limit_flops.get().max(flops_per_second as i64));
                 self.limit_bytes.set(self.limit_bytes.get().max(bytes_per_second as i64));
             }
@@ -278,6 +282,7 @@ impl Observer for Registry {
             }
             Fact::RequestScheduled { request } => {
                 let region = self.requests.update(request, |state| {
+                    // A preempted request is scheduled again, but has waited in the queue only once.
                     if state.scheduled.is_none() {
                         state.scheduled = Some(at);
                         self.region(state.region).queue_time.observe(seconds(state.queued, at));
@@ -296,15 +301,19 @@ impl Observer for Registry {
                 let region = self.requests.update(request, |state| state.region);
                 self.region(region.unwrap_or_else(|| self.current_region())).preemptions.inc();
             }
+            // The most frequent fact: its path takes one lock of one shard.
             Fact::TokenGenerated { request, token: _ } => self.token_generated(request, at),
             Fact::RequestFinished { request, output_tokens, reason } => {
+                // Removed even if it failed: the map must not grow over the run.
                 let state = self.requests.remove(request);
                 let region = state.as_ref().map_or_else(|| self.current_region(), |state| state.region);
                 let serving = self.region(region);
                 serving.finished(reason).inc();
                 serving.request_generated_tokens.observe(output_tokens.into());
+                // A request that was never queued, such as one of another run: it has no times.
                 let Some(state) = state else { return };
                 serving.request_prompt_tokens.observe(state.prompt_tokens.into());
+                // A failed request has no meaningful latency, and short ones would improve the mean.
                 if reason != FinishReason::Error {
                     serving.end_to_end_latency.observe(seconds(state.queued, at));
                 }
@@ -339,7 +348,7 @@ fn counts(serving: &Serving) -> Counts {
     }
 }
 
-/// From `start` to `end`; zero where facts of two threads cross.
+/// Seconds from `start` to `end`; zero where facts of two threads overlap.
 fn seconds(start: Instant, end: Instant) -> f64 {
     end.saturating_duration_since(start).as_secs_f64()
 }

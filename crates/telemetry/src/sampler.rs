@@ -1,4 +1,4 @@
-//! Reads the machine every few seconds, for scrapes and for whoever else asks.
+//! Reads the machine every few seconds, for scrapes and other readers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::host::{Sample, system_metrics};
 use super::ticker::Ticker;
 use flashjob_host::gpus::Gpus;
 
-/// Samples until it is dropped.
+/// Samples the machine until it is dropped.
 pub struct Sampler {
     _ticker: Ticker,
 }
@@ -29,12 +29,13 @@ impl Sampler {
         mut report: impl FnMut(&str, f64) + Send + 'static,
     ) -> std::io::Result<Self> {
         let first = Sample::read(&results, &gpus);
+        // Before the first tick, so that no scrape finds a registry without a sample.
         registry.set_sample(first.clone());
         let mut before = (Instant::now(), first.clone());
         let ticker = Ticker::start("host-sampler", interval, move || {
             let now = (Instant::now(), Sample::read(&results, &gpus));
             let elapsed = now.0.duration_since(before.0).as_secs_f64();
-            // The first tick comes at once; a share of almost no time is noise.
+            // The first tick comes at once; a rate over almost no time is noise.
             if elapsed >= interval.as_secs_f64() / 2.0 {
                 for (name, value) in system_metrics(&first, &before.1, &now.1, elapsed) {
                     report(&name, value);

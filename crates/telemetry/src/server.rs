@@ -1,7 +1,7 @@
-//! HTTP for those who watch: metrics for scrapers, probes for kubelets, a page for people.
+//! HTTP server: metrics for scrapers, probes for kubelets, a page for people.
 //!
-//! It knows nothing but a [`Registry`], and reads the phase from there. Whoever reaches the port may be anybody: connections
-//! are few and limited in time ([`connections`]), and the text is rendered a few times a second ([`page`]).
+//! It knows nothing but a [`Registry`], and reads the phase from there. Clients are not trusted: connections are few and
+//! limited in time ([`connections`]), and the text is rendered a few times a second at most ([`page`]).
 
 mod activity;
 mod connections;
@@ -29,7 +29,7 @@ use flashjob_event::Phase;
 /// `prometheus::TEXT_FORMAT` with the charset that the format prescribes.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How long responses under way may take once the server is told to stop.
+/// Time for responses in progress once the server is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 const INDEX: &str = "flashjob: offline LLM inference as a job
@@ -39,7 +39,7 @@ const INDEX: &str = "flashjob: offline LLM inference as a job
 /readyz   200 while requests are served, 503 with the phase otherwise
 ";
 
-/// Why metrics cannot be served.
+/// Reasons why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Another process has the port, or a flashjob that still lingers.
@@ -51,25 +51,25 @@ pub enum ServerError {
     /// Anything else that the system refuses.
     #[error("metrics cannot be served at {address}: {source}; set metrics-port to a port that this user may open")]
     Bind {
-        /// Where.
+        /// Address that was tried.
         address: SocketAddr,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// Why a linger ended.
+/// Reasons for the end of a linger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LingerEnd {
     /// Every scraper that had come regularly has the final values; where none had, one that had come before.
     Scraped,
-    /// Nobody came in time.
+    /// No scraper came in time.
     TimedOut,
     /// The job was told to stop.
     Cancelled,
 }
 
-/// Serves until it is stopped or dropped.
+/// Serves metrics until it is stopped or dropped.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -108,7 +108,7 @@ impl Server {
         Ok(Self { address, shared, stop, task })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// Address that it listens at, with the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,12 +1,12 @@
-//! A thread that does something again and again until it is dropped.
+//! A thread that repeats an action until it is dropped.
 //!
-//! Threads, not tasks: what is shown must keep moving while the engine keeps the runtime busy.
+//! Threads, not tasks: the display must keep moving while the engine keeps the runtime busy.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// Calls its closure at once and then after each interval; dropping it wakes the thread and waits for its end.
+/// Calls a closure at once and then after each interval. Dropping it wakes the thread and waits for its end.
 pub(super) struct Ticker {
     wake: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -23,6 +23,7 @@ impl Ticker {
         mut tick: impl FnMut() + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wake, asleep) = channel();
+        // The channel is both clock and stop signal: the sender's drop ends the wait at once.
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             loop {
                 tick();
@@ -39,7 +40,7 @@ impl Drop for Ticker {
     fn drop(&mut self) {
         self.wake.take();
         if let Some(thread) = self.thread.take() {
-            // A tick that panicked has said so on stderr; nothing is owed here.
+            // A panic in a tick was reported on stderr by the panic hook.
             let _ = thread.join();
         }
     }

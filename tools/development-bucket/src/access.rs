@@ -1,8 +1,8 @@
 //! PARs: who may do what.
 
 use std::collections::HashMap;
-use std::sync::RwLock;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Refusal;
@@ -47,9 +47,9 @@ impl Default for Grant {
     }
 }
 
-/// What a request wants to do with a name, or with the names under a prefix.
+/// Attempted access to a name, or to the names under a prefix.
 #[derive(Clone, Copy, Debug)]
-pub enum Wish<'a> {
+pub enum Attempt<'a> {
     Read(&'a str),
     Write(&'a str),
     List(&'a str),
@@ -67,28 +67,29 @@ impl Grants {
             .token
             .clone()
             .unwrap_or_else(|| format!("{:032x}-{:08x}", rand::random::<u128>(), rand::random::<u32>()));
-        self.0.write().unwrap_or_else(|poison| poison.into_inner()).insert(token.clone(), grant);
+        self.0.write().insert(token.clone(), grant);
         token
     }
 
     /// Ends a PAR; false where there is none.
     pub fn revoke(&self, token: &str) -> bool {
-        self.0.write().unwrap_or_else(|poison| poison.into_inner()).remove(token).is_some()
+        self.0.write().remove(token).is_some()
     }
 
-    /// Whether `token` allows `wish`, and if not, how the service says so.
-    pub fn check(&self, token: &str, wish: Wish<'_>, namespace: &str, bucket: &str) -> Result<(), Refusal> {
-        let grants = self.0.read().unwrap_or_else(|poison| poison.into_inner());
+    /// Checks whether `token` allows `attempt`; otherwise returns the service's refusal.
+    pub fn check(&self, token: &str, attempt: Attempt<'_>, namespace: &str, bucket: &str) -> Result<(), Refusal> {
+        let grants = self.0.read();
+        // The service's order of checks: an unknown token, then access, then the prefix.
         let grant = grants.get(token).ok_or_else(Refusal::unknown_par)?;
         let within = |name: &str| match &grant.object {
             Some(object) => name == object,
             None => name.starts_with(&grant.prefix),
         };
-        let (allowed, name) = match wish {
-            Wish::Read(name) => (grant.access.reads(), Some(name)),
-            Wish::Write(name) => (grant.access.writes(), Some(name)),
-            Wish::List(prefix) => (grant.listing && grant.object.is_none(), Some(prefix)),
-            Wish::Delete => (false, None),
+        let (allowed, name) = match attempt {
+            Attempt::Read(name) => (grant.access.reads(), Some(name)),
+            Attempt::Write(name) => (grant.access.writes(), Some(name)),
+            Attempt::List(prefix) => (grant.listing && grant.object.is_none(), Some(prefix)),
+            Attempt::Delete => (false, None),
         };
         if !allowed {
             return Err(Refusal::denied(namespace, bucket));

@@ -20,12 +20,12 @@ use serde_json::{Value, json};
 
 use crate::access::Grant;
 use crate::faults::Fault;
-use crate::service::Server;
+use crate::service::Service;
 use crate::store::Listed;
 
-type Shared = State<Arc<Server>>;
+type Shared = State<Arc<Service>>;
 
-pub fn router() -> Router<Arc<Server>> {
+pub fn router() -> Router<Arc<Service>> {
     Router::new()
         .route("/faults", get(list_faults).post(add_faults).delete(clear_faults))
         .route("/pars", post(add_par))

@@ -63,7 +63,7 @@ impl Refusal {
         Self::new(500, "InternalServerError", error.to_string())
     }
 
-    /// What the service says with `status` where nothing more is known.
+    /// The service's body for `status` without further details.
     pub fn of_status(status: u16) -> Self {
         match status {
             401 => Self::unknown_par(),
@@ -75,7 +75,7 @@ impl Refusal {
         }
     }
 
-    /// The answer; HEAD has no body.
+    /// The refusal as a response; HEAD has no body.
     pub fn into_response(self, head: bool) -> Response<Body> {
         let body = serde_json::json!({ "code": self.code, "message": self.message }).to_string();
         let mut response = Response::new(if head { Body::empty() } else { Body::from(body) });

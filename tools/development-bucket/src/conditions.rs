@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 
 use crate::answer::Refusal;
 
-/// What If-Match and If-None-Match say to a version.
+/// Result of If-Match and If-None-Match for a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Go,
@@ -53,6 +53,7 @@ pub fn range(headers: &HeaderMap, size_bytes: u64) -> Result<Option<Range<u64>>,
     let Some((first, last)) = value.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Ok(None);
     };
+    // The last byte is inclusive; a range past the end is cut there, and one that starts past it is refused.
     let range = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
         (Ok(first), Ok(last)) if first <= last => first..last.saturating_add(1).min(size_bytes),
         (Ok(first), Err(_)) if last.trim().is_empty() => first..size_bytes,

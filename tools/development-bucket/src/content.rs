@@ -6,20 +6,21 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 
 /// A piece on its way to a connection: a few of them fit in a processor's cache.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Buffers kept for the next piece, so that no memory is asked for, or zeroed, on the way.
 const MOST_SPARE_BUFFERS: usize = 64;
 
-/// Where the bytes are.
+/// Storage of the bytes.
 #[derive(Clone, Debug)]
 pub enum Content {
     File(PathBuf),
@@ -67,8 +68,7 @@ impl Opened {
         }
         let mut buffer = Buffer::of(length);
         match self {
-            // Pages of a file that is served are in the page cache: reading here is a copy, and cheaper than
-            // a journey to another thread.
+            // A served file is in the page cache: a copy here is cheaper than a hop to another thread.
             Opened::File(file) => file.read_exact_at(&mut buffer.0, offset)?,
             Opened::Pattern { seed } => pattern(*seed, offset, &mut buffer.0),
             Opened::Memory(_) => {}
@@ -115,6 +115,7 @@ impl Opened {
 
 fn pattern(seed: u64, offset: u64, buffer: &mut [u8]) {
     let word = |number: u64| number.wrapping_add(seed).wrapping_add(1).wrapping_mul(PATTERN_FACTOR).to_le_bytes();
+    // A range may begin inside of a word.
     let skipped = (offset % 8) as usize;
     let mut filled = 0;
     let mut number = offset / 8;
@@ -135,7 +136,8 @@ static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl Buffer {
     fn of(length: usize) -> Self {
-        let spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
+        // Freed and zeroed memory would cost more than the copy into it.
+        let spare = SPARE.lock().pop();
         let mut bytes = spare.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES as usize));
         bytes.resize(length, 0);
         Self(bytes)
@@ -150,7 +152,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut spare = SPARE.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut spare = SPARE.lock();
         if spare.len() < MOST_SPARE_BUFFERS {
             spare.push(std::mem::take(&mut self.0));
         }
@@ -160,6 +162,7 @@ impl Drop for Buffer {
 /// A name for a version that looks like the service's: a UUID.
 pub fn etag_of(parts: &[&[u8]]) -> String {
     let mut md5 = Md5::new();
+    // Lengths separate the parts: ("ab", "c") must differ from ("a", "bc").
     for part in parts {
         md5.update((part.len() as u64).to_le_bytes());
         md5.update(part);

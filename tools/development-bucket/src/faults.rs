@@ -3,14 +3,13 @@
 //! `{"kind": "status", "status": 429, "retry_after": "1", "count": 3, "operation": "get", "name_contains": ".bin"}`.
 //! Several faults may hit one request; of two that refuse it, the first one added wins.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::requests::Operation;
 
-/// What goes wrong.
+/// Kinds of faults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
@@ -41,7 +40,7 @@ pub enum Kind {
         #[serde(default)]
         ignores_if_match: bool,
     },
-    /// What was written has another MD5 than what was sent.
+    /// The answer has another MD5 than the body that was sent.
     WrongMd5,
     /// A page of a listing is cut in the middle of its JSON.
     HalfListing,
@@ -54,12 +53,12 @@ pub enum Kind {
 pub struct Fault {
     #[serde(flatten)]
     pub kind: Kind,
-    /// How many requests it hits; without, all.
+    /// Number of requests that it affects; by default all.
     pub count: Option<u64>,
-    /// How many requests that it would hit are let through before.
+    /// Number of matching requests that pass before.
     #[serde(default)]
     pub after: u64,
-    /// Which share of the requests it hits; without, all.
+    /// Share of matching requests that it affects; by default all.
     pub probability: Option<f64>,
     /// Only requests for names with this in them (the prefix of a listing counts as its name).
     pub name_contains: Option<String>,
@@ -77,6 +76,7 @@ struct State {
 
 impl Default for Faults {
     fn default() -> Self {
+        // A fixed seed: a test that fails can be repeated.
         Self(Mutex::new(State { faults: Vec::new(), random: StdRng::seed_from_u64(0) }))
     }
 }
@@ -94,11 +94,12 @@ impl Faults {
         self.state().faults.clone()
     }
 
-    /// What goes wrong with this request. Faults that are used up are dropped.
+    /// Faults of this request. Exhausted faults are removed.
     pub fn draw(&self, operation: Operation, name: &str) -> Vec<Kind> {
         let State { faults, random } = &mut *self.state();
         let mut drawn = Vec::new();
         for fault in faults.iter_mut() {
+            // Faults count only requests that they concern, so that tests can aim at the third part of an upload.
             let concerned = fault.operation.is_none_or(|wanted| wanted == operation)
                 && fault.name_contains.as_deref().is_none_or(|part| name.contains(part));
             if !concerned || fault.count == Some(0) {
@@ -111,12 +112,13 @@ impl Faults {
                 drawn.push(fault.kind.clone());
             }
         }
+        // Kept until exhausted: tests list the faults that are left.
         faults.retain(|fault| fault.count != Some(0));
         drawn
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.0.lock()
     }
 }
 

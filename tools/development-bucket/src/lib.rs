@@ -96,7 +96,7 @@ pub async fn main() -> ExitCode {
         |announcement: Value| writeln!(std::io::stdout(), "{announcement}").map_err(|error| error.to_string());
     let stop = async move {
         if until_stdin_ends {
-            // A thread of its own: one of the runtime's would keep the runtime from ending.
+            // A thread of its own: a blocking read on the runtime would keep it from ending.
             let (ended, end) = oneshot::channel();
             std::thread::spawn(move || {
                 let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
@@ -141,10 +141,10 @@ impl Server {
             let announce_start = move |announcement| first.send(Ok(announcement)).map_err(|error| error.to_string());
             let stop = async move { drop(stopped.await) };
             if let Err(message) = runtime.block_on(run(arguments, announce_start, stop)) {
-                // Nobody listens once it has started.
+                // The receiver is dropped once the server has started.
                 let _ = announce.send(Err(message));
             }
-            // Takes the connections with it.
+            // Shutting down the runtime closes all connections.
             runtime.shutdown_timeout(END);
         });
         let announcement = announced.recv().map_err(|_| "it ended without a word".to_owned())??;
@@ -187,7 +187,7 @@ async fn run(
     let base = public_url.unwrap_or_else(|| format!("http://{address}"));
 
     let pars = if pars.is_empty() { vec![Grant::default()] } else { pars };
-    let server = service::Server::new(base.trim_end_matches('/').to_owned(), namespace, bucket, store);
+    let server = service::Service::new(base.trim_end_matches('/').to_owned(), namespace, bucket, store);
     let pars: Vec<_> = pars.into_iter().map(|grant| server.grant(grant)).collect();
     server.faults.add(faults);
 

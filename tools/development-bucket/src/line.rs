@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::requests::Requests;
 
-/// What a connection may have on its way to a reader: some MiB each, as the system would have it, are out of the processor's
-/// cache before readers on the same machine come to them. The system doubles it.
+/// Bytes in flight per connection. The system's default of some MiB each would leave the processor's cache before
+/// readers on the same machine read them.
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -25,8 +25,9 @@ const BACKLOG: u32 = 1024;
 /// Listens on `address`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that restarts on the same port must not wait for connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
-    // Accepted ones have it from here.
+    // Accepted sockets inherit the size.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -38,7 +39,7 @@ pub struct Listener {
     pub requests: Arc<Requests>,
 }
 
-/// What a request can do to the connection it came on.
+/// Actions of a request on its connection.
 #[derive(Clone, Debug)]
 pub struct Line(Arc<AtomicBool>);
 
@@ -55,7 +56,7 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Connection, Line) {
         let (stream, _): (TcpStream, SocketAddr) = axum::serve::Listener::accept(&mut self.listener).await;
-        // Small answers must not wait for an acknowledgement of the one before.
+        // Nagle's algorithm would delay small answers until the previous one is acknowledged.
         let _ = stream.set_nodelay(true);
         self.requests.connected();
         let line = Line(Arc::default());
@@ -83,6 +84,7 @@ pub struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.line.0.load(Ordering::Acquire) {
+            // A linger of zero makes close send RST instead of FIN.
             let _ = self.stream.set_zero_linger();
         }
         self.requests.disconnected();
@@ -121,6 +123,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A FIN before the reset would look like an orderly end to the client.
         if self.line.0.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }

@@ -62,13 +62,13 @@ impl Query {
         Ok(parsed)
     }
 
-    /// Whether the listing begins here, and may look at the folder again.
+    /// Returns whether the listing begins with this page, and may read the directory again.
     fn is_first(&self) -> bool {
         self.start.is_none() && self.start_after.is_none()
     }
 
     fn lower(&self) -> Bound<&str> {
-        // All names with a prefix stand together, from the prefix itself on.
+        // Names with a common prefix are contiguous, from the prefix itself on.
         let start = self.start.as_deref().max(Some(self.prefix.as_str()));
         match (start, self.start_after.as_deref()) {
             (start, Some(after)) if start.is_none_or(|start| start <= after) => Bound::Excluded(after),
@@ -83,6 +83,7 @@ impl Query {
 pub fn page(store: &Store, query: &Query, circular: bool) -> Response<Body> {
     let index = store.index(query.is_first());
     let Page { objects, prefixes, mut next } = choose(&index, query);
+    // A loop back to the first name, which a client must notice.
     if circular && let Some((name, _)) = objects.first() {
         next = Some((*name).to_owned());
     }
@@ -112,6 +113,7 @@ fn choose<'a>(index: &'a Index, query: &Query) -> Page<'a> {
         let ends = query.end.as_ref().is_some_and(|end| name >= end);
         let Some(rest) = name.strip_prefix(query.prefix.as_str()).filter(|_| !ends) else { break };
         let folder = rest.find('/').filter(|_| query.delimited).map(|slash| &name[..=query.prefix.len() + slash]);
+        // All names below a folder are represented by one prefix.
         if folder.is_some_and(|folder| page.prefixes.contains(folder)) {
             continue;
         }

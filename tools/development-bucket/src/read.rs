@@ -40,7 +40,7 @@ pub async fn answer(
     let asked =
         if head || faults.contains(&Kind::IgnoredRange) { None } else { conditions::range(headers, size_bytes)? };
     if asked.is_none() {
-        // A part of the content has no use for the MD5 of all of it; the SDK counts on one with the whole.
+        // The MD5 of the whole is of no use for a part; the SDK expects one with the whole object.
         match (store.multipart_md5(&version), hashed(store, &version).await) {
             (Some(md5), _) => insert(&mut response, HeaderName::from_static("opc-multipart-md5"), &md5),
             (None, Some(md5)) => {
@@ -52,7 +52,7 @@ pub async fn answer(
     let mut sent = asked.clone().unwrap_or(0..size_bytes);
     if let Some(asked) = asked {
         if faults.contains(&Kind::WrongContentRange) {
-            // The neighbouring bytes: before where there are any, else one less.
+            // Neighbouring bytes: one earlier if possible, else one fewer.
             sent = if asked.start > 0 { asked.start - 1..asked.end - 1 } else { 0..asked.end - 1 };
         }
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -81,11 +81,12 @@ fn open(store: &Store, bucket: &str, name: &str) -> Result<(Arc<Version>, Opened
     let mut version = store.get(name).ok_or_else(missing)?;
     loop {
         let opened = version.content.open().map_err(|_| missing())?;
+        // Opening and looking are two steps: the loop makes sure that both saw the same version.
         let now = store.get(name).ok_or_else(missing)?;
         if now.etag == version.etag {
             return Ok((version, opened));
         }
-        // Replaced between looking and opening.
+        // Replaced between lookup and open.
         version = now;
     }
 }

@@ -1,15 +1,15 @@
-//! What was asked of the server, so that tests can tell what a client did.
+//! Log of requests to the server, so that tests can check the behaviour of a client.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Requests remembered one by one; counts go on beyond them.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -104,7 +104,7 @@ impl Requests {
         *self.log() = Log { most_connections, ..Log::default() };
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn log(&self) -> parking_lot::MutexGuard<'_, Log> {
+        self.log.lock()
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 
-use crate::access::{Grant, Grants, Wish};
+use crate::access::{Attempt, Grant, Grants};
 use crate::admin;
 use crate::answer::Refusal;
 use crate::conditions;
@@ -26,8 +26,8 @@ use crate::target::{Resource, Target, encode};
 use crate::upload::Uploads;
 use crate::write;
 
-/// All there is.
-pub struct Server {
+/// State that all requests share.
+pub struct Service {
     base: String,
     namespace: String,
     bucket: String,
@@ -39,7 +39,7 @@ pub struct Server {
     wire: Wire,
 }
 
-impl Server {
+impl Service {
     pub fn new(base: String, namespace: String, bucket: String, store: Store) -> Arc<Self> {
         Arc::new(Self {
             base,
@@ -65,18 +65,19 @@ impl Server {
 }
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, server: Arc<Server>) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, server: Arc<Service>) -> io::Result<()> {
     let listener = Listener { listener, requests: Arc::clone(&server.requests) };
     let router = Router::new()
         .nest("/admin", admin::router())
         .fallback(answer)
         .with_state(server)
+        // Bodies are streamed to files, so they need no limit.
         .layer(axum::extract::DefaultBodyLimit::disable());
     axum::serve(listener, router.into_make_service_with_connect_info::<Line>()).await
 }
 
 async fn answer(
-    State(server): State<Arc<Server>>,
+    State(server): State<Arc<Service>>,
     ConnectInfo(line): ConnectInfo<Line>,
     request: Request<Body>,
 ) -> Response<Body> {
@@ -94,11 +95,12 @@ async fn answer(
     let client_request_id = request.headers().get("opc-client-request-id").cloned();
 
     let number = server.requests.number();
+    // Drawn before anything else, so that each request counts exactly once.
     let faults = server.faults.draw(operation, &name);
     server.requests.note(requests::Request { number, operation, name, range, if_match, status: 0 });
     let mut result = refused(&faults).await;
     if result.is_some() {
-        // As the service does: who is still sending would see a broken connection in place of the answer.
+        // As the service does: a client that is still sending would see a broken connection instead of the answer.
         let mut body = request.into_body().into_data_stream();
         while let Some(Ok(_)) = body.next().await {}
     } else {
@@ -132,7 +134,7 @@ async fn answer(
     counted(response, &server.requests)
 }
 
-/// What a request is for.
+/// Purpose of a request by method and target.
 fn operation(method: &Method, target: &Target, request: &Request<Body>) -> Operation {
     match (method, &target.resource) {
         (&Method::GET, Resource::Listing) => Operation::List,
@@ -173,17 +175,18 @@ async fn refused(faults: &[Kind]) -> Option<Result<Response<Body>, Refusal>> {
 
 /// Does what is asked, if the PAR allows it.
 async fn done(
-    server: &Server,
+    server: &Service,
     operation: Operation,
     target: Target,
     query: &str,
     request: Request<Body>,
     faults: &[Kind],
 ) -> Result<Response<Body>, Refusal> {
-    let Server { namespace, bucket, store, uploads, .. } = server;
+    let Service { namespace, bucket, store, uploads, .. } = server;
     let Target { token, resource, .. } = &target;
-    let may = |wish: Wish<'_>| {
-        server.grants.check(token, wish, namespace, bucket)?;
+    let may = |attempt: Attempt<'_>| {
+        // Access first: an unauthorised client learns nothing about names.
+        server.grants.check(token, attempt, namespace, bucket)?;
         let here = target.namespace == *namespace && target.bucket == *bucket;
         if here { Ok(()) } else { Err(Refusal::denied(&target.namespace, &target.bucket)) }
     };
@@ -192,37 +195,37 @@ async fn done(
     match (operation, resource) {
         (Operation::List, _) => {
             let query = Query::parse(query)?;
-            may(Wish::List(&query.prefix))?;
+            may(Attempt::List(&query.prefix))?;
             let (store, circular) = (Arc::clone(store), faults.contains(&Kind::CircularListing));
             let page = tokio::task::spawn_blocking(move || listing::page(&store, &query, circular));
             page.await.map_err(Refusal::internal)
         }
         (Operation::Get | Operation::Head, Resource::Object(name)) => {
-            may(Wish::Read(name))?;
+            may(Attempt::Read(name))?;
             read::answer(store, bucket, name, headers, operation == Operation::Head, faults).await
         }
         (Operation::Put, Resource::Object(name)) => {
-            may(Wish::Write(name))?;
+            may(Attempt::Write(name))?;
             write::answer(store, name, headers, body).await
         }
         (Operation::OpenUpload, Resource::Object(name)) => {
-            may(Wish::Write(name))?;
+            may(Attempt::Write(name))?;
             uploads.open(name, &format!("/p/{token}/n/{namespace}/b/{bucket}"))
         }
         (Operation::PutPart, Resource::Upload { object, id, part: Some(number) }) => {
-            may(Wish::Write(object))?;
+            may(Attempt::Write(object))?;
             uploads.put(store, object, id, *number, headers, body).await
         }
         (Operation::CommitUpload, Resource::Upload { object, id, .. }) => {
-            may(Wish::Write(object))?;
+            may(Attempt::Write(object))?;
             uploads.commit(store, object, id, headers)
         }
         (Operation::AbortUpload, Resource::Upload { object, id, .. }) => {
-            may(Wish::Write(object))?;
+            may(Attempt::Write(object))?;
             uploads.abort(object, id)
         }
         _ => {
-            may(Wish::Delete)?;
+            may(Attempt::Delete)?;
             Err(Refusal::denied(namespace, bucket))
         }
     }
@@ -239,6 +242,7 @@ fn counted(response: Response<Body>, requests: &Arc<Requests>) -> Response<Body>
     use futures_util::StreamExt as _;
     let requests = Arc::clone(requests);
     response.map(|body| {
+        // Bodies of known length are small answers, not content.
         if axum::body::HttpBody::size_hint(&body).exact().is_some() {
             return body;
         }

@@ -1,21 +1,22 @@
 //! Faults of answers: heads that lie, bodies that are slow, stop, or break off.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::faults::Kind;
 use crate::line::Line;
 
-/// How long a body pauses before it breaks, so that what was sent before gets out.
+/// Pause of a body before it breaks, so that earlier bytes get out.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
-/// How a body ends before its time.
+/// Early ends of a body.
 #[derive(Clone, Copy)]
 enum End {
     Reset,
@@ -91,6 +92,7 @@ fn cut(response: Response<Body>, after: u64, end: End, line: &Line) -> Response<
                     End::Reset => line.reset_at_end(),
                     End::Close => {}
                 }
+                // Without the pause, the reset could overtake bytes that are still buffered.
                 tokio::time::sleep(LAST_WORDS).await;
                 Some((Err(std::io::Error::other("a fault was asked for")), None))
             }
@@ -104,6 +106,7 @@ fn paced(body: Body, bytes_per_second: f64) -> Body {
     Body::from_stream(stream::unfold((pieces, Instant::now()), move |(mut pieces, due)| async move {
         let piece = pieces.next().await?;
         let length = piece.as_ref().map_or(0, Bytes::len);
+        // Relative to the start, not to the last piece: delays do not add up.
         let due = due + Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
         tokio::time::sleep_until(due).await;
         Some((piece, (pieces, due)))
@@ -122,8 +125,9 @@ fn on_one_wire(body: Body, bytes_per_second: f64, wire: &Wire) -> Body {
             let length = piece.as_ref().map_or(0, Bytes::len);
             let takes = Duration::try_from_secs_f64(length as f64 / bytes_per_second).unwrap_or_default();
             let due = {
-                let mut free = wire.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut free = wire.lock();
                 let now = Instant::now();
+                // Reserved under the lock, waited for without it.
                 let due = free.map_or(now, |free| free.max(now)) + takes;
                 *free.insert(due)
             };

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 
 use crate::content::{Content, Version, etag_of};
 
-/// What is being uploaded lives here, inside the folder so that it can be renamed into place; never listed.
+/// Directory of uploads in progress, inside of the served one, so that files can be renamed into place; never listed.
 const UPLOADS: &str = ".development-bucket";
 
 /// Objects by name, in the service's order: that of the names' bytes.
@@ -54,6 +55,7 @@ impl Store {
         if !folder.is_dir() {
             return Err(format!("{} is not a folder", folder.display()));
         }
+        // Left by a process that was killed.
         let _ = fs::remove_dir_all(folder.join(UPLOADS));
         Ok(Self {
             folder,
@@ -116,6 +118,7 @@ impl Store {
 
     /// All objects. `again` looks at the folder; otherwise it is as the last look saw it.
     pub fn index(&self, again: bool) -> Arc<Index> {
+        // Pages after the first see the same index: a listing is consistent even if files change.
         if !again {
             return Arc::clone(&read(&self.index));
         }
@@ -168,7 +171,7 @@ impl Store {
             let _ = fs::remove_file(temporary);
             return Err(refusal);
         }
-        // Each version has a time of its own, on disk, so that its ETag is new and outlives this process.
+        // Each version gets a time of its own on disk, so that its ETag is new and survives this process.
         let modified = SystemTime::now().max(*last + Duration::from_nanos(1));
         *last = modified;
         Ok(self.place_at(name, temporary, modified).inspect(|version| {
@@ -186,13 +189,14 @@ impl Store {
         let on_disk = self.path_of(name).and_then(|path| {
             fs::create_dir_all(path.parent()?).ok()?;
             fs::rename(temporary, &path).ok()?;
+            // An object in memory would hide the file of the same name.
             write(&self.memory).remove(name);
             Some(Arc::new(version_of_file(name, path.clone(), &fs::metadata(path).ok()?)))
         });
         if let Some(version) = on_disk {
             return Ok(version);
         }
-        // A name that this folder cannot hold.
+        // A name that this file system cannot have.
         let (content, size_bytes) = in_memory(fs::read(temporary)?.into());
         fs::remove_file(temporary)?;
         let nanoseconds = since_epoch(modified).as_nanos().to_le_bytes();
@@ -206,7 +210,7 @@ impl Store {
         version
     }
 
-    /// Where a file called `name` is, if a folder can hold that name.
+    /// Path of the file called `name`, if a file system can have that name.
     fn path_of(&self, name: &str) -> Option<PathBuf> {
         let fits = name.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255);
         let ours = name.split('/').next() == Some(UPLOADS);
@@ -244,6 +248,7 @@ fn scan(folder: &Path, prefix: &str, index: &mut Index) {
 
 fn version_of_file(name: &str, path: PathBuf, metadata: &Metadata) -> Version {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    // Inode and time in nanoseconds tell a replaced file from the earlier one of equal length.
     let etag = etag_of(&[
         name.as_bytes(),
         &metadata.len().to_le_bytes(),
@@ -257,16 +262,16 @@ fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-// A panic elsewhere must not take the whole server down: what these locks hold is whole after every statement.
+// The locks protect single collections, which are consistent after every statement: there is no invariant across them.
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    mutex.lock()
 }
 
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(|poison| poison.into_inner())
+fn read<T>(lock: &RwLock<T>) -> parking_lot::RwLockReadGuard<'_, T> {
+    lock.read()
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(|poison| poison.into_inner())
+fn write<T>(lock: &RwLock<T>) -> parking_lot::RwLockWriteGuard<'_, T> {
+    lock.write()
 }

@@ -1,4 +1,4 @@
-//! What a request's path names.
+//! Resource named by a request's path.
 //!
 //! Paths are taken apart as they were sent: resolving `..` or decoding before splitting would change names.
 
@@ -13,12 +13,12 @@ pub struct Target {
     pub resource: Resource,
 }
 
-/// What stands behind the bucket.
+/// Part of the URL after the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// `o` or `o/`.
+    /// `o` or `o/`: all objects.
     Listing,
-    /// `o/NAME`.
+    /// `o/NAME`: one object.
     Object(String),
     /// `u/NAME/id/ID/` and, for one part, its number.
     Upload { object: String, id: String, part: Option<u32> },
@@ -27,6 +27,7 @@ pub enum Resource {
 impl Target {
     /// `None` where `path` (without query) is not one of a PAR.
     pub fn parse(path: &str) -> Option<Self> {
+        // Split before decoding: a name may contain encoded slashes.
         let parts: Vec<&str> = path.splitn(9, '/').collect();
         let ["", "p", token, "n", namespace, "b", bucket, kind, rest @ ..] = parts.as_slice() else {
             return None;
@@ -36,6 +37,7 @@ impl Target {
             "o" if rest.is_empty() => Resource::Listing,
             "o" => Resource::Object(decode(rest)?),
             "u" => {
+                // From the right: the name may contain `/id/` itself.
                 let (object, rest) = rest.rsplit_once("/id/")?;
                 let (id, part) = rest.split_once('/').unwrap_or((rest, ""));
                 let part = if part.is_empty() { None } else { Some(part.parse().ok()?) };

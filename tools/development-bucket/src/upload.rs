@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::answer::Refusal;
@@ -64,9 +65,11 @@ impl Uploads {
         if !(1..=10_000).contains(&number) {
             return Err(Refusal::invalid("InvalidUploadPart", "Parts are numbered from 1 to 10000"));
         }
+        // Checked before the body is read: an unknown upload need not be received.
         self.with(object, id, |_| ())?;
         let received = receive(store, headers, body).await?;
         let (path, md5) = (received.path.clone(), received.md5);
+        // Checked again: it may have been committed or aborted meanwhile.
         let replaced = self.with(object, id, |upload| upload.parts.insert(number, received));
         if let Some(replaced) = replaced.inspect_err(|_| drop(fs::remove_file(path)))? {
             let _ = fs::remove_file(replaced.path);
@@ -88,6 +91,7 @@ impl Uploads {
         if self.with(object, id, |upload| upload.parts.is_empty())? {
             return Err(Refusal::invalid("InvalidUploadPart", "The upload has no parts"));
         }
+        // Removed first: a second commit finds no upload, as with the service.
         let upload = self.uploads().remove(id).ok_or_else(Refusal::missing_upload)?;
         let (path, md5) = join(store, &upload).map_err(Refusal::internal)?;
         let placed = store.place(object, &path, None, Some(md5.clone()), |before| {
@@ -123,8 +127,8 @@ impl Uploads {
         upload.map(work).ok_or_else(Refusal::missing_upload)
     }
 
-    fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, Upload>> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn uploads(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Upload>> {
+        self.0.lock()
     }
 }
 

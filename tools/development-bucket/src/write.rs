@@ -59,7 +59,7 @@ pub async fn receive(store: &Store, headers: &HeaderMap, body: Body) -> Result<R
     let mut pieces = body.into_data_stream();
     let mut whole = Ok(());
     while let Some(piece) = pieces.next().await {
-        // A client that goes away leaves no object behind.
+        // A client that disconnects leaves no object behind.
         whole = piece.map_err(Refusal::internal).and_then(|piece| {
             md5.update(&piece);
             file.write_all(&piece).map_err(Refusal::internal)

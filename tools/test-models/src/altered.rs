@@ -52,7 +52,7 @@ impl Altered {
         Self { directory }
     }
 
-    /// The directory.
+    /// The model's directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -106,7 +106,7 @@ impl Altered {
         Checkpoint::open(self.path(), self.path())
     }
 
-    /// Why it does not open.
+    /// Error on opening it.
     pub fn refusal(&self) -> String {
         let text = self.open().expect_err("it should not open").to_string();
         assert!(text.lines().count() == 1 && text.len() < 2000, "an error is a sentence or two: {text}");

@@ -26,7 +26,7 @@ pub const MODELS_WITH_IMAGES: [&str; 2] = ["gemma3-images", "mistral3-images"];
 
 /// A prompt and what transformers makes of it.
 pub struct Prompt {
-    /// Its tokens.
+    /// Tokens of the text.
     pub tokens: Vec<u32>,
     /// Position in the prompt, and the logits after it.
     pub logits: Vec<(usize, Vec<f32>)>,

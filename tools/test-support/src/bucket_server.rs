@@ -38,7 +38,7 @@ impl BucketServer {
         &self.urls[0]
     }
 
-    /// Where it listens: for starting another one in its place.
+    /// Address of the server, for starting another one in its place.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -70,12 +70,12 @@ impl BucketServer {
         self.admin("POST", "/admin/objects", Some(objects));
     }
 
-    /// What was asked since the start or [`Self::forget_requests`]: `counts`, `requests`, `connections`, ….
+    /// Requests since the start or [`Self::forget_requests`]: `counts`, `requests`, `connections`, ….
     pub fn requests(&self) -> Value {
         self.admin("GET", "/admin/requests", None)
     }
 
-    /// How often `operation` (`list`, `get`, `head`, …) was asked for.
+    /// Number of requests of `operation` (`list`, `get`, `head`, …).
     pub fn count(&self, operation: &str) -> u64 {
         self.requests()["counts"][operation].as_u64().unwrap_or(0)
     }

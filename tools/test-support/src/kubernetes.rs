@@ -1,4 +1,4 @@
-//! What an API server refuses, or a kubelet misunderstands, although it fits the schema.
+//! Mistakes that an API server refuses, or a kubelet misunderstands, although the manifest fits the schema.
 
 use std::collections::BTreeSet;
 
@@ -199,7 +199,7 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// RFC 1123.
+/// Checks a name by RFC 1123.
 fn is_name(text: &str, longest: usize) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=longest).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')

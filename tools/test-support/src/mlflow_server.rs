@@ -28,7 +28,7 @@ pub struct MlflowServer {
     uri: String,
     login: Option<(&'static str, &'static str)>,
     child: Child,
-    /// Where it keeps its files. The server's group ends with it.
+    /// Directory of the server's files. The server's process group ends with it.
     _place: Workplace,
 }
 
@@ -175,7 +175,7 @@ impl MlflowServer {
         (status == 200).then_some(answer)
     }
 
-    /// What the server says in the end: under the load of all tests it now and then drops a connection or answers 500.
+    /// Final answer of the server: under the load of all tests it drops a connection or answers 500 now and then.
     fn answer(&self, method: &str, endpoint: &str, body: Option<Value>) -> (u16, Vec<u8>) {
         for _ in 0..20 {
             match self.try_call(method, endpoint, body.clone()) {
@@ -219,7 +219,7 @@ impl Run {
         self.0["info"]["run_id"].as_str().unwrap()
     }
 
-    /// Its name.
+    /// Name of the run.
     pub fn name(&self) -> &str {
         self.0["info"]["run_name"].as_str().unwrap()
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a program may run unless a test says otherwise.
+/// Default time limit of a program.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that is about to run.
@@ -61,7 +61,7 @@ impl Process {
         self
     }
 
-    /// What it reads from standard input; nothing unless given.
+    /// Standard input of the program; empty by default.
     pub fn input(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.command.stdin(Stdio::piped());
         self.input = Some(text.into());
@@ -182,7 +182,7 @@ impl Drop for Running {
     }
 }
 
-/// How a program ended and what it said.
+/// Exit status and output of a program.
 #[derive(Debug)]
 pub struct Finished {
     /// The exit code or signal.
@@ -284,13 +284,13 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
     result.recv().expect("the spawner answers each order")
 }
 
-/// A TCP port on which nobody listens at the moment.
+/// A TCP port without a listener at the moment.
 pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Where `program` is. Under `CI` a missing one fails the test; elsewhere the test says that it skips and
-/// what to install.
+/// Path of `program`. Under `CI` a missing one fails the test; elsewhere the test reports that it is skipped, and what
+/// to install.
 pub fn installed(program: &str, debian_package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file());

@@ -12,7 +12,7 @@ awk -v below="$1/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort --re
 rm -rf -- "$1"
 "#;
 
-/// Such a folder.
+/// A temporary directory of one test.
 pub struct Workplace {
     path: PathBuf,
     /// Its standard input stays open until this process ends.
@@ -30,7 +30,7 @@ impl Workplace {
         Self { path, _guard: guard.spawn().unwrap() }
     }
 
-    /// The folder.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,8 +1,8 @@
-//! What a later process needs to go on with an upload in parts: a file beside what is sent, gone when the object is there.
+//! The record of a multipart upload, with which a later process resumes it; removed once the object is complete.
 //!
-//! The address of an upload holds the PAR's token, and secrets do not go to disks. Kept is what stands behind the token, which a
-//! later process puts its own in front of. The first line is the upload, each further one a part that has arrived. Nothing
-//! here is believed before it was held against the file: a line that was torn off is a part that is sent again.
+//! The URL of an upload contains the PAR's token, and secrets are not written to disks. The record has the path behind the
+//! token, to which a later process prepends its own. The first line is the upload, each further one a part that has arrived.
+//! Nothing in it is trusted before it is compared with the file; a line that was cut off is a part that is sent again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,48 +16,48 @@ use super::super::digest::{self, Hash};
 use super::super::object;
 use flashjob_config::Par;
 
-/// A link would lead out of the folder, to a file that is none of ours.
+/// Refuses symbolic links, which would lead out of the directory to a file of another owner.
 const NO_LINK: i32 = libc::O_NOFOLLOW;
 
 /// An upload, and the file that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Begun {
     pub(super) object: String,
-    /// The path of the upload's address behind its token.
+    /// Path of the upload's URL after its token.
     pub(super) behind_token: String,
     pub(super) size_bytes: u64,
     pub(super) part_bytes: u64,
 }
 
-/// One part, by its number from 1 on.
+/// A part that has arrived, by its number from 1 on.
 #[derive(Serialize, Deserialize)]
 struct Arrived {
     part: u64,
     md5: String,
 }
 
-/// The record of one upload, open and locked: of two processes only one goes on with it.
+/// The record of one upload, open and locked: only one process resumes it.
 #[derive(Debug)]
 pub(super) struct Record {
     file: File,
     path: PathBuf,
 }
 
-/// Where uploads to the object called `name` are recorded in `folder`: each destination has a file of its own.
+/// Path of the record of uploads to the object called `name`: each destination has a file of its own.
 pub(super) fn place(folder: &Path, par: &Par, name: &str) -> PathBuf {
     folder.join(file_name(par, name))
 }
 
-/// The last part of [`place`].
+/// Last component of [`place`].
 pub(super) fn file_name(par: &Par, name: &str) -> String {
-    // Shown, a PAR has no token.
+    // The `Display` of a PAR has no token, so the hash reveals none.
     let destination = digest::hash(format!("{par}{name}").as_bytes());
     let digits: String = destination.iter().map(|byte| format!("{byte:02x}")).collect();
     format!(".upload-{digits}.jsonl")
 }
 
 impl Record {
-    /// What an earlier process has left at `path`, if it can be read and no process is at it.
+    /// The record that an earlier process has left at `path`, if it is readable and no other process has locked it.
     pub(super) fn find(path: &Path) -> Option<(Self, Begun, BTreeMap<u64, Hash>)> {
         let mut file = OpenOptions::new().read(true).append(true).custom_flags(NO_LINK).open(path).ok()?;
         file.try_lock().ok()?;
@@ -65,6 +65,7 @@ impl Record {
         file.read_to_end(&mut text).ok()?;
         let mut lines = text.split(|byte| *byte == b'\n');
         let begun: Begun = serde_json::from_slice(lines.next()?).ok()?;
+        // A line that was cut off by a crash is skipped, and its part is sent again.
         let parts = lines.filter_map(|line| {
             let arrived: Arrived = serde_json::from_slice(line).ok()?;
             Some((arrived.part, object::md5(&arrived.md5)?))
@@ -73,31 +74,29 @@ impl Record {
         Some((Self { file, path: path.to_owned() }, begun, parts))
     }
 
-    /// Begins the record of an upload at `path`, in the place of what is there.
-    ///
-    /// # Errors
-    /// Another process has locked it, or the file system refuses.
+    /// Begins the record of an upload at `path`, replacing an earlier one.
     pub(super) fn begin(path: &Path, begun: &Begun) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).custom_flags(NO_LINK).open(path)?;
         file.try_lock()?;
         let record = Self { file, path: path.to_owned() };
+        // Truncated only under the lock: another process may be resuming from it.
         record.file.set_len(0)?;
         record.write(begun)?;
         Ok(record)
     }
 
-    /// Notes that a part has arrived. A note that cannot be made costs sending that part once more.
+    /// Records that a part has arrived. If that fails, the part is sent once more after a crash.
     pub(super) fn arrived(&self, part: u64, hash: Hash) {
         let _ = self.write(&Arrived { part, md5: digest::of_whole(hash) });
     }
 
-    /// There is nothing left to go on with.
+    /// Removes the record of a finished upload.
     pub(super) fn remove(self) {
-        // Where it stays, the service does not know the upload any more, and the next process begins anew.
+        // If the file stays, the service does not know its upload, and the next process starts anew.
         let _ = fs::remove_file(&self.path);
     }
 
-    /// One line in one call: the file is open for appending, and parts arrive in any order.
+    /// Writes one line by one call: the file is in append mode, and parts arrive in any order.
     fn write(&self, line: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');

@@ -1,4 +1,4 @@
-//! What the room states: bytes that arrived and left, and tries that were repeated.
+//! Facts that the crate emits: bytes received and sent, and retries.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What each kind of PAR allows, and how a refusal is told from a PAR that is gone.
+//! Permissions of each kind of PAR, and the distinction of a refusal from an expired PAR.
 
 use bytes::Bytes;
 use flashjob_bucket::{Bucket, Error, ErrorKind};
@@ -13,7 +13,7 @@ fn kind<T>(result: Result<T, Error>) -> Option<ErrorKind> {
     })
 }
 
-/// What listing, reading an object, reading a missing one, and writing come to.
+/// Results of listing, of reading an object and a missing one, and of writing.
 async fn outcomes(bucket: &Bucket, name: &str) -> [Option<ErrorKind>; 4] {
     [
         kind(bucket.list("").await),

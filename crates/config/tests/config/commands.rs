@@ -1,4 +1,4 @@
-//! What was asked for besides a run.
+//! Commands other than a run.
 
 use std::path::Path;
 

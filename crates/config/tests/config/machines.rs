@@ -1,4 +1,4 @@
-//! Which of several machines a process runs on: from LeaderWorkerSet's variables, or refused.
+//! The index of a machine, from LeaderWorkerSet's variables, or refused.
 
 use std::time::Duration;
 

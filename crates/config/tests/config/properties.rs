@@ -75,7 +75,7 @@ proptest! {
         }
     }
 
-    /// What was understood is shown so that it is understood again.
+    /// Values that are shown can be parsed again to the same values.
     #[test]
     fn settings_read_back_as_themselves(
         input_len in 1..100_000usize, temperature in 0.0f32..5.0, top_p in 0.01f32..=1.0, seed in any::<u64>(),

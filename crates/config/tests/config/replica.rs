@@ -1,4 +1,4 @@
-//! Which of several replicas a process is: from variables that Kubernetes sets, or refused.
+//! The index of a replica, from variables that Kubernetes sets, or refused.
 
 use super::{errors, job, job_with, setting};
 

@@ -13,7 +13,8 @@ fn rendered(text: &str, format: Format) -> Rendered {
     render(text, format).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// What of `everything` has a counterpart, and where it shows: in a Job, in a compose file, in a `docker run`. `-` is listed.
+/// Counterparts of the keys of `everything`: in a Job, in a compose file, in a `docker run`. `-` stands for those
+/// listed as left out.
 const COUNTERPARTS: [(&str, &str, &str, &str); 31] = [
     (
         "recipe_id",

@@ -8,7 +8,7 @@ use crate::support::process::Process;
 
 const HEAD: &str = r#""recipe_mode": "job", "deployment_name": "d", "recipe_image_uri": "i""#;
 
-/// What is wrong with a job that has `rest` beside what it must have.
+/// Findings for a job with `rest` beside the required keys.
 fn wrong(rest: &str) -> Vec<String> {
     let text = format!("{{{HEAD},\n{rest}}}");
     validate(&text).err().unwrap_or_default().iter().map(ToString::to_string).collect()

@@ -1,19 +1,19 @@
-//! How much memory this process may take in all, and how much of it is left.
+//! Memory limit of this process, and its free part.
 //!
-//! The machine's and the control groups' word, whichever is less. Page cache counts as free, for the kernel gives it up.
+//! The lesser of machine and control groups. Page cache counts as free, since the kernel reclaims it.
 
 use std::fs;
 use std::path::Path;
 
 use super::{Groups, Version, field, number};
 
-/// Bytes that this process may use at most: the machine's memory or the tightest limit. `None` where the system does
-/// not say.
+/// Memory limit of this process in bytes: the machine's memory or the tightest limit. `None` where the system does not
+/// report it.
 pub fn memory_limit_bytes() -> Option<u64> {
     limit_below(Path::new("/"))
 }
 
-/// Bytes that can still be allocated; `None` where the system does not say.
+/// Bytes that can still be allocated; `None` where the system does not report it.
 pub fn free_memory_bytes() -> Option<u64> {
     free_below(Path::new("/"))
 }
@@ -27,13 +27,16 @@ fn limit_below(root: &Path) -> Option<u64> {
 fn free_below(root: &Path) -> Option<u64> {
     let Groups { version, memory, .. } = Groups::of(root);
     let left = memory.iter().filter_map(|group| free_in_group(version, group));
+    // The tightest of all bounds decides what the next allocation gets.
     left.chain(machine_bytes(root, "MemAvailable:")).min()
 }
 
-/// `None` without a limit (`max` is no number; version 1 writes one near 2⁶³, which is never the smallest).
+/// Free memory of a group; `None` without a limit (`max` is no number; version 1 writes one near 2⁶³, which is never
+/// the smallest).
 fn free_in_group(version: Version, group: &Path) -> Option<u64> {
     let limit = number(&group.join(version.memory_limit_file()))? as u64;
     let used = number(&group.join(version.memory_use_file()))? as u64;
+    // File pages count as used, but the kernel reclaims them before it refuses an allocation.
     let file_pages = match version {
         Version::V1 => ["total_inactive_file ", "total_active_file "],
         Version::V2 => ["inactive_file ", "active_file "],
@@ -43,8 +46,9 @@ fn free_in_group(version: Version, group: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(reclaimable)))
 }
 
-/// A line of `/proc/meminfo`.
+/// Value of a line of `/proc/meminfo`, in bytes.
 fn machine_bytes(root: &Path, name: &str) -> Option<u64> {
+    // Not by the crate procfs: it fails unless all fields of Linux are present, and sandboxes show only a few of them.
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

@@ -1,4 +1,4 @@
-//! Questions to NVML, whose units become SI units.
+//! Queries of NVML, with results in SI units.
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
@@ -7,7 +7,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::{GpuSample, THROTTLE_REASONS};
 
-/// In the order of [`THROTTLE_REASONS`].
+/// Bits in the order of [`THROTTLE_REASONS`].
 const REASON_BITS: [ThrottleReasons; THROTTLE_REASONS.len()] = [
     ThrottleReasons::APPLICATIONS_CLOCKS_SETTING,
     ThrottleReasons::SW_POWER_CAP,
@@ -19,10 +19,10 @@ const REASON_BITS: [ThrottleReasons; THROTTLE_REASONS.len()] = [
     ThrottleReasons::DISPLAY_CLOCK_SETTING,
 ];
 
-/// NVML, and whom it is asked about.
+/// NVML, with the GPUs to query.
 pub(super) struct Watched {
     nvml: Nvml,
-    /// As NVML writes them.
+    /// Identifiers in NVML's notation.
     uuids: Vec<String>,
 }
 
@@ -37,6 +37,7 @@ impl Watched {
 
     pub(super) fn read(&self) -> Vec<GpuSample> {
         let known = self.uuids.iter().enumerate().filter_map(|(index, uuid)| {
+            // Looked up each time: handles become invalid when a GPU is reset.
             let device = self.nvml.device_by_uuid(uuid.as_str()).ok()?;
             Some(sample(index, uuid, &device))
         });
@@ -63,6 +64,7 @@ fn sample(index: usize, uuid: &str, device: &Device<'_>) -> GpuSample {
         memory_used_bytes: memory.as_ref().map(|memory| memory.used as f64),
         memory_bytes: memory.as_ref().map(|memory| memory.total as f64),
         power_watts: watts(device.power_usage()),
+        // The enforced limit, which is the lower one of the board's and the administrator's.
         power_limit_watts: watts(device.enforced_power_limit()),
         temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
         sm_clock_hertz: hertz(Clock::SM),
@@ -81,12 +83,13 @@ fn reasons(given: ThrottleReasons) -> Vec<&'static str> {
     named.filter(|(bits, _)| given.contains(**bits)).map(|(_, name)| name).collect()
 }
 
-/// The identifier as NVML writes it: of a whole GPU, or of a part of one (multi-instance GPU).
+/// Identifier in NVML's notation: of a whole GPU, or of a part of one (multi-instance GPU).
 fn uuid(nvml: &Nvml, identifier: &[u8; 16]) -> Result<String, String> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let [a, b, c, d, e] =
         [&identifier[..4], &identifier[4..6], &identifier[6..8], &identifier[8..10], &identifier[10..]];
     let written = format!("{}-{}-{}-{}-{}", hex(a), hex(b), hex(c), hex(d), hex(e));
+    // CUDA's 16 bytes do not tell the two kinds apart.
     let candidates = ["GPU", "MIG"].map(|kind| format!("{kind}-{written}"));
     let known = candidates.into_iter().find(|candidate| nvml.device_by_uuid(candidate.as_str()).is_ok());
     known.ok_or_else(|| format!("NVML does not know the GPU {written}, which CUDA shows"))

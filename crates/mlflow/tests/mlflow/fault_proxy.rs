@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
-/// What happens to one request.
+/// Fault of one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// It is passed on.
@@ -33,7 +33,7 @@ pub enum Fault {
 /// One request, as a rule sees it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// How many came before it.
+    /// Number of requests before it.
     pub number: usize,
     /// Such as `POST /api/2.0/mlflow/runs/create`.
     pub line: String,
@@ -82,7 +82,7 @@ impl FaultProxy {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// How many requests with this in their line came so far.
+    /// Number of requests so far with `part` in their request line.
     pub fn count(&self, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.line.contains(part)).count()
     }

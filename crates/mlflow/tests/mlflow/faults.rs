@@ -8,7 +8,7 @@ use super::fault_proxy::{Fault, FaultProxy};
 use super::{LONG, delivered, end, publish_one, spec, spooled, tracking, unique};
 use crate::support::{mlflow_server, process};
 
-/// What a run is given to flush where it cannot succeed anyway.
+/// Flush time of runs that cannot succeed.
 const SHORT: Duration = Duration::from_millis(1500);
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::limits::{check_length, printed};
 use super::python::{float, given_or_named, keys, refused};
 use super::text_methods::padding;
 
-/// What `urllib.parse.quote` leaves as it is, besides letters and digits.
+/// Characters that `urllib.parse.quote` does not quote, besides letters and digits.
 const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
 const QUOTED_IN_QUERY: &AsciiSet = &QUOTED.add(b'/');
 
@@ -33,6 +33,7 @@ pub(super) fn dict_sort(state: &State, map: &Value, given: Rest<Value>, options:
         let pair = [key.clone(), map.get_item(&key)?];
         let order = match pair[place].as_str() {
             Some(text) => {
+                // Paid for by length: lower-casing and comparing long keys is work that minijinja does not count.
                 state.consume_fuel(1 + text.len() as u64 / 64)?;
                 if case_sensitive { pair[place].clone() } else { Value::from(text.to_lowercase()) }
             }
@@ -40,7 +41,7 @@ pub(super) fn dict_sort(state: &State, map: &Value, given: Rest<Value>, options:
         };
         pairs.push((order, pair));
     }
-    // Equal ones stay in their order either way, as with Python's `sorted`.
+    // Stable in both directions, as Python's `sorted`.
     pairs.sort_by(|(left, _), (right, _)| {
         let ordering = left.cmp(right);
         if reverse { ordering.reverse() } else { ordering }
@@ -56,16 +57,19 @@ pub(super) fn to_int(value: &Value, given: Rest<Value>, options: Kwargs) -> Resu
         return match float(value) {
             Some(number) if number.is_finite() => Ok(Value::from(number.trunc() as i128)),
             None if value.kind() == ValueKind::Number => Ok(value.clone()),
+            // In Python, bool is a subclass of int.
             None if value.kind() == ValueKind::Bool => Ok(Value::from(i32::from(value.is_true()))),
             _ if value.is_undefined() => Err(Error::from(ErrorKind::UndefinedError)),
             _ => Ok(default),
         };
     };
+    // Python allows underscores between digits.
     let text = text.trim().replace('_', "");
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),
         None => (1, text.strip_prefix('+').unwrap_or(&text)),
     };
+    // Python's `int` accepts a prefix only if it agrees with the base, or if the base is 0.
     let prefixed = digits.get(..2).map(str::to_ascii_lowercase);
     let (base, digits) = match (prefixed.as_deref(), base) {
         (Some("0x"), 0 | 16) => (16, &digits[2..]),
@@ -75,6 +79,7 @@ pub(super) fn to_int(value: &Value, given: Rest<Value>, options: Kwargs) -> Resu
         (_, base) => (base, digits),
     };
     if (2..=36).contains(&base)
+        // Behind its own sign, `from_str_radix` would accept a second one.
         && !digits.starts_with(['+', '-'])
         && let Ok(number) = i128::from_str_radix(digits, base)
     {
@@ -117,12 +122,14 @@ pub(super) fn indent(text: &str, given: Rest<Value>, options: Kwargs) -> Result<
     };
     let truth = |option: Option<Value>| option.is_some_and(|value| value.is_true());
     let (first, blank) = (truth(first), truth(blank));
+    // Line ends of all systems count, as in Jinja2.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut indented = String::new();
     for (at, line) in text.split('\n').enumerate() {
         if at > 0 {
             indented.push('\n');
         }
+        // Checked for each line: an indent of a megabyte on a million lines must not be built first.
         check_length(indented.len() + indent.len() + line.len())?;
         if (at == 0 && first) || (at > 0 && (blank || !line.is_empty())) {
             indented.push_str(&indent);
@@ -134,7 +141,7 @@ pub(super) fn indent(text: &str, given: Rest<Value>, options: Kwargs) -> Result<
 
 /// `text` as markupsafe escapes it.
 pub(super) fn escaped(text: &str) -> Result<String, Error> {
-    // An apostrophe becomes five bytes.
+    // The worst case: an apostrophe becomes five bytes.
     check_length(text.len().saturating_mul(5))?;
     let text = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
     Ok(text.replace('\'', "&#39;").replace('"', "&#34;"))
@@ -176,10 +183,12 @@ pub(super) fn truncate(text: &str, given: Rest<Value>, options: Kwargs) -> Resul
     let Some(kept) = length.checked_sub(end.chars().count()) else {
         return Err(refused(format!("truncate: a length of {length} is shorter than its end")));
     };
+    // As in Jinja2: a text that exceeds the length by a few characters only is kept.
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(text.to_owned());
     }
     let kept: String = text.chars().take(kept).collect();
+    // The last word may have been cut; it is dropped as a whole.
     let words = if killwords { &kept } else { kept.rsplit_once(' ').map_or(kept.as_str(), |(words, _)| words) };
     Ok(format!("{words}{end}"))
 }
@@ -189,6 +198,7 @@ pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
         return Ok(utf8_percent_encode(&printed(value)?, QUOTED).to_string());
     }
     let quoted = |value: &Value| -> Result<String, Error> {
+        // A query encodes a space as `+`, and a slash, unlike a path.
         Ok(utf8_percent_encode(&printed(value)?, QUOTED_IN_QUERY).to_string().replace("%20", "+"))
     };
     let mut text = String::new();

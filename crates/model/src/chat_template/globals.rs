@@ -30,7 +30,7 @@ pub(super) fn dict(state: &State, given: Rest<Value>, named: Kwargs) -> Result<V
     Ok(Value::from_pairs(pairs))
 }
 
-/// Jinja2's `cycler`.
+/// Jinja2's `cycler`: repeats its items in turn.
 struct Cycler {
     items: Vec<Value>,
     at: AtomicUsize,
@@ -43,7 +43,7 @@ pub(super) fn cycler(items: Rest<Value>) -> Result<Value, Error> {
     Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
 }
 
-/// Printed as an object that Python knows nothing of: its items may hold the namespace that holds it.
+/// Printed as a plain object: its items may contain the namespace that contains it, and printing them would never end.
 impl fmt::Debug for Cycler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<cycler>")
@@ -82,7 +82,7 @@ impl Object for Cycler {
     }
 }
 
-/// Jinja2's `joiner`: nothing at first, then what is between.
+/// Jinja2's `joiner`: empty at first, then the separator.
 struct Joiner {
     between: Value,
     used: AtomicBool,

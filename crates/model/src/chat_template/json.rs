@@ -6,10 +6,10 @@ use minijinja::{Error, ErrorKind, Value};
 use super::limits::check_length;
 use super::python::{float, float_text, given_or_named, keys};
 
-/// The widest indentation that is written, in characters a level.
+/// Widest indentation, in characters per level.
 const MAX_INDENT: usize = 64;
 
-/// Lists in lists that are written. Messages come from JSON, which is no deeper; a template can nest its own.
+/// Deepest nesting of lists that is written. Messages come from JSON, which is no deeper; a template can nest its own.
 const MAX_DEPTH: usize = 256;
 
 pub(super) fn to_json(value: &Value, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
@@ -26,6 +26,7 @@ pub(super) fn to_json(value: &Value, given: Rest<Value>, options: Kwargs) -> Res
         }),
     };
     let (between, behind_key) = match separators {
+        // Python's defaults: no space after a comma at a line's end.
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
         Some(pair) => {
             let texts: Vec<String> = pair.try_iter()?.filter_map(|text| text.as_str().map(str::to_owned)).collect();
@@ -54,6 +55,7 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        // Checked before recursion: the stack is limited, too.
         if depth > MAX_DEPTH {
             return Err(failed("lists in lists are nested too deeply"));
         }
@@ -64,7 +66,7 @@ impl Writer {
             ValueKind::Number => self.text.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq => {
-                // One by one: a list may be as long as it is told to be without being there.
+                // Iterated lazily: a range may claim any length without being in memory.
                 self.entries(['[', ']'], value.try_iter()?, depth, |writer, item| writer.value(item, depth + 1))?;
             }
             ValueKind::Map => {
@@ -132,6 +134,7 @@ impl Writer {
                 '\t' => self.text.push_str("\\t"),
                 '\u{8}' => self.text.push_str("\\b"),
                 '\u{c}' => self.text.push_str("\\f"),
+                // Control characters must be escaped in JSON, whatever `ensure_ascii` says.
                 ..' ' => self.units(c),
                 '\u{7f}'.. if self.ascii => self.units(c),
                 c => self.text.push(c),
@@ -140,8 +143,9 @@ impl Writer {
         self.text.push('"');
     }
 
-    /// A character by the numbers of its UTF-16 units.
+    /// Writes a character as escapes of its UTF-16 units, as Python does.
     fn units(&mut self, c: char) {
+        // Characters beyond U+FFFF become a surrogate pair, as JSON has escapes of 16 bits only.
         for unit in c.encode_utf16(&mut [0; 2]) {
             self.text.push_str(&format!("\\u{unit:04x}"));
         }

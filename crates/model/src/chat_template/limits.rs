@@ -9,19 +9,19 @@ use minijinja::{Error, State, Value};
 
 use super::python::refused;
 
-/// The longest source, in bytes. The longest of real models have some 30 KiB.
+/// Longest source in bytes. The longest of real models have some 30 KiB.
 pub(super) const MAX_SOURCE_BYTES: usize = 256 << 10;
 
-/// Work of one rendering, in minijinja's fuel: an instruction, or 64 bytes that are made or looked at.
+/// Work of one rendering, in minijinja's fuel: an instruction, or 64 bytes that are made or searched.
 pub(super) const FUEL: u64 = 10_000_000;
 
-/// The longest text that a template makes, in bytes: a prompt of some four million tokens.
+/// Longest rendered text in bytes: a prompt of some four million tokens.
 pub(super) const MAX_TEXT_BYTES: usize = 16 << 20;
 
-/// Lists in lists that a namespace keeps: printing, comparing and freeing them takes stack for each.
+/// Deepest nesting of lists in a namespace: printing, comparing and freeing take stack for each level.
 const MAX_KEPT_DEPTH: usize = 256;
 
-/// A text that is refused once it is longer than [`MAX_TEXT_BYTES`].
+/// A text that is refused once it exceeds [`MAX_TEXT_BYTES`].
 #[derive(Default)]
 pub(super) struct Bounded {
     text: String,
@@ -51,14 +51,14 @@ pub(super) fn printed(value: &Value) -> Result<String, Error> {
     text.written(written)
 }
 
-/// `value` as Python's `repr` has it.
+/// `value` as Python's `repr` shows it.
 pub(super) fn debugged(value: &Value) -> Result<String, Error> {
     let mut text = Bounded::default();
     let written = write!(text, "{value:?}");
     text.written(written)
 }
 
-/// Refuses a text of `bytes` bytes that is about to be made, where that is too long.
+/// Refuses a text of `bytes` bytes before it is made, if that is too long.
 pub(super) fn check_length(bytes: usize) -> Result<(), Error> {
     if bytes > MAX_TEXT_BYTES { Err(too_long()) } else { Ok(()) }
 }
@@ -67,16 +67,17 @@ fn too_long() -> Error {
     refused(format!("it makes a text of more than {MAX_TEXT_BYTES} bytes"))
 }
 
-/// A value that a namespace is to keep, as it is.
+/// Passes on a value that a namespace is to keep.
 ///
-/// A namespace that could be reached from itself would be printed, compared and walked through without an end, and lists in lists
-/// without a limit would be too deep for the stack. Only namespaces change, so what they keep is looked at whenever they do.
+/// A namespace that is reachable from itself would be printed, compared and traversed without end, and unlimited
+/// nesting would overflow the stack. Only namespaces are mutable, so their values are checked on every assignment.
 pub(super) fn kept(state: &State, value: &Value) -> Result<Value, Error> {
     visit(state, value, 0)?;
     Ok(value.clone())
 }
 
 fn visit(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    // Traversal is work as well: each value costs fuel.
     state.consume_fuel(1)?;
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
         return Ok(());
@@ -84,6 +85,7 @@ fn visit(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_KEPT_DEPTH {
         return Err(refused(format!("a namespace keeps at most {MAX_KEPT_DEPTH} lists in lists")));
     }
+    // minijinja has no public type for it; its name is the only way to tell.
     if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
         return Err(refused("a namespace keeps no other namespace, nor itself"));
     }
@@ -96,7 +98,7 @@ fn visit(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The items of `value` as a list, each paid for.
+/// Items of `value` as a list, each paid for in fuel.
 pub(super) fn listed(state: &State, value: &Value) -> Result<Vec<Value>, Error> {
     let mut items = Vec::new();
     for item in value.try_iter()? {

@@ -2,10 +2,11 @@
 
 use super::parts::{Kind, parts, string_end};
 
-/// Remainders of one tag that become calls. minijinja refuses calls in calls long before; here each moves what is behind it.
+/// Most `%` of one tag that become calls. minijinja refuses nested calls long before; each insertion here moves the
+/// text behind it.
 const MOST_CALLS: usize = 1000;
 
-/// `source` with each `left % right` of its expressions as a call of `modulo`.
+/// `source` with each `left % right` in its expressions replaced by a call of `modulo`.
 pub(super) fn rewritten(source: &str, modulo: &str) -> String {
     let mut text = String::with_capacity(source.len());
     for part in parts(source) {
@@ -19,16 +20,16 @@ pub(super) fn rewritten(source: &str, modulo: &str) -> String {
     text
 }
 
-/// Operators and words that bind less than `%`: behind them a new operand begins.
+/// Operators and words of lower precedence than `%`: a new operand begins after them.
 const WEAKER: [&str; 12] = ["and", "or", "not", "in", "is", "if", "else", "elif", "set", "for", "recursive", "call"];
 
-/// Bracket by bracket, `left % right` as calls. What cannot be read as expected stays as it is: minijinja says what is
-/// wrong with it.
+/// `text` with each `left % right` replaced by a call, bracket by bracket. Syntax that is not understood stays
+/// unchanged: minijinja reports it.
 fn with_calls(text: &str, modulo: &str) -> String {
     let mut written = String::with_capacity(text.len());
-    // Where, in what is written, the chain of products began that is at hand; one for each open bracket.
+    // Start of the present chain of products in the output; one entry for each open bracket.
     let mut starts: Vec<Option<usize>> = vec![None];
-    // Calls that lack their closing bracket, which follows the operand behind `%`: by depth of brackets.
+    // Depths of calls whose closing bracket is missing: it follows the operand after `%`.
     let mut open: Vec<usize> = Vec::new();
     let (mut at, mut calls) = (0, 0);
     while let Some(c) = text[at..].chars().next() {
@@ -42,6 +43,7 @@ fn with_calls(text: &str, modulo: &str) -> String {
         };
         if ends_operand && starts[depth - 1].is_some() && !behind_operator(&written) {
             while open.last() == Some(&depth) {
+                // Before trailing white space: the bracket belongs to the operand.
                 open.pop();
                 let end = written.trim_end().len();
                 written.insert(end, ')');
@@ -51,7 +53,7 @@ fn with_calls(text: &str, modulo: &str) -> String {
             '"' | '\'' => {
                 let end = string_end(text, at).unwrap_or(text.len());
                 starts[depth - 1].get_or_insert(written.len());
-                // A line that ends with a backslash goes on without a break.
+                // A backslash at the end of a line continues the string without a line break.
                 written.push_str(&text[at..end].replace("\\\n", ""));
                 at = end;
                 continue;
@@ -66,6 +68,8 @@ fn with_calls(text: &str, modulo: &str) -> String {
             '%' => {
                 if let Some(start) = starts[depth - 1]
                     && calls < MOST_CALLS
+                // `%` is left-associative and has the precedence of `*`: the whole chain so far becomes the first
+                // argument.
                 {
                     calls += 1;
                     written.insert_str(start, &format!("{modulo}("));
@@ -77,7 +81,8 @@ fn with_calls(text: &str, modulo: &str) -> String {
             }
             '-' | '+' if starts[depth - 1].is_none() || behind_operator(&written) => {
                 starts[depth - 1].get_or_insert(written.len());
-                // minijinja has no unary plus, which changes nothing. Several are left out at once: what is written ends as before.
+                // minijinja has no unary plus, which has no effect. Several are dropped at once, as the output's end
+                // decides whether the next sign is unary.
                 if c == '+' {
                     let behind = text[at..].trim_start_matches(|c: char| c == '+' || c.is_whitespace());
                     at = text.len() - behind.len();
@@ -107,7 +112,7 @@ fn with_calls(text: &str, modulo: &str) -> String {
     written
 }
 
-/// Whether what is written ends with an operator, so that a sign behind it belongs to the next operand.
+/// Returns whether the output ends with an operator, so that a sign after it belongs to the next operand.
 fn behind_operator(written: &str) -> bool {
     written.trim_end().ends_with(['*', '/', '+', '-', '~', '<', '>', '=', '!', ',', ':', '(', '[', '{', '|', '%'])
 }

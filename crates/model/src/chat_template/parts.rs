@@ -1,38 +1,40 @@
-//! A template's source in the parts that minijinja's lexer takes it for, so that nothing is rewritten in what is no tag, and no tag is
-//! missed that a quote or a bracket in a text or a comment seems to be part of.
+//! A template's source, split as minijinja's lexer splits it, so that rewriting touches tags only, and finds all of them whatever
+//! quotes or brackets texts and comments contain.
 
-/// A part of a source: what it consists of, one behind the other, is the part.
+/// A part of a source; its pieces in order make up the part.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part<'a> {
     pub kind: Kind,
-    /// Delimiter, with the sign for whitespace.
+    /// Opening delimiter, with the white space control.
     pub open: &'a str,
     pub body: &'a str,
-    /// Delimiter, with the sign for whitespace.
+    /// Closing delimiter, with the white space control.
     pub close: &'a str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `{% … %}`
+    /// A tag `{% … %}`.
     Statement,
-    /// `{{ … }}`
+    /// A tag `{{ … }}`.
     Expression,
-    /// Text, a comment, a raw block, or a tag without an end, with all that follows: minijinja refuses that one.
+    /// Text, a comment, a raw block, or a tag without an end with all that follows, which minijinja refuses.
     Verbatim,
 }
 
-/// The parts of `source`, in their order.
+/// Splits `source` into its parts, in order.
 pub(super) fn parts(source: &str) -> Vec<Part<'_>> {
     let (mut parts, mut rest, mut text) = (Vec::new(), source, 0);
     while let Some(brace) = rest[text..].find('{') {
         let at = text + brace;
         let tag = match rest.as_bytes().get(at + 1) {
             Some(b'#') => {
+                // A comment may contain tags and quotes, and ends at the first `#}`.
                 text = rest[at + 2..].find("#}").map_or(rest.len(), |end| at + 2 + end + 2);
                 continue;
             }
             Some(b'%') => match raw(&rest[at..]) {
+                // Inside of a raw block nothing is a tag.
                 Some(length) => {
                     text = at + length;
                     continue;
@@ -76,7 +78,7 @@ fn tag<'a>(source: &'a str, kind: Kind, end: &str) -> Option<Part<'a>> {
     Some(Part { kind, open, body, close: &rest[body.len()..length + end.len()] })
 }
 
-/// Length of the raw block that `source` begins with, if it does; of one without an end, of all that is left.
+/// Length of the raw block that `source` begins with, if it does; one without an end takes all that is left.
 fn raw(source: &str) -> Option<usize> {
     let behind = basic_tag(source[2..].strip_prefix(is_sign).unwrap_or(&source[2..]), "raw")?;
     let mut rest = behind;
@@ -89,14 +91,14 @@ fn raw(source: &str) -> Option<usize> {
     Some(source.len())
 }
 
-/// What is behind a tag of nothing but `name`, without its opening, that `source` begins with.
+/// The text after a tag that consists of `name` only, without its opening, if `source` begins with one.
 fn basic_tag<'a>(source: &'a str, name: &str) -> Option<&'a str> {
     let is_space = |c: char| c.is_ascii_whitespace();
     let rest = source.trim_start_matches(is_space).strip_prefix(name)?.trim_start_matches(is_space);
     rest.strip_prefix(is_sign).unwrap_or(rest).strip_prefix("%}")
 }
 
-/// The bytes up to where an expression ends, which is the first `end` outside texts and brackets.
+/// Number of bytes up to the end of an expression: the first `end` outside of strings and brackets.
 fn expression(text: &str, end: &str) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_usize);
     while at < text.len() {
@@ -114,7 +116,7 @@ fn expression(text: &str, end: &str) -> Option<usize> {
     None
 }
 
-/// Where the quoted text that begins at `at` is over.
+/// Offset after the quoted string that begins at `at`.
 pub(super) fn string_end(text: &str, at: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut end = at + 1;

@@ -8,24 +8,25 @@ use minijinja::{Error, State, Value};
 use super::limits::{check_length, debugged, listed, printed};
 use super::python::{float, float_text, refused};
 
-/// The widest field and the longest fraction, in characters.
+/// Widest field and longest fraction, in characters.
 const MAX_WIDTH: usize = 4096;
 
-/// Fuel of a remainder of numbers, which is compiled each time.
+/// Fuel for a remainder of numbers, whose expression is compiled each time.
 const REMAINDER_FUEL: u64 = 64;
 
-/// `left % right`.
+/// Evaluates `left % right`.
 pub(super) fn modulo(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
     match left.as_str() {
         Some(format) => formatted(state, format, right).map(Value::from),
         None => {
             state.consume_fuel(REMAINDER_FUEL)?;
+            // By minijinja itself: it has Python's sign rules for integers and floats, but no function for them.
             state.env().compile_expression("left % right")?.eval(minijinja::context! { left, right })
         }
     }
 }
 
-/// What stands between a `%` and its letter.
+/// Options between a `%` and its letter.
 #[derive(Default)]
 struct Field {
     left: bool,
@@ -37,7 +38,7 @@ struct Field {
     precision: Option<usize>,
 }
 
-/// `format % arguments`.
+/// Evaluates `format % arguments`.
 pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Result<String, Error> {
     let tuple: Vec<Value> = if arguments.is_tuple() { listed(state, arguments)? } else { vec![arguments.clone()] };
     let (mut text, mut used, mut rest) = (String::new(), 0, format.chars().peekable());
@@ -83,6 +84,7 @@ pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Resul
             if digits.is_empty() { Ok(None) } else { digits.parse().map(Some).map_err(|_| refused("width too big")) }
         };
         let width = number(&mut rest)?.unwrap_or(0);
+        // A negative width, which only `*` can give, means left-aligned, as in C.
         field.left |= width < 0;
         field.width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
         if rest.next_if_eq(&'.').is_some() {
@@ -91,6 +93,7 @@ pub(super) fn formatted(state: &State, format: &str, arguments: &Value) -> Resul
         if field.width.max(field.precision.unwrap_or(0)) > MAX_WIDTH {
             return Err(refused(format!("a field of {format:?} is wider than {MAX_WIDTH}")));
         }
+        // Length modifiers of C, which Python accepts and ignores.
         while rest.next_if(|c| "hlL".contains(*c)).is_some() {}
         let Some(letter) = rest.next() else { return Err(refused("incomplete format")) };
         if letter == '%' {
@@ -122,7 +125,7 @@ impl Field {
                     ('s', None) => printed(value)?,
                     _ => debugged(value)?,
                 };
-                // Of a long one little may be left, which is all that minijinja counts.
+                // Little of a long text may remain, which is all that minijinja counts.
                 state.consume_fuel(text.len() as u64 / 64)?;
                 let text = text.chars().take(self.precision.unwrap_or(usize::MAX)).collect();
                 return Ok(self.padded(String::new(), text, false));
@@ -208,6 +211,7 @@ fn general(number: f64, precision: usize, letter: char) -> String {
     let trimmed = |text: &str| {
         if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
     };
+    // As in C: the exponent after rounding decides between the two notations.
     if exponent < -4 || exponent >= precision as i32 {
         let letter = if letter == 'G' { 'E' } else { 'e' };
         let text = scientific(number, precision - 1, letter);

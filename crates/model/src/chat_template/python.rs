@@ -1,4 +1,4 @@
-//! What Jinja2 takes from Python and minijinja has not: how values are printed, what is iterable, methods and filters.
+//! Behaviour of Jinja2 that comes from Python and that minijinja lacks: printing and iteration of values, methods, filters.
 
 use minijinja::value::{Kwargs, ObjectRepr, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -9,19 +9,20 @@ use super::globals::{cycler, dict, joiner};
 use super::limits::{kept, listed, printed};
 use super::text_methods::{centered, text_method};
 
-/// The filter through which [`super::tags::rewritten`] passes what a loop goes through.
+/// Name of the filter through which [`super::tags::rewritten`] passes the sequence of a loop.
 pub(super) const ITERATED: &str = "__iterated__";
 
-/// The filter through which [`super::tags::rewritten`] passes what a namespace is to keep.
+/// Name of the filter through which [`super::tags::rewritten`] passes values that a namespace keeps.
 pub(super) const KEPT: &str = "__kept__";
 
-/// The function that [`super::operators::rewritten`] puts in the place of `%`.
+/// Name of the function that [`super::operators::rewritten`] puts in place of `%`.
 pub(super) const MODULO: &str = "__modulo__";
 
-/// Gives `environment` Python's ways.
+/// Adapts `environment` to Python's behaviour.
 pub(super) fn teach(environment: &mut Environment<'_>) {
     environment.set_formatter(|out, _, value| {
         let written = match float(value) {
+            // Python prints 1e16 as `1e+16`, minijinja as digits.
             Some(number) => out.write_str(&float_text(number)),
             None => match value.as_str() {
                 Some(text) => out.write_str(text),
@@ -33,6 +34,7 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(|state, value, method, arguments| {
         match value.as_str().and_then(|text| text_method(text, method, arguments)) {
             Some(result) => result,
+            // Values of minijinja are immutable, so a copy is the value itself.
             None if method == "copy" && value.kind() == ValueKind::Map => Ok(value.clone()),
             None if method == "index" && value.kind() == ValueKind::Seq => {
                 let (item,): (Value,) = from_args(arguments)?;
@@ -43,6 +45,7 @@ pub(super) fn teach(environment: &mut Environment<'_>) {
         }
     });
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    // Whatever has a length and indices in Python counts, texts included.
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
     });
@@ -94,15 +97,17 @@ pub(super) fn refused(reason: impl Into<String>) -> Error {
 }
 
 pub(super) fn iterated(value: &Value) -> Result<Value, Error> {
+    // minijinja iterates over none as if it were empty, and a template would drop content without a word.
     if value.is_none() { Err(refused("None is not iterable")) } else { Ok(value.clone()) }
 }
 
-/// The number that a value is, if it is one with a fraction.
+/// The value as a float, if it is a number that is not an integer.
 pub(super) fn float(value: &Value) -> Option<f64> {
     if value.kind() != ValueKind::Number || value.is_integer() { None } else { f64::try_from(value.clone()).ok() }
 }
 
-/// A number as Python's `repr` writes it: the shortest digits that mean it, with an exponent from 1e16 on and below 1e-4.
+/// A number as Python's `repr` writes it: the shortest digits that round-trip, with an exponent from 1e16 on and below
+/// 1e-4.
 pub(super) fn float_text(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -110,16 +115,18 @@ pub(super) fn float_text(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
+    // Rust's Debug of a float has `.0` where Python has it, and Display has not.
     let scientific = format!("{number:e}");
     let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
     let exponent: i32 = exponent.parse().unwrap_or_default();
+    // The bounds of Python's `repr`.
     if (-4..16).contains(&exponent) {
         return format!("{number:?}");
     }
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// An argument at its position or by its name; None counts as not given.
+/// An argument by position or name; None counts as not given.
 pub(super) fn given_or_named(given: &[Value], at: usize, options: &Kwargs, name: &str) -> Result<Option<Value>, Error> {
     let value = match given.get(at) {
         Some(value) => Some(value.clone()),
@@ -128,7 +135,7 @@ pub(super) fn given_or_named(given: &[Value], at: usize, options: &Kwargs, name:
     Ok(value.filter(|value| !value.is_none()))
 }
 
-/// The keys of a map, in its order.
+/// Keys of a map, in its order.
 pub(super) fn keys(map: &Value) -> Result<Vec<Value>, Error> {
     Ok(map.try_iter()?.collect())
 }

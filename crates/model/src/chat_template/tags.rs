@@ -1,13 +1,13 @@
-//! What is rewritten in a template's statements before minijinja compiles them.
+//! Statements of a template, rewritten before minijinja compiles them.
 
 use super::parts::{Kind, parts, string_end};
 
-/// `source` with the statements that minijinja lacks, or takes otherwise than Jinja2, put into ones that it has.
+/// `source` with statements replaced that minijinja lacks or handles differently.
 ///
-/// transformers knows `{% generation %} … {% endgeneration %}`, which mark what a model says for training and render as
-/// what they hold: a condition that is true does the same. What a loop goes through passes the filter `iterated`, because
-/// minijinja takes None for an empty list and Python refuses it. What a namespace is to keep passes the filter `kept`, which
-/// looks for itself in it: a filter, because a template may give a name of its own to a function.
+/// transformers has `{% generation %} … {% endgeneration %}`, which marks answers for training and renders as its
+/// content: a condition that is true does the same. The sequence of a loop passes the filter `iterated`, because
+/// minijinja takes None for an empty list and Python refuses it. Values that a namespace keeps pass the filter `kept`,
+/// which looks for cycles: a filter, because a template may rebind the name of a function.
 pub(super) fn rewritten(source: &str, iterated: &str, kept: &str) -> String {
     let mut text = String::with_capacity(source.len());
     for part in parts(source) {
@@ -29,7 +29,7 @@ fn statement(body: &str, iterated: &str, kept: &str) -> String {
     match name {
         "generation" if behind.trim().is_empty() => " if true ".to_owned(),
         "endgeneration" if behind.trim().is_empty() => " endif ".to_owned(),
-        // Blocks are for templates that extend others, which a chat template cannot; each renders where it stands.
+        // Blocks are for inheritance, which chat templates have not; each renders where it stands.
         "block" => " if true ".to_owned(),
         "endblock" => " endif ".to_owned(),
         "for" => match iterable(behind) {
@@ -47,15 +47,15 @@ fn statement(body: &str, iterated: &str, kept: &str) -> String {
     }
 }
 
-/// What an attribute is set to.
+/// Source of the value of an attribute.
 enum Kept {
-    /// The expression that begins here.
+    /// The expression that begins at this offset.
     Value(usize),
-    /// What filters make of the text up to `endset`.
+    /// The text up to `endset`, through filters.
     Filtered,
 }
 
-/// What is set by a statement with this `behind` its name, if that is an attribute, or there is one among several.
+/// Source of the value in a `set` statement with this text `behind` its name, if it sets an attribute.
 fn attribute_value(behind: &str) -> Option<Kept> {
     let at = behind.find(['=', '|'])?;
     if !behind[..at].contains('.') {
@@ -64,7 +64,7 @@ fn attribute_value(behind: &str) -> Option<Kept> {
     Some(if behind[at..].starts_with('=') { Kept::Value(at + 1) } else { Kept::Filtered })
 }
 
-/// Where, in what is behind a statement's `for`, the expression begins and ends that the loop goes through.
+/// Start and end of the sequence's expression in the text after a statement's `for`.
 fn iterable(behind: &str) -> Option<(usize, usize)> {
     let bytes = behind.as_bytes();
     let (mut at, mut depth, mut start) = (0, 0_usize, None);

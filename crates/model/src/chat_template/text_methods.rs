@@ -6,7 +6,7 @@ use minijinja::{Error, Value};
 use super::limits::check_length;
 use super::python::{given_or_named, refused};
 
-/// Methods of Python's `str` that minijinja-contrib has not.
+/// Calls methods of Python's `str` that minijinja-contrib lacks; `None` for others.
 pub(super) fn text_method(text: &str, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     Some(match method {
         "removeprefix" => {
@@ -21,6 +21,7 @@ pub(super) fn text_method(text: &str, method: &str, arguments: &[Value]) -> Opti
         "title" => from_args(arguments).map(|()| {
             let mut inside = false;
             let cased = |c: char| {
+                // As CPython: a word begins behind any character that is no letter, so that "it's" becomes "It'S".
                 let was_inside = std::mem::replace(&mut inside, c.is_alphabetic());
                 if was_inside { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }
             };
@@ -60,6 +61,7 @@ pub(super) fn text_method(text: &str, method: &str, arguments: &[Value]) -> Opti
         "index" | "rindex" => from_args(arguments).and_then(|(part,): (&str,)| {
             let at = if method == "index" { text.find(part) } else { text.rfind(part) };
             let at = at.ok_or_else(|| refused("substring not found"))?;
+            // Python counts characters, Rust bytes.
             Ok(Value::from(text[..at].chars().count()))
         }),
         _ => return None,
@@ -80,12 +82,13 @@ fn partition<'a>(
     Ok(Value::from(Tuple::from(parts.to_vec())))
 }
 
-/// `split`, or `rsplit` where `from_right`.
+/// Python's `split`, or `rsplit` if `from_right`.
 fn split(text: &str, from_right: bool, arguments: &[Value]) -> Result<Value, Error> {
     let (given, options): (Rest<Value>, Kwargs) = from_args(arguments)?;
     let separator = given_or_named(&given, 0, &options, "sep")?;
     let most = given_or_named(&given, 1, &options, "maxsplit")?.map_or(Ok(-1), i64::try_from)?;
     options.assert_all_used()?;
+    // Negative means without a limit; less one, because `splitn` counts pieces and not cuts.
     let limit = usize::try_from(most).unwrap_or(usize::MAX - 1);
     let mut parts: Vec<&str> = match &separator {
         Some(separator) => {
@@ -98,6 +101,7 @@ fn split(text: &str, from_right: bool, arguments: &[Value]) -> Result<Value, Err
                 false => text.splitn(limit + 1, separator).collect(),
             }
         }
+        // Without a separator, runs of white space count as one, and the ends are trimmed.
         None => {
             let outer =
                 |text: &str| if from_right { text.trim_end().len() } else { text.len() - text.trim_start().len() };
@@ -147,6 +151,7 @@ fn expand_tabs(text: &str, width: usize) -> Result<Value, Error> {
 
 fn zero_filled(text: &str, width: usize) -> Result<Value, Error> {
     let zeros = padding(text, width, '0')?;
+    // Zeros come between the sign and the digits.
     let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
     Ok(Value::from(format!("{sign}{zeros}{digits}")))
 }
@@ -160,9 +165,10 @@ fn padded(arguments: &[Value], pad: impl Fn(usize, char) -> Result<String, Error
     }
 }
 
-/// What `text` lacks to `width` characters.
+/// The fill that `text` lacks to `width` characters.
 pub(super) fn padding(text: &str, width: usize, fill: char) -> Result<String, Error> {
     let missing = width.saturating_sub(text.chars().count());
+    // Within the limit of a text, which minijinja's fuel does not cover here.
     if missing > 1 << 20 {
         return Err(refused(format!("a text of {width} characters is too long to be filled up")));
     }
@@ -171,7 +177,7 @@ pub(super) fn padding(text: &str, width: usize, fill: char) -> Result<String, Er
 
 pub(super) fn centered(text: &str, width: usize, fill: char) -> Result<String, Error> {
     let padding: Vec<char> = padding(text, width, fill)?.chars().collect();
-    // CPython gives the odd one to the left where the width is odd.
+    // CPython puts the odd character on the left if the width is odd.
     let left = padding.len() / 2 + (padding.len() & width & 1);
     Ok(padding[..left].iter().copied().chain(text.chars()).chain(padding[left..].iter().copied()).collect())
 }

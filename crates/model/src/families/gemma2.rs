@@ -8,7 +8,7 @@ use crate::layout::Layout;
 use crate::{Activation, DecoderConfig, Error};
 
 /// Its files hold norms less by one; converting to GGUF adds it.
-pub(super) const LAYOUT: Layout = Layout { norms_less_by_one: true, ..Layout::PLAIN };
+pub(super) const LAYOUT: Layout = Layout { norms_with_offset: true, ..Layout::PLAIN };
 pub(super) const GGUF_LAYOUT: Layout = Layout::PLAIN;
 
 /// `Gemma2Config`.
@@ -44,7 +44,7 @@ fn from_config_json(json: &ConfigJson) -> Result<DecoderConfig, Error> {
     Ok(config)
 }
 
-/// What Gemma 2 and 3 have in common.
+/// Settings that Gemma 2 and 3 have in common.
 pub(super) fn shared_with_gemma3(
     json: &ConfigJson,
     max_position: usize,
@@ -70,7 +70,7 @@ pub(super) fn shared_with_gemma3(
     Ok(config)
 }
 
-/// What every Gemma has, whatever its file says.
+/// Settings of every Gemma, which files do not contain.
 pub(super) fn add_what_gemma_has(config: &mut DecoderConfig) {
     config.activation = Activation::GeluTanh;
     config.output_norms = true;

@@ -7,7 +7,7 @@ use crate::gguf::Gguf;
 use crate::layout::Layout;
 use crate::{DecoderConfig, Error};
 
-/// `LlamaConfig`.
+/// Defaults of `LlamaConfig`.
 const SIZES: Sizes = Sizes { vocab_size: 32_000, hidden_size: 4096, intermediate_size: 11_008, layers: 32, heads: 32 };
 
 pub(super) const FAMILY: Family = Family {

@@ -1,10 +1,10 @@
-//! What all families spell alike: a decoder without any family's peculiarities, which each then adds.
+//! Settings that all families spell alike: a decoder without the peculiarities of a family, which each then adds.
 
 use crate::config_json::ConfigJson;
 use crate::gguf::Gguf;
 use crate::{Activation, DecoderConfig, Error, RopeConfig};
 
-/// What a family's `config.json` means where it says nothing, according to its configuration class in transformers.
+/// Defaults of a family's `config.json`, those of its configuration class in transformers.
 pub(super) struct Defaults {
     pub max_position: usize,
     pub rms_norm_eps: f64,
@@ -27,7 +27,7 @@ pub(super) struct Sizes {
     pub heads: usize,
 }
 
-/// Llama's.
+/// Defaults of Llama.
 impl Default for Defaults {
     fn default() -> Self {
         Self { max_position: 2048, rms_norm_eps: 1e-6, head_dim: None, tied_head: false, kv_heads: None, sizes: None }
@@ -45,6 +45,7 @@ pub(super) fn from_config_json(json: &ConfigJson, defaults: &Defaults) -> Result
     };
     let hidden_size = size("hidden_size", |sizes| sizes.hidden_size)?;
     let heads = size("num_attention_heads", |sizes| sizes.heads)?;
+    // A null counts as given: transformers then takes as many as heads, not the family's default.
     let kv_heads = if json.has("num_key_value_heads") { None } else { defaults.kv_heads };
     let head_dim = match json.size("head_dim")?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
@@ -139,6 +140,7 @@ fn featureless(head_dim: usize) -> DecoderConfig {
         qk_norm: false,
         output_norms: false,
         embedding_scale: 1.0,
+        // Scaled dot-product attention (Vaswani et al., 2017).
         attention_scale: 1.0 / (head_dim as f32).sqrt(),
         attention_softcap: None,
         logits_softcap: None,

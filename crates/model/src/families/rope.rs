@@ -20,6 +20,7 @@ pub(super) fn from_config_json(json: &ConfigJson, config: &DecoderConfig, partia
         Some(parameters) => parameters.positive("rope_theta")?,
         None => None,
     };
+    // The newer place wins where a file has both.
     let theta = theta.or(json.positive("rope_theta")?).unwrap_or(DEFAULT_THETA);
     let mut rotated = 1.0;
     for place in [Some(json), scaling.as_ref()].into_iter().flatten() {
@@ -40,13 +41,14 @@ pub(super) fn from_config_json(json: &ConfigJson, config: &DecoderConfig, partia
     Ok(RopeConfig { theta, dim, scaling })
 }
 
-/// What `scaling`, an object inside `json`, says of `dim` rotated entries.
+/// Scaling in `scaling`, an object inside of `json`, for `dim` rotated entries.
 pub(super) fn scaling(
     json: &ConfigJson,
     scaling: &ConfigJson,
     dim: usize,
     max_position: usize,
 ) -> Result<RopeScaling, Error> {
+    // `type` is the older spelling.
     let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
     match scaling.text(key)? {
         None | Some("default") => Ok(RopeScaling::None),
@@ -61,6 +63,7 @@ pub(super) fn scaling(
 fn llama3(scaling: &ConfigJson, max_position: usize) -> Result<RopeScaling, Error> {
     let low_freq_factor = scaling.required_positive("low_freq_factor")?;
     let high_freq_factor = scaling.required_positive("high_freq_factor")?;
+    // The blend between the two divides by their difference.
     if high_freq_factor <= low_freq_factor {
         return Err(scaling.error("high_freq_factor", format!("should be above low_freq_factor, {low_freq_factor}")));
     }
@@ -82,6 +85,7 @@ fn longrope(json: &ConfigJson, scaling: &ConfigJson, dim: usize, max_position: u
         Ok(factors)
     };
     let key = "original_max_position_embeddings";
+    // Phi 3 has the key beside `rope_scaling`, other models inside of it.
     let original = scaling.size(key)?.or(json.size(key)?);
     let original_max_position = original.unwrap_or(max_position);
     let factor = scaling.positive("factor")?.unwrap_or(max_position as f64 / original_max_position as f64);

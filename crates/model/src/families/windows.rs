@@ -1,4 +1,4 @@
-//! Which layers see only a window of what came before.
+//! Layers with sliding-window attention.
 
 use crate::Error;
 use crate::config_json::ConfigJson;

@@ -10,12 +10,13 @@ use super::tokenizer::{Parts, text_decoders};
 use super::vocabulary::Vocabulary;
 use crate::Error;
 
-/// Cuts, merges and bytes.
+/// Pre-tokenizer, merges and byte mapping for BPE.
 pub(super) fn parts(vocabulary: &mut Vocabulary<'_>) -> Result<Parts, Error> {
     let metadata = vocabulary.metadata;
     let key = "tokenizer.ggml.pre";
     let of_model = match metadata.text("tokenizer.ggml.model")? {
         Some("gemma4") => "gemma4",
+        // Files from before the key existed; llama.cpp takes its default for them, too.
         _ => "default",
     };
     let name = metadata.text(key)?.unwrap_or(of_model);
@@ -23,6 +24,7 @@ pub(super) fn parts(vocabulary: &mut Vocabulary<'_>) -> Result<Parts, Error> {
         let names: Vec<_> = pre_tokenizers::names().collect();
         return Err(metadata.unsupported(key, &format!("{} are", names.join(", "))));
     };
+    // Isolated: matches and the text between them both become pieces.
     let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
     let splits = cut.patterns.iter().map(split);
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
@@ -46,8 +48,8 @@ pub(super) fn parts(vocabulary: &mut Vocabulary<'_>) -> Result<Parts, Error> {
     })
 }
 
-/// Pairs of tokens; a space separates the two, and may begin the first. Of equal pairs the first has its rank, and pairs of what
-/// is no token, or makes none, cannot be merged.
+/// Merges as pairs of tokens; a space separates the two, and may begin the first. Of equal pairs the first keeps its
+/// rank, and pairs with or for unknown tokens are dropped.
 fn merges(metadata: &Metadata, vocabulary: &mut Vocabulary<'_>) -> Result<Vec<(String, String)>, Error> {
     let key = "tokenizer.ggml.merges";
     let merges = metadata.texts(key)?.ok_or_else(|| metadata.error(key, "is missing"))?;
@@ -56,6 +58,7 @@ fn merges(metadata: &Metadata, vocabulary: &mut Vocabulary<'_>) -> Result<Vec<(S
     let mut whole = String::new();
     let mut useless = 0;
     for merge in merges {
+        // The first character may itself be a space, so the search begins at the second.
         let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ').map(|(at, _)| at);
         let pair = space.map(|space| (&merge[..space], &merge[space + 1..]));
         let makes_token = |&(first, second): &(&str, &str)| {
@@ -65,6 +68,7 @@ fn merges(metadata: &Metadata, vocabulary: &mut Vocabulary<'_>) -> Result<Vec<(S
             [first, second, &whole].iter().all(|token| vocabulary.ids.contains_key(*token))
         };
         match pair.filter(makes_token) {
+            // The first of equal merges counts: its place is its rank.
             Some(pair) if seen.insert(pair) => pairs.push((pair.0.to_owned(), pair.1.to_owned())),
             Some(_) => {}
             None => useless += 1,

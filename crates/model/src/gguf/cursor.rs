@@ -2,22 +2,22 @@
 
 use crate::ReadAt;
 
-/// Real headers are mostly vocabulary: 10 to 20 megabytes for a quarter of a million tokens.
+/// Largest header in bytes. Real ones are mostly vocabulary: 10 to 20 MB for a quarter of a million tokens.
 const LARGEST_HEADER_BYTES: u64 = 64 << 20;
 
-/// Chat templates are the longest strings that are met, and below 100 kB.
+/// Longest string in bytes. The longest real ones are chat templates, below 100 kB.
 const LARGEST_STRING_BYTES: u64 = 1 << 20;
 
-/// Names, and elements of lists: tokens above all. The format's own limit for keys.
+/// Longest name or list element in bytes, tokens above all: the format's own limit for keys.
 const LARGEST_NAME_BYTES: u64 = (1 << 16) - 1;
 
-/// Elements of all lists: they may be bytes in the file, and take 8 to 24 in memory. Vocabularies have up to half a million tokens,
-/// each with a spelling, a kind and a score, and as many merges.
+/// Most elements of all lists together: one byte each in the file may take 8 to 24 in memory. Vocabularies have up to
+/// half a million tokens, each with spelling, kind and score, and as many merges.
 const MOST_ELEMENTS: u64 = 8 << 20;
 
 const READ_AHEAD_BYTES: usize = 1 << 20;
 
-/// A position in a file, with some bytes read ahead.
+/// A position in a file, with a read buffer.
 pub(super) struct Cursor<'a> {
     file: &'a dyn ReadAt,
     file_bytes: u64,
@@ -42,8 +42,9 @@ impl<'a> Cursor<'a> {
         self.file_bytes
     }
 
-    /// Fails unless `count` things of at least `each_bytes` can still follow.
+    /// Fails unless `count` entries of at least `each_bytes` bytes can still follow.
     pub fn expect(&self, what: &str, count: u64, each_bytes: u64) -> Result<(), String> {
+        // Claims are checked against the bytes that are left, before anything is allocated for them.
         let left = self.file_bytes.min(LARGEST_HEADER_BYTES).saturating_sub(self.position);
         match count.checked_mul(each_bytes) {
             Some(bytes) if bytes <= left => Ok(()),
@@ -63,12 +64,12 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A string. What is not UTF-8 in it becomes U+FFFD, as other readers have it.
+    /// A string. Invalid UTF-8 becomes U+FFFD, as in other readers.
     pub fn string(&mut self) -> Result<String, String> {
         self.string_of(LARGEST_STRING_BYTES)
     }
 
-    /// The same, where it is a name or a token.
+    /// A string that is a name or a token.
     pub fn name(&mut self) -> Result<String, String> {
         self.string_of(LARGEST_NAME_BYTES)
     }
@@ -96,10 +97,11 @@ impl<'a> Cursor<'a> {
         Ok(array)
     }
 
-    /// The next `length` bytes, `length` being at most a string's limit.
+    /// The next `length` bytes; `length` is at most a string's limit.
     fn take(&mut self, length: usize) -> Result<&[u8], String> {
         if self.ahead.len() - self.used < length {
             self.expect("bytes", length as u64, 1)?;
+            // Read ahead: a vocabulary is a million short strings, and from a bucket each read is a request.
             let wanted = (self.file_bytes - self.position).min(READ_AHEAD_BYTES.max(length) as u64);
             self.ahead.resize(wanted as usize, 0);
             self.used = 0;

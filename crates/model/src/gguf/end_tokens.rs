@@ -32,10 +32,11 @@ const ENDS: &[&str] = &[
     "[e~[",
 ];
 
-/// More ends of a turn, where files mark them as control tokens. llama.cpp relies on the metadata to name these.
+/// Spellings that end a turn if the file marks them as control tokens. llama.cpp relies on the metadata for these.
 const ENDS_IF_CONTROL: &[&str] = &["<|END_OF_TURN_TOKEN|>", "<|eot|>", "[|endofturn|]", "<|endofturn|>"];
 
-/// What fills, begins and separates files in code completion: the metadata name it, or one of these spellings does.
+/// Padding, repository and separator tokens of code completion: named by the metadata, or else by one of these
+/// spellings.
 const CODE_COMPLETION: &[(&str, &[&str])] = &[
     ("tokenizer.ggml.fim_pad_token_id", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
     ("tokenizer.ggml.fim_rep_token_id", &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"]),
@@ -44,7 +45,7 @@ const CODE_COMPLETION: &[(&str, &[&str])] = &[
 
 const NAMED: [&str; 3] = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-/// The tokens of `tokens` that end an answer by their spelling. `is_control` tells what the file marks.
+/// Tokens of `tokens` that end an answer by their spelling. `is_control` returns whether the file marks a token.
 pub(super) fn by_spelling(tokens: &[String], is_control: impl Fn(usize) -> bool) -> Vec<u32> {
     let ends = |&(id, token): &(usize, &String)| {
         let token = token.as_str();
@@ -53,8 +54,8 @@ pub(super) fn by_spelling(tokens: &[String], is_control: impl Fn(usize) -> bool)
     tokens.iter().enumerate().filter(ends).map(|(id, _)| id as u32).collect()
 }
 
-/// All tokens that end an answer, the one that the file calls the end of a sequence first. `default` stands for that one
-/// where the file does not name it.
+/// All tokens that end an answer, the file's end of sequence first. `default` stands for that one if the file does not
+/// name it.
 pub(super) fn all(
     metadata: &Metadata,
     tokens: &[String],
@@ -77,7 +78,7 @@ pub(super) fn all(
     }
     ends.extend(by_spelling(tokens, is_control));
     let has = |spelling: &str| ends.iter().any(|&id| tokens[id as usize] == spelling);
-    // In these vocabularies a message ends with <|end|>, and an answer has several; and </s> is a text like any other.
+    // In these vocabularies <|end|> ends a message, and an answer has several; and </s> is ordinary text.
     let messages =
         (has("<|return|>") && has("<|call|>")) || ((has("<|call|>") || has("<|calls|>")) && has("<|flush|>"));
     let texts = has("<|tool_response>") || has("<|plamo:eos|>");

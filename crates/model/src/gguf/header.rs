@@ -8,10 +8,10 @@ use crate::block_format::BlockFormat;
 use crate::stored::Encoding;
 use crate::{Dtype, ReadAt, substitute};
 
-/// Where data begin and tensors are aligned unless `general.alignment` says otherwise.
+/// Alignment of data and tensors unless `general.alignment` gives another.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// `GGML_MAX_DIMS`.
+/// Most dimensions of a tensor, `GGML_MAX_DIMS`.
 const MOST_DIMENSIONS: u32 = 4;
 
 /// Metadata and tensors of a file.
@@ -25,9 +25,9 @@ pub(super) struct Header {
 pub(super) struct TensorInfo {
     /// `Err` names a type that is not supported; tensors nobody asks for may have one.
     pub encoding: Result<Encoding, String>,
-    /// Outermost dimension first.
+    /// Dimensions, outermost first.
     pub shape: Vec<u64>,
-    /// From the start of the file.
+    /// Offset from the start of the file, in bytes.
     pub offset: u64,
 }
 
@@ -45,12 +45,14 @@ pub(super) fn read(file: &dyn ReadAt) -> Result<Header, String> {
         return Err("it does not begin as a GGUF file".into());
     }
     match cursor.u32()? {
+        // A big-endian version number reads as a huge one.
         2 | 3 => {}
         version if version.swap_bytes() <= 3 => return Err("it is big-endian, which is not supported".into()),
         version => return Err(format!("it is GGUF version {version}; supported are 2 and 3")),
     }
     let tensor_count = cursor.u64()?;
     let key_count = cursor.u64()?;
+    // The smallest key with the smallest value has 13 bytes, and the smallest tensor entry 24.
     cursor.expect("metadata keys", key_count, 13)?;
     cursor.expect_elements(key_count)?;
     let mut metadata = BTreeMap::new();
@@ -58,6 +60,7 @@ pub(super) fn read(file: &dyn ReadAt) -> Result<Header, String> {
         let key = cursor.name()?;
         let kind = cursor.u32()?;
         let value = value(&mut cursor, kind).map_err(|reason| format!("{key}: {reason}"))?;
+        // Duplicates are refused: readers differ in which of the two counts.
         if metadata.insert(key.clone(), value).is_some() {
             return Err(format!("{key} appears twice"));
         }
@@ -105,11 +108,13 @@ fn value(cursor: &mut Cursor<'_>, kind: u32) -> Result<Value, String> {
 fn array(cursor: &mut Cursor<'_>) -> Result<Value, String> {
     let kind = cursor.u32()?;
     let count = cursor.u64()?;
+    // Smallest bytes of an element: a claimed count is checked against the bytes that are left.
     let smallest = match kind {
         0 | 1 | 7 => 1,
         2 | 3 => 2,
         4..=6 => 4,
         8 | 10..=12 => 8,
+        // Nesting would need a limit of depth, and no known file has it.
         9 => return Err("arrays of arrays are not supported".into()),
         other => return Err(format!("value type {other} is unknown")),
     };
@@ -120,6 +125,7 @@ fn array(cursor: &mut Cursor<'_>) -> Result<Value, String> {
         6 | 12 => Value::Floats((0..count).map(|_| Ok(float(cursor, kind)? as f32)).collect::<Result<_, String>>()?),
         7 => Value::Integers((0..count).map(|_| cursor.u8().map(i64::from)).collect::<Result<_, _>>()?),
         _ => {
+            // Unsigned values of 64 bits may exceed `i64`, the type of a list's elements.
             let narrow = |number: i128| i64::try_from(number).map_err(|_| format!("{number} is too large"));
             Value::Integers((0..count).map(|_| integer(cursor, kind).and_then(narrow)).collect::<Result<_, _>>()?)
         }
@@ -153,11 +159,12 @@ fn tensor(cursor: &mut Cursor<'_>) -> Result<TensorInfo, String> {
         return Err(format!("{dimensions} dimensions, from 1 to {MOST_DIMENSIONS} are possible"));
     }
     let mut shape = (0..dimensions).map(|_| cursor.u64()).collect::<Result<Vec<_>, _>>()?;
+    // The format lists the innermost dimension first.
     shape.reverse();
     Ok(TensorInfo { shape, encoding: encoding(cursor.u32()?), offset: cursor.u64()? })
 }
 
-/// `enum ggml_type` of ggml.h.
+/// Encoding for a number of `enum ggml_type` of ggml.h.
 fn encoding(kind: u32) -> Result<Encoding, String> {
     if let Some(format) = BlockFormat::of_ggml(kind) {
         return Ok(Encoding::Blocks(format));
@@ -182,7 +189,7 @@ fn encoding(kind: u32) -> Result<Encoding, String> {
     })
 }
 
-/// Makes offsets absolute, and checks that tensors are aligned, inside the file and apart from each other.
+/// Makes offsets absolute, and checks that tensors are aligned, inside of the file and disjoint.
 fn place(
     tensors: &mut BTreeMap<String, TensorInfo>,
     data_start: u64,
@@ -195,7 +202,9 @@ fn place(
         let Some(start) = inside else {
             return Err(format!("tensor {name} begins at {}, which is no multiple of {alignment}", info.offset));
         };
+        // From here on, offsets are those of the file.
         info.offset = start;
+        // Unknown encodings have an unknown size; they fail when the tensor is needed, with the encoding's name.
         let Ok(encoding) = info.encoding else { continue };
         let bytes = size_bytes(&info.shape, encoding)
             .ok_or_else(|| format!("tensor {name} of shape {:?} does not hold whole blocks", info.shape))?;
@@ -208,6 +217,7 @@ fn place(
             }
         }
     }
+    // Once sorted by start, an overlap shows between neighbours: n log n instead of all pairs.
     ranges.sort_unstable();
     match ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
         Some(pair) => Err(format!("tensors {} and {} overlap", pair[0].2, pair[1].2)),
@@ -218,6 +228,7 @@ fn place(
 fn size_bytes(shape: &[u64], encoding: Encoding) -> Option<u64> {
     let (columns, rows) = shape.split_last()?;
     let block_len = encoding.block_len() as u64;
+    // Blocks never cross a row.
     let row_bytes = columns.is_multiple_of(block_len).then_some(columns / block_len)?;
     rows.iter().try_fold(row_bytes.checked_mul(encoding.block_bytes() as u64)?, |bytes, &n| bytes.checked_mul(n))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::config_json::LARGEST_SIZE;
 
-/// A value; widths of numbers do not matter to anyone here.
+/// A value; the widths of numbers are dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Integer(i128),
@@ -24,7 +24,7 @@ impl From<i128> for Value {
     }
 }
 
-/// All key-value pairs, and the file they came from.
+/// All key-value pairs with their file.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
     path: PathBuf,
@@ -144,7 +144,7 @@ impl Metadata {
     }
 }
 
-/// Enough of a value to recognise it in an error.
+/// Beginning of a value, for recognising it in an error.
 fn shown(value: &Value) -> String {
     match value {
         Value::Integer(number) => number.to_string(),

@@ -1,29 +1,30 @@
-//! How texts are cut before byte-level BPE, by the names that `tokenizer.ggml.pre` has for it.
+//! Pre-tokenizers: splitting of texts before byte-level BPE, by the names in `tokenizer.ggml.pre`.
 //!
 //! Names, and what follows from them, are those of llama.cpp (`src/llama-vocab.cpp`). Patterns are those of the models' own
 //! `tokenizer.json`, which llama.cpp's rewrite for lack of lookaround, possessive quantifiers or Unicode categories.
 
-/// A way of cutting texts.
+/// A pre-tokenizer.
 pub(super) struct Cut {
     names: &'static [&'static str],
-    /// Each in turn cuts the pieces that the one before has left, matches and what lies between them alike.
+    /// Patterns that split in turn the pieces that the previous one has left; matches and the text between them both
+    /// become pieces.
     pub patterns: &'static [&'static str],
-    /// A piece that is a token as a whole is taken as that token, whatever the merges say.
+    /// True if a piece that is a token as a whole becomes that token, whatever the merges say.
     pub ignore_merges: bool,
     pub adds_bos: bool,
     pub alphabet: Alphabet,
 }
 
-/// What tokens are spelled in.
+/// Alphabet of a vocabulary's tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alphabet {
-    /// A character for each byte, as GPT-2 has it.
+    /// A character for each byte, as in GPT-2 (byte-level BPE).
     Bytes,
     /// Text with `▁` for a space, and `<0x0A>` for a byte that no token covers.
     Text,
 }
 
-/// The way of this name.
+/// The pre-tokenizer called `name`.
 pub(super) fn named(name: &str) -> Option<&'static Cut> {
     CUTS.iter().find(|cut| cut.names.contains(&name))
 }
@@ -37,7 +38,7 @@ const fn cut(names: &'static [&'static str], patterns: &'static [&'static str]) 
     Cut { names, patterns, ignore_merges: false, adds_bos: false, alphabet: Alphabet::Bytes }
 }
 
-/// The contractions of English, in either case.
+/// Contractions of English, in either case.
 macro_rules! contractions {
     () => {
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -90,6 +91,7 @@ const UP_TO_THREE_DIGITS: &str = r"\p{N}{1,3}";
 const CHINESE_AND_JAPANESE: &str = "[一-龥぀-ゟ゠-ヿ]+";
 const DEEPSEEK_V3: &str = like_deepseek!(r"[\r\n]*|\s*[\r\n]+");
 const GPT4O: &str = like_o200k!("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}");
+// Full stops and commas of several scripts end a piece.
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 const LINES: &str = r"[^\n]+|\n+";
 

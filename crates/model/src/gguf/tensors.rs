@@ -8,12 +8,12 @@ use crate::layout::Layout;
 use crate::stored::{RowOrder, Stored};
 use crate::{DecoderConfig, Error, LayerTensor, TensorName, Weights};
 
-/// Factors on rotary wavelengths, one for each pair of entries of a head.
+/// Factors of rotary wavelengths, one for each pair of entries of a head.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
-/// The same for sequences within the length of the original training, and beyond it.
+/// Factors for sequences within the length of the original training, and beyond it.
 pub(crate) const ROPE_FACTORS_SHORT_LONG: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
-/// Finds a place for every tensor of `config` in `gguf`, and a use for every tensor of `gguf`.
+/// Finds the location of every tensor of `config` in `gguf`, and a use for every tensor of `gguf`.
 pub(super) fn find(gguf: &Gguf, config: &DecoderConfig, layout: Layout) -> Result<Weights, Error> {
     let name = |tensor| name(tensor, layout);
     let factors = [ROPE_FACTORS].into_iter().chain(ROPE_FACTORS_SHORT_LONG).map(String::from);
@@ -57,9 +57,9 @@ fn stored(
     if columns % encoding.block_len() != 0 {
         return Err(format!("{name} is a vector and should not be quantised"));
     }
-    let stored_less_by = layout.stored_less_by(tensor);
+    let norm_offset = layout.norm_offset(tensor);
     let file = gguf.file.clone();
-    let mut stored = Stored { file, name, encoding, offset: info.offset, rows, columns, row_order, stored_less_by };
+    let mut stored = Stored { file, name, encoding, offset: info.offset, rows, columns, row_order, norm_offset };
     stored.offset += (part.row * stored.row_bytes()) as u64;
     Ok(stored)
 }

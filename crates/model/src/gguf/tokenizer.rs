@@ -10,7 +10,7 @@ use super::vocabulary::Vocabulary;
 use super::{Metadata, byte_level, sentence_piece};
 use crate::{Error, Tokenizer};
 
-/// What the two kinds of tokenizer fill in differently. Values are in the format of a `tokenizer.json`.
+/// The parts in which the two kinds of tokenizer differ. Values are in the format of a `tokenizer.json`.
 pub(super) struct Parts {
     pub normalizer: Value,
     pub pre_tokenizer: Value,
@@ -18,13 +18,13 @@ pub(super) struct Parts {
     pub merges: Vec<(String, String)>,
     pub ignore_merges: bool,
     pub byte_fallback: bool,
-    /// Token that stands for a text without one.
+    /// Token for text that no other token covers.
     pub unknown: Option<String>,
-    /// Whether BOS goes before a text unless the file says otherwise.
+    /// True if BOS is added before a text unless the file says otherwise.
     pub adds_bos: bool,
 }
 
-/// From tokens that spell a space `▁` and bytes `<0x0A>` to text.
+/// Decoders for tokens that spell a space `▁` and bytes `<0x0A>`.
 pub(super) fn text_decoders() -> Vec<Value> {
     vec![
         json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
@@ -56,7 +56,7 @@ pub(super) fn build(metadata: &Metadata) -> Result<Tokenizer, Error> {
         }
     };
     let post_processor = post_processor(&mut vocabulary, parts.adds_bos)?;
-    // Not by way of a tokenizer.json: to write one and read it again takes several times as long.
+    // Built directly: writing and parsing a tokenizer.json takes several times as long.
     let made = std::panic::catch_unwind(|| make(&vocabulary, parts, post_processor));
     let refuse = |reason: String| {
         let reason = format!("the description does not make a tokenizer: {reason}");
@@ -97,13 +97,14 @@ fn make(vocabulary: &Vocabulary<'_>, parts: Parts, post_processor: Value) -> tok
     Ok(library)
 }
 
-/// Whether markers take the white space that follows them. No key says so; as in llama.cpp, the name of Phi 3 does.
+/// Returns whether markers absorb the white space that follows them. No key says so; as in llama.cpp, it depends on the
+/// name Phi 3.
 fn markers_strip(metadata: &Metadata) -> Result<bool, Error> {
     let name = metadata.text("general.name")?.unwrap_or_default().to_lowercase();
     Ok(name.contains("phi-3") || name.contains("phi3"))
 }
 
-/// Puts BOS before and EOS after a text where the file wants that.
+/// Post-processor that adds BOS before and EOS after a text, as the file demands.
 fn post_processor(vocabulary: &mut Vocabulary<'_>, adds_bos: bool) -> Result<Value, Error> {
     let metadata = vocabulary.metadata;
     let mut specials = Map::new();

@@ -1,4 +1,4 @@
-//! Tokens of a GGUF file, with the flaws that files in the wild have put right and told of.
+//! Tokens of a GGUF file. Known flaws of published files are corrected, with a warning.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ mod kind {
     pub const USER_DEFINED: i64 = 4;
 }
 
-/// Keys that name a token, and that SentencePiece has a default for.
+/// Keys that name a token, with SentencePiece's default.
 const NAMED: [(&str, Option<u32>); 6] = [
     ("tokenizer.ggml.bos_token_id", Some(1)),
     ("tokenizer.ggml.eos_token_id", Some(2)),
@@ -22,12 +22,12 @@ const NAMED: [(&str, Option<u32>); 6] = [
     ("tokenizer.ggml.eom_token_id", None),
 ];
 
-/// Tokens in the order of their ids.
+/// Tokens in the order of their IDs.
 pub(super) struct Vocabulary<'a> {
     pub tokens: Vec<String>,
     pub metadata: &'a Metadata,
     kinds: Vec<i64>,
-    /// The id of each spelling. Of several the last, as in llama.cpp and in a JSON object.
+    /// ID of each spelling; of several the last, as in llama.cpp and in a JSON object.
     pub ids: HashMap<String, u32>,
     /// Harmless faults of the file.
     pub warnings: Vec<String>,
@@ -38,6 +38,7 @@ impl<'a> Vocabulary<'a> {
         let key = "tokenizer.ggml.tokens";
         let tokens = metadata.texts(key)?.ok_or_else(|| metadata.error(key, "is missing"))?;
         let mut warnings = Vec::new();
+        // Empty spellings would match everywhere.
         let named = |(id, token): (usize, &String)| match token.is_empty() {
             true => format!("[EMPTY_{id}]"),
             false => token.clone(),
@@ -57,7 +58,7 @@ impl<'a> Vocabulary<'a> {
         let mut kinds = at_least(metadata, "tokenizer.ggml.token_type", tokens.len())?;
         let marked = !kinds.is_empty();
         kinds.resize(tokens.len(), 0);
-        // Control tokens that the file does not mark as such would be shown, and split in prompts.
+        // Control tokens without a mark would be shown in texts, and split in prompts.
         for id in end_tokens::all(metadata, &tokens, |id| kinds[id] == kind::CONTROL, None)? {
             if kinds[id as usize] != kind::CONTROL {
                 if marked {
@@ -66,6 +67,7 @@ impl<'a> Vocabulary<'a> {
                 kinds[id as usize] = kind::CONTROL;
             }
         }
+        // A file that marks its tokens decides about BOS itself.
         let bos = metadata.token_id("tokenizer.ggml.bos_token_id")?;
         if let Some(kind) = bos.filter(|_| !marked).and_then(|id| kinds.get_mut(id as usize)) {
             *kind = kind::CONTROL;
@@ -78,23 +80,23 @@ impl<'a> Vocabulary<'a> {
         Ok(Self { tokens, metadata, kinds, ids, warnings })
     }
 
-    /// Tells that a token is met only where the text spells it out, never as the result of merging.
+    /// Returns whether a token only occurs if the text spells it out, never as the result of merges.
     pub fn is_spelled_out(&self, id: usize) -> bool {
         matches!(self.kinds[id], kind::UNKNOWN | kind::CONTROL | kind::USER_DEFINED)
     }
 
-    /// Tells that a token stands for no text.
+    /// Returns whether a token stands for no text.
     pub fn is_special(&self, id: usize) -> bool {
         self.is_spelled_out(id) && self.kinds[id] != kind::USER_DEFINED
     }
 
-    /// Ids that a later token with the same spelling took the place of, and that token's.
+    /// IDs whose spelling a later token has, with that token's ID.
     pub fn repeated(&self) -> impl Iterator<Item = (u32, u32)> {
         let last = |(id, token)| (id as u32, self.ids[token]);
         self.tokens.iter().enumerate().map(last).filter(|(id, last)| id != last)
     }
 
-    /// All tokens that end an answer, the end of a sequence first.
+    /// All tokens that end an answer, the end of sequence first.
     pub fn end_tokens(&self) -> Result<Vec<u32>, Error> {
         let default = default_id(self.metadata, "tokenizer.ggml.eos_token_id");
         end_tokens::all(self.metadata, &self.tokens, |id| self.kinds[id] == kind::CONTROL, default)
@@ -124,16 +126,18 @@ impl<'a> Vocabulary<'a> {
 }
 
 fn default_id(metadata: &Metadata, key: &str) -> Option<u32> {
+    // The defaults are SentencePiece's own ids; other vocabularies have none in common.
     let is_sentence_piece = matches!(metadata.text("tokenizer.ggml.model"), Ok(Some("llama")));
     NAMED.iter().find(|(name, _)| is_sentence_piece && *name == key).and_then(|(_, default)| *default)
 }
 
-/// A list with an entry for each token and perhaps more, or none at all.
+/// A list with at least one entry for each token, or an empty one.
 fn at_least(metadata: &Metadata, key: &str, tokens: usize) -> Result<Vec<i64>, Error> {
     let list = metadata.integers(key)?.unwrap_or_default();
     match list.len() {
         0 => Ok(Vec::new()),
         entries if entries < tokens => Err(too_short(metadata, key, entries, tokens)),
+        // Entries beyond the vocabulary belong to no token.
         _ => Ok(list[..tokens].to_vec()),
     }
 }

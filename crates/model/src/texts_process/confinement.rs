@@ -7,27 +7,24 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::set_no_new_privs;
 
-/// Address space besides what files need: threads' stacks and heaps, and the work on texts.
+/// Address space besides that for files: threads' stacks and heaps, and work on texts.
 const BASE_BYTES: u64 = 3 << 30;
 
-/// Address space for each byte of a tokenizer's files: tables of its tokens take some thirty times their spelling.
+/// Address space for each byte of a tokenizer's files: tables of tokens take some thirty times their spelling.
 const BYTES_PER_FILE_BYTE: u64 = 64;
 
-/// The part of a file that counts. A GGUF file has weights behind its tokens.
+/// Largest part of a file that counts, in bytes. A GGUF file has weights behind its tokens.
 const LONGEST_FILE_BYTES: u64 = 256 << 20;
 
-/// Time on processors in all, for datasets of any length that a job gets through in a day.
+/// CPU time in total, for datasets of any length that a job can finish in a day.
 pub(super) const CPU_SECONDS: u64 = 24 * 60 * 60;
 
-/// Limits this process, which is to open `files`. What is lower already stays so.
-///
-/// # Errors
-/// The system refuses a limit.
+/// Limits this process, which will open `files`. Lower existing limits stay.
 pub(super) fn confine(files: &[&Path]) -> io::Result<()> {
     close_inherited()?;
     set_no_new_privs(true)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Rather this process than the job, where the machine's memory runs out.
+    // If memory runs out, the kernel should kill this process rather than the job.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let address_space = BASE_BYTES + BYTES_PER_FILE_BYTE * files.iter().map(|path| file_bytes(path)).sum::<u64>();
     limit(Resource::As, address_space)?;
@@ -36,11 +33,8 @@ pub(super) fn confine(files: &[&Path]) -> io::Result<()> {
     limit(Resource::Fsize, 0)
 }
 
-/// Refuses every further descriptor: the files are read.
-///
-/// # Errors
-/// The system refuses the limit.
-pub(super) fn close_door() -> io::Result<()> {
+/// Refuses every further descriptor, as the files are read.
+pub(super) fn refuse_descriptors() -> io::Result<()> {
     limit(Resource::Nofile, 0)
 }
 
@@ -50,7 +44,7 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: lower(held.current), maximum: lower(held.maximum) })?)
 }
 
-/// Bytes of the file at `path`, or of those in the directory there that are no weights.
+/// Bytes of the file at `path`, or of the largest file in the directory there that is not weights.
 fn file_bytes(path: &Path) -> u64 {
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len().min(LONGEST_FILE_BYTES));
     match std::fs::read_dir(path) {
@@ -63,7 +57,7 @@ fn file_bytes(path: &Path) -> u64 {
     }
 }
 
-/// Closes what the job was started with and passed on, such as a mount's descriptor.
+/// Closes inherited descriptors, such as a mount's.
 fn close_inherited() -> io::Result<()> {
     let first = std::io::stderr().as_raw_fd() + 1;
     // SAFETY: nothing in this process has opened a descriptor yet, so that those beyond standard error are nobody's here.
@@ -71,7 +65,7 @@ fn close_inherited() -> io::Result<()> {
     match closed {
         0 => Ok(()),
         _ => match io::Error::last_os_error() {
-            // Older than Linux 5.9, or refused by a filter of a container: they stay, and nobody looks for them.
+            // Before Linux 5.9, or under a container's seccomp filter: they stay open, unused.
             error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
             error => Err(error),
         },

@@ -6,22 +6,22 @@ use serde_json::Value;
 
 use crate::{Ask, TextFacts};
 
-/// The longest message, in bytes.
+/// Longest message in bytes.
 const LONGEST: u32 = 1 << 30;
 
-/// From the job.
+/// A message from the job.
 #[derive(Debug, PartialEq)]
 pub(super) enum Order {
-    /// Questions that are to become tokens, under a number that comes back with them.
+    /// Questions to encode, with a number that comes back with the answer.
     Encode { number: u32, asks: Vec<Ask> },
-    /// Conversations that are to be rendered, without tokens: tells a template's fault from a tokenizer's.
+    /// Conversations to render without encoding: tells a template's fault from a tokenizer's.
     Render { number: u32, asks: Vec<Ask> },
-    /// Tokens that are to become a text.
+    /// Tokens to decode into a text.
     Decode(Vec<u32>),
 }
 
 impl Order {
-    /// About as many bytes as it takes on its way.
+    /// Approximate size of the message in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Order::Encode { asks, .. } | Order::Render { asks, .. } => asks.iter().map(Ask::bytes).sum(),
@@ -30,20 +30,20 @@ impl Order {
     }
 }
 
-/// From the process that has the texts.
+/// A message from the process with the texts.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// They are open.
+    /// The texts are open.
     Opened(Box<TextFacts>),
-    /// They cannot be opened.
+    /// The texts cannot be opened.
     Refused(String),
-    /// Ids, or a sentence for each question.
+    /// Token IDs, or a sentence, for each question.
     Encoded { number: u32, results: Vec<Result<Vec<u32>, String>> },
     /// A text, or a sentence.
     Decoded(Result<String, String>),
 }
 
-/// Writes `order`, all of it at once.
+/// Writes `order` in one call.
 pub(super) fn write_order(out: &mut impl Write, order: &Order) -> io::Result<()> {
     let mut frame = Frame::default();
     match order {
@@ -73,7 +73,7 @@ pub(super) fn write_order(out: &mut impl Write, order: &Order) -> io::Result<()>
     frame.write(out)
 }
 
-/// The next order; none once the job closes its end.
+/// The next order; `None` once the job closes its end.
 pub(super) fn read_order(input: &mut impl Read) -> io::Result<Option<Order>> {
     let Some(bytes) = read(input)? else { return Ok(None) };
     let mut rest = Rest(&bytes);
@@ -98,7 +98,7 @@ pub(super) fn read_order(input: &mut impl Read) -> io::Result<Option<Order>> {
     Ok(Some(order))
 }
 
-/// Writes `answer`, all of it at once.
+/// Writes `answer` in one call.
 pub(super) fn write_answer(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     let mut frame = Frame::default();
     match answer {
@@ -135,7 +135,7 @@ pub(super) fn write_answer(out: &mut impl Write, answer: &Answer) -> io::Result<
     frame.write(out)
 }
 
-/// The next answer; none once the process is gone.
+/// The next answer; `None` once the process is gone.
 pub(super) fn read_answer(input: &mut impl Read) -> io::Result<Option<Answer>> {
     let Some(bytes) = read(input)? else { return Ok(None) };
     let mut rest = Rest(&bytes);
@@ -156,11 +156,12 @@ pub(super) fn read_answer(input: &mut impl Read) -> io::Result<Option<Answer>> {
     }))
 }
 
-/// A message that is being put together, behind room for its length.
+/// A message under construction, after space for its length.
 struct Frame(Vec<u8>);
 
 impl Default for Frame {
     fn default() -> Self {
+        // Room for the length, which is known only at the end: a frame is then one write.
         Self(vec![0; size_of::<u32>()])
     }
 }
@@ -180,12 +181,14 @@ impl Frame {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Not as JSON: a number that is read from it may differ from the one that was written in its last digit.
+    /// Writes a JSON value in binary. As text, a number that is parsed may differ in its last digit from the one that
+    /// was written.
     fn value(&mut self, value: &Value) {
         match value {
             Value::Null => self.number(0),
             Value::Bool(truth) => self.number(1 + u32::from(*truth)),
             Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                // Integers stay integers: a template prints 1 and 1.0 differently.
                 (Some(number), ..) => self.long(3, number as u64),
                 (_, Some(number), _) => self.long(4, number),
                 (.., number) => self.long(5, number.unwrap_or_default().to_bits()),
@@ -226,15 +229,18 @@ impl Frame {
     }
 }
 
-/// The bytes of the next message.
+/// Bytes of the next message.
 fn read(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; size_of::<u32>()];
     match input.read_exact(&mut length) {
+        // The other side has closed its end, between two frames or by dying; the caller tells them apart by the exit
+        // status.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => other?,
     }
     let length = u32::from_le_bytes(length);
     if length > LONGEST {
+        // The other side may be corrupt: its length must not be allocated unchecked.
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut bytes = vec![0; length as usize];
@@ -242,7 +248,7 @@ fn read(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// The part of a message that is not read yet.
+/// The unread part of a message.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -283,6 +289,7 @@ impl<'a> Rest<'a> {
     }
 
     fn numbers(&mut self) -> io::Result<Vec<u32>> {
+        // A saturated length fails in `take`: no frame is that long.
         let length = (self.number()? as usize).saturating_mul(size_of::<u32>());
         let bytes = self.take(length)?;
         Ok(bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect())

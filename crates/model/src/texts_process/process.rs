@@ -1,4 +1,4 @@
-//! The process as the job sees it: pipes, a watch over its time on processors, and how it ended.
+//! The process as seen by the job: pipes, a limit of its CPU time, and the cause of its end.
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Read};
@@ -13,13 +13,13 @@ use super::MARKER;
 use super::confinement::CPU_SECONDS;
 use super::frames::{Answer, Order, read_answer, write_order};
 
-/// The interval at which a wait for an answer looks at the time that was spent on processors.
+/// Interval at which a wait for an answer checks the CPU time.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
-/// The last bytes of standard error that are kept for a message.
+/// Bytes of the end of standard error that are kept for a message.
 const LAST_BYTES: usize = 2048;
 
-/// A process that serves texts. Killed when dropped.
+/// A process that serves texts. Killed on drop.
 pub(super) struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -28,19 +28,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `program` on the files at `model` and `tokenizer`. Its first answer says whether they could be opened.
-    ///
-    /// # Errors
-    /// The system starts no process or no thread.
+    /// Starts `program` on the files at `model` and `tokenizer`. Its first answer tells whether they could be opened.
     pub fn start(program: &Path, model: &Path, tokenizer: &Path) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.arg0("flashjob").arg(MARKER).args([model, tokenizer]).env_clear();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // An interrupt at the terminal is for the job, which still has texts to decode then.
+        // A group of its own: an interrupt at the terminal is for the job, which still has texts to decode then.
         command.process_group(0);
         let (started, child) = channel();
         let (said, answers) = channel();
-        // The kernel ends the process with the thread that started it, so that is one which lives as long as its answers come.
+        // The parent-death signal is tied to the thread that spawned the child, so that thread must live as long as the
+        // child.
         std::thread::Builder::new().name("texts".to_owned()).spawn(move || {
             let mut child = match command.spawn() {
                 Ok(child) => child,
@@ -64,10 +62,7 @@ impl Process {
         Ok(Self { child, input, answers, last_words: Some(last_words) })
     }
 
-    /// Says `order`.
-    ///
-    /// # Errors
-    /// It is gone.
+    /// Sends `order` to the process.
     pub fn tell(&mut self, order: &Order) -> io::Result<()> {
         match &mut self.input {
             Some(input) => write_order(input, order),
@@ -75,11 +70,9 @@ impl Process {
         }
     }
 
-    /// Its next answer. It is ended when it spends more than `patience` on processors without one.
-    ///
-    /// # Errors
-    /// Its end: the rest of a sentence that begins with it.
+    /// The next answer. The process is ended if it spends more than `patience` of CPU time without one.
     pub fn answer(&mut self, patience: Duration) -> Result<Answer, String> {
+        // CPU time, not wall time: on a busy machine a process that waits must not be killed.
         let start = self.seconds_on_processors();
         loop {
             match self.answers.recv_timeout(LOOK_UP) {
@@ -95,14 +88,14 @@ impl Process {
         }
     }
 
-    /// The time of all its threads; 0 once it is gone.
+    /// CPU time of all its threads in seconds; 0 once it is gone.
     fn seconds_on_processors(&self) -> f64 {
         let process = procfs::process::Process::new(self.child.id() as i32);
         let Ok(stat) = process.and_then(|process| process.stat()) else { return 0.0 };
         (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64
     }
 
-    /// Ends it, if it has not ended, and says how it did.
+    /// Ends the process if it still runs, and describes its end.
     fn end(&mut self) -> String {
         self.input = None;
         // It has closed its output or is to be stopped: either way there is nothing to wait for.
@@ -127,8 +120,9 @@ impl Drop for Process {
     }
 }
 
-/// Waits a moment for the end of `child`, whose output closes before that, and ends it then.
+/// Waits a moment for the end of `child`, whose output closes before that, then kills it.
 fn wait_or_kill(child: &mut Child) -> io::Result<ExitStatus> {
+    // A process that closed its pipes ends within milliseconds; its own status says more than a kill.
     for _ in 0..100 {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
@@ -145,12 +139,13 @@ fn last_words(stderr: Option<ChildStderr>) -> String {
     let Some(mut stderr) = stderr else { return String::new() };
     while let Ok(length @ 1..) = stderr.read(&mut buffer) {
         kept.extend(&buffer[..length]);
+        // Read to the end but kept short: a full pipe would block the process, and a flood fill this one's memory.
         kept.drain(..kept.len().saturating_sub(LAST_BYTES));
     }
     String::from_utf8_lossy(kept.make_contiguous()).into_owned()
 }
 
-/// The end of a process that said `words` last.
+/// Describes the end of a process that wrote `words` last.
 fn described(status: ExitStatus, words: &str) -> String {
     const XCPU: i32 = rustix::process::Signal::XCPU.as_raw();
     const KILL: i32 = rustix::process::Signal::KILL.as_raw();
@@ -158,6 +153,7 @@ fn described(status: ExitStatus, words: &str) -> String {
     match status.signal() {
         Some(ABORT) if words.contains("memory allocation of") => "ran out of the memory that it may take".to_owned(),
         Some(ABORT) if words.contains("overflowed its stack") => "overflowed its stack".to_owned(),
+        // RLIMIT_CPU of the process itself, which works even where the job hangs.
         Some(XCPU) => format!("spent more than {CPU_SECONDS} s on processors"),
         Some(KILL) => "was killed (SIGKILL), as happens where the machine's memory runs out".to_owned(),
         _ => {

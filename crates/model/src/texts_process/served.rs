@@ -1,27 +1,29 @@
-//! The process itself: opens a model's texts, then answers orders with several workers until nobody is left to ask.
+//! The process itself: opens a model's texts, then answers orders with several workers until the job closes its end.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 
+use parking_lot::Mutex;
+
 use super::MARKER;
-use super::confinement::{close_door, confine};
+use super::confinement::{confine, refuse_descriptors};
 use super::frames::{Answer, Order, read_order, write_answer};
 use crate::text_service::TextFacts;
 use crate::{Ask, Texts};
 
-/// More threads than this gain little: texts come from one reader.
+/// Most worker threads: texts come from one reader, so more gain little.
 pub(super) const MOST_WORKERS: usize = 8;
 
-/// A template's recursion is limited by count, not by what it takes.
+/// Stack of a worker: a template's recursion is limited by depth, not by bytes.
 pub(crate) const STACK_BYTES: usize = 16 << 20;
 
-/// Serves texts where `arguments` are those of a process that does nothing else, and gives its exit code.
+/// Serves texts if `arguments` are those of such a process, and returns its exit code.
 pub fn serve_texts(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     if arguments.next()? != MARKER {
         return None;
@@ -37,6 +39,7 @@ pub fn serve_texts(mut arguments: impl Iterator<Item = OsString>) -> Option<Exit
 }
 
 fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
+    // Before the first byte of the model is parsed.
     confine(&[model, tokenizer])?;
     let opened = catch_unwind(|| Texts::open(model, tokenizer));
     let texts = match opened {
@@ -53,13 +56,16 @@ fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     for _ in 0..workers {
         let (texts, inbox, output) = (texts.clone(), inbox.clone(), output.clone());
+        // Explicit: templates recurse, and the default of a thread is 2 MiB.
         Builder::new().stack_size(STACK_BYTES).spawn(move || work(&texts, &inbox, &output))?;
     }
-    close_door()?;
-    let mut opened = output.lock().unwrap_or_else(PoisonError::into_inner);
+    // After opening: from here on the process needs no file but its pipes.
+    refuse_descriptors()?;
+    let mut opened = output.lock();
     write_answer(&mut *opened, &Answer::Opened(Box::new(TextFacts::of(&texts))))?;
     drop(opened);
-    // Never waits for a worker: the job says all it has to say before it listens.
+    // Orders are read without waiting for a worker: the job sends all orders before it reads answers, and both sides
+    // would block otherwise.
     let mut input = io::BufReader::new(io::stdin());
     while let Some(order) = read_order(&mut input)? {
         let _ = orders.send(order);
@@ -67,10 +73,11 @@ fn serve([model, tokenizer]: &[PathBuf; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers orders, as long as somebody reads the answers.
+/// Answers orders until the output is closed.
 fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout>) {
     loop {
-        let order = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        // One worker waits while it holds the lock, the others wait for the lock: an order wakes exactly one.
+        let order = inbox.lock().recv();
         let Ok(order) = order else { return };
         let answer = match order {
             Order::Encode { number, asks } => {
@@ -84,14 +91,14 @@ fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout
                 Answer::Decoded(guarded(|| texts.tokenizer.decode(&ids).map_err(|error| error.to_string())))
             }
         };
-        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = output.lock();
         if write_answer(&mut *output, &answer).is_err() {
             return;
         }
     }
 }
 
-/// No ids, where the template renders the conversation.
+/// Renders the conversation; returns no IDs.
 fn rendered(texts: &Texts, ask: &Ask) -> Result<Vec<u32>, String> {
     match (ask, &texts.chat_template) {
         (Ask::Messages(messages), Some(template)) => {
@@ -101,7 +108,8 @@ fn rendered(texts: &Texts, ask: &Ask) -> Result<Vec<u32>, String> {
     }
 }
 
-/// The outcome of `work`; a panic in it is a sentence, too.
+/// Result of `work`; a panic becomes a sentence, too.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // A panic in a library is an error of one question; the others of its order are still answered.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a library gave up on it".to_owned()))
 }

@@ -1,7 +1,7 @@
-//! Rows of one tensor on their way from a file to memory.
+//! Reading of rows of one tensor from a file into memory.
 //!
-//! Read where they lie, decoded where they are written otherwise, cut where a rank holds part of each row, put in the
-//! decoder's order, and looked at where that was asked for.
+//! Rows are borrowed if possible, else read, decoded, cut to the rank's part of each row, put into the decoder's order, and
+//! validated on request.
 
 use std::ops::Range;
 
@@ -17,19 +17,19 @@ use crate::{Dtype, Error};
 
 use super::Validation;
 
-/// Rows one after the other.
+/// Rows in sequence, by number format.
 #[derive(Clone, Copy, Debug)]
 pub enum RowSlice<'a> {
-    /// In single precision.
+    /// Numbers in single precision.
     F32(&'a [f32]),
-    /// In half precision.
+    /// Numbers in half precision.
     F16(&'a [f16]),
-    /// As bfloat16.
+    /// Numbers in bfloat16.
     Bf16(&'a [bf16]),
 }
 
 impl<'a> RowSlice<'a> {
-    /// `None` where `bytes` do not lie as numbers of `dtype` must.
+    /// `None` if `bytes` lack the alignment or length for `dtype`.
     fn of(bytes: &'a [u8], dtype: Dtype) -> Option<Self> {
         let bits = || bytemuck::try_cast_slice::<u8, u16>(bytes).ok();
         match dtype {
@@ -40,7 +40,7 @@ impl<'a> RowSlice<'a> {
     }
 }
 
-/// Rows that were read: where they lay, or in a [`RowBuffer`].
+/// Rows that were read: borrowed from memory, or in a [`RowBuffer`].
 pub struct Rows<'a> {
     bytes: Lent<'a>,
     dtype: Dtype,
@@ -48,15 +48,16 @@ pub struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn new(bytes: Lent<'a>, dtype: Dtype) -> Option<Self> {
+        // Mapped files may put a tensor at an odd offset, where numbers cannot be borrowed; the caller then copies.
         RowSlice::of(&bytes, dtype).is_some().then_some(Self { bytes, dtype })
     }
 
-    /// The numbers.
+    /// The rows as numbers.
     pub fn numbers(&self) -> RowSlice<'_> {
         RowSlice::of(&self.bytes, self.dtype).expect("rows that lie as numbers must")
     }
 
-    /// A copy on the CPU.
+    /// A copy as a tensor on the CPU.
     pub(super) fn to_tensor(&self, shape: Vec<usize>) -> candle_core::Result<Tensor> {
         match self.numbers() {
             RowSlice::F32(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
@@ -66,14 +67,14 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Memory for rows of one format, kept from one reading to the next.
+/// A reusable buffer for rows of one format.
 pub struct RowBuffer {
     bytes: Bytes,
     dtype: Dtype,
 }
 
 impl RowBuffer {
-    /// Empty, for numbers of `dtype`.
+    /// An empty buffer for numbers of `dtype`.
     pub fn new(dtype: Dtype) -> Self {
         Self { bytes: Bytes::zeros(0), dtype }
     }
@@ -82,7 +83,7 @@ impl RowBuffer {
         Rows { bytes: Box::new(self.bytes.as_slice()), dtype: self.dtype }
     }
 
-    /// Room for `count` numbers, holding whatever was left in it.
+    /// Space for `count` numbers, with arbitrary content.
     fn room(&mut self, count: usize) -> Numbers<'_> {
         self.bytes.resize(count * self.dtype.size_bytes());
         let bytes = self.bytes.as_mut_slice();
@@ -94,7 +95,7 @@ impl RowBuffer {
     }
 }
 
-/// One rank's part of a tensor, to be read.
+/// A rank's part of a tensor, to be read.
 pub(super) struct Read<'a> {
     pub(super) stored: &'a Stored,
     pub(super) window: Window,
@@ -102,8 +103,8 @@ pub(super) struct Read<'a> {
 }
 
 impl<'a> Read<'a> {
-    /// `rows` of the window: whole heads, where the rows of a head must change places. Where they lie in memory just as
-    /// they are wanted they stay there, else they overwrite `buffer`.
+    /// `rows` of the window: whole heads if the rows of a head must be reordered. They are borrowed if they lie in
+    /// memory exactly as requested, else they overwrite `buffer`.
     pub(super) fn rows<'b>(&self, rows: Range<usize>, buffer: &'b mut RowBuffer) -> Result<Rows<'b>, Error>
     where
         'a: 'b,
@@ -116,11 +117,12 @@ impl<'a> Read<'a> {
     }
 
     fn lent(&self, rows: &Range<usize>, dtype: Dtype) -> Result<Option<Rows<'a>>, Error> {
-        let &Stored { columns, encoding, row_order, stored_less_by, .. } = self.stored;
+        let &Stored { columns, encoding, row_order, norm_offset, .. } = self.stored;
+        // Any conversion needs a copy, and validation is a pass over the numbers that is cheaper after it.
         let as_wanted = columns == self.window.columns.len()
             && encoding == Encoding::Plain(dtype)
             && row_order == RowOrder::Halves
-            && stored_less_by == 0.0
+            && norm_offset == 0.0
             && self.validation == Validation::Trust;
         if !as_wanted {
             return Ok(None);
@@ -133,14 +135,15 @@ impl<'a> Read<'a> {
 
     fn fill(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<(), Error> {
         let count = rows.len() * self.window.columns.len();
-        let less_by = self.stored.stored_less_by;
+        let norm_offset = self.stored.norm_offset;
         let mut numbers = buffer.room(count);
-        if less_by == 0.0 {
+        if norm_offset == 0.0 {
             self.fetch(&rows, &mut numbers)?;
         } else {
+            // Added in single precision: in 16 bits, `weight - 1` plus 1 would be rounded twice.
             let mut wide = vec![0.0; count];
             self.fetch(&rows, &mut Numbers::F32(&mut wide))?;
-            wide.iter_mut().for_each(|number| *number += less_by);
+            wide.iter_mut().for_each(|number| *number += norm_offset);
             numbers.store(&wide);
         }
         match self.validation {
@@ -160,9 +163,11 @@ impl<'a> Read<'a> {
             self.read_bytes(bytes.as_mut_slice(), first_row, 0)?;
             decode(self.stored.encoding, &bytes, numbers);
         } else {
+            // Row-parallel matrices are split by columns: only the rank's columns cross the network.
             self.fetch_strided(numbers, first_row, rows.len())?;
         }
         if let RowOrder::Pairs { head_dim } = self.stored.row_order {
+            // Per head: a rotation never crosses a head, and neither does the permutation.
             let head_numbers = head_dim * columns.len();
             match numbers {
                 Numbers::F32(numbers) => {
@@ -176,7 +181,7 @@ impl<'a> Read<'a> {
         Ok(())
     }
 
-    /// Part of each row: the bytes of the blocks that it touches, then the numbers wanted of them.
+    /// Reads part of each row: the blocks that it touches, then cuts out the requested numbers.
     fn fetch_strided(&self, numbers: &mut Numbers<'_>, first_row: usize, rows: usize) -> Result<(), Error> {
         let columns = &self.window.columns;
         let encoding = self.stored.encoding;
@@ -184,6 +189,7 @@ impl<'a> Read<'a> {
         let blocks = self.stored.blocks_of(columns);
         let mut bytes = Bytes::zeros(rows * blocks.len() * block_bytes);
         for (row, bytes) in bytes.as_mut_slice().chunks_mut(blocks.len() * block_bytes).enumerate() {
+            // One read for each row: a rank's columns are contiguous only within a row.
             self.read_bytes(bytes, first_row + row, blocks.start * block_bytes)?;
         }
         let skip = columns.start - blocks.start * block_len;
@@ -192,6 +198,7 @@ impl<'a> Read<'a> {
             decode(encoding, &bytes, numbers);
             return Ok(());
         }
+        // Quantised blocks cannot be split: the first and last may contain numbers of other ranks.
         fn cut<T: Copy>(wide: &[T], width: usize, skip: usize, columns: usize, to: &mut [T]) {
             for (row, to) in wide.chunks(width).zip(to.chunks_mut(columns)) {
                 to.copy_from_slice(&row[skip..skip + columns]);
@@ -217,7 +224,7 @@ impl<'a> Read<'a> {
         self.stored.file.bytes.read_exact_at(to, offset).map_err(|error| self.unread(error))
     }
 
-    /// Where `row` of the whole tensor begins in its file.
+    /// Offset of `row` of the whole tensor in its file.
     fn offset(&self, row: usize) -> u64 {
         self.stored.offset + row as u64 * self.stored.row_bytes() as u64
     }
@@ -232,6 +239,7 @@ impl<'a> Read<'a> {
         let row = self.window.rows.start + rows.start + position / columns.len();
         let index =
             if self.stored.columns == 1 { vec![row] } else { vec![row, columns.start + position % columns.len()] };
+        // An infinity may be of our making: float16 ends at 65504, bfloat16 at 3e38.
         let narrowed = numbers.dtype() == Dtype::F16 && self.stored.encoding != Encoding::Plain(Dtype::F16);
         let hint = if value.is_infinite() && narrowed {
             "it may only be too large for float16: try dtype bfloat16 or float32"
@@ -248,8 +256,9 @@ impl<'a> Read<'a> {
     }
 }
 
-/// Rows 2i and 2i + 1 of a head become rows i and i + half of it.
+/// Moves rows 2i and 2i + 1 of a head to i and i + half of it.
 fn pairs_to_halves<T: Copy>(head: &mut [T], columns: usize) {
+    // A copy of one head: the permutation is not its own inverse, and done in place it would have to follow cycles.
     let pairs = head.to_vec();
     let half = head.len() / columns / 2;
     for (row, numbers) in pairs.chunks(columns).enumerate() {

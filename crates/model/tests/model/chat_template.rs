@@ -14,7 +14,7 @@ use md5::{Digest, Md5};
 
 use super::golden;
 
-/// What `scripts/golden_chat.py` wrote about one template.
+/// Output of `scripts/golden_chat.py` for one template.
 #[derive(Deserialize)]
 struct Golden {
     now: String,
@@ -52,7 +52,7 @@ fn conversations_are_rendered_as_transformers_renders_them() {
     }
 }
 
-/// What `scripts/golden_chat.py` wrote about the templates of real models: the MD5 sum and the characters of each text, or
+/// Output of `scripts/golden_chat.py` for templates of real models: the MD5 sum and the characters of each text, or
 /// nothing where transformers refuses the conversation.
 #[derive(Deserialize)]
 struct Real {

@@ -1,4 +1,4 @@
-//! What `config.json` may say, and what is said of one that may not.
+//! Accepted and refused values of `config.json`, with the messages for refused ones.
 
 use flashjob_model::{Dtype, RopeScaling};
 use proptest::prelude::*;

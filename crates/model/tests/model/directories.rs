@@ -1,4 +1,4 @@
-//! What lies in a model's directory has the effect that it has in transformers, and nothing of it is dropped unseen.
+//! Files of a model's directory have the effect that they have in transformers, and none is ignored silently.
 
 use flashjob_model::Tokenizer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -15,7 +15,7 @@ type Spelled = &'static [(&'static str, u32)];
 /// The name of a tensor in another checkpoint.
 type Renamed = fn(&str) -> String;
 
-/// What a template makes of the tokens that it may name.
+/// Output of a template that prints all tokens that it may name.
 fn rendered(model: &Checkpoint) -> String {
     let message = json!({"role": "user", "content": "x"});
     model.texts.chat_template.as_ref().unwrap().render(&[message]).unwrap()

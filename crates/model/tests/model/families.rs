@@ -1,4 +1,4 @@
-//! What distinguishes families, in both formats and in both spellings of `config.json`.
+//! Peculiarities of families, in both formats and in both spellings of `config.json`.
 
 use flashjob_model::{Dtype, RopeConfig, RopeScaling, Shard, Validation};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What ranks read is what slicing the whole tensor gives, in every format.
+//! Shards of ranks equal slices of the whole tensor, in every format.
 
 use std::ops::Range;
 use std::path::Path;
@@ -208,7 +208,7 @@ fn a_model_that_does_not_divide_says_what_does_not() {
     assert_says(&error.to_string(), &["a vocabulary of 6 leaves it nothing"]);
 }
 
-/// Where a tensor's data begin in a safetensors file.
+/// Offset of a tensor's data in a safetensors file.
 fn offset(file: &[u8], tensor: &str) -> usize {
     let header_end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&file[8..header_end]).unwrap();

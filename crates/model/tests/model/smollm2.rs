@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::altered::Checkpoint;
 use super::{golden, plain_decoder};
 
-/// What `scripts/golden_smollm2.py` had llama.cpp and transformers say.
+/// Output of llama.cpp and transformers, recorded by `scripts/golden_smollm2.py`.
 #[derive(Deserialize)]
 struct Expected {
     logits: Logits,

@@ -4,7 +4,7 @@ use flashjob_model::Tokenizer;
 
 use crate::support::real_files::real_files;
 
-/// What separates texts in a `.inp` file.
+/// Separator of texts in a `.inp` file.
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 
 /// Vocabularies that come with texts and ids, and how many there are.

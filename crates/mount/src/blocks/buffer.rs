@@ -8,22 +8,24 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// A bounded supply of buffers.
 pub(crate) struct Memory {
     limit_bytes: usize,
-    /// Buffers of exactly this size are kept for the next use.
+    /// Size of a full block in bytes; buffers of exactly this size are recycled.
     full_bytes: usize,
-    state: Mutex<State>,
+    state: Mutex<Supply>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Bytes that exist: handed out, or free for the next use.
+struct Supply {
+    /// Bytes allocated: in use, or free for the next use.
     held_bytes: usize,
-    /// The most that ever existed.
+    /// Largest value of `held_bytes` so far, in bytes.
     peak_bytes: usize,
     free: Vec<Region>,
 }
@@ -42,6 +44,7 @@ impl Region {
     const HUGE_BYTES: usize = 2 << 20;
 
     fn layout(len: usize) -> Layout {
+        // Only an allocation that is aligned to a huge page can be backed by huge pages from its first byte on.
         let align = if len >= Self::HUGE_BYTES { Self::HUGE_BYTES } else { 64 };
         // Blocks are at least one byte and far below the largest that there can be.
         Layout::from_size_align(len.max(1), align).expect("a block's length")
@@ -78,8 +81,11 @@ impl Memory {
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<(Writer, Arc<Buffer>)> {
         let recycled = {
             let mut state = self.lock();
+            // Recycled regions are already mapped; a fresh one costs a page fault for every page.
             let recycled = if len == self.full_bytes { state.free.pop() } else { None };
             if recycled.is_none() {
+                // Free full-size regions count as held. They are released, one after the other, to make room for a
+                // buffer of another size. `?` gives up where none is free.
                 while state.held_bytes + len > self.limit_bytes {
                     state.held_bytes -= state.free.pop()?.len;
                 }
@@ -88,17 +94,18 @@ impl Memory {
             }
             recycled
         };
+        // Allocated outside of the lock: the kernel may take a while, and other blocks need the lock meanwhile.
         let region = Some(recycled.unwrap_or_else(|| Region::new(len)));
         let buffer = Arc::new(Buffer { region, len, filled: AtomicUsize::new(0), memory: Arc::clone(self) });
         Some((Writer { buffer: Arc::clone(&buffer) }, buffer))
     }
 
-    /// Whether a full-size buffer is free for the next use.
+    /// Returns whether a full-size buffer is free for reuse.
     pub(crate) fn has_free(&self) -> bool {
         !self.lock().free.is_empty()
     }
 
-    /// Bytes that exist now, and the most that ever did.
+    /// Bytes allocated now, and at the peak.
     pub(crate) fn held_and_peak_bytes(&self) -> (usize, usize) {
         let state = self.lock();
         (state.held_bytes, state.peak_bytes)
@@ -113,14 +120,14 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Supply> {
+        self.state.lock()
     }
 }
 
-/// Bytes that are there from the front up to [`Buffer::filled`].
+/// Memory whose first [`Buffer::filled`] bytes are initialised and final.
 pub(crate) struct Buffer {
-    /// There until this is dropped.
+    /// `Some` until the buffer is dropped.
     region: Option<Region>,
     len: usize,
     filled: AtomicUsize,
@@ -134,15 +141,15 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// How many bytes are there.
+    /// Number of bytes that have been written, counted from the front.
     pub(crate) fn filled(&self) -> usize {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// The bytes that are there.
+    /// The bytes that have been written.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: `filled` ≤ `len` bytes from `start` on were written before `filled` was published, live as long as
-        // `self`, and nobody writes below `filled` any more.
+        // `self`, and no writer touches bytes below `filled` again.
         unsafe { std::slice::from_raw_parts(self.start(), self.filled()) }
     }
 

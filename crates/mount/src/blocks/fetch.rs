@@ -10,9 +10,11 @@ use super::table::Fetch;
 use super::{Fault, FaultKind, Inode, Shared};
 
 impl Shared {
-    /// Starts whatever may start. Call it without the lock.
+    /// Starts as many fetches as limits allow. Must be called without the table's lock.
     pub(super) fn start_fetches(self: &Arc<Self>) {
         while let Some(Fetch { inode, object, block, range, writer }) = self.next_fetch() {
+            // Made before the task: a runtime that is shutting down drops a task unpolled, and the block's waiters must
+            // learn of it all the same.
             let ending = Ending { shared: Arc::clone(self), inode, block: Some(block), result: None };
             self.runtime.spawn(async move {
                 let mut ending = ending;
@@ -24,7 +26,9 @@ impl Shared {
     fn next_fetch(&self) -> Option<Fetch> {
         let mut table = self.lock();
         table.throttled(self.source.throttled());
-        // Said before looking: whoever lets go of a block either lets go before the look, or reads this after.
+        // Store before the check (Dekker's pattern): a reader that drops a block either dropped it before this check,
+        // or reads the flag afterwards and starts fetches itself. The fences order the store before the look at
+        // reference counts.
         self.starved.store(table.is_starved(), Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let fetch = table.next_fetch(&self.memory);
@@ -32,7 +36,7 @@ impl Shared {
         fetch
     }
 
-    /// Called by whoever has just let go of a block.
+    /// Starts fetches if a read waits for memory. Called after a block was dropped.
     pub(super) fn look_for_work(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if self.starved.load(Ordering::SeqCst) {
@@ -41,7 +45,7 @@ impl Shared {
     }
 }
 
-/// Fills one block.
+/// Fetches one block from the source into its buffer.
 async fn fill(
     ending: &Ending,
     object: &flashjob_bucket::Object,
@@ -49,6 +53,8 @@ async fn fill(
     mut writer: Writer,
 ) -> Result<(), Fault> {
     let Some(block) = &ending.block else { return Err(Fault::closed()) };
+    // A source that returns another length than was asked for is a fault, not the end of a file: half a block must
+    // never look complete.
     let mut too_much = false;
     let mut began = Some(Instant::now());
     let mut sink = |bytes: &[u8]| {
@@ -74,7 +80,7 @@ async fn fill(
     ))
 }
 
-/// Ends a block whatever happens to its fetch: done, failed, dropped or panicked.
+/// Ends a block in every case: its fetch is done, failed, was dropped or panicked.
 struct Ending {
     shared: Arc<Shared>,
     inode: Inode,
@@ -94,7 +100,8 @@ impl Drop for Ending {
         if let Some(fault) = fault {
             block.fail(fault);
         }
-        // Before looking for work, or this block could not make room for the next.
+        // Dropped first: while this handle lives, the block counts as in use and could not be evicted for the next
+        // fetch.
         drop(block);
         self.shared.start_fetches();
     }

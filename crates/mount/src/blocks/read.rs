@@ -1,4 +1,4 @@
-//! Reads: at once where the bytes are there, a future where they are not.
+//! Reads: completed at once if the bytes have arrived, else a future.
 
 use std::future::Future;
 use std::ops::Range;
@@ -9,11 +9,11 @@ use super::block::Block;
 use super::streams::Shape;
 use super::{Fault, Inode, Shared};
 
-/// A read that was begun.
+/// A read in progress.
 pub enum Read {
-    /// The bytes are there, or it has failed.
+    /// The read has finished, with bytes or a fault.
     Ready(Result<Bytes, Fault>),
-    /// They are on their way. The future may be awaited on any runtime.
+    /// The bytes are on their way. The future may be awaited on any runtime.
     Waiting(Pin<Box<dyn Future<Output = Result<Bytes, Fault>> + Send>>),
 }
 
@@ -30,10 +30,10 @@ impl Read {
     }
 }
 
-/// Bytes that were read: a piece of a block, which stays in memory as long as this lives, or a copy.
-pub struct Bytes(Held);
+/// Bytes that were read: a borrowed part of a block, which stays in memory as long as this lives, or a copy.
+pub struct Bytes(Content);
 
-enum Held {
+enum Content {
     Piece(Holding, Range<usize>),
     Copy(Vec<u8>),
 }
@@ -43,15 +43,15 @@ impl std::ops::Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Held::Piece(holding, range) => &holding.block.bytes()[range.clone()],
-            Held::Copy(bytes) => bytes,
+            Content::Piece(holding, range) => &holding.block.bytes()[range.clone()],
+            Content::Copy(bytes) => bytes,
         }
     }
 }
 
-/// Keeps a block from being given up; on the way out it looks whether somebody waits for memory.
+/// Keeps a block from being evicted. Once dropped, it starts fetches if a read waits for memory.
 struct Holding {
-    // Dropped in this order.
+    // Declaration order is drop order: the block's handle goes first, so that the check afterwards finds it unused.
     block: Arc<Block>,
     _letting_go: LettingGo,
 }
@@ -69,14 +69,14 @@ impl Holding {
         Self { block, _letting_go: LettingGo(Arc::clone(shared)) }
     }
 
-    /// The bytes `range` of the block, which are there.
+    /// The bytes `range` of the block, which have arrived.
     fn into_piece(self, range: Range<usize>) -> Bytes {
         self.block.deliver(range.len());
-        Bytes(Held::Piece(self, range))
+        Bytes(Content::Piece(self, range))
     }
 }
 
-/// The part of `range` that lies in its first block, relative to the block.
+/// The part of `range` that lies in its first block, relative to the block's start.
 fn in_first_block(range: &Range<u64>, shape: &Shape) -> Range<usize> {
     let start = range.start % shape.block_bytes;
     let end = shape.block_bytes.min(start + (range.end - range.start));
@@ -90,14 +90,16 @@ pub(super) fn begin(shared: &Arc<Shared>, inode: Inode, range: Range<u64>, promi
     };
     let range = range.start..range.end.min(shape.size_bytes);
     if range.is_empty() {
-        return Read::Ready(Ok(Bytes(Held::Copy(Vec::new()))));
+        return Read::Ready(Ok(Bytes(Content::Copy(Vec::new()))));
     }
     let Some(block) = table.read(inode, &range, promised) else {
         return Read::Ready(Err(Fault::closed()));
     };
+    // From here on the handle keeps the block; `start_fetches` takes the lock again.
     drop(table);
     let holding = Holding::new(shared, block);
     shared.start_fetches();
+    // The fast path: one block that is filled far enough. No future is allocated and nothing is copied.
     let piece = in_first_block(&range, &shape);
     if piece.len() as u64 == range.end - range.start && holding.block.filled() >= piece.end {
         return Read::Ready(Ok(holding.into_piece(piece)));
@@ -112,8 +114,8 @@ pub(super) fn begin(shared: &Arc<Shared>, inode: Inode, range: Range<u64>, promi
     }))
 }
 
-/// Waits for `range`, whose first block is `holding`. It never holds one block while it waits for another:
-/// where memory is for few, readers that do would wait for each other.
+/// Waits for `range`, whose first block is `holding`. It never holds one block while it waits for another one: with
+/// memory for few blocks, such readers would deadlock.
 async fn gather(
     shared: &Arc<Shared>,
     inode: Inode,
@@ -126,14 +128,16 @@ async fn gather(
         let piece = in_first_block(&range, &shape);
         holding.block.wait(piece.end).await?;
         range.start += piece.len() as u64;
+        // A range within one block is lent, not copied, even if it had to be waited for.
         if copy.is_empty() && range.is_empty() {
             return Ok(holding.into_piece(piece));
         }
         copy.reserve(piece.len() + (range.end - range.start) as usize);
         copy.extend_from_slice(&holding.into_piece(piece));
         if range.is_empty() {
-            return Ok(Bytes(Held::Copy(copy)));
+            return Ok(Bytes(Content::Copy(copy)));
         }
+        // Later blocks are demanded one after the other. Readahead has usually asked for them already.
         let next = shared.lock().demand(inode, range.start / shape.block_bytes);
         holding = Holding::new(shared, next.ok_or_else(Fault::closed)?);
         shared.start_fetches();

@@ -1,91 +1,92 @@
-//! Which blocks the readers of one file will want next, guessed from what they have read.
+//! Readahead by detection of sequential streams, for one file.
 //!
 //! Readers are not told apart by their handles: under mmap the kernel reads for all of them, from many threads
-//! and out of order. A stream is a place in the file that reads keep moving forward. Each byte read in sequence earns
-//! several ahead, so that a random read costs one block and a sequential reader has the whole window in flight after
-//! a few mebibytes, well before the first block is complete. A read that jumps elsewhere halves the window of the
-//! stream that moved last, as it is likely the same reader and it has left, and what bytes of this file earn from then on.
-//! One that only looks ahead, within what is on its way already, is no jump: a large copy out of a mapped file
-//! touches its last page first.
+//! and out of order. A stream is a position in the file that reads keep moving forward. Each byte read in sequence earns
+//! several bytes of readahead: a random read costs one block, and a sequential reader has the whole window in flight after
+//! a few mebibytes, well before the first block is complete. A jump halves the window of the stream that moved last, which
+//! is most likely the reader that jumped, and what bytes of this file earn from then on. A read inside of a window is no
+//! jump: a large copy out of a mapped file touches its last page first.
 
 use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
-use super::ready::Ready;
+use super::readahead::Readahead;
 
-/// Bytes ahead that each byte read in sequence earns: at most, to begin with and where readers read on to the end; at least,
-/// where they jump about. The kernel reads 4 MiB around the first byte of a mapped file: those fill 16 connections.
+/// Bytes of readahead that each byte read in sequence earns: the upper bound for readers that read on to the end, and
+/// the initial value; the lower bound for readers that jump. The kernel reads 4 MiB around the first byte of a mapped
+/// file: those fill 16 connections.
 const TRUST: RangeInclusive<u64> = 2..=32;
-/// Whoever has read so many blocks in sequence is no longer taken for one that jumps.
+/// Blocks read in sequence after which a reader no longer counts as random.
 const PROVEN_BLOCKS: u64 = 2;
 
-/// Streams remembered for one file: more than a loader's threads, few enough to search.
+/// Streams remembered for one file: more than a loader's threads, few enough to search linearly.
 const MOST_STREAMS: usize = 32;
 
-/// A stream that nobody has moved for so long claims no memory.
+/// Idle time after which a stream claims no memory.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// The shape of the file that the streams run through.
+/// Size of a file and of its blocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) size_bytes: u64,
     pub(crate) block_bytes: u64,
-    /// Blocks that a stream may be ahead at most.
+    /// Largest readahead window of a stream, in blocks.
     pub(crate) window_blocks: u64,
 }
 
 impl Shape {
-    /// How many blocks the file has.
+    /// Number of blocks of the file.
     pub(crate) fn blocks(&self) -> u64 {
         self.size_bytes.div_ceil(self.block_bytes)
     }
 
-    /// Bytes that a stream may be ahead at most.
+    /// Largest readahead window of a stream, in bytes.
     fn window_bytes(&self) -> u64 {
         self.window_blocks * self.block_bytes
     }
 
-    /// The bytes of block `index`.
+    /// Byte range of block `index`.
     pub(crate) fn bytes_of(&self, index: u64) -> Range<u64> {
         let start = index * self.block_bytes;
         start..self.size_bytes.min(start + self.block_bytes)
     }
 }
 
-/// All streams of one file.
+/// All sequential streams of one file.
 #[derive(Debug)]
 pub(crate) struct Streams {
     streams: Vec<Stream>,
-    /// Bytes ahead that a byte earns now.
+    /// Bytes of readahead that a byte read in sequence earns now, within [`TRUST`].
     trust: u64,
 }
 
 #[derive(Debug)]
 struct Stream {
-    /// Where the next read in sequence starts.
+    /// Offset at which the next read in sequence starts.
     next: u64,
     /// Bytes read in sequence so far.
     proven: u64,
-    /// Bytes ahead that it has earned.
+    /// Readahead earned, in bytes from `next` on.
     earned: u64,
-    /// Bytes up to here will be read for certain.
+    /// Offset up to which the reader has promised to read.
     promised: u64,
-    /// Blocks below have been asked for.
+    /// Index of the first block that has not been asked for.
     asked: u64,
-    /// Something failed: wait for a reader to try again.
+    /// Set by a failed fetch: readahead waits for the next read.
     stalled: bool,
     last_read: Instant,
 }
 
 impl Stream {
-    /// Whether `new` bytes bring a reader that is known to read in sequence to another block.
+    /// Returns whether `new` bytes bring a reader that is known to be sequential into another block.
     fn crosses(&self, new: u64, shape: &Shape) -> bool {
         let blocks = |proven: u64| proven / shape.block_bytes;
+        // `max` keeps the first blocks from counting: a random read that spans two blocks must not raise the trust.
         blocks(self.proven + new) > blocks(self.proven).max(PROVEN_BLOCKS - 1)
     }
 
-    /// Blocks from the reader's position to the end of the window.
+    /// Blocks from the reader's position to the end of its readahead window.
     fn window(&self, shape: &Shape) -> Range<u64> {
         let position = self.next / shape.block_bytes;
         let ahead = self.next.saturating_add(self.earned).max(self.promised);
@@ -101,12 +102,16 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Notes a read of `range`. `promised` is how far the reader is certain to go on, at least `range.end`.
+    /// Records a read of `range`. `promised` is the offset up to which the reader will certainly read on, at least
+    /// `range.end`.
     pub(crate) fn read(&mut self, range: &Range<u64>, promised: u64, shape: &Shape, now: Instant) {
+        // Reads within half a block of a stream's position belong to it: the kernel splits and reorders readahead
+        // requests.
         let near = shape.block_bytes / 2;
         let distance = |stream: &Stream| stream.next.abs_diff(range.start);
         let first_block = range.start / shape.block_bytes;
-        // Of several the one that has earned most: the others are looks ahead that it has come to.
+        // Among several streams the one that has earned most: the others began as reads ahead of it, and it has caught
+        // up with them.
         let candidates = self.streams.iter_mut().filter(|stream| distance(stream) <= near);
         let found = candidates.max_by_key(|stream| (stream.earned, Reverse(distance(stream))));
         match found {
@@ -122,16 +127,20 @@ impl Streams {
                 stream.promised = stream.promised.max(promised);
                 stream.stalled = false;
                 stream.last_read = now;
+                // Blocks behind the reader need no readahead, even if the stream never asked for them.
                 stream.asked = stream.asked.max(stream.next / shape.block_bytes);
             }
             None => {
+                // A read inside of a window is a look ahead, no jump: the stream that owns the window is still alive.
                 let looks_ahead = self.streams.iter().any(|stream| stream.window(shape).contains(&first_block));
+                // The stream that moved last is most likely the reader that has just jumped.
                 if let Some(left) = self.streams.iter_mut().max_by_key(|stream| stream.last_read)
                     && !looks_ahead
                 {
                     left.earned /= 2;
                     self.trust = (self.trust / 2).max(*TRUST.start());
                 }
+                // At the limit the least recently used stream makes room.
                 if self.streams.len() == MOST_STREAMS
                     && let Some(oldest) = (0..MOST_STREAMS).min_by_key(|&place| self.streams[place].last_read)
                 {
@@ -152,25 +161,28 @@ impl Streams {
         }
     }
 
-    /// The block to ask for next and how many blocks ahead of its reader it is; the nearest of all streams to which not
-    /// enough is `ready`. `complete` tells of blocks that need not be asked for whether all of their bytes are there.
+    /// The next block to ask for and its distance in blocks: the nearest over all streams for which `readahead` has not
+    /// enough. `complete` returns `None` for a block that has not been asked for, else whether all of its bytes have
+    /// arrived.
     pub(crate) fn wanted(
         &mut self,
         shape: &Shape,
-        ready: &mut Ready,
+        readahead: &mut Readahead,
         complete: impl Fn(u64) -> Option<bool>,
         now: Instant,
     ) -> Option<(u64, u64)> {
+        // The nearest first, over all streams: bandwidth goes to the reader that will wait soonest.
         let mut nearest = None;
         for stream in self.streams.iter_mut().filter(|stream| !stream.stalled) {
             if now.duration_since(stream.last_read) > IDLE {
                 continue;
             }
             let window = stream.window(shape);
+            // Moves past blocks behind the reader, and past those that another stream or a read has asked for.
             while stream.asked < window.end && (stream.asked < window.start || complete(stream.asked).is_some()) {
                 stream.asked += 1;
             }
-            if stream.asked < window.end && !ready.is_enough((window.start..stream.asked).map(&complete)) {
+            if stream.asked < window.end && !readahead.is_enough((window.start..stream.asked).map(&complete)) {
                 let candidate = (stream.asked, stream.asked - window.start);
                 if nearest.is_none_or(|(_, distance)| candidate.1 < distance) {
                     nearest = Some(candidate);
@@ -180,18 +192,18 @@ impl Streams {
         nearest
     }
 
-    /// How many blocks ahead of a reader `block` is, for the nearest reader whose window holds it.
+    /// Distance of `block` from the nearest reader whose window holds it, in blocks.
     pub(crate) fn distance(&self, block: u64, shape: &Shape, now: Instant) -> Option<u64> {
         let live = self.streams.iter().filter(|stream| now.duration_since(stream.last_read) <= IDLE);
         live.map(|stream| stream.window(shape)).filter(|w| w.contains(&block)).map(|w| block - w.start).min()
     }
 
-    /// Reads ahead no further until a reader comes again.
+    /// Stops readahead until the next read.
     pub(crate) fn stall(&mut self) {
         self.streams.iter_mut().for_each(|stream| stream.stalled = true);
     }
 
-    /// Nobody has the file open any more.
+    /// Forgets all streams, as the file was closed.
     pub(crate) fn clear(&mut self) {
         self.streams.clear();
     }
@@ -204,7 +216,7 @@ mod tests {
     const KIB: u64 = 1024;
     const SHAPE: Shape = Shape { size_bytes: 1000 * KIB, block_bytes: 8 * KIB, window_blocks: 16 };
 
-    /// Everything that is asked for if it can all be had.
+    /// All blocks that are asked for if there is room for every one.
     fn asked(streams: &mut Streams, now: Instant) -> Vec<u64> {
         let mut asked = Vec::new();
         while let Some(block) = wanted(streams, |block| asked.contains(&block).then_some(false), now) {
@@ -214,7 +226,7 @@ mod tests {
     }
 
     fn wanted(streams: &mut Streams, complete: impl Fn(u64) -> Option<bool>, now: Instant) -> Option<u64> {
-        streams.wanted(&SHAPE, &mut Ready::new(32), complete, now).map(|(block, _)| block)
+        streams.wanted(&SHAPE, &mut Readahead::new(32), complete, now).map(|(block, _)| block)
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Who has which blocks, what to fetch next, and what to give up for it.
+//! The table of blocks: which exist, which to fetch next, which to evict.
 //!
-//! Plain decisions under one lock: nothing here waits, and nothing here fetches.
+//! Pure decisions under one lock, without I/O and without waits.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -12,31 +12,31 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::block::Block;
 use super::buffer::{Memory, Writer};
-use super::pace::Pace;
+use super::concurrency::Concurrency;
 use super::plan::Plan;
-use super::ready::Ready;
+use super::readahead::Readahead;
 use super::streams::{Shape, Streams};
 use crate::tree::Inode;
 use flashjob_bucket::Object;
 
-/// Blocks that are kept although their readers have had all of them: somebody may be a little behind.
+/// Consumed blocks that are kept nevertheless, for readers that are a little behind.
 const KEPT_CONSUMED: usize = 4;
 
 /// All files that are open or have blocks.
 pub(super) struct Table {
     limits: Limits,
     files: HashMap<Inode, File>,
-    /// Those of `files` that are open.
+    /// Inodes of `files` that are open.
     open: BTreeSet<Inode>,
-    /// Blocks that readers wait for and that have no memory yet, in the order of asking.
+    /// Blocks that readers wait for and that have no memory yet, oldest first.
     demanded: VecDeque<(Inode, u64)>,
-    /// What readers have said they will read.
+    /// Ranges that readers have announced.
     plan: Plan,
-    /// Fetches on their way.
+    /// Fetches in progress.
     fetching: usize,
-    pace: Pace,
-    ready: Ready,
-    /// Counts reads.
+    concurrency: Concurrency,
+    readahead: Readahead,
+    /// Logical clock: the number of reads so far.
     clock: u64,
     shut: bool,
 }
@@ -49,7 +49,7 @@ struct File {
     streams: Streams,
 }
 
-/// A fetch that may start: its memory is there.
+/// A fetch that may start: its buffer is allocated.
 pub(super) struct Fetch {
     pub(super) inode: Inode,
     pub(super) object: Arc<Object>,
@@ -58,20 +58,22 @@ pub(super) struct Fetch {
     pub(super) writer: Writer,
 }
 
-/// What a fetch may push out.
+/// Blocks that a fetch may evict.
 #[derive(Clone, Copy)]
 enum Need {
-    /// Somebody waits: anything.
+    /// A reader waits for the block: any unused block may go.
     Demanded,
-    /// A reader will be there in so many blocks: what no reader is heading for, or only from further away.
+    /// A reader will reach the block after so many others: a block outside of all windows may go, or one that is
+    /// further ahead.
     Ahead(u64),
 }
 
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
         let (files, open, demanded) = (HashMap::new(), BTreeSet::new(), VecDeque::new());
-        let (plan, pace, ready) = (Plan::default(), Pace::new(limits.fetches), Ready::new(limits.fetches));
-        Self { limits, files, open, demanded, plan, fetching: 0, pace, ready, clock: 0, shut: false }
+        let (plan, concurrency, readahead) =
+            (Plan::default(), Concurrency::new(limits.fetches), Readahead::new(limits.fetches));
+        Self { limits, files, open, demanded, plan, fetching: 0, concurrency, readahead, clock: 0, shut: false }
     }
 
     pub(super) fn open(&mut self, inode: Inode, object: Object) {
@@ -93,7 +95,7 @@ impl Table {
             self.open.remove(&inode);
             self.plan.forget(inode);
             file.streams.clear();
-            // Readers have had it, and the kernel keeps it: what stays is what they will come back for.
+            // Consumed blocks are in the kernel's page cache. Blocks that were read in part are kept for the next open.
             file.blocks.retain(|_, block| !block.is_consumed() || block.filled() < block.len);
         }
         self.forget_if_unused(inode);
@@ -112,36 +114,36 @@ impl Table {
         self.files.values_mut().for_each(|file| file.streams.clear());
     }
 
-    /// The shape of an open file; `None` also after the end.
+    /// Shape of an open file; `None` also after the end.
     pub(super) fn shape(&self, inode: Inode) -> Option<Shape> {
         self.files.get(&inode).filter(|file| file.opens > 0 && !self.shut).map(|file| file.shape)
     }
 
-    /// Notes a read of `range`, which is not empty and within the file, and returns its first block, asking
-    /// for it if need be.
+    /// Records a read of `range`, which is not empty and lies within the file. Returns its first block and demands it
+    /// if it is absent.
     pub(super) fn read(&mut self, inode: Inode, range: &Range<u64>, promised: u64) -> Option<Arc<Block>> {
         let file = self.files.get_mut(&inode)?;
         let index = range.start / file.shape.block_bytes;
-        // Who has a plan needs no guesses.
+        // An announced order is better than a guess: such reads do not move streams.
         if !self.plan.reached((inode, index), self.limits.window_blocks as u64) {
             file.streams.read(range, promised, &file.shape, Instant::now());
         }
         self.demand(inode, index)
     }
 
-    /// Puts `range` of an open file at the end of the plan.
+    /// Appends `range` of an open file to the plan.
     pub(super) fn will_read(&mut self, inode: Inode, range: Range<u64>) {
         let Some(shape) = self.shape(inode) else { return };
         let end = range.end.min(shape.size_bytes).div_ceil(shape.block_bytes);
         self.plan.extend(inode, range.start / shape.block_bytes..end);
     }
 
-    /// Notes how often the source has been asked to slow down.
+    /// Records the number of throttling answers of the source so far.
     pub(super) fn throttled(&mut self, times: u64) {
-        self.pace.observe(times, Instant::now());
+        self.concurrency.observe(times, Instant::now());
     }
 
-    /// The block at `index` of an open file, asked for if need be. `None` after the end.
+    /// Block `index` of an open file, demanded if it is absent. `None` after the end.
     pub(super) fn demand(&mut self, inode: Inode, index: u64) -> Option<Arc<Block>> {
         if self.shut {
             return None;
@@ -154,8 +156,9 @@ impl Table {
             let bytes = shape.bytes_of(index);
             Block::new(index, (bytes.end - bytes.start) as usize)
         });
+        // The first read of a block that followed a pause tells whether the pause was too long.
         if block.last_read.swap(self.clock, Ordering::Relaxed) == 0 && block.after_pause.load(Ordering::Relaxed) {
-            self.ready.learn(block.is_complete());
+            self.readahead.learn(block.is_complete());
         }
         Some(Arc::clone(block))
     }
@@ -165,27 +168,30 @@ impl Table {
         if self.shut {
             return None;
         }
+        // Demanded blocks go first, and may use twice the concurrency: readahead that fills all connections must not
+        // delay a reader that waits.
         if let Some(&(inode, index)) = self.demanded.front() {
-            if self.fetching >= 2 * self.pace.fetches() {
+            if self.fetching >= 2 * self.concurrency.fetches() {
                 return None;
             }
             let fetch = self.prepare(inode, index, Need::Demanded, memory)?;
             self.demanded.pop_front();
             return Some(fetch);
         }
-        if self.fetching >= self.pace.fetches() {
+        if self.fetching >= self.concurrency.fetches() {
             return None;
         }
+        // Plan and streams compete by distance: the block that a reader reaches soonest is fetched first.
         let now = Instant::now();
-        let Self { files, open, plan, limits, ready, .. } = &mut *self;
+        let Self { files, open, plan, limits, readahead, .. } = &mut *self;
         let complete =
             |(inode, index): (Inode, u64)| files.get(&inode)?.blocks.get(&index).map(|block| block.is_complete());
-        let planned = plan.wanted(limits.window_blocks as u64, ready, complete);
+        let planned = plan.wanted(limits.window_blocks as u64, readahead, complete);
         let mut nearest = planned.map(|((inode, index), distance)| (inode, index, distance));
         for &inode in open.iter() {
             let Some(File { streams, blocks, shape, .. }) = files.get_mut(&inode) else { continue };
             if let Some((index, distance)) =
-                streams.wanted(shape, ready, |index| blocks.get(&index).map(|block| block.is_complete()), now)
+                streams.wanted(shape, readahead, |index| blocks.get(&index).map(|block| block.is_complete()), now)
                 && nearest.is_none_or(|(_, _, least)| distance < least)
             {
                 nearest = Some((inode, index, distance));
@@ -193,26 +199,27 @@ impl Table {
         }
         let (inode, index, distance) = nearest?;
         let fetch = self.prepare(inode, index, Need::Ahead(distance), memory)?;
-        if self.ready.resume() {
+        if self.readahead.resume() {
             fetch.block.after_pause.store(true, Ordering::Relaxed);
         }
         Some(fetch)
     }
 
-    /// Whether a reader waits for memory.
+    /// Returns whether a reader waits for memory.
     pub(super) fn is_starved(&self) -> bool {
         !self.demanded.is_empty()
     }
 
-    /// Finds memory for a block and counts its fetch. `None` while there is no memory to be had.
+    /// Allocates the buffer of a block and counts its fetch. `None` while no memory can be had.
     fn prepare(&mut self, inode: Inode, index: u64, need: Need, memory: &Arc<Memory>) -> Option<Fetch> {
         let file = self.files.get(&inode)?;
         let range = file.shape.bytes_of(index);
         let len = (range.end - range.start) as usize;
-        // What readers have had is used again before more memory is taken: pages that are mapped cost nothing.
+        // Blocks that readers have consumed are reused before memory is allocated: their pages are mapped already.
         if len == self.limits.block_bytes && !memory.has_free() {
             self.recycle();
         }
+        // Each round evicts one block. It ends with a buffer, or when no block may be evicted.
         let (writer, buffer) = loop {
             match memory.take(len) {
                 Some(taken) => break taken,
@@ -226,12 +233,13 @@ impl Table {
         Some(Fetch { inode, object: Arc::clone(&file.object), block, range, writer })
     }
 
-    /// Gives up the whole block that readers have had for longest, where more than a few are kept.
+    /// Evicts the consumed full-size block that was read longest ago (LRU), if more than a few are kept.
     fn recycle(&mut self) {
         let (mut idle, mut oldest) = (0, None::<(u64, Inode, u64)>);
         for (&inode, file) in &self.files {
             for (&index, block) in &file.blocks {
                 let whole = block.len == self.limits.block_bytes && block.filled() == block.len;
+                // A reference count of one: no reader, waiter or fetch holds it.
                 if whole && block.is_consumed() && Arc::strong_count(block) == 1 {
                     idle += 1;
                     let last_read = block.last_read.load(Ordering::Relaxed);
@@ -249,17 +257,19 @@ impl Table {
         }
     }
 
-    /// Gives up the least useful block that nobody uses at this moment.
+    /// Evicts the least useful block without a user; `None` if there is none that `need` may evict.
     fn make_room(&mut self, need: Need) -> Option<()> {
         let now = Instant::now();
         let mut least: Option<(Usefulness, Inode, u64)> = None;
         for (&inode, file) in &self.files {
             for (&index, block) in &file.blocks {
-                // The map's own handle is the only one: no reader, no waiter, no fetch.
+                // The table's own handle must be the only one: no reader, no waiter, no fetch.
                 if Arc::strong_count(block) > 1 || block.filled() < block.len {
                     continue;
                 }
                 let planned = || self.plan.distance((inode, index), self.limits.window_blocks as u64);
+                // Where consumed, nobody reads the block again: its distance does not matter, and computing it is the
+                // expensive part.
                 let ahead = if block.is_consumed() {
                     None
                 } else {
@@ -277,6 +287,7 @@ impl Table {
             }
         }
         let (usefulness, inode, index) = least?;
+        // Readahead must not evict what will be read sooner, or two readers would take each other's blocks in turn.
         let may_go = match (need, usefulness) {
             (Need::Ahead(mine), Usefulness::Ahead(Reverse(theirs))) => mine < theirs,
             _ => true,
@@ -289,21 +300,24 @@ impl Table {
         Some(())
     }
 
-    /// Notes that a fetch has brought its first byte `after` so long.
+    /// Records that a fetch brought its first byte `after` so long.
     pub(super) fn first_byte(&mut self, after: Duration) {
-        self.pace.first_byte(after);
+        self.concurrency.first_byte(after);
     }
 
-    /// Notes the end of a fetch. A failed block is forgotten, so that the next reader tries again.
+    /// Records the end of a fetch. A failed block is removed, so that the next read tries again.
     pub(super) fn finished(&mut self, inode: Inode, block: &Arc<Block>, failed: bool) {
         self.fetching -= 1;
         if !failed {
-            self.pace.succeeded(block.was_waited_for());
+            self.concurrency.succeeded(block.was_waited_for());
             return;
         }
+        // After a fault, readahead would only fail again and again; a read that comes proves that bytes are still
+        // wanted.
         self.plan.stall();
         if let Some(file) = self.files.get_mut(&inode) {
             file.streams.stall();
+            // It may have been replaced meanwhile, by a read after an earlier failure.
             if file.blocks.get(&block.index).is_some_and(|present| Arc::ptr_eq(present, block)) {
                 file.blocks.remove(&block.index);
             }
@@ -312,13 +326,13 @@ impl Table {
     }
 }
 
-/// What is given up first sorts first.
+/// Eviction order: the smallest value is evicted first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Usefulness {
-    /// All of it was handed out: its readers have it.
+    /// All bytes were handed out; within this, least recently used first.
     Consumed { last_read: u64 },
-    /// Read in part, and no reader is heading for the rest.
+    /// Read in part, and outside of every window; least recently used first.
     Left { last_read: u64 },
-    /// A reader will be there in so many blocks.
+    /// Number of blocks until a reader reaches it; the furthest goes first.
     Ahead(Reverse<u64>),
 }

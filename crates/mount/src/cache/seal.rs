@@ -1,8 +1,8 @@
-//! How a file looked when all of its bytes were known to be right.
+//! A seal: the metadata of a file at a time when all of its bytes were verified.
 //!
-//! Whoever writes to a file, or changes its length, changes its `ctime`, which nobody can set: as long as a file looks
-//! as it did, its bytes are those that were checked, and nobody need read them again to know. After a power cut
-//! that does not hold, so a seal is one of the system's present run.
+//! Every write and every change of length updates a file's `ctime`, which no process can set: while the metadata is
+//! unchanged, the bytes are those that were verified, without another read. A power failure breaks this, so a seal also
+//! names the boot and is void after the next one.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,19 +11,19 @@ use std::time::{Duration, SystemTime};
 
 use md5::{Digest, Md5};
 
-/// Kernels before 6.13 set `ctime` from a clock that advances every 10 ms at worst: two changes within one tick look the
-/// same, and one that is older than this is the last of its tick.
+/// Age after which a change of `ctime` is final. Kernels before 6.13 take `ctime` from a clock that advances every 10
+/// ms at worst: two changes within one tick look the same.
 const SETTLED: Duration = Duration::from_millis(40);
 
-/// What a file looked like.
+/// Metadata of a data file at a time when all of its bytes were verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seal([u8; Self::BYTES]);
 
 impl Seal {
-    /// Seven numbers and the system's run.
+    /// Length in bytes: seven numbers and the system's boot ID.
     pub(super) const BYTES: usize = 7 * 8 + 16;
 
-    /// `None` where the system does not tell its runs apart.
+    /// `None` if the system has no boot ID.
     pub(super) fn of(file: &Metadata) -> Option<Self> {
         let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()].map(|part| part as u64);
         let mut bytes = Vec::with_capacity(Self::BYTES);
@@ -43,16 +43,17 @@ impl Seal {
     }
 }
 
-/// How long to wait until a further change of `file` would show.
+/// Time to wait until a further change of `file` would change its `ctime`.
 pub(super) fn unsettled(file: &Metadata) -> Option<Duration> {
     let changed = SystemTime::UNIX_EPOCH + Duration::new(file.ctime().max(0) as u64, file.ctime_nsec() as u32);
     match SystemTime::now().duration_since(changed) {
         Ok(age) => SETTLED.checked_sub(age).filter(|rest| !rest.is_zero()),
+        // A clock that was set back: the age is unknown, so the full time is waited for.
         Err(_) => Some(SETTLED),
     }
 }
 
-/// Tells the system's present run from all others.
+/// Hash of the boot ID, which differs after each start of the system.
 fn run() -> Option<&'static [u8; 16]> {
     static RUN: OnceLock<Option<[u8; 16]>> = OnceLock::new();
     RUN.get_or_init(|| fs::read("/proc/sys/kernel/random/boot_id").ok().map(|text| Md5::digest(text).into())).as_ref()

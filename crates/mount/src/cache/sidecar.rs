@@ -1,8 +1,8 @@
-//! What is known of a data file: a checksum for each piece that is there, and the seal over all of them.
+//! The checksums of a data file: the CRC-32 of each piece that exists, and the seal over all of them.
 //!
-//! Records of a fixed length at fixed places, each with a check of its own that also covers which piece of which version it
-//! is for. So any of them may be written at any time, by any process, be torn or be overwritten by anything: what
-//! does not check out is not there. Zeros are what a piece has that was never written.
+//! Records have a fixed length and offset, and a CRC-32 of their own that covers piece and version, too. So any process may
+//! write any of them at any time; one that is torn or overwritten fails its check and counts as absent. Zeros stand for a
+//! piece that was never written.
 
 use std::fs::File;
 use std::io;
@@ -14,21 +14,21 @@ use std::time::SystemTime;
 use super::seal::Seal;
 use super::version::Version;
 
-/// The checksum of a piece, and the check of the record.
+/// Length of a record: the CRC-32 of a piece, and a CRC-32 of the record itself.
 const RECORD_BYTES: usize = 8;
-/// Records begin here; the seal is before them.
+/// Offset of the first record; the seal lies before it.
 const RECORDS_AT: u64 = 128;
 
-/// What a record says.
+/// Content of a piece's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Absent,
     Damaged,
-    /// The piece is there, and has this checksum.
+    /// The piece exists and has this CRC-32.
     Sum(u32),
 }
 
-/// The open file.
+/// An open file of checksums.
 pub(super) struct Sidecar(File);
 
 impl Sidecar {
@@ -36,7 +36,7 @@ impl Sidecar {
         super::entry::options(writable).create(writable).truncate(false).open(path).map(Self)
     }
 
-    /// Length of the whole file for `version`.
+    /// Length of the file for `version`, in bytes.
     pub(super) fn file_bytes(version: &Version) -> u64 {
         RECORDS_AT + version.pieces() * RECORD_BYTES as u64
     }
@@ -45,9 +45,10 @@ impl Sidecar {
         &self.0
     }
 
-    /// What is known of `pieces`.
+    /// Records of `pieces`.
     pub(super) fn records(&self, version: &Version, pieces: &Range<u64>) -> io::Result<Vec<Record>> {
         let mut bytes = vec![0; (pieces.end - pieces.start) as usize * RECORD_BYTES];
+        // A file that is too short lacks the last records: zeros stand for absent ones.
         let there = read_as_far_as_it_goes(&self.0, &mut bytes, place_of(pieces.start))?;
         bytes[there..].fill(0);
         let parse = |(piece, record): (u64, &[u8])| {
@@ -61,7 +62,7 @@ impl Sidecar {
         Ok(pieces.clone().zip(bytes.chunks_exact(RECORD_BYTES)).map(parse).collect())
     }
 
-    /// Says that the pieces from `first` on are there.
+    /// Records the checksums of the pieces from `first` on.
     pub(super) fn record(&self, version: &Version, first: u64, sums: &[u32]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(sums.len() * RECORD_BYTES);
         for (piece, sum) in (first..).zip(sums.iter().map(|sum| sum.to_le_bytes())) {
@@ -71,7 +72,7 @@ impl Sidecar {
         self.0.write_all_at(&bytes, place_of(first))
     }
 
-    /// How the data file looked when all of it was right.
+    /// The recorded seal, if it is intact.
     pub(super) fn seal(&self, version: &Version) -> Option<Seal> {
         let (mut seal, mut check) = ([0; Seal::BYTES], [0; 4]);
         self.0.read_exact_at(&mut seal, 0).ok()?;
@@ -84,8 +85,8 @@ impl Sidecar {
         self.0.write_all_at(&[seal.as_bytes(), &check].concat(), 0)
     }
 
-    /// Notes a use: what was used longest ago is given up first. It is this file's time because the other's is part of
-    /// the seal. Where it cannot be set the object is given up sooner; no more than that.
+    /// Marks the version as used: eviction is LRU by this file's time, since the data file's own time is part of the
+    /// seal. If it cannot be set, the version is evicted sooner.
     pub(super) fn touch(&self) {
         let _ = self.0.set_modified(SystemTime::now());
     }

@@ -1,10 +1,10 @@
 //! The bound on the cache's directory, kept by all processes that use it.
 //!
-//! A file beside the others holds the sum of what they take on disk and its checksum; whoever adds to it holds its lock, and
-//! whoever finds too little room counts anew and gives up whole versions, those that were used longest ago first, and
-//! none that a living process has open. Room is allocated before a byte is written. The sum may be too large, and never
-//! is too small: then somebody counts who need not have. Both locks die with their processes; nobody waits for the first
-//! one long, because a block that is not kept costs little.
+//! A ledger file holds the sum of disk usage and its CRC-32. A process that adds to it holds its lock; one that finds too
+//! little room recounts the directory and evicts whole versions, least recently used first (LRU), and none that a living
+//! process has open. Space is allocated before a byte is written. The sum may be too large, which costs a needless
+//! recount, and is never too small. Both locks end with their processes; the ledger's is waited for only briefly, since a
+//! block that is not kept costs little.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,28 +20,28 @@ use rustix::io::Errno;
 use super::version::{CHECKS, DATA};
 
 const LEDGER: &str = "used-bytes";
-/// How often the lock is asked for, and the pause in between: 50 ms in all.
+/// Attempts to take the lock; with the pause in between, 50 ms in all.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(1);
-/// Ends the name of what has no name of its own yet.
+/// Extension of files that are not renamed into place yet.
 const PARTIAL: &str = "partial";
-/// What still has none after so long belongs to a process that is gone.
+/// Age at which a partial file counts as left by a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// Where room is made, it is made for more than one block: a sixteenth of the limit.
+/// Divisor of the limit for spare space: where space is freed, a sixteenth of the limit is freed with it.
 const SPARE_SHARE: u64 = 16;
-/// What file systems give out at least.
+/// Allocation unit of common file systems, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// The directory's space.
+/// Space accounting of the cache's directory.
 pub(super) struct Space {
     directory: PathBuf,
     limit_bytes: Option<u64>,
     ledger: PathBuf,
 }
 
-/// The files of one version, as they are found.
+/// Disk usage of one version.
 #[derive(Default)]
-struct Held {
+struct Usage {
     bytes: u64,
     used: Option<SystemTime>,
 }
@@ -54,22 +54,24 @@ impl Space {
         Ok(Self { directory: directory.to_owned(), limit_bytes, ledger })
     }
 
-    /// Takes room for `parts` of files, which `allocate` then has the file system give out. `None` where there is no room to
-    /// be had.
+    /// Reserves space for `parts` of files, which `allocate` then has the file system allocate. `None` if no space can
+    /// be freed.
     pub(super) fn reserve<T>(
         &self,
         parts: &[Range<u64>],
         allocate: impl FnOnce() -> io::Result<Option<T>>,
     ) -> io::Result<Option<T>> {
         let Some(limit) = self.limit_bytes else { return allocate() };
+        // Rounded outwards to pages: what `st_blocks` will count, or the ledger would fall below the true sum.
         let pages = |part: &Range<u64>| part.end.div_ceil(PAGE_BYTES) - part.start / PAGE_BYTES;
         let bytes = parts.iter().map(pages).sum::<u64>() * PAGE_BYTES;
         if bytes > limit {
             return Ok(None);
         }
-        // Held until the room is given out: whoever counts anew sees it.
+        // The lock is held until the blocks are allocated: another process that recounts must see them.
         let Some(ledger) = self.lock()? else { return Ok(None) };
         let used = match read(&ledger) {
+            // A ledger that is damaged, or that leaves too little room, is replaced by a recount.
             Some(used) if used.saturating_add(bytes) <= limit => used,
             _ => self.make_room(limit - bytes, limit / SPARE_SHARE)?,
         };
@@ -83,6 +85,7 @@ impl Space {
 
     fn lock(&self) -> io::Result<Option<File>> {
         let ledger = File::options().read(true).write(true).create(true).truncate(false).open(&self.ledger)?;
+        // Polled instead of blocking: a process that is stopped while it holds the lock must not stop all others.
         for _ in 0..TRIES {
             match flock(&ledger, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(ledger)),
@@ -93,16 +96,17 @@ impl Space {
         Ok(None)
     }
 
-    /// Counts what is there and gives up versions until at most `most` bytes are left, `spare` fewer where that takes
-    /// any; returns what is left.
+    /// Recounts the directory and evicts versions, least recently used first, until at most `most` bytes are left, and
+    /// `spare` fewer once any must go. Returns the bytes that are left.
     fn make_room(&self, most: u64, spare: u64) -> io::Result<u64> {
-        let (mut versions, mut used) = (HashMap::<String, Held>::new(), 0_u64);
+        let (mut versions, mut used) = (HashMap::<String, Usage>::new(), 0_u64);
         let now = SystemTime::now();
         for entry in fs::read_dir(&self.directory)?.flatten() {
             let path = entry.path();
-            // Gone since: somebody else makes room.
+            // Removed meanwhile: another process frees space, too.
             let Ok(metadata) = entry.metadata() else { continue };
             let modified = metadata.modified().unwrap_or(now);
+            // Blocks, not length: data files are sparse.
             let bytes = metadata.blocks() * 512;
             let part =
                 |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).unwrap_or_default().to_owned();
@@ -116,6 +120,7 @@ impl Space {
                     used += bytes;
                     let held = versions.entry(stem).or_default();
                     held.bytes += bytes;
+                    // The time of use is that of the checksums; see `Sidecar::touch`.
                     if kind == CHECKS || held.used.is_none() {
                         held.used = Some(modified);
                     }
@@ -138,7 +143,7 @@ impl Space {
         Ok(used)
     }
 
-    /// Removes the files of a version, unless somebody has them open.
+    /// Evicts a version: removes its files unless a process has them open.
     fn give_up(&self, stem: &str) -> bool {
         let path = |kind| self.directory.join(format!("{stem}.{kind}"));
         let data = match super::entry::options(false).open(path(DATA)) {
@@ -146,7 +151,7 @@ impl Space {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(_) => return false,
         };
-        // Held until both are gone.
+        // Exclusive against the shared lock of `Entry::open`. Usage until both files are removed.
         if data.as_ref().is_some_and(|data| flock(data, FlockOperation::NonBlockingLockExclusive).is_err()) {
             return false;
         }
@@ -154,17 +159,18 @@ impl Space {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
             Ok(()) => true,
         };
+        // Data first: checksums without data are harmless, the reverse would look like a file without any piece.
         removed(DATA) && removed(CHECKS)
     }
 }
 
-/// A name for a file that has none yet.
+/// A random name for a file that is not renamed into place yet.
 pub(super) fn partial_name() -> String {
-    // Processes in containers share numbers: a random one tells them apart.
+    // Process IDs are not unique across containers.
     format!("{:016x}.{PARTIAL}", rand::random::<u64>())
 }
 
-/// The sum, unless the file is damaged.
+/// The recorded sum, unless the file is damaged.
 fn read(ledger: &File) -> Option<u64> {
     let (mut used, mut checksum) = ([0; 8], [0; 4]);
     ledger.read_exact_at(&mut used, 0).ok()?;

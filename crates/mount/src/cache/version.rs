@@ -1,7 +1,7 @@
-//! One version of one object on disk: how its files are called, and how it is cut into pieces.
+//! One version of one object on disk: the names of its files, and its pieces.
 //!
-//! A piece is what has a checksum of its own. Blocks of the block map are whole pieces whatever its budget is, so
-//! that processes with different budgets share one file.
+//! A piece is the unit that has a checksum. Blocks of the block map consist of whole pieces for every budget, so that
+//! processes with different budgets share one file.
 
 use std::ops::Range;
 
@@ -10,27 +10,27 @@ use md5::{Digest, Md5};
 
 use flashjob_bucket::Object;
 
-/// Ends the name of the file that holds an object's bytes, at their places.
+/// Extension of the file with an object's bytes, at their offsets.
 pub(super) const DATA: &str = "data";
-/// Ends the name of the file that says which of them are there.
+/// Extension of the file with the checksums of its pieces.
 pub(super) const CHECKS: &str = "checks";
 
-/// Which object, which version of it, in pieces of which length.
+/// Identity of one version of one object, and its piece length.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
-    /// What both files are called but for their endings: any name of an object fits into it.
+    /// Hash of the identity and stem of both file names: names of objects may be longer than a file's.
     number: u128,
-    /// Has seen all of the above: what is checked with it belongs to this version and to no other.
+    /// CRC-32 state over the identity: checksums that continue from it match for no other version.
     hasher: Hasher,
     size_bytes: u64,
     piece_bytes: u64,
 }
 
 impl Version {
-    /// `None` for what has no version to tell it from another.
+    /// `None` without an ETag, as nothing else identifies a version.
     pub(super) fn of(object: &Object, piece_bytes: u64) -> Option<Self> {
         let etag = object.etag.as_deref()?;
-        // Names hold neither newlines nor NUL: no two versions read the same.
+        // Names contain neither newlines nor NUL, so the concatenation is unambiguous.
         let text = format!("{}\n{etag}\n{}\n{piece_bytes}", object.name, object.size_bytes);
         let mut hasher = Hasher::new();
         hasher.update(text.as_bytes());
@@ -38,27 +38,27 @@ impl Version {
         Some(Self { number, hasher, size_bytes: object.size_bytes, piece_bytes })
     }
 
-    /// Tells it from all others.
+    /// Hash that identifies the version.
     pub(super) fn number(&self) -> u128 {
         self.number
     }
 
-    /// The name of a file of it.
+    /// Name of the version's file with extension `kind`.
     pub(super) fn file_name(&self, kind: &str) -> String {
         format!("{:032x}.{kind}", self.number)
     }
 
-    /// Length of the object.
+    /// Length of the object, in bytes.
     pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Pieces in all.
+    /// Number of pieces.
     pub(super) fn pieces(&self) -> u64 {
         self.size_bytes.div_ceil(self.piece_bytes)
     }
 
-    /// The pieces that `range` is made of, where it is whole ones.
+    /// Indices of the pieces of `range`, or `None` unless it consists of whole pieces.
     pub(super) fn pieces_of(&self, range: &Range<u64>) -> Option<Range<u64>> {
         let is_edge = |place: u64| place.is_multiple_of(self.piece_bytes) || place == self.size_bytes;
         let whole = range.start < range.end && range.end <= self.size_bytes;
@@ -66,12 +66,12 @@ impl Version {
             .then(|| range.start / self.piece_bytes..range.end.div_ceil(self.piece_bytes))
     }
 
-    /// Where `pieces` lie.
+    /// Byte range of `pieces`.
     pub(super) fn bytes_of(&self, pieces: &Range<u64>) -> Range<u64> {
         pieces.start * self.piece_bytes..self.size_bytes.min(pieces.end * self.piece_bytes)
     }
 
-    /// A checksum over what this is and `parts`.
+    /// CRC-32 over the version's identity and `parts`.
     pub(super) fn check(&self, parts: &[&[u8]]) -> u32 {
         let mut hasher = self.hasher.clone();
         parts.iter().for_each(|part| hasher.update(part));

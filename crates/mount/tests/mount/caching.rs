@@ -30,7 +30,7 @@ fn open(directory: &Path, limit: Option<u64>, source: &Arc<ScriptedSource>) -> A
     Arc::new(DiskCache::open(directory, limit, BLOCK as u64, source.clone()).unwrap())
 }
 
-/// What is read of `objects` through a cache in `directory`, one file after the other, in a map of its own.
+/// Contents of `objects`, read one after the other through a cache in `directory` and a new block map.
 fn read_all(directory: &Path, limit: Option<u64>, objects: &[Object], source: &Arc<ScriptedSource>) -> Vec<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let blocks = BlockMap::new(open(directory, limit, source), LIMITS, runtime.handle().clone());
@@ -55,18 +55,18 @@ pub(super) fn cache_files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Those of one kind: `data` or `checks`.
+/// Files of the cache of one kind: `data` or `checks`.
 pub(super) fn files_of_kind(directory: &Path, kind: &str) -> Vec<PathBuf> {
     cache_files(directory).into_iter().filter(|path| path.extension().is_some_and(|found| found == kind)).collect()
 }
 
-/// What the files of objects take on disk.
+/// Disk usage of the files of objects, in bytes.
 pub(super) fn used_bytes(directory: &Path) -> u64 {
     let counted = cache_files(directory).into_iter().filter(|path| path.extension().is_some());
     counted.filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
-/// What the data file of `object` is called.
+/// Path of the data file of `object`.
 fn data_name(object: &Object, source: &Arc<ScriptedSource>) -> PathBuf {
     let alone = TempDir::new().unwrap();
     read_all(alone.path(), None, std::slice::from_ref(object), source);

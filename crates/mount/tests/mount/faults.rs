@@ -38,7 +38,7 @@ enum When {
     Reading,
 }
 
-/// What the reader sees.
+/// Expected result of a read.
 #[derive(Clone, Copy)]
 enum Seen {
     /// The right bytes.

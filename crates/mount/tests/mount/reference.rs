@@ -38,7 +38,7 @@ fn name() -> impl Strategy<Value = String> {
 
 #[derive(Clone, Debug)]
 enum Operation {
-    /// Which visible file, where, how much.
+    /// Index of a visible file, offset and length.
     Read {
         file: prop::sample::Index,
         offset: u64,

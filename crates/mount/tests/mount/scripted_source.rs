@@ -11,7 +11,7 @@ use flashjob_mount::source::{BlockSource, Reading};
 use flashjob_mount::{Fault, FaultKind};
 use tokio::sync::Semaphore;
 
-/// What one read does.
+/// Scripted behaviour of one read.
 #[derive(Clone, Copy, Debug)]
 pub enum Behaviour {
     Serve,
@@ -35,9 +35,9 @@ pub struct ScriptedSource {
     pub piece_bytes: usize,
     /// Before the first byte.
     pub latency: Duration,
-    /// What `WaitAfter` waits for.
+    /// Permits that `WaitAfter` waits for.
     pub gate: Semaphore,
-    /// How often it says that it was asked to slow down.
+    /// Number of throttling answers to report.
     pub throttled: AtomicU64,
     /// Every read so far.
     reads: Mutex<Vec<(String, Range<u64>)>>,
@@ -86,7 +86,7 @@ impl ScriptedSource {
     }
 }
 
-/// How it is listed. The time has a fraction, as the service's have.
+/// The listed object. Its time has a fraction of a second, as the service's have.
 pub fn object(name: &str, size_bytes: u64) -> Object {
     Object {
         name: name.to_owned(),

@@ -9,19 +9,21 @@ use flashjob_host::gpus::GpuSample;
 
 const MEGABYTE: f64 = 1e6;
 
-/// Names and values of `now`; what needs a difference comes from `before`, network traffic from `first`.
+/// Names and values of `now`; rates are relative to `before`, network traffic to `first`.
 pub fn system_metrics(
     first: &Sample,
     before: &Sample,
     now: &Sample,
     seconds_between: f64,
 ) -> Vec<(Cow<'static, str>, f64)> {
+    // Counters can go back, as when an interface disappears; a negative rate would break charts.
     let difference = |of: fn(&Sample) -> Option<f64>, from: &Sample| Some((of(now)? - of(from)?).max(0.0));
     let busy = difference(|sample| sample.host_cpu_busy_seconds, before);
     let idle = difference(|sample| sample.host_cpu_idle_seconds, before);
     let own = difference(|sample| sample.process_cpu_seconds, before);
     let memory_used = now.host_memory_bytes.zip(now.host_memory_available_bytes).map(|(all, free)| all - free);
     let disk_used = now.filesystem_used_bytes;
+    // As MLflow's monitor computes it: space reserved for root counts as neither used nor available.
     let disk_reachable = disk_used.zip(now.filesystem_available_bytes).map(|(used, free)| used + free);
     let cgroup = &now.cgroup;
 
@@ -34,7 +36,7 @@ pub fn system_metrics(
         ("system/disk_usage_percentage", percentage(disk_used, disk_reachable)),
         ("system/disk_usage_megabytes", megabytes(disk_used)),
         ("system/disk_available_megabytes", megabytes(now.filesystem_available_bytes)),
-        // Ours: MLflow does not look at single processes or containers. 100 is one processor.
+        // Not in MLflow's own set: metrics of this process and container. 100 is one processor.
         ("system/process_cpu_utilization_percentage", percentage(own, Some(seconds_between))),
         ("system/process_memory_usage_megabytes", megabytes(now.process_resident_bytes)),
         ("system/container_memory_usage_percentage", percentage(cgroup.memory_used_bytes, cgroup.memory_limit_bytes)),

@@ -1,4 +1,4 @@
-//! How one fact becomes one line, as text or as JSON.
+//! Formats an event as a line of text or JSON.
 //!
 //! Values are redacted before they are put into a line, so that hiding a secret never breaks its form,
 //! and control characters are escaped in text, so that no value can start a line of its own.
@@ -56,6 +56,7 @@ impl<'a> Line<'a> {
     /// A number or a flag, unless its digits are a secret.
     fn plain(&mut self, field: &Field, value: Value) {
         let shown = value.to_string();
+        // Numbers, too: a secret may consist of digits only.
         let value = match self.redaction.apply(&shown) {
             Cow::Borrowed(_) => value,
             Cow::Owned(hidden) => hidden.into(),
@@ -65,6 +66,7 @@ impl<'a> Line<'a> {
 
     /// Takes a field along, unless it is one in which a record of the `log` crate carries its place.
     fn push(&mut self, name: &'static str, value: Value) {
+        // Fields that the bridge from the `log` crate adds: file, line and module.
         if !name.starts_with("log.") {
             self.fields.push((name, value));
         }
@@ -147,6 +149,7 @@ where
         object.insert("message".to_owned(), line.message.into());
         for (name, value) in line.fields {
             let mut key = name.to_owned();
+            // A field that is called like one of the four above must not replace it.
             while object.contains_key(&key) {
                 key.push('_');
             }

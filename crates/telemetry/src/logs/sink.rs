@@ -1,12 +1,13 @@
-//! Where finished lines go: the screen, between the frames of a progress bar, and a file.
+//! Outputs of log lines: the screen, between the frames of a progress bar, and a file.
 //!
 //! A line that cannot be written is lost, never a reason for the job to fail.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use indicatif::MultiProgress;
+use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// A stream that a progress bar may share.
@@ -39,8 +40,9 @@ pub(super) struct ScreenWriter<'a>(&'a Screen);
 
 impl Write for ScreenWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Bars are erased, the line is written, and bars are drawn again below it.
         self.0.bars.suspend(|| {
-            let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stream = self.0.stream.lock();
             let _ = stream.write_all(line);
         });
         Ok(line.len())
@@ -75,10 +77,11 @@ pub(super) struct FileCopyWriter<'a>(&'a FileCopy);
 
 impl Write for FileCopyWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut slot = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.file.lock();
         if let Some(file) = slot.as_mut()
             && let Err(error) = file.write_all(line)
         {
+            // One complaint, not one for each line: a full disk stays full.
             *slot = None;
             // Not through `tracing`, which is what called us.
             let _ = writeln!(io::stderr(), "the copy of the log ends here: {error}");

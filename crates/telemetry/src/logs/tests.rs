@@ -1,9 +1,10 @@
-//! What lines look like, and what they never hold.
+//! Form of log lines, and content that they must not hold.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use indicatif::{InMemoryTerm, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{debug, info, warn};
 
@@ -17,7 +18,7 @@ pub(crate) fn shown(options: &Options, act: impl FnOnce()) -> String {
     let writer: Arc<Mutex<dyn Write + Send>> = stream.clone();
     let dispatch = dispatch(options, false, Screen::stream(writer)).unwrap();
     tracing::dispatcher::with_default(&dispatch, act);
-    String::from_utf8(stream.lock().unwrap().clone()).unwrap()
+    String::from_utf8(stream.lock().clone()).unwrap()
 }
 
 fn text(filter: Option<&'static str>) -> Options<'static> {

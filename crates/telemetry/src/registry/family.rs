@@ -19,12 +19,12 @@ pub(super) const fn gauge<S>(name: &'static str, help: &'static str, value: fn(&
 }
 
 impl<S> Family<S> {
-    /// What `sample` has, with these labels.
+    /// The series for `sample` with these labels, or `None` without a value.
     pub fn series(&self, sample: &S, labels: Vec<(&str, String)>) -> Option<Metric> {
         Some(measured(self.kind, (self.value)(sample)?, labels))
     }
 
-    /// All of its series.
+    /// The family with all of its series.
     pub fn of(&self, series: Vec<Metric>) -> MetricFamily {
         labelled(self.name, self.help, self.kind, series)
     }

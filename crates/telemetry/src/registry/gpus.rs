@@ -1,8 +1,9 @@
 //! The latest samples of GPUs as metrics, a series for each: absolute values, passed through as they were read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
@@ -26,7 +27,7 @@ const FAMILIES: [Family<GpuSample>; 9] = [
 const THROTTLED: &str = "flashjob_gpu_throttled";
 const THROTTLED_HELP: &str = "1 where this reason keeps the GPU's clocks down, 0 where it does not.";
 
-/// The collector; clones share the samples.
+/// The collector of GPU samples; clones share them.
 #[derive(Clone)]
 pub(super) struct GpuFamilies {
     latest: Arc<Mutex<Vec<GpuSample>>>,
@@ -46,12 +47,12 @@ impl GpuFamilies {
             .collect::<Result<_, _>>();
         registrar.enter(Self {
             latest: Arc::default(),
-            descriptions: descriptions.expect("metric names are constants of this room"),
+            descriptions: descriptions.expect("metric names are constants of this file"),
         })
     }
 
     pub(super) fn set(&self, samples: Vec<GpuSample>) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = samples;
+        *self.latest.lock() = samples;
     }
 }
 
@@ -61,7 +62,7 @@ impl Collector for GpuFamilies {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let samples = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = self.latest.lock();
         let whose = |gpu: &GpuSample| {
             vec![("gpu", gpu.index.to_string()), ("name", gpu.name.clone()), ("uuid", gpu.uuid.clone())]
         };
@@ -72,13 +73,14 @@ impl Collector for GpuFamilies {
             samples.iter().filter_map(|gpu| Some((gpu, gpu.throttled_by.as_ref()?))).flat_map(|(gpu, given)| {
                 THROTTLE_REASONS.iter().map(move |reason| {
                     let mut labels = whose(gpu);
-                    // Names in order, as Prometheus writes them.
+                    // Prometheus writes labels in alphabetical order.
                     labels.insert(2, ("reason", (*reason).to_owned()));
                     measured(MetricType::GAUGE, f64::from(u8::from(given.contains(reason))), labels)
                 })
             });
         let throttled: Vec<Metric> = throttled.collect();
         let families = values.chain([labelled(THROTTLED, THROTTLED_HELP, MetricType::GAUGE, throttled)]);
+        // A family without a series would appear as a bare help text.
         families.filter(|family| !family.get_metric().is_empty()).collect()
     }
 }

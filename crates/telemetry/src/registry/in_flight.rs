@@ -1,20 +1,21 @@
-//! What must be remembered of a request until it finishes.
+//! State of requests in flight, kept until they finish.
 //!
 //! Sharded by request, so that threads that finish requests do not wait for the one that makes tokens.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::serving::Region;
 use flashjob_event::RequestId;
 
-/// A power of two: requests are numbered from zero, so the low bits spread them evenly.
+/// Number of shards, a power of two: requests are numbered from zero, so the low bits spread them evenly.
 const SHARDS: usize = 16;
 
-/// Moments of one request.
+/// Times of one request.
 pub(super) struct InFlight {
-    /// A request's facts count where it was queued, even if it ends later.
+    /// Region in which the request was queued: all of its facts count there, even if it ends later.
     pub(super) region: Region,
     pub(super) prompt_tokens: u32,
     pub(super) queued: Instant,
@@ -29,12 +30,12 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Begins to remember a request; one of the same number that never finished is forgotten.
+    /// Adds a request, replacing one of the same number that never finished.
     pub(super) fn insert(&self, request: RequestId, state: InFlight) {
         self.with_shard(request, |shard| shard.insert(request, state));
     }
 
-    /// Lets `change` read and write what is known of `request`, if anything is.
+    /// Applies `change` to the state of `request`, if it is known.
     pub(super) fn update<T>(&self, request: RequestId, change: impl FnOnce(&mut InFlight) -> T) -> Option<T> {
         self.with_shard(request, |shard| shard.get_mut(&request).map(change))
     }
@@ -44,20 +45,21 @@ impl Requests {
         self.with_shard(request, |shard| shard.remove(&request))
     }
 
-    /// Forgets all: whatever is left was abandoned.
+    /// Removes all requests: the remaining ones were abandoned.
     pub(super) fn clear(&self) {
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            shard.lock().clear();
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     fn with_shard<T>(&self, request: RequestId, act: impl FnOnce(&mut HashMap<RequestId, InFlight>) -> T) -> T {
+        // Consecutive requests are in different shards, so their tokens rarely contend.
         let shard = &self.shards[request.0 as usize % SHARDS];
-        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut shard.lock())
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Process metrics keep the names that all Prometheus clients share, so that common dashboards find them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -38,7 +39,7 @@ const FAMILIES: [Family<Sample>; 23] = [
     counter("flashjob_cgroup_cpu_throttled_seconds_total", "Time for which the CPU limit held this container back.", |s| s.cgroup.throttled_seconds),
 ];
 
-/// The collector; clones share one sample.
+/// The collector of machine samples; clones share one.
 #[derive(Clone)]
 pub(super) struct Machine {
     latest: Arc<Mutex<Sample>>,
@@ -53,12 +54,12 @@ impl Machine {
         let descriptions = FAMILIES.iter().map(description).collect::<Result<_, _>>();
         registrar.enter(Self {
             latest: Arc::default(),
-            descriptions: descriptions.expect("metric names are constants of this room"),
+            descriptions: descriptions.expect("metric names are constants of this file"),
         })
     }
 
     pub(super) fn set(&self, sample: Sample) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = sample;
+        *self.latest.lock() = sample;
     }
 }
 
@@ -68,7 +69,8 @@ impl Collector for Machine {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let sample = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = self.latest.lock();
+        // A value that could not be read has no series, rather than 0.
         let series = |family: &Family<Sample>| Some(family.of(vec![family.series(&sample, Vec::new())?]));
         FAMILIES.iter().filter_map(series).collect()
     }

@@ -1,19 +1,19 @@
-//! Requests that the metrics port answers, and the load that they were while something was measured.
+//! Requests to the metrics port, and their load during the measurement.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use super::registrar::Registrar;
 use super::seconds;
 use flashjob_event::Phase;
 
-/// Several Prometheus servers that scrape each second, and a kubelet's probes, are fewer. An answer costs about as much as a
-/// ten-thousandth of a second of one processor.
+/// Rate up to which requests do not disturb a measurement. Several Prometheus servers that scrape each second, with a
+/// kubelet's probes, stay below; an answer costs about a ten-thousandth of a second of one processor.
 const HARMLESS_PER_SECOND: f64 = 50.0;
 
-/// Fewer are no load, however short the region was.
+/// Number of requests up to which they do not disturb, however short the region was.
 const HARMLESS_REQUESTS: u64 = 50;
 
 pub(super) struct Onlookers {
@@ -25,7 +25,7 @@ pub(super) struct Onlookers {
 struct Measured {
     start: Instant,
     before: u64,
-    /// Seconds, and requests within them, once it is over.
+    /// Duration in seconds and number of requests, once the region is over.
     whole: Option<(f64, u64)>,
 }
 
@@ -40,10 +40,12 @@ impl Onlookers {
     }
 
     pub(super) fn phase_started(&self, phase: Phase, at: Instant) {
+        // Read before the lock: requests counted while it is waited for belong to the next phase.
         let requests = self.requests.get();
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut measured = self.measured.lock();
         match &mut *measured {
             _ if phase == Phase::Measure => *measured = Some(Measured { start: at, before: requests, whole: None }),
+            // The first phase after the measurement ends its count; later ones find it complete.
             Some(Measured { start, before, whole: whole @ None }) => {
                 *whole = Some((seconds(*start, at), requests.saturating_sub(*before)));
             }
@@ -52,7 +54,8 @@ impl Onlookers {
     }
 
     pub(super) fn disturbing_requests_per_second(&self) -> Option<f64> {
-        let (seconds, requests) = self.measured.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.whole?;
+        let (seconds, requests) = self.measured.lock().as_ref()?.whole?;
+        // Infinite for a region without duration, which is filtered below.
         let rate = requests as f64 / seconds;
         (requests >= HARMLESS_REQUESTS && rate.is_finite() && rate > HARMLESS_PER_SECOND).then_some(rate)
     }

@@ -1,18 +1,18 @@
-//! Which phase the job is in, and how long each has taken.
+//! The present phase of the job, and the duration of each.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::registrar::Registrar;
 use flashjob_event::Phase;
 
-/// The phases so far.
+/// Durations of the phases so far.
 pub(super) struct Phases {
     state: Mutex<State>,
-    /// Read for every step, hence not behind the lock.
+    /// Set in the measured region. Atomic, as every step reads it.
     measuring: AtomicBool,
     current: IntGaugeVec,
     seconds: GaugeVec,
@@ -21,7 +21,7 @@ pub(super) struct Phases {
 #[derive(Default)]
 struct State {
     current: Option<(Phase, Instant)>,
-    /// Of phases that ended, in the order of `Phase::ALL`.
+    /// Time spent in finished phases, in the order of `Phase::ALL`.
     spent: [Duration; Phase::ALL.len()],
 }
 
@@ -47,26 +47,28 @@ impl Phases {
     pub(super) fn start(&self, phase: Phase, at: Instant) {
         let mut state = self.lock();
         if let Some((previous, since)) = state.current.replace((phase, at)) {
+            // A phase may come again: its stretches add up.
             state.spent[previous as usize] += at.saturating_duration_since(since);
         }
         self.measuring.store(phase == Phase::Measure, Ordering::Relaxed);
     }
 
-    /// Whether what happens now belongs to the measured region.
+    /// Returns whether the present phase is the measured region.
     pub(super) fn measuring(&self) -> bool {
         self.measuring.load(Ordering::Relaxed)
     }
 
-    /// The phase and how long it has lasted in all, this stretch included.
+    /// The current phase and its total duration, with the present stretch.
     pub(super) fn current(&self, now: Instant) -> Option<(Phase, Duration)> {
         let state = self.lock();
         let (phase, since) = state.current?;
         Some((phase, state.spent[phase as usize] + now.saturating_duration_since(since)))
     }
 
-    /// Brings the gauges up to `now`.
+    /// Updates the gauges to `now`.
     pub(super) fn refresh(&self, now: Instant) {
         let state = self.lock();
+        // All phases are written, so that each has a series from the first scrape on.
         for phase in Phase::ALL {
             let mut spent = state.spent[phase as usize];
             let is_current = match state.current {
@@ -82,6 +84,6 @@ impl Phases {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

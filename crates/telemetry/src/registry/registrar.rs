@@ -1,6 +1,6 @@
 //! Makes metrics and enters them into the registry in one step.
 //!
-//! Names, help texts and labels are constants of this room, so a mistake in one is a bug that every
+//! Names, help texts and labels are constants of this crate, so a mistake in one is a bug that every
 //! construction of a registry shows at once: these functions panic rather than return errors.
 
 use prometheus::core::Collector;
@@ -8,7 +8,7 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-const CONSTANT: &str = "metric names and labels are constants of this room";
+const CONSTANT: &str = "metric names and labels are constants of this crate";
 
 pub(super) struct Registrar<'a>(pub(super) &'a Registry);
 

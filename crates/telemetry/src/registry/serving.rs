@@ -5,7 +5,7 @@ use prometheus::{Histogram, IntCounter, exponential_buckets};
 use super::registrar::Registrar;
 use flashjob_event::FinishReason;
 
-/// Which counts a fact belongs to. Only what happens in [`flashjob_event::Phase::Measure`] is measured.
+/// Region of a fact. Only facts in [`flashjob_event::Phase::Measure`] are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Region {
     WarmUp,
@@ -15,7 +15,7 @@ pub(super) enum Region {
 impl Region {
     pub(super) const ALL: [Region; 2] = [Region::WarmUp, Region::Measure];
 
-    /// The value of the label `phase`.
+    /// Value of the label `phase`.
     fn label(self) -> &'static str {
         match self {
             Region::WarmUp => "warm_up",
@@ -152,12 +152,12 @@ impl Serving {
     }
 }
 
-/// 1 ms to 1000 s, three a decade: an offline queue is minutes long where a server's is milliseconds.
+/// Bounds from 1 ms to 1000 s, three a decade: the queue of a job lasts minutes, that of a server milliseconds.
 fn request_seconds() -> Vec<f64> {
     decades(-3, 3)
 }
 
-/// 100 µs to 10 s, three a decade.
+/// Bounds from 100 µs to 10 s, three a decade.
 fn step_seconds() -> Vec<f64> {
     decades(-4, 1)
 }
@@ -166,14 +166,14 @@ fn step_seconds() -> Vec<f64> {
 fn decades(first: i32, last: i32) -> Vec<f64> {
     let mut bounds: Vec<f64> = (first..last)
         .flat_map(|exponent| [1.0, 2.5, 5.0].map(|factor| format!("{factor}e{exponent}")))
-        // Through text, so that a bound reads 0.0025 and not 0.0025000000000000005.
+        // By way of text, so that a bound reads 0.0025 and not 0.0025000000000000005.
         .filter_map(|bound| bound.parse().ok())
         .collect();
     bounds.push(10f64.powi(last));
     bounds
 }
 
-/// 1 to 65536.
+/// Powers of two from 1 to 65536.
 fn powers_of_two() -> Vec<f64> {
     exponential_buckets(1.0, 2.0, 17).unwrap_or_default()
 }

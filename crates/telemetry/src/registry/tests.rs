@@ -187,7 +187,7 @@ fn threads_lose_no_count() {
     assert_eq!(registry.requests.len(), 0);
 }
 
-/// What the counters must read, by region: 0 before the measured region, 1 within.
+/// Expected counters by region: 0 before the measured region, 1 within.
 #[derive(Default)]
 struct Model {
     measuring: bool,

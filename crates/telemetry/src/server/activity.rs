@@ -1,20 +1,21 @@
-//! A connection with a clock: what it is at, since when, and until when it may be.
+//! The activity of a connection: its stage, the start of the stage, and its deadline.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// For the head of a request, from its first byte on, and for the first byte of a connection.
+/// Time limit for a request's head, from its first byte on, and for the first byte of a connection.
 const HEAD: Duration = Duration::from_secs(5);
-/// For an answer, until the client has taken its last byte.
+/// Time limit for an answer, until the client has taken its last byte.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Between two requests: longer than scrapers pause.
+/// Time limit between two requests: longer than scrapers pause.
 const IDLE: Duration = Duration::from_secs(75);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +25,12 @@ enum Stage {
     Idle,
 }
 
-/// Shared by the connection, its service, and whoever looks for a place.
+/// Stretch of a connection, shared by the connection, its service and the limit on connections.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<State>);
+pub(super) struct Activity(Mutex<Stretch>);
 
 #[derive(Debug)]
-struct State {
+struct Stretch {
     stage: Stage,
     since: Instant,
     last_request: Instant,
@@ -38,10 +39,10 @@ struct State {
 impl Activity {
     pub(super) fn begin() -> Arc<Self> {
         let now = Instant::now();
-        Arc::new(Self(Mutex::new(State { stage: Stage::Head, since: now, last_request: now })))
+        Arc::new(Self(Mutex::new(Stretch { stage: Stage::Head, since: now, last_request: now })))
     }
 
-    /// When it is to be closed, unless it gets on.
+    /// Time at which the connection is closed unless it progresses.
     pub(super) fn deadline(&self) -> Instant {
         let state = self.lock();
         state.since
@@ -52,25 +53,26 @@ impl Activity {
             }
     }
 
-    /// When its last request came, or itself. Bytes that make no request do not count.
+    /// Time of the last request, or of the connection itself. Bytes that do not complete a request do not count.
     pub(super) fn last_request(&self) -> Instant {
         self.lock().last_request
     }
 
-    /// A request has come whole.
+    /// Records a complete request.
     pub(super) fn requested(&self) {
         let mut state = self.lock();
         state.enter(Stage::Answer { made: false });
         state.last_request = state.since;
     }
 
-    /// Its answer is made, and goes out from here on.
+    /// Records that the answer is made and is being sent.
     pub(super) fn made(&self) {
         self.lock().stage = Stage::Answer { made: true };
     }
 
     fn received(&self) {
         let mut state = self.lock();
+        // Later bytes of a head do not restart its time limit, or a slow client could hold a place for ever.
         if state.stage == Stage::Idle {
             state.enter(Stage::Head);
         }
@@ -78,23 +80,25 @@ impl Activity {
 
     fn flushed(&self) {
         let mut state = self.lock();
+        // Flushes in the middle of an answer must not end its stage.
         if state.stage == (Stage::Answer { made: true }) {
             state.enter(Stage::Idle);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Stretch> {
+        self.0.lock()
     }
 }
 
-impl State {
+impl Stretch {
     fn enter(&mut self, stage: Stage) {
+        // The deadline counts from here: it is one limit per stage, not one per byte.
         (self.stage, self.since) = (stage, Instant::now());
     }
 }
 
-/// A stream that keeps its activity up to date.
+/// A stream that records its activity.
 pub(super) struct Watched {
     pub(super) stream: TcpStream,
     pub(super) activity: Arc<Activity>,
@@ -104,6 +108,7 @@ impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        // No bytes: the peer has closed its end.
         if buffer.filled().len() > before {
             self.activity.received();
         }
@@ -129,7 +134,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Asked for once everything is written.
+        // hyper flushes once an answer is written: only then the idle time begins.
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         if matches!(polled, Poll::Ready(Ok(()))) {
             self.activity.flushed();

@@ -1,15 +1,15 @@
 //! Connections of the metrics port: at most 64, each limited in time, size and rate.
 //!
-//! Descriptors are the process's, not the port's: whoever opens a thousand connections must not keep a result from being
-//! written. Where all places are taken, the connection that has asked for nothing for the longest time gives up its own, so that
-//! a liveness probe finds one whatever the others do.
+//! Descriptors belong to the process, not to the port: a thousand connections must not keep a result from being written.
+//! Where all places are taken, the connection without a request for the longest time is closed, so that a liveness probe
+//! always finds a place.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -31,21 +32,22 @@ use crate::Registry;
 const MOST_PLACES: usize = 64;
 const HEADER_BYTES: usize = 16 * 1024;
 
-/// Requests that one connection may make at once, and the time in which it earns another one: beyond that it is answered
-/// late. Nobody who watches asks so often, and answers take processor time that the measurement would have had.
+/// Most requests of one connection in a burst, and the time in which it earns another one (token bucket). Beyond that,
+/// answers are delayed: they take processor time from the measurement.
 const BURST: u32 = 10;
 const EARNED_IN: Duration = Duration::from_millis(100);
 
-/// After an `accept` that the system refused: for want of descriptors mostly, which connections give back.
+/// Pause after the system refused an `accept`, mostly for want of descriptors, which closed connections give back.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop` is cancelled, then finishes the answers under way. Dropping the future closes everything.
+/// Serves until `stop` is cancelled, then finishes the answers in progress. Dropping the future closes all connections.
 pub(super) async fn serve(listener: TcpListener, router: Router, registry: Arc<Registry>, stop: CancellationToken) {
     let places = Arc::new(Places { most: places(getrlimit(Resource::Nofile).current), ..Places::default() });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
+            // Finished tasks are collected at once: their results would pile up otherwise.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -54,20 +56,24 @@ pub(super) async fn serve(listener: TcpListener, router: Router, registry: Arc<R
                 let place = Places::take(&places);
                 connections.spawn(connection(stream, peer, router.clone(), registry.clone(), place, stop.clone()));
             }
+            // The client gave up between the kernel's accept and ours.
             Err(error) if is_of_one_connection(&error) => {}
             Err(_) => {
+                // Out of descriptors: the idlest connection gives one back, or no probe could connect any more.
                 places.evict_longest_idle();
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
         }
     }
+    // Closed first: new connections are refused while the last answers are sent.
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Connections at most in a process of so many descriptors, most of which are not the port's.
+/// Most connections for a process with so many descriptors: at most a quarter of them.
 fn places(descriptors: Option<u64>) -> usize {
     let quarter = descriptors.map_or(MOST_PLACES, |all| usize::try_from(all / 4).unwrap_or(MOST_PLACES));
+    // Two at least: a scraper and a probe.
     quarter.clamp(2, MOST_PLACES)
 }
 
@@ -86,14 +92,15 @@ async fn connection(
 ) {
     let activity = place.activity.clone();
     let pages = TowerToHyperService::new(router);
-    let pace = Arc::new(Pace::default());
+    let rate_limit = Arc::new(RateLimit::default());
     let service = hyper::service::service_fn({
         let activity = activity.clone();
         move |mut request: hyper::Request<Incoming>| {
             activity.requested();
             registry.page_requested();
             request.extensions_mut().insert(ConnectInfo(peer));
-            let (answer, activity, pause) = (pages.call(request), activity.clone(), pace.pause());
+            // The answer is a lazy future: a delayed request costs nothing until its pause is over.
+            let (answer, activity, pause) = (pages.call(request), activity.clone(), rate_limit.pause());
             async move {
                 tokio::time::sleep(pause).await;
                 let answer: Result<_, Infallible> = answer.await;
@@ -104,19 +111,20 @@ async fn connection(
     });
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
     let mut builder = http1::Builder::new();
-    // Its timer covers pauses between requests too; the activity's do not mix them.
+    // hyper's timer would also cover pauses between requests, which have another limit here.
     builder.header_read_timeout(None).max_header_size(HEADER_BYTES).max_buf_size(2 * HEADER_BYTES);
     let mut serving = std::pin::pin!(builder.serve_connection(io, service));
     let mut stopping = false;
     loop {
         tokio::select! {
-            // Errors of a connection are its client's.
+            // Errors of a connection concern its client only.
             _ = serving.as_mut() => break,
             () = place.evicted.cancelled() => break,
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 serving.as_mut().graceful_shutdown();
             }
+            // The deadline may have moved while this waited, so it is read again.
             () = until(activity.deadline()) => if activity.deadline() <= Instant::now() { break },
         }
     }
@@ -126,29 +134,30 @@ fn until(deadline: Instant) -> impl Future<Output = ()> {
     tokio::time::sleep_until(deadline)
 }
 
-/// Earns a request in each interval, and keeps a few.
-struct Pace {
-    /// When the next request is earned, as if none had been kept.
+/// Rate limit of one connection: a token bucket.
+struct RateLimit {
+    /// Time at which the bucket would be full again.
     next: Mutex<Instant>,
 }
 
-impl Default for Pace {
+impl Default for RateLimit {
     fn default() -> Self {
         Self { next: Mutex::new(Instant::now()) }
     }
 }
 
-impl Pace {
-    /// Time that the request that has just come is to wait.
+impl RateLimit {
+    /// Delay for the request that has just come.
     fn pause(&self) -> Duration {
         let now = Instant::now();
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
+        // The generic cell rate algorithm: one time instead of a counter and a timer.
         *next = (*next).max(now) + EARNED_IN;
         next.saturating_duration_since(now + BURST * EARNED_IN)
     }
 }
 
-/// Clients that are connected.
+/// Connections in use.
 #[derive(Default)]
 struct Places {
     most: usize,
@@ -162,7 +171,7 @@ struct Taken {
     evicted: CancellationToken,
 }
 
-/// One connection's, given back when it is dropped.
+/// One connection's place, released on drop.
 struct Place {
     number: u64,
     places: Arc<Places>,
@@ -171,7 +180,7 @@ struct Place {
 }
 
 impl Places {
-    /// A place, that of the longest idle connection where none is free.
+    /// A place; if none is free, that of the connection that has been idle for longest.
     fn take(places: &Arc<Self>) -> Place {
         let number = places.last_number.fetch_add(1, Ordering::Relaxed);
         let (activity, evicted) = (Activity::begin(), CancellationToken::new());
@@ -188,20 +197,22 @@ impl Places {
         evict(&mut self.lock());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Taken>> {
+        self.taken.lock()
     }
 }
 
 fn evict(taken: &mut Vec<Taken>) {
     let longest_idle = taken.iter().enumerate().min_by_key(|(_, taken)| taken.activity.last_request());
     if let Some((position, _)) = longest_idle {
+        // Removed at once, not when its task ends, so that the caller finds a free place.
         taken.swap_remove(position).evicted.cancel();
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // By number: after an eviction the place is gone already, and a position would be another's.
         self.places.lock().retain(|taken| taken.number != self.number);
     }
 }

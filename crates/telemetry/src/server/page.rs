@@ -1,13 +1,14 @@
 //! The text of `/metrics`, rendered a few times a second however often it is asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::Registry;
 
-/// Scrapes within this time share one text: rendering takes processor time that the measurement would have had.
+/// Age up to which scrapes share one text: rendering takes processor time from the measurement.
 const VALID: Duration = Duration::from_millis(100);
 
 pub(super) struct Page {
@@ -20,9 +21,10 @@ impl Page {
         Self { registry, rendered: Mutex::new(None) }
     }
 
-    /// The present values, a tenth of a second old at most.
+    /// The present values, at most a tenth of a second old.
     pub(super) fn text(&self) -> Bytes {
-        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        // Rendered under the lock: of several scrapes at once, one renders and the others get its text.
+        let mut rendered = self.rendered.lock();
         if let Some((at, text)) = &*rendered
             && at.elapsed() < VALID
         {
@@ -33,9 +35,9 @@ impl Page {
         text
     }
 
-    /// Has the next text rendered anew: values are final, and an older text is not.
+    /// Drops the rendered text, as the values have become final.
     pub(super) fn forget(&self) {
-        *self.rendered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.rendered.lock() = None;
     }
 }
 
@@ -52,7 +54,7 @@ mod tests {
         registry.observe(&Event { at: Instant::now(), fact: Fact::BucketRead { bytes: 7 } });
         // Far in the future: the test does not depend on how fast it runs.
         let later = Instant::now() + Duration::from_secs(3600);
-        page.rendered.lock().unwrap().as_mut().unwrap().0 = later;
+        page.rendered.lock().as_mut().unwrap().0 = later;
         assert_eq!(page.text(), first);
         page.forget();
         assert!(String::from_utf8_lossy(&page.text()).contains("flashjob_bucket_read_bytes_total 7"));

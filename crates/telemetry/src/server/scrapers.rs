@@ -1,35 +1,36 @@
-//! Scrapers that have come, so that the last scrape of those who watch is told from anybody's.
+//! Known scrapers, so that the last scrape of a regular one is told from a scrape by chance.
 //!
-//! A scraper is known by its address and its User-Agent: behind one address there may be a Prometheus and, through a
-//! forwarded port, a person. One that came twice or more while values changed is regular; the final values are for all of these
-//! (Prometheus is often run in pairs), and only where there are none for one that came once. Of a job that was too short to be
-//! scraped, whoever comes a second time is no stranger.
+//! A scraper is identified by its address and its User-Agent: one address may have a Prometheus and, through a forwarded
+//! port, a person. A scraper that came twice or more while values changed is regular. The final values must reach all
+//! regular ones (Prometheus often runs in pairs), or, without any, one that came once. For a job that was too short to be
+//! scraped, a scraper counts once it comes for the second time.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// Scrapers that are remembered; whoever comes after as many others is a stranger.
+/// Most scrapers that are remembered; later ones do not count.
 const MOST: usize = 64;
 
-/// Bytes of a User-Agent that tell one from another.
+/// Most bytes of a User-Agent that are compared.
 const AGENT_BYTES: usize = 128;
 
-/// An address and a User-Agent.
+/// Identity of a scraper: an address and a User-Agent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Scraper(IpAddr, Vec<u8>);
 
 impl Scraper {
     pub(super) fn of(address: IpAddr, headers: &HeaderMap) -> Self {
         let agent = headers.get(header::USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
+        // Cut: the text comes from a client and is kept to the end of the job.
         Self(address, agent[..agent.len().min(AGENT_BYTES)].to_vec())
     }
 }
 
-/// A scrape that has begun.
+/// A scrape in progress.
 pub(super) struct Scrape {
     scraper: Scraper,
     is_final: bool,
@@ -43,29 +44,31 @@ pub(super) struct Scrapers {
 
 #[derive(Default)]
 struct Known {
-    /// Scrapes of each before values were final, and afterwards where there were none.
+    /// Scrapes by scraper before values were final; also afterwards, if there were none.
     scrapes: HashMap<Scraper, u32>,
-    /// Scrapers that are waited for, once values are final.
+    /// Scrapers to wait for, once values are final.
     awaited: Option<Awaited>,
 }
 
 enum Awaited {
     All(Vec<Scraper>),
     AnyOf(Vec<Scraper>),
-    /// Nobody has come before.
+    /// None had come before: any scraper that comes twice.
     AnyTwice,
 }
 
 impl Scrapers {
-    /// Tells that one has come.
+    /// Returns whether any scraper has come.
     pub(super) fn any(&self) -> bool {
         !self.lock().scrapes.is_empty()
     }
 
-    /// Takes note of one that is about to be answered.
+    /// Records a scrape that is about to be answered.
     pub(super) fn begin(&self, scraper: Scraper) -> Scrape {
         let mut known = self.lock();
+        // Taken at the beginning: a scrape that began before values were final may have rendered older ones.
         let is_final = known.awaited.is_some();
+        // Once particular scrapers are awaited, further ones do not change who is regular.
         if matches!(known.awaited, None | Some(Awaited::AnyTwice))
             && (known.scrapes.len() < MOST || known.scrapes.contains_key(&scraper))
         {
@@ -74,7 +77,7 @@ impl Scrapers {
         Scrape { scraper, is_final }
     }
 
-    /// Takes note of an answer.
+    /// Records that a scrape was answered.
     pub(super) fn end(&self, Scrape { scraper, is_final }: Scrape) {
         if !is_final {
             return;
@@ -83,6 +86,7 @@ impl Scrapers {
         let scrapes = known.scrapes.get(&scraper).copied().unwrap_or(0);
         let satisfied = match &mut known.awaited {
             None => false,
+            // The second visit distinguishes a scraper from a person who looks once.
             Some(Awaited::AnyTwice) => scrapes > 1,
             Some(Awaited::AnyOf(scrapers)) => scrapers.contains(&scraper),
             Some(Awaited::All(scrapers)) => {
@@ -96,12 +100,13 @@ impl Scrapers {
         }
     }
 
-    /// Declares values final; the token is cancelled once those who watch have them.
+    /// Declares values final. The token is cancelled once the awaited scrapers have them.
     pub(super) fn expect_final(&self) -> CancellationToken {
         let mut known = self.lock();
         if known.awaited.is_none() {
             let regular: Vec<Scraper> =
                 known.scrapes.iter().filter(|(_, scrapes)| **scrapes > 1).map(|(scraper, _)| scraper.clone()).collect();
+            // Decided once, when values become final: the list must not grow while it is waited for.
             known.awaited = Some(match (known.scrapes.is_empty(), regular.is_empty()) {
                 (true, _) => Awaited::AnyTwice,
                 (false, true) => Awaited::AnyOf(known.scrapes.keys().cloned().collect()),
@@ -111,8 +116,8 @@ impl Scrapers {
         self.satisfied.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Known> {
+        self.known.lock()
     }
 }
 
@@ -143,8 +148,8 @@ mod tests {
             before.chars().for_each(|name| scrapers.end(come(name)));
             // One that is on its way may have missed the final values.
             let early = come('a');
-            scrapers.known.lock().unwrap().scrapes.entry(early.scraper.clone()).and_modify(|scrapes| *scrapes -= 1);
-            scrapers.known.lock().unwrap().scrapes.retain(|_, scrapes| *scrapes > 0);
+            scrapers.known.lock().scrapes.entry(early.scraper.clone()).and_modify(|scrapes| *scrapes -= 1);
+            scrapers.known.lock().scrapes.retain(|_, scrapes| *scrapes > 0);
             let token = scrapers.expect_final();
             scrapers.end(early);
             assert!(!token.is_cancelled(), "{before}");

@@ -1,4 +1,4 @@
-//! What `/metrics` shows is clean under the real `promtool check metrics`, at every stage of a job.
+//! `/metrics` is clean under the real `promtool check metrics`, at every stage of a job.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use flashjob_telemetry::host::Sample;
 use super::job_story::Story;
 use crate::support::process::{Process, installed};
 
-/// What promtool finds; empty is clean.
+/// Complaints of promtool; empty if there are none.
 fn complaints(promtool: &Path, metrics: &str) -> String {
     let finished = Process::new(promtool).args(["check", "metrics"]).input(metrics).run();
     let said = format!("{}{}", finished.stdout, finished.stderr);

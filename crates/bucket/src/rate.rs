@@ -1,27 +1,24 @@
-//! The least rate of a body: a connection that brings a byte a second is no better than one that brings none.
+//! The lowest acceptable rate of a body: a connection that brings a byte a second is no better than one that brings none.
 
 use std::time::Duration;
 
-/// A line of 2 Mbit/s that 64 connections share gives each of them this much.
+/// Lowest rate that counts as progress, in bytes per second: a line of 2 Mbit/s that 64 connections share.
 const LEAST_BYTES_PER_SECOND: u64 = 4096;
 
-/// Bytes that have come, and the time that they were waited for: time in which nobody asked for more does not count.
-pub(super) struct Pace {
+/// Rate of a body, measured over windows of waiting; time in which the reader did not ask does not count.
+pub(super) struct Rate {
     window: Duration,
     waited: Duration,
     bytes: u64,
 }
 
-impl Pace {
-    /// Looked at after each `window` of waiting.
+impl Rate {
+    /// A rate that is checked after each `window` of waiting.
     pub(super) fn over(window: Duration) -> Self {
         Self { window, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Takes note of a piece.
-    ///
-    /// # Errors
-    /// Bytes of the window and its length, where they come too slowly.
+    /// Records `bytes` that came after `waited`.
     pub(super) fn came(&mut self, bytes: usize, waited: Duration) -> Result<(), (u64, Duration)> {
         self.bytes += bytes as u64;
         self.waited += waited;
@@ -53,8 +50,8 @@ mod tests {
             (vec![(window, 10.0), (0, 9.0)], false),
             (vec![(window, 10.0), (0, 10.0)], true),
         ] {
-            let mut pace = Pace::over(seconds(10.0));
-            let outcome = pieces.iter().try_for_each(|(bytes, waited)| pace.came(*bytes, seconds(*waited)));
+            let mut rate = Rate::over(seconds(10.0));
+            let outcome = pieces.iter().try_for_each(|(bytes, waited)| rate.came(*bytes, seconds(*waited)));
             assert_eq!(outcome.is_err(), ended, "{pieces:?}");
         }
     }

@@ -12,20 +12,20 @@ use super::fuse::Adapter;
 use super::kernel::Connection;
 use super::stale::is_mounted;
 
-/// FUSE threads end at once when the kernel lets go; more is only waited for where a reader still holds on.
+/// Longest wait for FUSE threads. They end at once when the kernel lets go, unless a reader still holds on.
 const LONGEST_JOIN: Duration = Duration::from_secs(2);
 
-/// A mount and the threads that answer for it. Comes down when dropped, also while a panic unwinds.
-pub(super) struct Attached {
+/// A FUSE mount and the threads that serve it. Unmounted on drop, also while a panic unwinds.
+pub(super) struct KernelMount {
     location: PathBuf,
-    /// Takes the mount away. One that was passed in is for others to take away.
+    /// Unmounts on drop. `None` for a mount that was passed in, which its owner unmounts.
     owner: Option<Mounter>,
-    /// The kernel's end, until it is served.
+    /// The `/dev/fuse` descriptor, until it is served.
     device: Option<OwnedFd>,
     session: Option<BackgroundSession>,
 }
 
-impl Attached {
+impl KernelMount {
     /// Mounts at `location`, or takes `passed`, a descriptor that is mounted there already. Nothing is answered yet.
     ///
     /// # Errors
@@ -45,20 +45,14 @@ impl Attached {
         Ok(Self { location: location.to_owned(), owner, device: Some(device), session: None })
     }
 
-    /// The connection, for registering backing files.
-    ///
-    /// # Errors
-    /// There are no descriptors left.
+    /// The FUSE connection, for registering backing files.
     pub(super) fn connection(&self, mounter: &Mounter) -> Result<Option<Connection>, String> {
         let device = self.device.as_ref().map(OwnedFd::try_clone).transpose();
         let device = device.map_err(|error| format!("its descriptor cannot be copied: {error}"))?;
         Ok(device.map(|device| Connection::new(device, mounter.clone())))
     }
 
-    /// Has `adapter` answer the kernel, on threads of its own.
-    ///
-    /// # Errors
-    /// The kernel's refusal, in a phrase.
+    /// Serves the kernel's requests through `adapter`, on threads of its own.
     pub(super) fn serve(&mut self, adapter: Adapter) -> Result<(), String> {
         let Some(device) = self.device.take() else { return Ok(()) };
         let mut config = fuser::Config::default();
@@ -74,31 +68,32 @@ impl Attached {
         Ok(())
     }
 
-    /// Takes the mount away, whoever uses it. Once it is gone, does nothing.
+    /// Unmounts, also while files are in use. Does nothing once unmounted.
     pub(super) fn detach(&mut self) -> Result<(), Error> {
         let Some(mounter) = &self.owner else {
-            // Its threads end when its owner unmounts it, or with this process.
+            // The threads end when the owner unmounts, or with this process.
             self.session = None;
             return Ok(());
         };
         mounter.unmount(&self.location)?;
         let Some(session) = self.session.take() else { return Ok(()) };
         let start = Instant::now();
+        // Polled: joining a thread that is blocked in a read would hang.
         while !session.guard.is_finished() && start.elapsed() < LONGEST_JOIN {
             std::thread::sleep(Duration::from_millis(1));
         }
         if !session.guard.is_finished() {
-            // It was unmounted lazily and is still read: the threads end when that does, or with the process.
+            // Unmounted lazily while a file is open: the threads end when it is closed, or with the process.
             tracing::debug!(location = %self.location.display(), "a file of a detached mount is still in use");
         } else if let Err(error) = session.join() {
-            // After an unmount from outside the last request may fail in any way; the mount is gone regardless.
+            // After an unmount from outside, the last request may fail in any way; the mount is gone regardless.
             tracing::debug!(location = %self.location.display(), %error, "the FUSE session ended with an error");
         }
         Ok(())
     }
 }
 
-impl Drop for Attached {
+impl Drop for KernelMount {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
             tracing::error!("{error}");
@@ -106,7 +101,7 @@ impl Drop for Attached {
     }
 }
 
-/// Threads that take requests: they only ever copy bytes that are there.
+/// Number of FUSE threads: they only copy bytes that have arrived, so few suffice.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
