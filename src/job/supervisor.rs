@@ -5,7 +5,7 @@
 //! inherits orphans, and the job never runs with PID 1's special rules for signals and children.
 
 use std::fs;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
@@ -80,14 +80,21 @@ pub fn is_first() -> bool {
 /// exit code, once the job has ended; a job that died of signal N gives 128 + N, as a shell would.
 pub fn part<T>(remains: &Remains, of_the_job: T) -> Result<T, ExitCode> {
     let watcher = getpid();
+    let (is_watching, watching) = match io::pipe() {
+        Ok(ends) => ends,
+        Err(error) => return Err(unexpected(&error)),
+    };
     let outcome = match fork() {
-        Ok(None) => return follow(watcher).map(|()| of_the_job).map_err(|error| unexpected(&error)),
+        Ok(None) => {
+            drop(watching);
+            return follow(watcher, is_watching).map(|()| of_the_job).map_err(|error| unexpected(&error));
+        }
         Ok(Some(job)) => {
             // Its connections belong to the job: a copy that stays open here would hide the job's end from their other
             // sides.
             drop(of_the_job);
             privileges::keep_for_supervision();
-            watch(job, remains)
+            watch(job, remains, watching)
         }
         Err(error) => Err(error),
     };
@@ -109,9 +116,12 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Binds this process's life to that of `watcher`.
-fn follow(watcher: Pid) -> io::Result<()> {
+/// Binds this process's life to that of `watcher`, and waits until that handles signals: one that comes as soon as the job shows a
+/// sign of life would otherwise end the watcher.
+fn follow(watcher: Pid, mut is_watching: PipeReader) -> io::Result<()> {
     end_with_watcher()?;
+    // It ends when the other side closes its end, also by dying.
+    is_watching.read_to_end(&mut Vec::new())?;
     match getppid() == Some(watcher) {
         true => Ok(()),
         false => Err(io::Error::other("the process that watches it is gone")),
@@ -127,10 +137,11 @@ pub fn end_with_watcher() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
 }
 
-fn watch(job: Pid, remains: &Remains) -> io::Result<u8> {
+fn watch(job: Pid, remains: &Remains, watching: PipeWriter) -> io::Result<u8> {
     let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
     let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
+    drop(watching);
     // The job may have ended before this process listened for SIGCHLD.
     if let Some(status) = reap(job) {
         return Ok(end(status, remains));
