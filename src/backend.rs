@@ -5,6 +5,8 @@
 
 mod candle;
 mod child_environment;
+mod engine_report;
+mod error;
 mod presence;
 mod vllm;
 
@@ -15,48 +17,52 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::{JobConfig, Sampling};
-use flashjob_engine::{End, Rendezvous};
 use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
-pub use candle::Follower;
+pub use engine_report::{EngineReport, VllmReport};
+pub use error::{Cause, Error};
 pub use presence::{Found, Interpreter, check};
+
+pub use flashjob_engine::Rendezvous;
+#[cfg(feature = "cuda")]
+pub use flashjob_engine::gpu_identifiers;
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Its place in the workload.
+    /// Number of the request in the workload.
     pub id: RequestId,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Tokens to produce; fewer only where a stop token may end it, or an error that is its own.
-    pub output_tokens: usize,
-    /// Whether the model's end-of-sequence tokens are treated as any other.
+    /// Tokens to generate; fewer only where a stop token may end it, or an error that is its own.
+    pub max_tokens: usize,
+    /// The model's end-of-sequence tokens are treated as any other.
     pub ignore_eos: bool,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: Sampling,
     /// With `id` and a token's position, decides every random choice.
     pub seed: u64,
 }
 
-/// What a request became.
+/// Outcome of a request.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// Which request.
+    /// Number of the request.
     pub id: RequestId,
     /// Token ids, without the prompt.
     pub tokens: Vec<u32>,
     /// The same as text, special tokens left out.
     pub text: String,
-    /// Why it stopped.
+    /// Reason for its end.
     pub reason: FinishReason,
     /// Sentence on the fault and its remedy: with [`FinishReason::Error`], and only then.
     pub error: Option<String>,
 }
 
-/// What runs, as decided: stated once in the log and in the result.
+/// Report of a loaded backend on itself, for the log and the result.
 #[derive(Clone, Debug, Serialize)]
-pub struct BackendFacts {
+pub struct BackendReport {
     /// `candle`, `vllm` or `sglang`.
     pub backend: &'static str,
     /// The engine's version.
@@ -74,15 +80,15 @@ pub struct BackendFacts {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Everything that only this engine has: device, dtype, kernels, blocks.
-    pub engine: serde_json::Value,
+    pub engine: EngineReport,
 }
 
 /// An engine that is loaded and ready. Blocking: call it from a thread that may wait.
 pub trait Backend: Send {
-    /// What runs.
-    fn facts(&self) -> &BackendFacts;
+    /// Report on what is loaded.
+    fn report(&self) -> &BackendReport;
 
-    /// How many GPUs it computes on: the first ones of those that this process may use.
+    /// Number of GPUs that it computes on: the first ones of those that this process may use.
     fn gpus(&self) -> usize {
         0
     }
@@ -105,31 +111,23 @@ pub trait Backend: Send {
     ) -> Result<(), Error>;
 }
 
-/// Why a backend could not be opened or did not finish.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What was asked for cannot be had in this image or on this machine.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The model's files do not make a model that runs here.
-    #[error("{0}")]
-    Model(String),
-    /// A step failed.
-    #[error("{0}")]
-    Inference(String),
-    /// The machine that leads this one has ended the job.
-    #[error("the leader ended the job: {}", .0.sentence)]
-    Ended(End),
-    /// The job was asked to stop.
-    #[error("stopped on request")]
-    Cancelled,
+/// The ranks of a node that another node leads, loaded and ready. Blocking: call it from a thread that may wait.
+pub trait Worker: Send {
+    /// Report on what runs here.
+    fn report(&self) -> &BackendReport;
+
+    /// Computes the leader's steps, to the end of the job.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where the leader says that the job failed, [`Error::Inference`] where it is gone without a word.
+    fn follow(self: Box<Self>, cancel: &CancellationToken) -> Result<(), Error>;
 }
 
 /// Everything that loading takes.
 pub struct Loading<'a> {
-    /// The job.
+    /// Configuration of the job.
     pub config: &'a JobConfig,
-    /// Other machines that share the model, where this one leads them.
+    /// Meeting point of the nodes that share the model, where there are several.
     pub rendezvous: Option<&'a Rendezvous>,
     /// Files that hold weights: our own engine opens them so, another one by their paths.
     pub files: &'a dyn Files,
@@ -141,7 +139,7 @@ pub struct Loading<'a> {
     pub texts: &'a SharedTexts,
     /// The stream of facts.
     pub events: &'a Events,
-    /// The end of it all.
+    /// Cancellation of the job.
     pub cancel: &'a CancellationToken,
 }
 
@@ -156,7 +154,20 @@ pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Err
     }
 }
 
+/// Loads the ranks of this node, which another node leads, into the engine that [`check`] has found.
+///
+/// # Errors
+/// As [`open`], [`Error::Unavailable`] for an engine that shares no model with other nodes, and [`Error::Ended`].
+pub fn open_worker(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Worker>, Error> {
+    match found {
+        Found::Candle(placement) => Ok(Box::new(candle::CandleWorker::open(placement, loading)?)),
+        Found::Vllm(_) => {
+            Err(Error::Unavailable("only backend=candle shares a model with other machines".to_owned().into()))
+        }
+    }
+}
+
 /// The texts of a model that is loaded.
 fn opened(texts: &SharedTexts) -> Result<Arc<TextService>, Error> {
-    texts.get().map_err(|error| Error::Model(error.to_string()))
+    texts.get().map_err(|error| Error::Model(Cause::Texts(error).into()))
 }

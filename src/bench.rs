@@ -1,50 +1,34 @@
-//! A workload and a backend become a measurement: timings, percentiles, exact counts.
+//! Requests and a backend become a measurement: timings, percentiles, exact counts.
 //!
 //! The measured region runs from handing over the first request to the text of the last one, after load and
 //! warm-up. This room does not know where results go.
 
 mod bins;
-mod bounded_json;
 mod distribution;
-mod entries;
-mod jsonl;
 mod measurement;
-mod messages;
-mod openai_request;
-mod pieces;
-mod prompt_encoder;
-mod question;
-mod random_prompts;
 mod recorder;
 mod roofline;
-mod share;
-mod sharegpt;
 mod token_clock;
-mod workload;
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 pub use bins::Bins;
-pub use distribution::Distribution;
-pub use entries::{Entry, Place};
+pub use distribution::{Distribution, Percentiles};
 pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
-pub use question::{AnswerForm, Endpoint, Labels};
 pub use recorder::Recorder;
-pub use roofline::{MachineLimits, Roofline};
+pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use token_clock::TokenClock;
-pub use workload::{Prompts, prepare};
 
-use crate::backend::{self, Backend, Completion, Request};
 use flashjob_event::{Events, Fact, Phase};
 
-/// Why there is no measurement.
+use crate::backend::{self, Backend, Completion, Request};
+use crate::prepare::Prompts;
+
+/// Reason for which there is no measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The workload cannot be made: an unreadable dataset, a prompt that is too long.
-    #[error("{0}")]
-    Workload(String),
     /// The backend failed or was stopped.
     #[error(transparent)]
     Backend(#[from] backend::Error),
@@ -88,22 +72,27 @@ pub fn run(
     };
     events.emit(Fact::PhaseStarted(Phase::WarmUp));
     if !warm_up.is_empty() {
+        // Their completions are dropped, and the recorder ignores all that comes before `Phase::Measure`.
         run(warm_up, &mut |_| {})?;
     }
+    // The backend takes the requests, and their counts are verified against the originals.
     let expected: Vec<Request> = measured.clone();
-    // Half a list is as good as a list: whoever panicked has pushed whole completions.
+    // A panic does not spoil the list: each push adds a whole completion.
     let lock = || completions.lock().unwrap_or_else(PoisonError::into_inner);
     lock().reserve(measured.len());
+    // Counters of GPUs run all the time: the difference over the region is its energy.
     let energy_before = energy_joules();
     events.emit(Fact::PhaseStarted(Phase::Measure));
     run(measured, &mut |completion| lock().push(completion))?;
     let energy_after = energy_joules();
+    // A second look: where other work held the machine up before the region, the limits would be too low.
     backend.measure_limits_again(events);
     let mut completions = lock();
     completions.sort_by_key(|completion| completion.id);
     let mut measurement = recorder.measurement();
     measurement.energy_joules = energy_before.zip(energy_after).map(|(before, after)| after - before);
     if let Err(deviation) = measurement.verify(&expected, &completions) {
+        // Answers of a run whose counts are wrong may be wrong themselves. None of them is written.
         completions.clear();
         return Err(Error::Counts(deviation));
     }
@@ -131,7 +120,7 @@ fn run_exactly(
         }
         finished(completion);
     });
-    // It may have come with the last token of the last request, before anybody looked whether to stop.
+    // The error may have come with the last token of the last request, when the backend looks at `stop` no more.
     match failed {
         Some(error) => Err(Error::Request(error)),
         None => Ok(outcome?),

@@ -2,52 +2,59 @@
 
 mod blueprint;
 mod check;
+mod clock;
+mod context;
 mod descriptors;
-mod environment;
 mod exit;
 mod files;
 mod finish;
-mod follow;
-mod left_behind;
+mod host;
 mod linger;
 mod load;
 mod locate;
 mod mount_process;
+mod panics;
 mod phases;
 mod privileges;
 mod publish;
 mod replicas;
+mod resend_spooled;
 mod run;
 mod signals;
 mod supervisor;
 mod terminal;
+mod termination_file;
 mod text_file;
 mod tracking;
+mod umask;
 mod upload;
 mod verify;
 mod work;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use exit::Exit;
 
-use mount_process::Started;
-use supervisor::Remains;
-
 use flashjob_config::{self as config, Command, JobConfig, MountMode, Stop};
 use flashjob_model as model;
 use flashjob_mount as mount;
 
+use mount_process::Started;
+use supervisor::Remains;
+
 /// Runs the process: parses, does what was asked, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
+    // The process for a model's texts is this program again, under other arguments.
     if let Some(code) = model::serve_texts(std::env::args_os().skip(1)) {
         return code;
     }
-    environment::keep_files_to_oneself();
+    umask::restrict();
     descriptors::raise_limit();
     let read_file = |path: &Path| text_file::read(path);
     let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
+    // Commands that run no job fork as well where this is PID 1, which has to reap orphans and pass signals on.
     let is_job = matches!(asked, Ok(Command::Run(_)));
     if !is_job
         && supervisor::is_first()
@@ -76,6 +83,8 @@ fn supervised(job: JobConfig) -> ExitCode {
     if mounts && job.inputs.iter().any(|input| input.par.is_some()) {
         mount::enter_if_needed();
     }
+    // Directories are made while the process may still make them anywhere. Forks come before threads: a fork copies one
+    // thread only.
     let plan = privileges::Plan::of(&job);
     let made = plan.make_directories();
     let locations: Vec<PathBuf> = job.inputs.iter().map(|input| input.location.clone()).collect();

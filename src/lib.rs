@@ -9,4 +9,5 @@
 pub mod backend;
 pub mod bench;
 pub mod job;
+pub mod prepare;
 pub mod report;

@@ -11,9 +11,9 @@ mod summary;
 mod termination;
 
 pub use directory::{DirectoryError, Moved, ResultsDirectory};
-pub use figures::figures;
+pub use figures::{Figures, named};
 pub use outputs::{Answerer, outputs};
-pub use replicas::{ReplicaResult, replica_figures};
-pub use result::{InputFacts, JobResult, PhaseSeconds, Status};
+pub use replicas::{ReplicaFigures, ReplicaResult};
+pub use result::{InputReport, JobResult, PhaseSeconds, Status, settings};
 pub use summary::summary;
 pub use termination::termination_message;

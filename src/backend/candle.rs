@@ -5,44 +5,47 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, BackendFacts, Completion, Error, Loading, Request, opened};
-use flashjob_config::JobConfig;
-use flashjob_engine::{self as engine, Engine, Placement, Rendezvous};
+use flashjob_engine::{self as engine, Engine, Platform};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
 
-/// The engine, and what stands between it and texts.
+use super::{Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
+
+/// Our own engine, and the texts of its model.
 pub struct CandleBackend {
     engine: Engine,
     texts: Arc<TextService>,
-    facts: BackendFacts,
+    gpus: usize,
+    report: BackendReport,
 }
 
 impl CandleBackend {
-    /// Reads headers, then weights, and sets up the KV cache; with other machines where there is a rendezvous.
-    pub fn open(placement: Placement, loading: &Loading<'_>) -> Result<Self, Error> {
+    /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
+    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
         let engine = engine.map_err(from_loading)?;
+        // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
-        let facts = BackendFacts { warnings, ..facts(&model, engine.facts())? };
-        Ok(Self { engine, texts, facts })
+        let report = BackendReport { warnings, ..report(&model, engine.facts()) };
+        let gpus = match placement {
+            // GPUs of other nodes cannot be asked for their energy from here.
+            Platform::Gpus if engine.facts().num_nodes == 1 => engine.facts().tensor_parallel_size,
+            Platform::Gpus | Platform::Cpu => 0,
+        };
+        Ok(Self { engine, texts, gpus, report })
     }
 }
 
 impl Backend for CandleBackend {
-    fn facts(&self) -> &BackendFacts {
-        &self.facts
+    fn report(&self) -> &BackendReport {
+        &self.report
     }
 
     fn gpus(&self) -> usize {
-        match self.engine.facts() {
-            // Those of other machines cannot be asked from here.
-            facts if facts.device == Placement::Gpus.name() && facts.machines == 1 => facts.tensor_parallel_size,
-            _ => 0,
-        }
+        self.gpus
     }
 
     fn measure_limits_again(&mut self, events: &Events) {
@@ -56,26 +59,18 @@ impl Backend for CandleBackend {
         cancel: &CancellationToken,
         finished: &mut dyn FnMut(Completion),
     ) -> Result<(), Error> {
-        let requests = requests
-            .into_iter()
-            .map(|request| engine::Request {
-                id: request.id,
-                prompt: request.prompt,
-                max_new_tokens: request.output_tokens,
-                stop_tokens: if request.ignore_eos { Vec::new() } else { self.texts.facts().eos_tokens.clone() },
-                sampling: request.sampling,
-                seed: request.seed,
-            })
-            .collect();
+        let eos_tokens = &self.texts.facts().eos_tokens;
+        let requests = requests.into_iter().map(|request| engine_request(request, eos_tokens)).collect();
         let mut undecodable = None;
         let mut complete = |output: engine::Output| {
-            // The run goes on to its end all the same: what it measured is kept, but it does not count as valid.
+            // The run goes on to its end: its measurement is kept for diagnosis, although the job then fails.
             let text = self.texts.decode(&output.tokens).unwrap_or_else(|error| {
-                undecodable.get_or_insert(error.to_string());
+                undecodable.get_or_insert(error);
                 String::new()
             });
             let error = output.error.map(|error| error.to_string());
             let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason, error };
+            // After decoding, so that end-to-end latency includes the text.
             events.emit(Fact::RequestFinished {
                 request: completion.id,
                 output_tokens: completion.tokens.len() as u32,
@@ -84,44 +79,37 @@ impl Backend for CandleBackend {
             finished(completion);
         };
         self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
-        undecodable.map_or(Ok(()), |error| Err(Error::Inference(error)))
+        undecodable.map_or(Ok(()), |error| Err(Error::Inference(Cause::Model(error).into())))
     }
 }
 
-/// The ranks of a machine that another one leads.
-pub struct Follower {
-    ranks: engine::Follower,
-    facts: BackendFacts,
+/// The ranks of a node that another one leads.
+pub struct CandleWorker {
+    ranks: engine::Worker,
+    report: BackendReport,
 }
 
-impl Follower {
+impl CandleWorker {
     /// Reads headers, finds the leader, then reads weights.
-    pub fn open(
-        placement: Placement,
-        config: &JobConfig,
-        rendezvous: &Rendezvous,
-        files: &dyn Files,
-        model: &Path,
-        events: &Events,
-        cancel: &CancellationToken,
-    ) -> Result<Self, Error> {
+    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
+        let &Loading { config, rendezvous, files, model, events, cancel, .. } = loading;
+        let Some(rendezvous) = rendezvous else {
+            return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));
+        };
         let model = headers(files, model)?;
-        let ranks = engine::Follower::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = engine::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
-        let facts = facts(&model, ranks.facts())?;
-        Ok(Self { ranks, facts })
+        let report = report(&model, ranks.facts());
+        Ok(Self { ranks, report })
+    }
+}
+
+impl Worker for CandleWorker {
+    fn report(&self) -> &BackendReport {
+        &self.report
     }
 
-    /// What runs here.
-    pub fn facts(&self) -> &BackendFacts {
-        &self.facts
-    }
-
-    /// Computes what the leader says, to its end.
-    ///
-    /// # Errors
-    /// [`Error::Ended`] where the leader says that the job failed, [`Error::Inference`] where it is gone without a word.
-    pub fn follow(self, cancel: &CancellationToken) -> Result<(), Error> {
+    fn follow(self: Box<Self>, cancel: &CancellationToken) -> Result<(), Error> {
         match self.ranks.follow(cancel).map_err(|error| of_leader(error, from_engine))? {
             end if end.code == 0 => Ok(()),
             end => Err(Error::Ended(end)),
@@ -129,12 +117,24 @@ impl Follower {
     }
 }
 
-fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
-    Model::open_through(files, model).map_err(|error| Error::Model(error.to_string()))
+/// `request` in the engine's type. The only place that converts one into the other.
+fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
+    engine::Request {
+        id: request.id,
+        prompt: request.prompt,
+        max_tokens: request.max_tokens,
+        stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
+        sampling: request.sampling,
+        seed: request.seed,
+    }
 }
 
-fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Error> {
-    Ok(BackendFacts {
+fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
+    Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error).into()))
+}
+
+fn report(model: &Model, engine: &engine::EngineFacts) -> BackendReport {
+    BackendReport {
         backend: "candle",
         version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: model.architecture.clone(),
@@ -142,11 +142,11 @@ fn facts(model: &Model, engine: &engine::EngineFacts) -> Result<BackendFacts, Er
         max_model_len: engine.max_model_len,
         other_modalities: model.other_modalities,
         warnings: Vec::new(),
-        engine: serde_json::to_value(engine).map_err(|error| Error::Inference(error.to_string()))?,
-    })
+        engine: EngineReport::Candle(Box::new(engine.clone())),
+    }
 }
 
-/// What the leader says is its word, not a failure of this machine.
+/// Keeps the end that the leader reports apart from failures of this node.
 fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Error) -> Error {
     match error {
         engine::Error::Ended { end, .. } => Error::Ended(end),
@@ -154,10 +154,10 @@ fn of_leader(error: engine::Error, otherwise: impl FnOnce(engine::Error) -> Erro
     }
 }
 
-/// What cannot be computed before there is a request is the fault of the model or of the memory for it.
+/// Blames the model, or the memory for it, where an operation fails before there is a request.
 fn from_loading(error: engine::Error) -> Error {
     match error {
-        engine::Error::Compute { .. } => Error::Model(error.to_string()),
+        engine::Error::Compute { .. } => Error::Model(Cause::Engine(error).into()),
         other => from_engine(other),
     }
 }
@@ -165,11 +165,13 @@ fn from_loading(error: engine::Error) -> Error {
 fn from_engine(error: engine::Error) -> Error {
     match error {
         engine::Error::Cancelled => Error::Cancelled,
-        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(error.to_string()),
-        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => Error::Unavailable(error.to_string()),
+        engine::Error::Model(_) | engine::Error::DoesNotFit { .. } => Error::Model(Cause::Engine(error).into()),
+        engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => {
+            Error::Unavailable(Cause::Engine(error).into())
+        }
         engine::Error::Request { .. }
         | engine::Error::Machines(_)
         | engine::Error::Ended { .. }
-        | engine::Error::Compute { .. } => Error::Inference(error.to_string()),
+        | engine::Error::Compute { .. } => Error::Inference(Cause::Engine(error).into()),
     }
 }

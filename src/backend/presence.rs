@@ -1,21 +1,22 @@
-//! Whether this image and this build hold what a job asks for, told before anything is mounted or read.
+//! Check that this image and this build hold what a job asks for, before anything is mounted or read.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::child_environment;
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
-use flashjob_engine::{Placement, instructions};
+use flashjob_engine::{Platform, instructions};
+
+use super::child_environment;
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
 
-/// An engine that is here.
+/// An engine that this image has.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// Ours, and where it computes.
-    Candle(Placement),
-    /// vLLM, under this interpreter.
+    /// Our own engine, and its device.
+    Candle(Platform),
+    /// vLLM, and the interpreter that imports it.
     Vllm(Interpreter),
 }
 
@@ -24,25 +25,25 @@ pub enum Found {
 pub struct Interpreter(PathBuf);
 
 impl Interpreter {
-    /// The one at `path`.
+    /// The interpreter at `path`.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-/// Exits with 0 where the named package can be imported. It is not: that takes vLLM ten seconds. What lies in the working
-/// directory does not count.
+/// Exits with 0 where the named package can be imported, without importing it: that takes vLLM ten seconds. A package in the
+/// working directory does not count.
 const CAN_IMPORT: &str = "import sys; sys.path = [p for p in sys.path if p]; import importlib.util as u; sys.exit(not u.find_spec(sys.argv[1]))";
 
-/// What runs `config`, or why its backend or device cannot be had here.
+/// Finds the engine that runs `config`.
 ///
 /// # Errors
-/// One sentence that names what is missing and what has it.
+/// One sentence that names the missing backend or device, and an image or setting that has it.
 pub fn check(config: &JobConfig) -> Result<Found, String> {
     match config.backend {
         BackendKind::Candle => {
@@ -61,13 +62,14 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
     }
 }
 
-/// Where our own engine computes: what was asked for, or with `auto` the GPUs if there are any.
-fn placement(config: &JobConfig) -> Result<Placement, String> {
+/// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
+fn placement(config: &JobConfig) -> Result<Platform, String> {
     let (all, machines) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.machine_count());
     let asked = match machines {
         1 => format!("tensor-parallel-size={all}"),
         _ => format!("tensor-parallel-size={all} on {machines} machines"),
     };
+    // Rounded up: a number that nodes cannot share evenly is refused by the engine, which knows the model.
     let ranks = Ranks { here: all.div_ceil(machines), asked };
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(&ranks),
@@ -76,14 +78,14 @@ fn placement(config: &JobConfig) -> Result<Placement, String> {
     }
 }
 
-/// Those that this machine must have room for.
+/// Ranks that this node must have room for.
 struct Ranks {
     here: usize,
-    /// As they were asked for.
+    /// The setting that asks for them, for messages.
     asked: String,
 }
 
-fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
+fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
     if *here > processors {
         return Err(format!(
@@ -91,23 +93,23 @@ fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
              thread; set tensor-parallel-size to {processors} or less"
         ));
     }
-    Ok(Placement::Cpu)
+    Ok(Platform::Cpu)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus(_ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus(_ranks: &Ranks) -> Result<Platform, String> {
     Err("device=cuda cannot be had: this binary was built without the feature `cuda`; use an image that was built with it, or \
          device=cpu"
         .to_owned())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
     on_the_cpu(ranks)
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
+fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
     let visible = flashjob_engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
         return Err(
@@ -122,11 +124,11 @@ fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Placement, String> {
              tensor-parallel-size to {visible} or less"
         ));
     }
-    Ok(Placement::Gpus)
+    Ok(Platform::Gpus)
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
+fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
     match flashjob_engine::visible_gpus() {
         Ok(visible) if visible > 0 => on_gpus(ranks),
         // Without a driver or a GPU. The log and the result name the device.
@@ -138,6 +140,7 @@ fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Placement, String> {
 fn interpreter(package: &str) -> Option<Interpreter> {
     let python = find_program("python3")?;
     let mut probe = child_environment::command(&python);
+    // It shares nothing with the job's own streams: a warning of Python in the log would look like the job's.
     probe.args(["-c", CAN_IMPORT, package]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success()).then(|| Interpreter::at(python))
 }

@@ -1,13 +1,15 @@
 //! Durations counted in bins that grow evenly: what processes on several machines can put together.
 //!
-//! Percentiles cannot be made of percentiles, and a list of all times between tokens is as long as the run. Bins add up, and a value
-//! is known from its bin to half a hundredth (as in Masson et al., "DDSketch", 2019).
+//! Percentiles cannot be made of percentiles, and a list of all times between tokens is as long as the run. Bins add up, and a
+//! value is known from its bin to 0.5 % (as in Masson et al., "DDSketch", 2019).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How much wider a bin is than the one before it.
+use super::Percentiles;
+
+/// Width of a bin divided by the width of the one before it.
 const RATIO: f64 = 1.01;
 
 /// Durations by bin.
@@ -15,7 +17,7 @@ const RATIO: f64 = 1.01;
 pub struct Bins {
     /// The sum of all, as it was before it was binned.
     sum_seconds: f64,
-    /// How many are in the bin that ends at `RATIO` to the power of its number, in seconds; none below a nanosecond.
+    /// Durations in each bin, which ends at `RATIO` to the power of its number, in seconds; none is below a nanosecond.
     counts: BTreeMap<i32, u64>,
 }
 
@@ -24,6 +26,7 @@ impl Bins {
     pub(super) fn add(&mut self, seconds: f64) {
         const LEAST_SECONDS: f64 = 1e-9;
         self.sum_seconds += seconds;
+        // The logarithm of 0 would be the number of no bin.
         let bin = (seconds.max(LEAST_SECONDS).ln() / RATIO.ln()).ceil() as i32;
         *self.counts.entry(bin).or_default() += 1;
     }
@@ -36,11 +39,11 @@ impl Bins {
         }
     }
 
-    /// Mean and percentiles by name, the latter to half a hundredth; none where nothing was counted.
-    pub fn named(&self) -> Vec<(&'static str, f64)> {
+    /// Mean and percentiles, the latter to 0.5 %; `None` where nothing was counted.
+    pub fn percentiles(&self) -> Option<Percentiles> {
         let total: u64 = self.counts.values().sum();
         if total == 0 {
-            return Vec::new();
+            return None;
         }
         let percentile = |percent: f64| {
             let rank = percent / 100.0 * (total - 1) as f64;
@@ -52,13 +55,13 @@ impl Bins {
             // The middle of its bin, by ratio.
             bin.map_or(0.0, |(bin, _)| RATIO.powf(f64::from(*bin) - 0.5))
         };
-        vec![
-            ("mean", self.sum_seconds / total as f64),
-            ("p50", percentile(50.0)),
-            ("p90", percentile(90.0)),
-            ("p95", percentile(95.0)),
-            ("p99", percentile(99.0)),
-        ]
+        Some(Percentiles {
+            mean: self.sum_seconds / total as f64,
+            p50: percentile(50.0),
+            p90: percentile(90.0),
+            p95: percentile(95.0),
+            p99: percentile(99.0),
+        })
     }
 }
 
@@ -66,8 +69,8 @@ impl Bins {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Distribution;
     use super::*;
+    use crate::bench::Distribution;
 
     fn binned(values: &[f64]) -> Bins {
         let mut bins = Bins::default();
@@ -81,22 +84,21 @@ mod tests {
             let (first, second) = values.split_at(cut.min(values.len()));
             let mut together = binned(first);
             together.merge(&binned(second));
-            let named = together.named();
+            let found = together.percentiles().unwrap();
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
-            for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0)] {
-                let found = named.iter().find(|(known, _)| *known == name).unwrap().1;
+            for (found, percent) in [(found.p50, 50.0), (found.p90, 90.0), (found.p95, 95.0), (found.p99, 99.0)] {
                 let exact = sorted[(percent / 100.0 * (sorted.len() - 1) as f64) as usize];
-                prop_assert!((found / exact - 1.0).abs() < 0.006, "{name}: {found} for {exact}");
+                prop_assert!((found / exact - 1.0).abs() < 0.006, "{percent}: {found} for {exact}");
             }
             let mean = Distribution::of(values).unwrap().mean;
-            prop_assert!((named[0].1 / mean - 1.0).abs() < 1e-9);
+            prop_assert!((found.mean / mean - 1.0).abs() < 1e-9);
         }
     }
 
     #[test]
     fn nothing_has_no_percentiles_and_a_file_keeps_all() {
-        assert!(Bins::default().named().is_empty());
+        assert!(Bins::default().percentiles().is_none());
         let bins = binned(&[0.0, 0.01, 0.02, 3.0]);
         let text = serde_json::to_string(&bins).unwrap();
         assert_eq!(serde_json::from_str::<Bins>(&text).unwrap(), bins);

@@ -26,7 +26,28 @@ pub struct Distribution {
     pub max: f64,
 }
 
+/// Mean and percentiles of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percentiles {
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+}
+
 impl Distribution {
+    /// The mean and the percentiles alone.
+    pub fn percentiles(&self) -> Percentiles {
+        let &Self { mean, p50, p90, p95, p99, .. } = self;
+        Percentiles { mean, p50, p90, p95, p99 }
+    }
+
     /// Sums up `values`; `None` for an empty sample, which has no percentiles.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);

@@ -1,12 +1,13 @@
-//! What was measured, and whether it may be believed.
+//! The measured region in numbers, and the check that its counts are exact.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use flashjob_event::FinishReason;
+
 use super::{Bins, Distribution, Roofline, TokenClock};
 use crate::backend::{Completion, Request};
-use flashjob_event::FinishReason;
 
 /// The measured region in numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -21,27 +22,27 @@ pub struct Measurement {
     pub preemptions: u64,
     /// Forward passes.
     pub steps: u64,
-    /// What they needed, beside the machine's limits.
+    /// Operations and bytes of all steps beside the machine's limits.
     pub roofline: Roofline,
-    /// What the GPUs took meanwhile; `None` where there are none, or they do not say.
+    /// Energy of the GPUs; `None` where there are none, or they do not report it.
     pub energy_joules: Option<f64>,
     /// The times between two tokens of a request, in a form that adds up over replicas.
     pub inter_token_bins: Bins,
-    /// When tokens came, by the clock on the wall.
+    /// Tokens by second of the wall clock.
     pub token_clock: TokenClock,
-    /// What cached beginnings saved; `None` where none were looked for.
+    /// Prompt tokens saved by the prefix cache; `None` where it is off.
     pub prefix_cache: Option<PrefixCacheHits>,
     /// Each request, in order. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,
 }
 
-/// How many prompt tokens were found in the cache and not computed.
+/// Prompt tokens that were found in the prefix cache and not computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PrefixCacheHits {
     /// Prompt tokens of all requests that got a place in a step.
     pub prompt_tokens: u64,
-    /// Those of them that were found.
+    /// Prompt tokens that were found.
     pub hit_tokens: u64,
 }
 
@@ -64,7 +65,7 @@ pub struct RequestTiming {
     pub end_to_end_seconds: Option<f64>,
     /// Times it lost its blocks.
     pub preemptions: u32,
-    /// Why it stopped.
+    /// Reason for its end.
     pub finish_reason: Option<FinishReason>,
 }
 
@@ -82,6 +83,7 @@ impl RequestTiming {
     /// Mean time between its tokens (TPOT): undefined for fewer than two.
     pub fn time_per_output_token_seconds(&self) -> Option<f64> {
         let (first, last) = (self.time_to_first_token_seconds?, self.last_token_seconds?);
+        // The first token belongs to TTFT: n tokens have n - 1 gaps.
         (self.output_tokens > 1).then(|| (last - first) / f64::from(self.output_tokens - 1))
     }
 }
@@ -113,17 +115,6 @@ impl Latencies {
             end_to_end_seconds: over(RequestTiming::answered_seconds),
             queue_seconds: over(|request| request.queue_seconds),
         }
-    }
-
-    /// Each latency under the name it has in metrics, in a fixed order.
-    pub fn named(&self) -> [(&'static str, Option<Distribution>); 5] {
-        [
-            ("ttft", self.time_to_first_token_seconds),
-            ("tpot", self.time_per_output_token_seconds),
-            ("itl", self.inter_token_latency_seconds),
-            ("e2e", self.end_to_end_seconds),
-            ("queue", self.queue_seconds),
-        ]
     }
 }
 
@@ -170,6 +161,7 @@ impl Measurement {
             ));
         }
         let by_id: BTreeMap<_, _> = completions.iter().map(|completion| (completion.id, completion)).collect();
+        // Both are in the order of request numbers.
         for (request, timing) in requests.iter().zip(&self.requests) {
             let Some(completion) = by_id.get(&request.id) else {
                 return Err(format!("request {} has no completion", request.id.0));
@@ -187,7 +179,7 @@ impl Measurement {
                     timing.output_tokens
                 ));
             }
-            let expected = request.output_tokens;
+            let expected = request.max_tokens;
             if timing.finish_reason != Some(completion.reason) {
                 return Err(format!(
                     "request {} ended by {}, but events say otherwise",
@@ -195,6 +187,8 @@ impl Measurement {
                     completion.reason.name()
                 ));
             }
+            // With `ignore_eos` nothing but its length ends a request. One that ended with an error lacks at least the token
+            // of the error.
             let in_order = match completion.reason {
                 FinishReason::Length => produced == expected,
                 FinishReason::Stop if request.ignore_eos => produced == expected,
@@ -213,10 +207,11 @@ impl Measurement {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::*;
-    use crate::bench::Recorder;
     use flashjob_config::Sampling;
     use flashjob_event::{Event, Fact, Observer, Phase, RequestId};
+
+    use super::*;
+    use crate::bench::Recorder;
 
     const REQUEST: RequestId = RequestId(0);
 
@@ -236,7 +231,7 @@ mod tests {
         use FinishReason::{Error, Length, Stop};
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
         let verified = |produced: u32, reason, ignore_eos| {
-            let request = Request { id: REQUEST, prompt: vec![1], output_tokens: 2, ignore_eos, sampling, seed: 0 };
+            let request = Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos, sampling, seed: 0 };
             let error = (reason == Error).then(String::new);
             let tokens = (0..produced).collect();
             let completion = Completion { id: REQUEST, tokens, text: String::new(), reason, error };
@@ -255,8 +250,8 @@ mod tests {
         ] {
             assert_eq!(verified(produced, reason, ignore_eos).is_ok(), good, "{produced} {reason:?} {ignore_eos}");
         }
-        // The events of a run and what it hands out are of one mind.
-        let request = Request { id: REQUEST, prompt: vec![1], output_tokens: 2, ignore_eos: false, sampling, seed: 0 };
+        // Events and completions must agree on the reason.
+        let request = Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos: false, sampling, seed: 0 };
         let completion = Completion { id: REQUEST, tokens: vec![0], text: String::new(), reason: Error, error: None };
         let deviation = measured(1, Stop).verify(&[request], &[completion]).unwrap_err();
         assert_eq!(deviation, "request 0 ended by error, but events say otherwise");

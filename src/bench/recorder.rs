@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+
 use super::bins::Bins;
 use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
 use super::roofline::{MachineLimits, Needs};
 use super::token_clock::TokenClock;
-use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]
@@ -86,6 +87,8 @@ impl Region {
         self.last_event = Some(at);
         match event.fact {
             Fact::RequestQueued { request, prompt_tokens } => {
+                // Handing requests to a child process takes time that is not the engine's. The clock starts with the first
+                // one that is queued.
                 if self.requests.is_empty() {
                     self.started = Some(at);
                     self.token_clock = TokenClock::starting(SystemTime::now());
@@ -106,6 +109,7 @@ impl Region {
             }
             Fact::RequestScheduled { request } => {
                 if let Some(track) = self.requests.get_mut(&request) {
+                    // A request that was preempted is scheduled again; its time in the queue ended with the first time.
                     track.scheduled.get_or_insert(at);
                 }
             }
@@ -152,6 +156,7 @@ impl Region {
             _ => Duration::ZERO,
         };
         let complete = !self.requests.is_empty() && self.requests.values().all(|track| track.finished.is_some());
+        // A partial region ends with its last event, as the end of unfinished requests is unknown.
         let elapsed = since_start(if complete { self.last_finish } else { self.last_event });
         let requests: Vec<RequestTiming> = self.requests.iter().map(|(id, track)| track.timing(*id)).collect();
         Measurement {

@@ -1,11 +1,11 @@
-//! How near a run came to what the machine can do: the roofline (Williams et al., 2009), step by step.
+//! Share of the machine's limits that a run reached: the roofline (Williams et al., 2009), step by step.
 //!
 //! A step takes at least as long as its operations at the machine's rate of operations, and at least as long as its bytes
 //! at the machine's rate of bytes. The sum of the longer ones is the least that the run could have taken.
 
 use serde::Serialize;
 
-/// What the machine can do, as far as it was seen to.
+/// Limits of the machine, as measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MachineLimits {
     /// Floating-point operations of a large matrix product.
@@ -24,7 +24,7 @@ impl MachineLimits {
     }
 }
 
-/// What a region needed, and what it could have taken at least.
+/// Operations and bytes of a region, and the least time that they take at the machine's limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Roofline {
     /// The higher ones of before and after the region; `None` where they were not measured: then the fractions are unknown.
@@ -35,14 +35,14 @@ pub struct Roofline {
     pub bytes: f64,
     /// The least that all steps could have taken; `None` where it is unknown.
     pub limit_seconds: Option<f64>,
-    /// Of that, in steps that operations hold up rather than bytes.
+    /// The part of it in steps that operations bound rather than bytes.
     pub compute_bound_seconds: Option<f64>,
     /// Reason for an unknown roofline although limits were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_because: Option<&'static str>,
 }
 
-/// Why limits below what the run itself did are none.
+/// Reason for discarding limits that the run itself exceeded.
 const LIMITS_TOO_LOW: &str = "the run was faster than the machine's limits as they were measured before it and after it: either other \
                               work held the processors up at both times, and should not run beside the job, or the model is so \
                               small that caches hold it, and memory is no limit";
@@ -67,6 +67,8 @@ impl Needs {
         let Some(limits) = limits else { return roofline };
         let (mut least, mut compute_bound) = (0.0, 0.0);
         for (flops, bytes) in &self.0 {
+            // Within a step computing and moving overlap, so that the longer one counts. Steps follow each other, so that
+            // they add up.
             let (computing, moving) = (flops / limits.flops_per_second, bytes / limits.bytes_per_second);
             least += computing.max(moving);
             if computing >= moving {
@@ -80,30 +82,68 @@ impl Needs {
     }
 }
 
+/// Figures of a run beside the machine's limits; the names of the fields are those of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct RooflineFigures {
+    /// Operations per second.
+    pub flops_per_second: f64,
+    /// Bytes per second.
+    pub memory_bytes_per_second: f64,
+    /// `None` where limits were not measured.
+    #[serde(flatten)]
+    pub limits: Option<LimitFigures>,
+    /// `None` where the roofline is unknown.
+    #[serde(flatten)]
+    pub bound: Option<BoundFigures>,
+}
+
+/// The machine's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LimitFigures {
+    /// Operations per second.
+    pub limit_flops_per_second: f64,
+    /// Bytes per second.
+    pub limit_memory_bytes_per_second: f64,
+}
+
+/// A run as a share of its roofline.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BoundFigures {
+    /// Seconds that all steps take at the limits.
+    pub roofline_seconds: f64,
+    /// The same as a share of the elapsed time.
+    pub roofline_fraction: f64,
+    /// Share of it in steps that operations bound rather than bytes.
+    pub roofline_compute_bound_share: f64,
+    /// Model FLOPs utilisation.
+    pub mfu: f64,
+    /// Model bandwidth utilisation.
+    pub mbu: f64,
+}
+
 impl Roofline {
-    /// Its figures by name, for a region of `elapsed_seconds`; none where nothing was computed.
-    pub fn named(&self, elapsed_seconds: f64) -> Vec<(&'static str, f64)> {
+    /// Figures for a region of `elapsed_seconds`; `None` where nothing was computed.
+    pub fn figures(&self, elapsed_seconds: f64) -> Option<RooflineFigures> {
+        // Engines that do not report their steps, such as vLLM, have no roofline.
         if self.flops == 0.0 || elapsed_seconds <= 0.0 {
-            return Vec::new();
+            return None;
         }
-        let (flops_per_second, bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
-        let mut named = vec![("flops_per_second", flops_per_second), ("memory_bytes_per_second", bytes_per_second)];
-        let Some(limits) = self.limits else { return named };
-        named.extend([
-            ("limit_flops_per_second", limits.flops_per_second),
-            ("limit_memory_bytes_per_second", limits.bytes_per_second),
-        ]);
-        if let (Some(limit_seconds), Some(compute_bound_seconds)) = (self.limit_seconds, self.compute_bound_seconds) {
-            named.extend([
-                ("roofline_seconds", limit_seconds),
-                ("roofline_fraction", limit_seconds / elapsed_seconds),
-                ("roofline_compute_bound_share", compute_bound_seconds / limit_seconds),
-                // Model FLOPs and model bandwidth utilisation.
-                ("mfu", flops_per_second / limits.flops_per_second),
-                ("mbu", bytes_per_second / limits.bytes_per_second),
-            ]);
-        }
-        named
+        let (flops_per_second, memory_bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
+        let bound = |limits: MachineLimits| {
+            let (limit_seconds, compute_bound_seconds) = (self.limit_seconds?, self.compute_bound_seconds?);
+            Some(BoundFigures {
+                roofline_seconds: limit_seconds,
+                roofline_fraction: limit_seconds / elapsed_seconds,
+                roofline_compute_bound_share: compute_bound_seconds / limit_seconds,
+                mfu: flops_per_second / limits.flops_per_second,
+                mbu: memory_bytes_per_second / limits.bytes_per_second,
+            })
+        };
+        let limits = self.limits.map(|limits| LimitFigures {
+            limit_flops_per_second: limits.flops_per_second,
+            limit_memory_bytes_per_second: limits.bytes_per_second,
+        });
+        Some(RooflineFigures { flops_per_second, memory_bytes_per_second, limits, bound: self.limits.and_then(bound) })
     }
 }
 
@@ -121,18 +161,19 @@ mod tests {
     fn each_step_counts_by_what_holds_it_up() {
         let roofline = needs(&[(300.0, 10.0), (50.0, 20.0)]).under(Some(LIMITS), 10.0);
         assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (Some(5.0), Some(3.0)));
-        let named = roofline.named(10.0);
-        let figure = |name: &str| named.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-        assert_eq!((figure("roofline_fraction"), figure("roofline_compute_bound_share")), (Some(0.5), Some(0.6)));
-        assert_eq!((figure("mfu"), figure("mbu")), (Some(0.35), Some(0.3)));
-        assert_eq!((figure("flops_per_second"), figure("memory_bytes_per_second")), (Some(35.0), Some(3.0)));
+        let figures = roofline.figures(10.0).unwrap();
+        let bound = figures.bound.unwrap();
+        assert_eq!((bound.roofline_fraction, bound.roofline_compute_bound_share), (0.5, 0.6));
+        assert_eq!((bound.mfu, bound.mbu), (0.35, 0.3));
+        assert_eq!((figures.flops_per_second, figures.memory_bytes_per_second), (35.0, 3.0));
     }
 
     #[test]
     fn without_limits_there_are_rates_and_no_fractions() {
-        assert!(needs(&[]).under(None, 1.0).named(1.0).is_empty());
+        assert!(needs(&[]).under(None, 1.0).figures(1.0).is_none());
         let roofline = needs(&[(8.0, 4.0)]).under(None, 2.0);
-        assert_eq!(roofline.named(2.0), [("flops_per_second", 4.0), ("memory_bytes_per_second", 2.0)]);
+        let rates = RooflineFigures { flops_per_second: 4.0, memory_bytes_per_second: 2.0, limits: None, bound: None };
+        assert_eq!(roofline.figures(2.0), Some(rates));
         assert_eq!((roofline.limit_seconds, roofline.unknown_because), (None, None));
     }
 
@@ -142,16 +183,11 @@ mod tests {
         let roofline = steps.under(Some(LIMITS), 4.9);
         assert_eq!((roofline.limit_seconds, roofline.compute_bound_seconds), (None, None));
         assert!(roofline.unknown_because.is_some_and(|reason| reason.contains("faster than the machine's limits")));
-        let named = roofline.named(4.9);
-        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-        assert_eq!(
-            names,
-            ["flops_per_second", "memory_bytes_per_second", "limit_flops_per_second", "limit_memory_bytes_per_second"]
-        );
+        let figures = roofline.figures(4.9).unwrap();
+        assert!(figures.limits.is_some() && figures.bound.is_none());
         // As fast as the limits is as fast as can be.
-        let fraction =
-            steps.under(Some(LIMITS), 5.0).named(5.0).into_iter().find(|(name, _)| *name == "roofline_fraction");
-        assert_eq!(fraction, Some(("roofline_fraction", 1.0)));
+        let figures = steps.under(Some(LIMITS), 5.0).figures(5.0).unwrap();
+        assert_eq!(figures.bound.map(|bound| bound.roofline_fraction), Some(1.0));
     }
 
     #[test]

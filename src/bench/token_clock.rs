@@ -1,4 +1,4 @@
-//! How many tokens came in each second of the clock on the wall: what replicas on several machines can be compared by.
+//! Tokens in each second of the wall clock, by which replicas on several machines can be compared.
 //!
 //! Whole seconds are counted and nothing is interpolated. Comparing them takes machines whose clocks agree, as NTP sees to.
 
@@ -16,7 +16,7 @@ pub struct TokenClock {
 }
 
 impl TokenClock {
-    /// Of a region that begins now.
+    /// The clock of a region that begins now.
     pub(super) fn starting(now: SystemTime) -> Self {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { started_unix_seconds: since.as_secs_f64(), output_tokens_by_second: Vec::new() }
@@ -31,6 +31,7 @@ impl TokenClock {
     pub(super) fn tick(&mut self, seconds: f64) {
         let place = (self.started_unix_seconds + seconds) as u64 - self.first_second();
         let place = usize::try_from(place).unwrap_or(usize::MAX);
+        // Seconds without a token are kept as zeros: replicas are compared second by second.
         if place >= self.output_tokens_by_second.len() {
             self.output_tokens_by_second.resize(place + 1, 0);
         }

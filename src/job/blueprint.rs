@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{Exit, exit, terminal, text_file};
 use flashjob_config::{Render, RenderFormat, redact};
 use flashjob_deploy::{self as deploy, Finding, Format, Kind, RenderError};
+
+use super::{Exit, exit, terminal, text_file};
 
 /// Prints the manifest; what was left out goes to standard error, too. Exit 2 where there is nothing to print.
 pub fn render(asked: &Render) -> Exit {

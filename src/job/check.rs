@@ -20,11 +20,12 @@ pub fn check(check: &Check) -> Exit {
     if let Some(job) = &check.job {
         problems.extend(backend::check(job).err());
         for input in &job.inputs {
-            // A mount that is passed in answers nobody before the job serves it.
+            // A mount that is passed in answers no request before the job serves it.
             if job.mount.descriptor.is_none() || input.par.is_none() {
                 problems.extend(mount::preflight(input));
             }
         }
+        // Bound and closed at once: whether the port is free is known only by taking it.
         if let Err(error) = std::net::TcpListener::bind(job.telemetry.metrics_address) {
             problems.push(format!("metrics cannot be served at {}: {error}", job.telemetry.metrics_address));
         }

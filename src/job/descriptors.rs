@@ -17,18 +17,18 @@ pub fn raise_limit() {
     }
 }
 
-/// Descriptors that nobody else in this process can use up: a result that was measured is written in any case.
+/// Reserved descriptors, which the rest of this process cannot use up: a result that was measured is written in any case.
 #[derive(Default)]
 pub struct KeptBack(Mutex<Vec<File>>);
 
 impl KeptBack {
-    /// Takes them, as far as there are any.
+    /// Opens the reserve, as far as the limit allows.
     pub fn take() -> Self {
         let files = (0..KEPT_BACK).map_while(|_| File::open("/dev/null").ok()).collect();
         Self(Mutex::new(files))
     }
 
-    /// Gives them back, to be used by whatever comes next.
+    /// Closes the reserve, so that the files of the result can be opened.
     pub fn give_back(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use flashjob_config::{ConfigError, shortened};
 
-/// How the process ends.
+use super::{terminal, termination_file};
+
+/// Ends of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: measured and published.
@@ -29,7 +31,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What another process of this job ended with; as if inference had failed where that is none of these.
+    /// The end that another process of this job reports as `code`; an unknown code counts as failed inference.
     pub fn of(code: u8) -> Self {
         use Exit::{Configuration, Done, Interrupted, Model, Storage, Terminated, Undelivered, Unexpected};
         let others = [Done, Unexpected, Configuration, Storage, Model, Undelivered, Interrupted, Terminated];
@@ -52,24 +54,35 @@ impl Exit {
     }
 }
 
-/// Why a run ended early: what the controller sees, and a sentence for people.
+/// Early end of a run: what the controller sees, and a sentence for people.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
     pub exit: Exit,
-    /// What was attempted, on what, why it failed and what to do next.
-    pub error: anyhow::Error,
+    /// The error with its causes: what was attempted, on what, why it failed and what to do next.
+    error: anyhow::Error,
+    /// The error's own message includes those of its causes.
+    is_self_contained: bool,
 }
 
 impl Failure {
     /// An error that ends the run with `exit`.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self { exit, error: error.into(), is_self_contained: false }
+    }
+
+    /// An error that ends the run with `exit`, and whose message includes those of its causes.
+    pub fn self_contained(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into(), is_self_contained: true }
     }
 
     /// A sentence that ends the run with `exit`.
     pub fn sentence(exit: Exit, sentence: impl fmt::Display) -> Self {
-        Self { exit, error: anyhow::anyhow!("{sentence}") }
+        Self::self_contained(exit, anyhow::anyhow!("{sentence}"))
+    }
+
+    /// The message for people: causes follow after colons, unless they are said already.
+    pub fn message(&self) -> String {
+        if self.is_self_contained { self.error.to_string() } else { format!("{:#}", self.error) }
     }
 }
 
@@ -96,7 +109,7 @@ pub fn first_of(mistakes: impl ExactSizeIterator<Item = String>) -> Vec<String> 
 
 /// Ends a process that has no log yet: one line on standard error.
 pub fn before_log(exit: Exit, sentence: &str) -> Exit {
-    super::terminal::complain(&cut(sentence.to_owned()));
+    terminal::complain(&cut(sentence.to_owned()));
     exit
 }
 
@@ -104,10 +117,11 @@ pub fn before_log(exit: Exit, sentence: &str) -> Exit {
 pub fn invalid(errors: &[ConfigError]) -> Exit {
     let all = first_of(errors.iter().map(ToString::to_string));
     for error in &all {
-        super::terminal::complain(error);
+        terminal::complain(error);
     }
+    // The default path of Kubernetes: another one would stand in the configuration, which is not valid.
     let message =
         serde_json::json!({"status": "failed", "exit_code": Exit::Configuration.code(), "error": cut(all.join("\n"))});
-    super::environment::leave_termination_message(Some(Path::new("/dev/termination-log")), &message.to_string());
+    termination_file::write(Some(Path::new("/dev/termination-log")), &message.to_string());
     Exit::Configuration
 }

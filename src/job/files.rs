@@ -22,6 +22,7 @@ impl MountedFiles {
 
 impl Files for MountedFiles {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        // Mounts are at absolute paths, so that a relative one is never inside of them.
         let found = path.is_absolute().then(|| self.0.iter().find_map(|mount| mount.open(path))).flatten();
         match found {
             Some(file) => {

@@ -1,18 +1,18 @@
-//! How long metrics stay up at the end of a job, for the scrape that sees the final values.
+//! Time for which metrics stay up at the end of a job, for the scrape that sees the final values.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use flashjob_config::MetricsLinger;
 
-/// Prometheus scrapes every 15 or 30 seconds, and may come a little late.
+/// Time in which a scrape is to be expected: Prometheus comes every 15 or 30 seconds, and may be a little late.
 const A_SCRAPERS_INTERVAL: Duration = Duration::from_secs(35);
 
 /// Variables that orchestrators set in containers: Kubernetes, Nomad, and Amazon ECS.
 const ORCHESTRATORS: [&str; 4] =
     ["KUBERNETES_SERVICE_HOST", "NOMAD_ALLOC_ID", "ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI"];
 
-/// What is known about who watches a job.
+/// Signs of people and scrapers that watch a job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watchers {
     /// A person waits for the end.
@@ -23,11 +23,13 @@ pub(super) struct Watchers {
     pub orchestrated: bool,
 }
 
-/// How long, and why.
+/// Time to stay up, and the reason for it.
 pub(super) fn decide(asked: MetricsLinger, watchers: Watchers) -> (Duration, &'static str) {
     let Watchers { at_a_terminal, was_scraped, orchestrated } = watchers;
     match asked {
         MetricsLinger::For(duration) => (duration, "metrics-linger-seconds says so"),
+        // A person is never kept waiting. Elsewhere a scraper that came before will come again, and one may be configured
+        // that has not.
         MetricsLinger::Auto if at_a_terminal => (Duration::ZERO, "standard error is a terminal"),
         MetricsLinger::Auto if was_scraped => (A_SCRAPERS_INTERVAL, "a scraper has come before"),
         MetricsLinger::Auto if orchestrated => (A_SCRAPERS_INTERVAL, "the job runs in a container orchestrator"),
@@ -35,7 +37,7 @@ pub(super) fn decide(asked: MetricsLinger, watchers: Watchers) -> (Duration, &'s
     }
 }
 
-/// Whether `variable` reads an orchestrator's variable that is not empty.
+/// Tells that `variable` reads an orchestrator's variable that is not empty.
 pub(super) fn is_orchestrated(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     ORCHESTRATORS.iter().any(|name| variable(name).is_some_and(|value| !value.is_empty()))
 }

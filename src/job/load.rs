@@ -1,20 +1,23 @@
-//! Weights and prompts, made ready at the same time.
+//! Loading of weights and preparation of requests, at the same time.
 //!
-//! Prompts need a model's texts only. They are made while weights are read, so that a mistake in the dataset ends the job before
-//! that is done, and so that neither waits for the other.
+//! Requests need a model's texts only. They are prepared while weights are read, so that a mistake in the dataset ends the job
+//! before that is done, and so that neither waits for the other.
 
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
+use flashjob_config::JobConfig;
+use flashjob_model::SharedTexts;
+
+use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
-use super::run::{Context, blocking};
-use super::work::{STEP_PATIENCE, from_backend, from_bench};
+use super::run::blocking;
+use super::signals::Signals;
+use super::work::{STEP_PATIENCE, from_backend, from_prepare};
 use crate::backend::{self, Backend, Found, Loading};
-use crate::bench::{self, Entry, Prompts};
-use flashjob_model::SharedTexts;
+use crate::prepare::{self, Preparation, Prepared};
 
 /// The program that runs, wherever it lies.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -22,22 +25,20 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Paths of everything that is read.
 #[derive(Clone)]
 pub struct Sources {
-    /// The model's.
+    /// Path of the model.
     pub model: PathBuf,
-    /// The tokenizer's.
+    /// Path of the tokenizer.
     pub tokenizer: PathBuf,
-    /// The dataset's, unless prompts are random.
+    /// Path of the dataset, unless prompts are random.
     pub dataset: Option<PathBuf>,
 }
 
-/// Everything that a run takes.
+/// A loaded model and its requests.
 pub struct Ready {
     /// An engine with its weights.
     pub backend: Box<dyn Backend>,
-    /// The requests.
-    pub prompts: Prompts,
-    /// The dataset's contents, where prompts come from one.
-    pub entries: Vec<Entry>,
+    /// Its requests.
+    pub prepared: Prepared,
 }
 
 /// Loads the model and makes the prompts. Where neither succeeds the prompts' failure is the one that is given, so that a bad line
@@ -51,37 +52,49 @@ pub async fn load_and_prepare(
     files: MountedFiles,
     sources: Sources,
 ) -> Result<Ready, Failure> {
-    let texts = SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone());
+    let texts = texts(&sources);
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
-        let prepared = prepare(context, texts.clone(), sources.dataset.clone(), None).await;
-        // Machines that share the model learn of a failure over links that loading sets up.
-        if prepared.is_err() && context.rendezvous.is_none() {
+        let prepared = prepare(&context.job, &context.signals, texts.clone(), sources.dataset.clone(), None).await;
+        // With several nodes loading goes on: the others learn of a failure over links that loading sets up.
+        if prepared.is_err() && context.resources.rendezvous.is_none() {
             stop_loading.cancel();
         }
         prepared
     };
-    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone());
+    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
+    // Both to their end: a thread that reads weights can be cancelled, but not dropped.
     let (loaded, prepared) = tokio::join!(loading, preparing);
-    let ((prompts, entries), backend) = (prepared?, loaded?);
+    let (prepared, backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
-    let max_model_len = backend.facts().max_model_len;
-    let (prompts, entries) = match prompts.longest() > max_model_len {
-        true => prepare(context, texts, sources.dataset, Some(max_model_len)).await?,
-        false => (prompts, entries),
+    let max_model_len = backend.report().max_model_len;
+    let prepared = match prepared.prompts.longest() > max_model_len {
+        true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len)).await?,
+        false => prepared,
     };
-    Ok(Ready { backend, prompts, entries })
+    Ok(Ready { backend, prepared })
 }
 
-async fn load(
+/// The texts of the model at `sources`, in a process of their own that starts when they are first asked for.
+pub fn texts(sources: &Sources) -> SharedTexts {
+    SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone())
+}
+
+/// Runs `open`, which makes a backend of the model, or a worker that another node leads.
+///
+/// # Errors
+/// The failure with its exit code.
+pub async fn load<T: Send + 'static>(
     context: &Context,
     found: Found,
     files: MountedFiles,
     sources: &Sources,
     texts: SharedTexts,
     cancel: CancellationToken,
-) -> Result<Box<dyn Backend>, Failure> {
-    let (job, events, rendezvous) = (context.job.clone(), context.events.clone(), context.rendezvous.clone());
+    open: fn(Found, &Loading<'_>) -> Result<T, backend::Error>,
+) -> Result<T, Failure> {
+    let (job, events) = (context.job.clone(), context.observability.events.clone());
+    let rendezvous = context.resources.rendezvous.clone();
     let Sources { model, tokenizer, .. } = sources.clone();
     blocking(&cancel.clone(), STEP_PATIENCE, move || {
         let loading = Loading {
@@ -94,25 +107,31 @@ async fn load(
             events: &events,
             cancel: &cancel,
         };
-        backend::open(found, &loading)
+        open(found, &loading)
     })
     .await?
     .map_err(from_backend)
 }
 
-/// Makes the prompts for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
+/// Prepares the requests for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
 async fn prepare(
-    context: &Context,
+    job: &JobConfig,
+    signals: &Signals,
     texts: SharedTexts,
     dataset: Option<PathBuf>,
     max_model_len: Option<usize>,
-) -> Result<(Prompts, Vec<Entry>), Failure> {
-    let (workload, sampling) = (context.job.workload.clone(), context.job.sampling);
-    let asked_len = context.job.engine.max_model_len.map(usize::from);
-    blocking(context.signals.cancel(), STEP_PATIENCE, move || {
-        let texts = texts.get().map_err(|error| Failure::new(Exit::Model, error))?;
-        let longest = max_model_len.or(asked_len).or(texts.facts().max_position).unwrap_or(usize::MAX);
-        bench::prepare(&workload, sampling, dataset.as_deref(), &texts, longest).map_err(from_bench)
+) -> Result<Prepared, Failure> {
+    let (workload, sampling) = (job.workload.clone(), job.sampling);
+    let max_model_len = max_model_len.or(job.engine.max_model_len.map(usize::from));
+    blocking(signals.cancel(), STEP_PATIENCE, move || {
+        prepare::prepare(&Preparation {
+            workload: &workload,
+            sampling,
+            dataset_path: dataset.as_deref(),
+            texts: &texts,
+            max_model_len,
+        })
     })
     .await?
+    .map_err(from_prepare)
 }

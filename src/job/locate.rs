@@ -1,4 +1,4 @@
-//! Where a model, a tokenizer or a dataset is: the first of the places that its name may mean at which there is something.
+//! Search for a model, a tokenizer or a dataset: the first existing one of the paths that its name may mean.
 
 use std::path::PathBuf;
 

@@ -14,9 +14,10 @@ use std::{io, thread};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+use flashjob_mount::Mounter;
+
 use super::privileges::{self, Made};
 use super::supervisor::fork;
-use flashjob_mount::Mounter;
 
 /// Name of the process, as `ps` shows it.
 const NAME: &CStr = c"flashjob-mount";
@@ -38,7 +39,8 @@ pub enum Started {
     Ended(ExitCode),
 }
 
-/// Starts it, to mount at `locations` and nowhere else, and to remove what was `made` for them. To be called while there is one thread.
+/// Starts it, to mount at `locations` and nowhere else, and to remove what was `made` for them. To be called while there is one
+/// thread.
 ///
 /// # Errors
 /// The system gives no sockets or no process.

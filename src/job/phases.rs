@@ -1,10 +1,11 @@
-//! How long each phase took, from the events that mark their starts.
+//! Duration of each phase, from the events that mark their starts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::report::PhaseSeconds;
 use flashjob_event::{Event, Fact, Observer, Phase};
+
+use crate::report::PhaseSeconds;
 
 /// Observes phase starts.
 #[derive(Default)]
@@ -16,6 +17,7 @@ impl Phases {
     /// Every phase that has started, the last one until now.
     pub fn seconds(&self) -> Vec<PhaseSeconds> {
         let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        // A phase ends where the next one starts; the last one is still going on.
         let ends = starts.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
         starts
             .iter()

@@ -1,8 +1,8 @@
 //! Rights of the job's process, given up before it reads a byte from outside.
 //!
 //! The supervisor keeps what mounting and unmounting take; the job, which parses files of strangers and listens on a port, has no
-//! capability, is not root where it can avoid it, cannot gain rights by starting programs, cannot be traced or dumped, and writes to
-//! its own directories alone. [`Plan`] is made in the first process, [`Plan::give_up`] is called in the second one.
+//! capability, is not root where it can avoid it, cannot gain rights by starting programs, cannot be traced or dumped, and
+//! writes to its own directories alone. [`Plan`] is made in the first process, [`Plan::give_up`] is called in the second one.
 
 mod landlock;
 mod places;
@@ -40,9 +40,9 @@ pub struct Privileges {
     pub user_reason: String,
     /// Names of effective and permitted capabilities; none.
     pub capabilities: Vec<String>,
-    /// Whether programs that it starts can gain rights that it has not.
+    /// Programs that it starts cannot gain rights that it has not.
     pub no_new_privs: bool,
-    /// Whether others of the same user may read its memory, and whether it leaves core files.
+    /// Others of the same user may read its memory, and it leaves core files.
     pub dumpable: bool,
     /// Directories and files that it may write to.
     pub landlock: WriteRules,
@@ -66,13 +66,16 @@ impl Plan {
     /// # Errors
     /// The system refuses to take a right away.
     pub fn give_up(&self) -> io::Result<Privileges> {
+        // In this order: the bounding set takes CAP_SETPCAP and the user takes CAP_SETUID, which are given up last.
         drop_bounding_set();
         self.user.become_it()?;
         let _ = clear_ambient_capability_set();
         set_capabilities(None, only(CapabilitySet::empty()))?;
         set_no_new_privs(true)?;
+        // After the user has changed, as the kernel sets it anew then.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        // After no_new_privs, without which Landlock takes CAP_SYS_ADMIN.
         let landlock = landlock::restrict(&self.places.writable());
         let held = capabilities(None)?;
         let names = (held.effective | held.permitted | held.inheritable).iter_names();

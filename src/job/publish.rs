@@ -2,22 +2,25 @@
 
 use std::time::Duration;
 
-use super::{Exit, exit, replicas, terminal, upload};
-use crate::report::ResultsDirectory;
 use flashjob_config::{Credentials, Publish};
 use flashjob_event::Events;
 use flashjob_mlflow::{self as mlflow, Access, Outcome};
 
-/// How long the server may take in all.
+use super::{Exit, exit, replicas, terminal, upload};
+use crate::report::ResultsDirectory;
+
+/// Time that the server has in all.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Sends the result files to the bucket and every run spooled in the directory to MLflow. Exit 6 while one of them is still only on disk.
+/// Sends the result files to the bucket and every run spooled in the directory to MLflow. Exit 6 while one of them is still
+/// only on disk.
 pub fn publish(asked: Publish) -> Exit {
     let access = access(&asked);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
+    // The bucket first: what MLflow says does not keep the files from where they belong.
     let sent = runtime.block_on(to_bucket(&asked));
     match runtime.block_on(mlflow::publish(&asked.dir, &access, LIMIT)) {
         // A directory whose run was not tracked has no spool, which is no failure where the bucket was asked for.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::report::{ReplicaResult, replica_figures};
 use flashjob_config::{JobConfig, Tracking};
 use flashjob_mlflow::{self as mlflow, Aggregation, FinishedReplica, Membership, RunKey, Settled};
+
+use crate::report::{self, ReplicaFigures, ReplicaResult};
 
 /// The place of this process's run among those of its job; `None` where no job is known.
 pub fn membership(job: &JobConfig) -> Option<Membership> {
@@ -23,8 +24,9 @@ pub fn membership(job: &JobConfig) -> Option<Membership> {
 /// Brings the job that `member` is a part of up to date, within `limit`, and says in the log how it stands.
 ///
 /// # Errors
-/// What stands in the way; `flashjob publish` does it later.
+/// Errors of MLflow; `flashjob publish` tries again later.
 pub async fn settle(tracking: &Tracking, member: &Membership, limit: Duration) -> Result<(), mlflow::Error> {
+    // A job of one replica has no parent run.
     if member.count == 1 {
         return Ok(());
     }
@@ -48,5 +50,5 @@ fn figures(finished: &[FinishedReplica]) -> Result<Vec<(String, f64)>, String> {
         _ => Err(format!("replica {} has not got all of its files", replica.index)),
     };
     let results: Vec<ReplicaResult> = finished.iter().map(read).collect::<Result<_, _>>()?;
-    Ok(replica_figures(&results))
+    Ok(report::named(&ReplicaFigures::new(&results)))
 }

@@ -5,99 +5,112 @@
 
 use std::io::{self, IsTerminal};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors::KeptBack;
+use flashjob_config::{Dataset, JobConfig};
+use flashjob_event::{Fact, Phase};
+use flashjob_mount::Mounter;
+use flashjob_telemetry::logs::{self, Logs};
+use flashjob_telemetry::{Expected, LingerEnd, Progress, Sampler, Server};
+
+use super::context::Context;
 use super::exit::Failure;
 use super::finish::{self, Ending};
-use super::phases::Phases;
 use super::privileges::Privileges;
 use super::signals::Signals;
-use super::tracking::Tracking;
 use super::work::{self, Work};
-use super::{Exit, environment, exit, follow, linger, terminal};
-use crate::bench::Recorder;
+use super::{Exit, clock, exit, linger, panics, terminal, worker};
 use crate::report::ResultsDirectory;
-use flashjob_config::{Dataset, JobConfig};
-use flashjob_engine::Rendezvous;
-use flashjob_event::{Events, Fact, Phase};
-use flashjob_host::gpus::Gpus;
-use flashjob_mount::Mounter;
-use flashjob_telemetry::{Expected, FactLog, LingerEnd, Progress, Registry, Sampler, Server, logs};
 
-/// How often the host is sampled and live points go to MLflow.
+/// Interval in which the host is sampled and live points go to MLflow.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long threads that do not look at their cancellation may hold up the exit.
+/// Time for which threads that do not look at their cancellation may hold up the exit.
 const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
-
-/// Everything a run carries from phase to phase.
-pub struct Context {
-    /// What was asked for.
-    pub job: JobConfig,
-    /// Counters and levels of it.
-    pub registry: Arc<Registry>,
-    /// The stream of facts.
-    pub events: Events,
-    /// What stops the run early.
-    pub signals: Signals,
-    /// The measured region.
-    pub recorder: Arc<Recorder>,
-    /// Seconds by phase.
-    pub phases: Arc<Phases>,
-    /// Where files go.
-    pub directory: ResultsDirectory,
-    /// MLflow, where there is one.
-    pub tracking: Tracking,
-    /// Where other machines that share the model are found, where there are any.
-    pub rendezvous: Option<Arc<Rendezvous>>,
-    /// Those that this process may use, as far as they can be watched.
-    pub gpus: Arc<Gpus>,
-    /// Makes and removes mounts.
-    pub mounter: Mounter,
-    /// Rights of this process.
-    pub privileges: Privileges,
-    /// For the files of the result.
-    pub descriptors: KeptBack,
-    /// When the process began to work.
-    pub started: SystemTime,
-}
 
 /// Runs `job` to its end, in a process that has `privileges` and nothing more.
 pub fn run(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
+    // Computing has threads of its own. These two serve metrics, uploads and signals beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
     let exit = runtime.block_on(run_in_runtime(job, mounter, privileges));
+    // A thread that is stuck in a read or a kernel must not keep the process from ending.
     runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
     exit
 }
 
 async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
     let started = SystemTime::now();
+    let (directory, log) = match open_results(&job, started, &privileges) {
+        Ok(opened) => opened,
+        Err(sentence) => return exit::before_log(Exit::Configuration, &sentence),
+    };
+    // The hook writes to the log, which runs from here on.
+    panics::log();
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")),
+    };
+    announce(&job, &directory, &privileges);
+    let context = Context::new(job, started, signals, directory, mounter, privileges);
+    let registry = &context.observability.registry;
+
+    // Before anything is mounted: a port that is taken would leave the job without metrics, which shows only when they are
+    // needed.
+    let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
+        Ok(server) => server,
+        Err(error) => {
+            let failure = Failure::new(Exit::Configuration, error);
+            return finish(&context, Ending::failed(failure, Work::default())).await;
+        }
+    };
+    tracing::info!(address = %server.address(), "metrics are served");
+    let mut work = Work::default();
+    let outcome = observed(&context, &log, work::perform(&context, &mut work)).await;
+
+    let measured = outcome.is_ok();
+    let ending = match (context.signals.exit(), outcome) {
+        // Work that was done when a signal came is a finished run: its result is complete.
+        (_, Ok(())) => Ending::measured(work),
+        (Some(signal), Err(_)) => Ending::killed(signal, context.signals.name(), work),
+        (None, Err(failure)) => Ending::failed(failure, work),
+    };
+    let exit = finish(&context, ending).await;
+
+    context.observability.events.emit(Fact::PhaseStarted(Phase::Linger));
+    if measured && !context.job.follows() && context.signals.exit().is_none() {
+        linger(&context, &server).await;
+    }
+    server.stop().await;
+    tracing::info!(exit_code = exit.code(), "flashjob ends");
+    // A signal while metrics linger is the controller's, which expects the code of a stopped process.
+    if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+}
+
+/// Opens `results-dir` for this run, and begins the log, which has a copy there.
+///
+/// # Errors
+/// A sentence about the directory or about the log's filter.
+fn open_results(
+    job: &JobConfig,
+    started: SystemTime,
+    privileges: &Privileges,
+) -> Result<(ResultsDirectory, Logs), String> {
     let at = job.results_dir.display();
-    let directory = match ResultsDirectory::open(&job.results_dir, &environment::folder_name(started)) {
-        Ok(directory) => directory,
-        Err(error) => {
-            let hint =
-                if is_denied(&error) { format!("; this process has few rights: {privileges}") } else { String::new() };
-            return exit::before_log(Exit::Configuration, &format!("results-dir={at} {error}{hint}"));
-        }
-    };
-    let copy = match directory.create_log() {
-        Ok(copy) => copy,
-        Err(error) => {
-            let sentence =
-                format!("results-dir={at} takes no log: {error}; choose a directory that this user may write");
-            return exit::before_log(Exit::Configuration, &sentence);
-        }
-    };
+    let directory = ResultsDirectory::open(&job.results_dir, &clock::folder_name(started)).map_err(|error| {
+        let hint =
+            if is_denied(&error) { format!("; this process has few rights: {privileges}") } else { String::new() };
+        format!("results-dir={at} {error}{hint}")
+    })?;
+    let copy = directory.create_log().map_err(|error| {
+        format!("results-dir={at} takes no log: {error}; choose a directory that this user may write")
+    })?;
     let filter = std::env::var("FLASHJOB_LOG").ok().filter(|filter| !filter.trim().is_empty());
     let log = logs::init(&logs::Options {
         format: job.telemetry.log_format,
@@ -105,19 +118,11 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
         copy: Some(&copy),
         secrets: &job.secrets(),
     });
-    let log = match log {
-        Ok(log) => log,
-        Err(error) => return exit::before_log(Exit::Configuration, &error.to_string()),
-    };
-    environment::log_panics();
-    let signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")),
-    };
-    let registry = Arc::new(Registry::new());
-    let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-    let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
+    log.map(|log| (directory, log)).map_err(|error| error.to_string())
+}
 
+/// The first lines of the log: version, rights, directory and settings.
+fn announce(job: &JobConfig, directory: &ResultsDirectory, privileges: &Privileges) {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), results_dir = %directory.path().display(), "flashjob starts");
     tracing::info!("rights of this process: {privileges}");
     if let Some(reason) = directory.unlocked() {
@@ -129,38 +134,18 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     for setting in job.settings() {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
-    let tracking = Tracking::start(&job, &directory, started);
-    let gpus = Arc::new(environment::gpus());
-    let rendezvous = |machines| Arc::new(Rendezvous::new(machines, signals.cancel().clone()));
-    let rendezvous = job.machines.clone().map(rendezvous);
-    let context = Context {
-        job,
-        registry: registry.clone(),
-        events,
-        signals,
-        recorder,
-        phases,
-        directory,
-        tracking,
-        rendezvous,
-        gpus,
-        mounter,
-        privileges,
-        descriptors: KeptBack::take(),
-        started,
-    };
+}
 
-    let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
-        Ok(server) => server,
-        Err(error) => {
-            let failure = Failure::new(Exit::Configuration, error);
-            return finish(&context, Ending::failed(failure, Work::default())).await;
-        }
-    };
-    tracing::info!(address = %server.address(), "metrics are served");
-    let live = context.tracking.live();
-    let (results, gpus) = (context.directory.path().to_owned(), context.gpus.clone());
-    let sampler = Sampler::start(SAMPLE_INTERVAL, results, gpus, registry.clone(), {
+/// The outcome of `work`, during which the host is sampled, live points go to MLflow, and progress is shown.
+async fn observed(
+    context: &Context,
+    log: &Logs,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let registry = &context.observability.registry;
+    let live = context.results.tracking.live();
+    let (directory, gpus) = (context.results.directory.path().to_owned(), context.resources.gpus.clone());
+    let sampler = Sampler::start(SAMPLE_INTERVAL, directory, gpus, registry.clone(), {
         let live = live.clone();
         move |name, value| live.system_metric(name, value)
     });
@@ -168,54 +153,44 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
         tracing::warn!(%error, "host metrics are not sampled");
     }
     let points = live.follow(registry.clone(), SAMPLE_INTERVAL);
-    let progress = Progress::start(registry.clone(), &log, expected(&context.job));
-
-    let mut work = Work::default();
-    let outcome = caught(work::perform(&context, &mut work)).await;
+    let progress = Progress::start(registry.clone(), log, expected(&context.job));
+    let outcome = caught(work).await;
     points.abort();
     drop(progress);
     drop(sampler);
-
-    let measured = outcome.is_ok();
-    let ending = match (context.signals.exit(), outcome) {
-        (_, Ok(())) => Ending::measured(work),
-        (Some(signal), Err(_)) => Ending::killed(signal, context.signals.name(), work),
-        (None, Err(failure)) => Ending::failed(failure, work),
-    };
-    let exit = finish(&context, ending).await;
-
-    context.events.emit(Fact::PhaseStarted(Phase::Linger));
-    if measured && !context.job.follows() && context.signals.exit().is_none() {
-        let watchers = linger::Watchers {
-            at_a_terminal: std::io::stderr().is_terminal(),
-            was_scraped: server.was_scraped(),
-            orchestrated: linger::is_orchestrated(|name| std::env::var_os(name)),
-        };
-        let (linger, reason) = linger::decide(context.job.telemetry.metrics_linger, watchers);
-        let seconds = linger.as_secs_f64();
-        tracing::info!(seconds, reason, "metrics stay up for a last scrape");
-        match server.linger(linger, context.signals.cancel()).await {
-            LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
-            LingerEnd::TimedOut => tracing::info!(seconds, "no scraper that had come before took the final metrics"),
-            LingerEnd::Cancelled => {}
-        }
-    }
-    server.stop().await;
-    tracing::info!(exit_code = exit.code(), "flashjob ends");
-    if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+    outcome
 }
 
-/// Whether a right was missing.
+/// Keeps metrics up for the scrape that sees the final values.
+async fn linger(context: &Context, server: &Server) {
+    let watchers = linger::Watchers {
+        at_a_terminal: std::io::stderr().is_terminal(),
+        was_scraped: server.was_scraped(),
+        orchestrated: linger::is_orchestrated(|name| std::env::var_os(name)),
+    };
+    let (linger, reason) = linger::decide(context.job.telemetry.metrics_linger, watchers);
+    let seconds = linger.as_secs_f64();
+    tracing::info!(seconds, reason, "metrics stay up for a last scrape");
+    match server.linger(linger, context.signals.cancel()).await {
+        LingerEnd::Scraped => tracing::info!("the final metrics were scraped"),
+        LingerEnd::TimedOut => tracing::info!(seconds, "no scraper that had come before took the final metrics"),
+        LingerEnd::Cancelled => {}
+    }
+}
+
+/// Tells that the system denied a right.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    // The reason may be a few causes deep.
     let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     error.downcast_ref().is_some_and(denied) || error.source().is_some_and(is_denied)
 }
 
-/// Other machines learn of a failure at once. Of success they learn when the result is where it belongs: until then a leader that
-/// is lost takes its workers with it, and all of them are tried again.
+/// Finishes the run here and on other nodes. They learn of a failure at once, and of success when the result is delivered:
+/// until then a leader that is lost takes its workers with it, and all of them are tried again.
 async fn finish(context: &Context, ending: Ending) -> Exit {
     let tell = |exit: Exit, sentence: &str| {
-        if let Some(rendezvous) = &context.rendezvous {
+        if let Some(rendezvous) = &context.resources.rendezvous {
+            // It writes to sockets of other nodes, and waits for those that are slow.
             tokio::task::block_in_place(|| rendezvous.end(exit.code(), sentence));
         }
     };
@@ -223,14 +198,14 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
         tell(ending.exit, error);
     }
     let exit = match context.job.follows() {
-        true => follow::finish(context, ending),
+        true => worker::finish(&context.job, &context.signals, ending),
         false => finish::finish(context, ending).await,
     };
     tell(exit, "its result could not be delivered, or a signal stopped it meanwhile; its log says which");
     exit
 }
 
-/// What the progress bar counts towards.
+/// Totals that the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {
     let requests = job.workload.num_prompts.map_or(0, |number| job.workload.share.of(number.get()).len() as u64);
     // Lines and replies of a dataset have lengths of their own.
@@ -240,7 +215,8 @@ fn expected(job: &JobConfig) -> Expected {
 
 /// The outcome of `work`; a panic in it is a failure like others, so that the ending is the same too.
 async fn caught(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(environment::panic_failure()))
+    // What a panic may leave half done is behind locks whose poison is ignored, or is not looked at again.
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(panics::failure()))
 }
 
 /// Waits for `work` on a thread that may block. Once `cancel` is triggered it is given `patience` to notice, and then
@@ -261,7 +237,7 @@ pub async fn blocking<T: Send + 'static>(
             Err(_) => return Err(Failure::sentence(Exit::Unexpected, "work was left behind when it was to stop")),
         },
     };
-    joined.map_err(|_| environment::panic_failure())
+    joined.map_err(|_| panics::failure())
 }
 
 /// Prints `text` for people, on standard output.
@@ -279,7 +255,7 @@ mod tests {
         let in_the_future = caught(async { panic!("in the future") }).await;
         for failure in [on_a_thread.unwrap_err(), in_the_future.unwrap_err()] {
             assert_eq!(failure.exit, Exit::Unexpected);
-            assert!(failure.error.to_string().contains("this is a bug, please report it"), "{}", failure.error);
+            assert!(failure.message().contains("this is a bug, please report it"), "{}", failure.message());
         }
     }
 

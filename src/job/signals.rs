@@ -17,8 +17,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on. The first signal cancels; further ones change nothing, as the job is stopping already. A signal that the
-    /// process was started to ignore (SIGHUP, by `nohup`) stays ignored.
+    /// Listens from now on. The first signal cancels; further ones change nothing, as the job is stopping already. A signal
+    /// that the process was started to ignore (SIGHUP, by `nohup`) stays ignored.
     ///
     /// # Errors
     /// The system refuses a signal handler.
@@ -29,6 +29,7 @@ impl Signals {
             let signals = signals.clone();
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {
+                    // The first signal decides the exit code, also where a second one arrives in the same moment.
                     if signals.first.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                         tracing::warn!(signal = signals.name(), "stopping: partial results are kept");
                         signals.cancel.cancel();

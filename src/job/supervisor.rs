@@ -5,7 +5,7 @@
 //! inherits orphans, and the job never runs with PID 1's special rules for signals and children.
 
 use std::fs;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
@@ -17,10 +17,11 @@ use rustix::process::{
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::mount_process::MountProcess;
-use super::{Exit, environment, privileges, signals, terminal};
 use flashjob_config::JobConfig;
 use flashjob_mount as mount;
+
+use super::mount_process::MountProcess;
+use super::{Exit, privileges, signals, terminal, termination_file};
 
 /// Traces of a job that was killed.
 #[derive(Default)]
@@ -61,7 +62,7 @@ impl Remains {
     fn leave_message(&self, exit_code: u8, sentence: &str) {
         if self.termination_message.as_deref().and_then(written) == self.written {
             let message = serde_json::json!({"status": "killed", "exit_code": exit_code, "error": sentence});
-            environment::leave_termination_message(self.termination_message.as_deref(), &message.to_string());
+            termination_file::write(self.termination_message.as_deref(), &message.to_string());
         }
     }
 }
@@ -79,12 +80,21 @@ pub fn is_first() -> bool {
 /// exit code, once the job has ended; a job that died of signal N gives 128 + N, as a shell would.
 pub fn part<T>(remains: &Remains, of_the_job: T) -> Result<T, ExitCode> {
     let watcher = getpid();
+    let (is_watching, watching) = match io::pipe() {
+        Ok(ends) => ends,
+        Err(error) => return Err(unexpected(&error)),
+    };
     let outcome = match fork() {
-        Ok(None) => return follow(watcher).map(|()| of_the_job).map_err(|error| unexpected(&error)),
+        Ok(None) => {
+            drop(watching);
+            return follow(watcher, is_watching).map(|()| of_the_job).map_err(|error| unexpected(&error));
+        }
         Ok(Some(job)) => {
+            // Its connections belong to the job: a copy that stays open here would hide the job's end from their other
+            // sides.
             drop(of_the_job);
             privileges::keep_for_supervision();
-            watch(job, remains)
+            watch(job, remains, watching)
         }
         Err(error) => Err(error),
     };
@@ -106,9 +116,12 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Binds this process's life to that of `watcher`.
-fn follow(watcher: Pid) -> io::Result<()> {
+/// Binds this process's life to that of `watcher`, and waits until that handles signals: one that comes as soon as the job shows a
+/// sign of life would otherwise end the watcher.
+fn follow(watcher: Pid, mut is_watching: PipeReader) -> io::Result<()> {
     end_with_watcher()?;
+    // It ends when the other side closes its end, also by dying.
+    is_watching.read_to_end(&mut Vec::new())?;
     match getppid() == Some(watcher) {
         true => Ok(()),
         false => Err(io::Error::other("the process that watches it is gone")),
@@ -124,11 +137,12 @@ pub fn end_with_watcher() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
 }
 
-fn watch(job: Pid, remains: &Remains) -> io::Result<u8> {
+fn watch(job: Pid, remains: &Remains, watching: PipeWriter) -> io::Result<u8> {
     let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
     let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
-    // It may have ended before anybody listened.
+    drop(watching);
+    // The job may have ended before this process listened for SIGCHLD.
     if let Some(status) = reap(job) {
         return Ok(end(status, remains));
     }

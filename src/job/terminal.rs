@@ -3,8 +3,9 @@
 
 use std::io::Write;
 
-use super::Exit;
 use flashjob_config::{escape_controls, hide_pars};
+
+use super::Exit;
 
 /// Prints `text` to standard output. A reader that has gone away is no failure of the job.
 pub fn print(text: &str) -> Exit {

@@ -1,4 +1,4 @@
-//! What this job tells MLflow: params, tags, live points, and the end.
+//! Tracking of this job in MLflow: params, tags, live points, and the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,21 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::run::Context;
-use super::{environment, replicas};
-use crate::report::{JobResult, ResultsDirectory};
 use flashjob_config::JobConfig;
 use flashjob_mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
 use flashjob_telemetry::Registry;
 
+use super::{clock, host, replicas};
+use crate::report::{self, JobResult, ResultsDirectory};
+
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {
+    is_asked_for: bool,
     tracker: Option<Arc<Mutex<Tracker>>>,
     live: Live,
 }
 
-/// The end that live points go to: cheap to clone, never waits.
+/// Handle for live points: cheap to clone, never waits.
 #[derive(Clone)]
 pub struct Live {
     tracker: Option<Arc<Mutex<Tracker>>>,
@@ -31,17 +32,17 @@ impl Tracking {
     /// Writes the spool and begins to send. A spool that cannot be written is logged, and the run goes on without it:
     /// `result.json` has everything too.
     pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
-        // What a machine computes for another one is recorded by that one.
+        // A worker records nothing: its leader has the run.
         let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
             let spec = RunSpec {
                 key: RunKey::random(started),
-                run_name: tracking.run_name.clone().unwrap_or_else(|| environment::run_name(job, started)),
+                run_name: tracking.run_name.clone().unwrap_or_else(|| default_run_name(job, started)),
                 params: job.settings().iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
-                tags: environment::tags(),
+                tags: host::tags(),
                 start: started,
                 member: replicas::membership(job),
             };
-            // Not noted, it would keep the next run out of the directory.
+            // The next run moves only files that the record names: an unknown spool would keep it out of the directory.
             let started = match directory.expect_spool(spec.key.as_str()) {
                 Ok(()) => Tracker::start(tracking, &spec, directory.path()).map_err(|error| error.to_string()),
                 Err(error) => Err(format!("results-dir cannot be written: {error}")),
@@ -50,7 +51,7 @@ impl Tracking {
         });
         let tracker = tracker.map(|tracker| Arc::new(Mutex::new(tracker)));
         let live = Live { tracker: tracker.clone(), step: Arc::default() };
-        Self { tracker, live }
+        Self { is_asked_for: job.tracking.is_some(), tracker, live }
     }
 
     /// Records a tag that became known later.
@@ -58,7 +59,7 @@ impl Tracking {
         self.live.with(|tracker| tracker.tag(key, value));
     }
 
-    /// The end for live points.
+    /// The handle for live points.
     pub fn live(&self) -> Live {
         self.live.clone()
     }
@@ -66,12 +67,14 @@ impl Tracking {
     /// Hands over the end and waits for at most `flush`. `None` where MLflow was not asked for.
     pub async fn finish(
         &self,
-        context: &Context,
+        directory: &ResultsDirectory,
         status: RunStatus,
         result: &JobResult,
         flush: Duration,
     ) -> Option<Delivery> {
-        context.job.tracking.as_ref()?;
+        if !self.is_asked_for {
+            return None;
+        }
         let Some(tracker) = &self.tracker else {
             return Some(Delivery::Lost { reason: "the spool could not be written at the start".to_owned() });
         };
@@ -85,12 +88,18 @@ impl Tracking {
         let end = RunEnd {
             status,
             at: SystemTime::now(),
-            metrics: result.figures.clone(),
+            metrics: result.figures.as_ref().map(report::named).unwrap_or_default(),
             tags,
-            artifacts: context.directory.files(),
+            artifacts: directory.files(),
         };
         Some(tracker.lock().await.finish(end, flush).await)
     }
+}
+
+/// The run's name where the job gives none: the model's last name and the time.
+fn default_run_name(job: &JobConfig, at: SystemTime) -> String {
+    let model = job.model.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{model} {}", clock::rfc3339(at))
 }
 
 impl Live {
@@ -113,6 +122,7 @@ impl Live {
                 ticks.tick().await;
                 let step = live.step.fetch_add(1, Ordering::Relaxed);
                 let now = registry.totals();
+                // A rate over the interval and not since the start, so that a stall shows.
                 let generated = now.measure.generated_tokens - before.measure.generated_tokens;
                 for (name, value) in [
                     ("live/requests_finished", now.measure.requests_finished as f64),
@@ -130,7 +140,7 @@ impl Live {
     }
 
     fn with(&self, note: impl FnOnce(&Tracker)) {
-        // Only the end holds the lock for long, and a point that arrives then has nothing to say any more.
+        // Never waits: only the end of the run holds the lock for long, and a point that arrives then is of no use any more.
         if let Some(tracker) = &self.tracker
             && let Ok(tracker) = tracker.try_lock()
         {

@@ -3,6 +3,9 @@
 //! For a machine that nothing has run on yet: what is wrong with a driver, a kernel or a sum over ranks shows here, in a minute and
 //! with a number, instead of in texts. Prompts are computed whole and then continued in steps, as a job does; they are random and
 //! seeded, and nothing is mounted.
+//!
+//! The engine is used directly, and not as a backend: what is compared is logits, which no backend hands out, and a second engine
+//! computes them in a configuration that no job can ask for.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -14,13 +17,14 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
+use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Platform, Request};
+use flashjob_event::{Events, RequestId};
+use flashjob_model::Model;
+
 use super::locate::locate;
 use super::{Exit, exit, terminal};
 use crate::backend::{self, Found};
-use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
-use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Placement, Request};
-use flashjob_event::{Events, RequestId};
-use flashjob_model::Model;
 
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;
@@ -28,12 +32,12 @@ const PROMPTS: usize = 4;
 /// Tokens that each is continued by, a step each: enough for steps that are recorded to be replayed, too.
 const CONTINUED: usize = 8;
 
-/// What rounding alone does at half of the positions, at most: a share of the logits' range in units of the format's rounding.
-/// transformers 5 in 16 bits, on a CPU, is off by 1.6 to 4.4 of them on the golden models and random prompts.
+/// Largest error that rounding alone makes at half of the positions: a share of the logits' range in units of the format's
+/// rounding. transformers 5 in 16 bits, on a CPU, is off by 1.6 to 4.4 of them on the golden models and random prompts.
 const TYPICAL_ERROR_UNITS: f64 = 8.0;
 
-/// What it does at any position. Errors have a long tail: transformers is off by up to 78 at the worst of 768. What is computed
-/// wrongly is off by about the range itself, which is 256 in bfloat16.
+/// Largest error of rounding at any position. Errors have a long tail: transformers is off by up to 78 at the worst of 768.
+/// What is computed wrongly is off by about the range itself, which is 256 in bfloat16.
 const LARGEST_ERROR_UNITS: f64 = 96.0;
 
 /// Logits by position, each over the vocabulary.
@@ -67,14 +71,16 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
 
     let asked = EngineConfig {
         max_model_len: NonZeroUsize::new(length + CONTINUED),
+        // Limits take a second to measure and change no logit.
         measure_limits: false,
         ..job.engine.clone()
     };
     let reference =
         EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), dtype: DtypeChoice::Float32, ..asked.clone() };
     let Answers { computed, continued, facts } = answers(placement, &model, &asked, &prompts)?;
-    let expected = logits(Placement::Cpu, &model, &reference, &continued)?;
-    // Of each sequence the prompt, and then what each further token was chosen from: the last one of it and those of the steps.
+    let expected = logits(Platform::Cpu, &model, &reference, &continued)?;
+    // For each sequence the rows of its prompt, then the rows that further tokens were chosen from: its last row and those of
+    // steps.
     let expected: Logits = expected
         .into_iter()
         .flat_map(|rows| {
@@ -111,9 +117,9 @@ fn on_disk(job: &JobConfig, named: &ModelPath) -> Result<PathBuf, (Exit, String)
         .map_err(|clause| (Exit::Model, format!("{clause}; verify mounts nothing, so name what is on this disk")))
 }
 
-/// What the job's own way gives.
+/// Results of the configuration under test.
 struct Answers {
-    /// Of each prompt logits at all of its positions, and then those that each further token was chosen from.
+    /// Logits of each prompt at all of its positions, and then those that each further token was chosen from.
     computed: Logits,
     /// The prompts and the tokens chosen.
     continued: Vec<Vec<u32>>,
@@ -122,13 +128,14 @@ struct Answers {
 
 /// Each prompt by itself, and then all together, continued step by step.
 fn answers(
-    placement: Placement,
+    placement: Platform,
     model: &Model,
     config: &EngineConfig,
     prompts: &[Vec<u32>],
 ) -> Result<Answers, (Exit, String)> {
     let cancel = CancellationToken::new();
     let mut engine = load(placement, model, config)?;
+    // Each prompt by itself first: its logits then depend on no batch and no cache.
     let of_prompts = prompts.iter().map(|prompt| engine.logits(prompt, &cancel).map_err(failed));
     let of_prompts = of_prompts.collect::<Result<Vec<Logits>, _>>()?;
     // By request and position.
@@ -140,7 +147,7 @@ fn answers(
     let requests = prompts.iter().zip(0..).map(|(prompt, id)| Request {
         id: RequestId(id),
         prompt: prompt.clone(),
-        max_new_tokens: CONTINUED,
+        max_tokens: CONTINUED,
         stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
         seed: 0,
@@ -167,7 +174,7 @@ fn answers(
 
 /// Logits at every position of each of `sequences`.
 fn logits(
-    placement: Placement,
+    placement: Platform,
     model: &Model,
     config: &EngineConfig,
     sequences: &[Vec<u32>],
@@ -177,7 +184,7 @@ fn logits(
     sequences.iter().map(|tokens| engine.logits(tokens, &cancel).map_err(failed)).collect()
 }
 
-fn load(placement: Placement, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
+fn load(placement: Platform, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
     Engine::load_on(placement, model, config, &Events::default(), &CancellationToken::new())
         .map_err(|error| (Exit::Model, error.to_string()))
 }

@@ -5,38 +5,43 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flashjob_config::{JobConfig, ModelPath};
+use flashjob_event::{Events, Fact, Phase, RequestId};
+use flashjob_mount::{self as mount, Mounted, Mounter};
+
 use super::Exit;
+use super::context::Context;
 use super::exit::{self, Failure};
 use super::files::MountedFiles;
-use super::follow;
 use super::load::{self, Ready, Sources};
 use super::locate::locate;
-use super::run::{Context, blocking};
-use crate::backend::{self, BackendFacts, Completion};
-use crate::bench::{self, Entry, Measurement, Place};
-use crate::report::InputFacts;
-use flashjob_config::ModelPath;
-use flashjob_event::{Fact, Phase, RequestId};
-use flashjob_mount::{self as mount, Mounted};
+use super::run::blocking;
+use super::signals::Signals;
+use super::tracking::Tracking;
+use super::worker;
+use crate::backend::{self, BackendReport, Completion};
+use crate::bench::{self, Measurement};
+use crate::prepare::{self, Entry, Place, Prepared};
+use crate::report::InputReport;
 
-/// How long a forward pass or a tensor may take to notice a signal.
+/// Longest time that a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Skipped inputs, and failed requests, that are reported one by one; the rest is counted.
 const REPORTED: usize = 20;
 
-/// What has been found out and measured so far. Survives the failure of a later phase.
+/// Findings and measurements so far. They survive the failure of a later phase.
 #[derive(Default)]
 pub struct Work {
-    /// How each input became files.
-    pub inputs: Vec<InputFacts>,
-    /// What runs.
-    pub backend: Option<BackendFacts>,
-    /// Whole when all went well; otherwise the recorder has what there is.
+    /// Report on each mounted input.
+    pub inputs: Vec<InputReport>,
+    /// Report of the backend, once it is loaded.
+    pub backend: Option<BackendReport>,
+    /// The whole measurement; a partial one is with the recorder.
     pub measurement: Option<Measurement>,
-    /// What the dataset holds, where prompts come from one.
+    /// Entries of the dataset, where prompts come from one.
     pub entries: Vec<Entry>,
-    /// What was generated, also by a run that did not get to its end.
+    /// Completions, also of a run that did not get to its end.
     pub completions: Vec<Completion>,
     mounts: Vec<Mounted>,
 }
@@ -65,7 +70,7 @@ impl Work {
         MountedFiles::new(self.mounts.iter().filter_map(Mounted::direct).collect())
     }
 
-    /// What readers of a mount ran into first, if anything: the cause behind a model that cannot be read.
+    /// The first error that readers of a mount met, if any: the cause behind a model that cannot be read.
     fn storage_failure(&self) -> Option<Failure> {
         self.mounts.iter().find_map(|mounted| mounted.health()).map(|cause| Failure::new(Exit::Storage, cause))
     }
@@ -77,42 +82,51 @@ impl Drop for Work {
     }
 }
 
-/// Mounts, loads, warms up and measures, noting in `work` what came of it. A machine that another one leads loads and follows.
+/// Mounts, loads, warms up and measures, noting in `work` what came of it. A worker node loads and follows.
 ///
 /// # Errors
 /// The first phase that fails, with its exit code.
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    // Before anything is mounted: a backend that is missing ends the job in a second, and not after a download.
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
-    context.events.emit(Fact::PhaseStarted(Phase::Mount));
-    mount_inputs(context, work).await?;
-    let model = located(context, &context.job.model, "model", Exit::Model)?;
-    let tokenizer = located(context, &context.job.tokenizer, "tokenizer", Exit::Model)?;
-    let dataset = match context.job.workload.dataset.path() {
+    let (job, observability) = (&context.job, &context.observability);
+    observability.events.emit(Fact::PhaseStarted(Phase::Mount));
+    mount_inputs(job, &context.resources.mounter, &observability.events, &context.signals, work).await?;
+    // Only now, as each of them may lie in a mounted input.
+    let model = located(job, &job.model, "model", Exit::Model)?;
+    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
+    let dataset = match job.workload.dataset.path() {
         None => None,
         // One that is not there is a mistake in what was asked for, not in a model.
-        Some(path) => Some(located(context, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
+        Some(path) => Some(located(job, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
     };
 
-    context.events.emit(Fact::PhaseStarted(Phase::Load));
-    if let Some(rendezvous) = context.rendezvous.as_ref().filter(|_| context.job.follows()) {
-        let followed = follow::follow(context, found, rendezvous, work.files(), model).await;
+    observability.events.emit(Fact::PhaseStarted(Phase::Load));
+    let sources = Sources { model, tokenizer, dataset };
+    if job.follows() {
+        let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
-    let sources = Sources { model, tokenizer, dataset };
+    // A read that fails in a mount reaches the loader as an I/O error of a file. The mount has the cause, and the exit code
+    // is that of storage.
     let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
-    let Ready { mut backend, prompts, entries } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
-    state(context, backend.facts());
-    work.backend = Some(backend.facts().clone());
+    let Ready { mut backend, prepared } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
+    announce(&context.results.tracking, backend.report());
+    // Kept before the run, so that a run that fails or is stopped reports them too.
+    work.backend = Some(backend.report().clone());
+    let Prepared { prompts, entries } = prepared;
     work.entries = entries;
     if let Some(path) = &sources.dataset {
         report_skipped(work, path);
     }
 
-    let (events, recorder) = (context.events.clone(), context.recorder.clone());
+    let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
     let cancel = context.signals.cancel().clone();
+    // Shared with the thread that runs: one that panics or is left behind returns nothing, and what was complete by then is
+    // kept.
     let completions = Arc::new(Mutex::new(Vec::new()));
     let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
-        let (completions, gpus) = (completions.clone(), context.gpus.clone());
+        let (completions, gpus) = (completions.clone(), context.resources.gpus.clone());
         move || {
             let used = backend.gpus();
             let energy_joules = || gpus.energy_joules(used);
@@ -130,16 +144,22 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn mount_inputs(context: &Context, work: &mut Work) -> Result<(), Failure> {
-    let mut config = context.job.mount.clone();
-    for input in &context.job.inputs {
-        let outcome = mount::mount(input, &config, &context.mounter, &context.events, context.signals.cancel()).await;
+async fn mount_inputs(
+    job: &JobConfig,
+    mounter: &Mounter,
+    events: &Events,
+    signals: &Signals,
+    work: &mut Work,
+) -> Result<(), Failure> {
+    let mut config = job.mount.clone();
+    for input in &job.inputs {
+        let outcome = mount::mount(input, &config, mounter, events, signals.cancel()).await;
         let mounted = outcome.map_err(|error| Failure::new(Exit::Storage, error))?;
         if input.par.is_some() {
             // It was for one mount.
             config.descriptor = None;
         }
-        let facts = InputFacts {
+        let facts = InputReport {
             location: mounted.location.display().to_string(),
             method: mounted.method.name().to_owned(),
             reason: mounted.reason.clone(),
@@ -189,33 +209,40 @@ fn report_failed(work: &Work) {
 }
 
 /// The path of what `key` names; where there is none the job ends with `exit`.
-fn located(context: &Context, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
-    locate(named, &context.job.inputs, key).map_err(|clause| {
+fn located(job: &JobConfig, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
+    locate(named, &job.inputs, key).map_err(|clause| {
         Failure::sentence(exit, format!("{clause}; check the name, and that `include` lets it through"))
     })
 }
 
-pub(super) fn state(context: &Context, facts: &BackendFacts) {
+/// Says in the log and in MLflow what has been loaded.
+pub(super) fn announce(tracking: &Tracking, report: &BackendReport) {
     tracing::info!(
-        backend = facts.backend,
-        architecture = facts.architecture,
-        parameters = facts.parameters,
-        max_model_len = facts.max_model_len,
-        engine = %facts.engine,
+        backend = report.backend,
+        architecture = report.architecture,
+        parameters = report.parameters,
+        max_model_len = report.max_model_len,
+        engine = %report.engine,
         "model is loaded"
     );
-    let warnings = facts.warnings.iter().map(String::as_str);
-    for warning in facts.other_modalities.into_iter().chain(warnings).take(REPORTED) {
+    let warnings = report.warnings.iter().map(String::as_str);
+    for warning in report.other_modalities.into_iter().chain(warnings).take(REPORTED) {
         tracing::warn!("{}", exit::cut(warning.to_owned()));
     }
-    if let Some(reason) = facts.engine.get("limits_not_measured").and_then(|reason| reason.as_str()) {
+    if let Some(reason) = report.engine.limits_not_measured() {
         tracing::warn!(reason, "the machine's limits are not measured, so there is no roofline");
     }
-    context.tracking.tag("backend", facts.backend);
-    context.tracking.tag("architecture", &facts.architecture);
-    for key in ["device", "dtype", "weights_dtype", "kernels"] {
-        if let Some(value) = facts.engine.get(key).and_then(|value| value.as_str()) {
-            context.tracking.tag(key, value);
+    tracking.tag("backend", report.backend);
+    tracking.tag("architecture", &report.architecture);
+    let engine = &report.engine;
+    for (key, value) in [
+        ("device", engine.device()),
+        ("dtype", engine.dtype()),
+        ("weights_dtype", engine.weights_dtype()),
+        ("kernels", engine.kernels()),
+    ] {
+        if let Some(value) = value {
+            tracking.tag(key, value);
         }
     }
 }
@@ -227,12 +254,19 @@ pub(super) fn from_backend(error: backend::Error) -> Failure {
         backend::Error::Model(_) => Exit::Model,
         backend::Error::Inference(_) | backend::Error::Cancelled => Exit::Inference,
     };
-    Failure::new(exit, error)
+    Failure::self_contained(exit, error)
 }
 
-pub(super) fn from_bench(error: bench::Error) -> Failure {
+pub(super) fn from_prepare(error: prepare::Error) -> Failure {
+    match &error {
+        prepare::Error::Workload(_) => Failure::new(Exit::Configuration, error),
+        prepare::Error::Texts(_) => Failure::new(Exit::Model, error),
+        prepare::Error::Encoding(_) => Failure::self_contained(Exit::Model, error),
+    }
+}
+
+fn from_bench(error: bench::Error) -> Failure {
     match error {
-        bench::Error::Workload(_) => Failure::new(Exit::Configuration, error),
         bench::Error::Backend(error) => from_backend(error),
         bench::Error::Counts(_) | bench::Error::Request(_) | bench::Error::NoAnswers { .. } => {
             Failure::new(Exit::Inference, error)

@@ -40,16 +40,16 @@ pub struct ResultsDirectory {
     moved: Option<Moved>,
 }
 
-/// Why results cannot be written to a directory, as the rest of a sentence that begins with it.
+/// Reason for which results cannot be written to a directory, as the rest of a sentence that begins with it.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// Another job writes there.
     #[error("is in use by another job{}; wait for it, or give this job a directory of its own", holder(.0))]
     InUse(Option<u32>),
-    /// Somebody else's file stands where this run will write.
+    /// A file that no earlier run wrote has a name that this run will use.
     #[error("holds `{name}`, {reason}; move that file away, or give this job another directory")]
     Foreign {
-        /// The file.
+        /// Name of the file.
         name: String,
         /// Reason for not taking it for an earlier run's, as a clause.
         reason: String,
@@ -61,7 +61,7 @@ pub enum DirectoryError {
         folder.display()
     )]
     Earlier {
-        /// The file.
+        /// Name of the file.
         name: String,
         /// Folder that it should go to, in the directory.
         folder: PathBuf,
@@ -82,11 +82,12 @@ impl ResultsDirectory {
     /// has that run's name.
     ///
     /// # Errors
-    /// The directory cannot be made or written, another job has it, or somebody else's file stands where a result belongs. Then
+    /// The directory cannot be made or written, another job has it, or a foreign file has the name of a result. Then
     /// everything is where it was.
     pub fn open(path: &Path, run: &str) -> Result<Self, DirectoryError> {
         fs::create_dir_all(path)?;
         let directory = File::open(path)?;
+        // The lock comes before anything is moved: of two jobs that start together one must not tidy up behind the other.
         let locked = flock(&directory, FlockOperation::NonBlockingLockExclusive);
         if locked == Err(Errno::WOULDBLOCK) {
             return Err(DirectoryError::InUse(lock_holder(&directory)));
@@ -206,7 +207,7 @@ impl ResultsDirectory {
     /// Temporary file, fsync, rename: a reader sees all of it or none of it, also after a power cut.
     fn write(&self, name: &str, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
         let unfinished = self.path.join(unfinished(name, &self.run));
-        // Nobody else has drawn up a file of this name; one that could not be finished is this run's own.
+        // The name holds this run's own: an unfinished file that has it is from an earlier attempt of this process.
         match fs::remove_file(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -214,9 +215,11 @@ impl ResultsDirectory {
         let mut file = BufWriter::new(File::create_new(&unfinished)?);
         fill(&mut file)?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        // On disk before it has its name: after a power cut the name would otherwise stand for an empty file.
         file.sync_all()?;
         self.note(name, Mark::whole(&file.metadata()?))?;
         fs::rename(&unfinished, self.path.join(name))?;
+        // The rename is an entry of the directory, which is synchronised by itself.
         File::open(&self.path)?.sync_all()
     }
 

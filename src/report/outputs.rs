@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::backend::Completion;
-use crate::bench::{AnswerForm, Endpoint, Entry, Labels, Place};
 use flashjob_event::RequestId;
 
-/// What all answers of a run share.
+use crate::backend::Completion;
+use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Place};
+
+/// Fields that all answers of a run share.
 #[derive(Clone, Copy, Debug)]
 pub struct Answerer<'a> {
     /// The model that ran, whatever a line asked for.
@@ -27,6 +28,7 @@ pub fn outputs<'a>(
     completions: &'a [Completion],
     answerer: Answerer<'a>,
 ) -> impl Iterator<Item = Value> + 'a {
+    // Completions come in the order in which requests end, and some are missing after a run that was stopped.
     let by_id: BTreeMap<RequestId, &Completion> =
         completions.iter().map(|completion| (completion.id, completion)).collect();
     entries.iter().filter_map(move |entry| match entry {

@@ -1,15 +1,16 @@
 //! The figures of a job that several replicas shared, from the files that each of them left.
 //!
 //! Two ways to count are both there, because neither is all of the truth. Over the whole job, from the first replica's first
-//! request to the last one's last: what somebody who waits for the job gets. And over the seconds in which all of them
-//! measured: what the machines give together, undisturbed by who came first.
+//! request to the last one's last: the throughput of the job as its user sees it. And over the seconds in which all of them
+//! measured: the throughput of the machines together, undisturbed by the order in which they started.
 
-use serde::Deserialize;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::figures::of_latencies;
+use super::figures::{LatencyFigures, LatencyPercentiles, Throughput};
 use crate::bench::{Bins, Distribution, Latencies, RequestTiming, TokenClock};
 
-/// What one replica measured.
+/// Measurement of one replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaResult {
     elapsed_seconds: f64,
@@ -25,10 +26,10 @@ impl ReplicaResult {
     /// Reads the content of [`Self::FILES`].
     ///
     /// # Errors
-    /// What is wrong with them, in words.
+    /// A sentence on the file that cannot be read.
     pub fn read(result: &[u8], requests: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
-        struct Document {
+        struct ResultFile {
             measurement: Measured,
         }
         #[derive(Deserialize)]
@@ -37,7 +38,7 @@ impl ReplicaResult {
             token_clock: TokenClock,
             inter_token_bins: Bins,
         }
-        let Document { measurement } =
+        let ResultFile { measurement } =
             serde_json::from_slice(result).map_err(|error| format!("its result.json cannot be read: {error}"))?;
         let lines = requests.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let requests = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
@@ -59,54 +60,90 @@ impl ReplicaResult {
     }
 }
 
-/// Every figure of the job by name: the seven of a single run over the whole job, then those of the common window (where all
-/// replicas measured for a whole second at least), percentiles over all requests, and how far replicas lie apart.
-pub fn replica_figures(replicas: &[ReplicaResult]) -> Vec<(String, f64)> {
-    let over = |figure: fn(&ReplicaResult) -> f64| replicas.iter().map(figure);
-    let start = over(|replica| replica.clock.started_unix_seconds).fold(f64::INFINITY, f64::min);
-    let end = over(ReplicaResult::end_unix_seconds).fold(f64::NEG_INFINITY, f64::max);
-    let elapsed = (end - start).max(0.0);
-    let requests: Vec<RequestTiming> = replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
-    let input: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens)).sum();
-    let output: u64 = replicas.iter().map(ReplicaResult::output_tokens).sum();
-    let failed = requests.iter().filter(|request| request.failed()).count();
-    let rate = |amount: f64| if elapsed > 0.0 { amount / elapsed } else { 0.0 };
-    let mut figures = vec![
-        ("requests_per_second".to_owned(), rate((requests.len() - failed) as f64)),
-        ("input_tokens_per_second".to_owned(), rate(input as f64)),
-        ("output_tokens_per_second".to_owned(), rate(output as f64)),
-        ("total_tokens_per_second".to_owned(), rate((input + output) as f64)),
-        ("elapsed_time".to_owned(), elapsed),
-        ("total_input_tokens".to_owned(), input as f64),
-        ("total_output_tokens".to_owned(), output as f64),
-        ("failed_requests".to_owned(), failed as f64),
-        ("replicas".to_owned(), replicas.len() as f64),
-    ];
-    if let Some((seconds, tokens)) = common_window(replicas) {
-        figures.push(("common_window_seconds".to_owned(), seconds as f64));
-        figures.push(("common_window_output_tokens_per_second".to_owned(), tokens as f64 / seconds as f64));
+/// Figures of a whole job; the names of the fields are those of metrics in MLflow.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicaFigures {
+    /// The seven of a single run, over the whole job.
+    #[serde(flatten)]
+    throughput: Throughput,
+    failed_requests: f64,
+    replicas: f64,
+    /// `None` where there is no second in which all replicas measured.
+    #[serde(flatten)]
+    common_window: Option<CommonWindow>,
+    /// Latencies over all requests, without those between tokens.
+    #[serde(flatten)]
+    latencies: LatencyFigures,
+    /// Times between tokens, known to 0.5 %: no file has each of them.
+    #[serde(flatten)]
+    inter_token: Option<LatencyPercentiles>,
+    #[serde(flatten)]
+    output_tokens_per_second: Option<Spread>,
+    #[serde(flatten)]
+    elapsed_seconds: Option<Spread>,
+}
+
+/// The seconds in which all replicas measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct CommonWindow {
+    common_window_seconds: f64,
+    common_window_output_tokens_per_second: f64,
+}
+
+/// Distance of replicas from each other in one figure, serialised under keys that begin with `name`.
+#[derive(Clone, Debug)]
+struct Spread {
+    name: &'static str,
+    values: Distribution,
+}
+
+impl Spread {
+    fn of(name: &'static str, values: Vec<f64>) -> Option<Self> {
+        Distribution::of(values).map(|values| Self { name, values })
     }
-    figures.extend(of_latencies(&Latencies::of(&requests, Vec::new())));
-    // Every time between two tokens is in no file: these are known to half a hundredth.
-    let mut bins = Bins::default();
-    replicas.iter().for_each(|replica| bins.merge(&replica.inter_token_bins));
-    figures.extend(bins.named().into_iter().map(|(name, value)| (format!("itl_seconds_{name}"), value)));
-    for (name, values) in [
-        ("replica_output_tokens_per_second", over(ReplicaResult::output_tokens_per_second).collect()),
-        ("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect::<Vec<_>>()),
-    ] {
-        if let Some(spread) = Distribution::of(values) {
-            for (word, value) in [
-                ("min", spread.min),
-                ("mean", spread.mean),
-                ("max", spread.max),
-                ("standard_deviation", spread.standard_deviation),
-            ] {
-                figures.push((format!("{name}_{word}"), value));
-            }
+}
+
+impl Serialize for Spread {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Distribution { min, mean, max, standard_deviation, .. } = self.values;
+        let mut map = serializer.serialize_map(Some(4))?;
+        for (word, value) in [("min", min), ("mean", mean), ("max", max), ("standard_deviation", standard_deviation)] {
+            map.serialize_entry(&format!("{}_{word}", self.name), &value)?;
+        }
+        map.end()
+    }
+}
+
+impl ReplicaFigures {
+    /// The figures of the job that `replicas` shared.
+    pub fn new(replicas: &[ReplicaResult]) -> Self {
+        let over = |figure: fn(&ReplicaResult) -> f64| replicas.iter().map(figure);
+        let start = over(|replica| replica.clock.started_unix_seconds).fold(f64::INFINITY, f64::min);
+        let end = over(ReplicaResult::end_unix_seconds).fold(f64::NEG_INFINITY, f64::max);
+        let elapsed = (end - start).max(0.0);
+        let requests: Vec<RequestTiming> =
+            replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
+        let input: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens)).sum();
+        let output: u64 = replicas.iter().map(ReplicaResult::output_tokens).sum();
+        let failed = requests.iter().filter(|request| request.failed()).count();
+        let mut bins = Bins::default();
+        replicas.iter().for_each(|replica| bins.merge(&replica.inter_token_bins));
+        let rates = over(ReplicaResult::output_tokens_per_second).collect();
+        Self {
+            throughput: Throughput::over(elapsed, requests.len() - failed, input, output),
+            failed_requests: failed as f64,
+            replicas: replicas.len() as f64,
+            common_window: common_window(replicas).map(|(seconds, tokens)| CommonWindow {
+                common_window_seconds: seconds as f64,
+                common_window_output_tokens_per_second: tokens as f64 / seconds as f64,
+            }),
+            latencies: LatencyFigures::of(&Latencies::of(&requests, Vec::new())),
+            // Percentiles of replicas cannot be averaged; counts in bins add up.
+            inter_token: bins.percentiles().map(|seconds| LatencyPercentiles::new("itl", seconds)),
+            output_tokens_per_second: Spread::of("replica_output_tokens_per_second", rates),
+            elapsed_seconds: Spread::of("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect()),
         }
     }
-    figures
 }
 
 /// The whole seconds in which every replica measured, and the tokens of all of them in these; `None` where there are none.
@@ -122,6 +159,7 @@ fn common_window(replicas: &[ReplicaResult]) -> Option<(u64, u64)> {
 mod tests {
     use serde_json::json;
 
+    use super::super::figures::named;
     use super::*;
 
     /// Tokens by second, of one request for each of `ends` (its seconds until the end; four tokens).
@@ -148,7 +186,7 @@ mod tests {
         // One from 100.5 to 104.5, one from 102.2 to 106.2: both measured in all of the second 103.
         let replicas =
             [replica(100.5, 4.0, &[1, 2, 3, 4, 2], &[1.0, 2.0, 4.0]), replica(102.2, 4.0, &[1, 1, 1, 0, 1], &[4.0])];
-        let figures = replica_figures(&replicas);
+        let figures = named(&ReplicaFigures::new(&replicas));
         let figure = |name: &str| figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
         let near = |name: &str, expected: f64| {
             assert!(figure(name).is_some_and(|value| (value - expected).abs() < 1e-9), "{name}: {:?}", figure(name));
@@ -173,7 +211,7 @@ mod tests {
     fn replicas_that_never_met_have_no_common_window() {
         let replicas = [replica(100.0, 2.0, &[2, 2], &[2.0]), replica(102.5, 2.0, &[2, 2, 0], &[2.0])];
         assert_eq!(common_window(&replicas), None);
-        assert!(!replica_figures(&replicas).iter().any(|(name, _)| name.starts_with("common_window")));
+        assert!(!named(&ReplicaFigures::new(&replicas)).iter().any(|(name, _)| name.starts_with("common_window")));
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! `result.json`: one self-describing document a run.
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::bench::Measurement;
+use flashjob_config::JobConfig;
 use flashjob_event::Phase;
 
-/// How a run ended.
+use super::figures::Figures;
+use crate::backend::BackendReport;
+use crate::bench::Measurement;
+
+/// Status of a run that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -18,23 +22,23 @@ pub enum Status {
     Killed,
 }
 
-/// How long a phase took.
+/// Duration of a phase.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PhaseSeconds {
-    /// Which.
+    /// The phase.
     pub phase: Phase,
     /// From its start to the next one's, or to now for the last.
     pub seconds: f64,
 }
 
-/// How one input became files.
+/// Report on one mounted input.
 #[derive(Clone, Debug, Serialize)]
-pub struct InputFacts {
-    /// Where.
+pub struct InputReport {
+    /// Path of its files.
     pub location: String,
     /// `fuse`, `copy` or `existing`.
     pub method: String,
-    /// Why this method.
+    /// Reason for this method.
     pub reason: String,
     /// The PAR with its token redacted.
     pub source: Option<String>,
@@ -43,74 +47,128 @@ pub struct InputFacts {
 /// Everything that is known about a run when it ends.
 #[derive(Clone, Debug)]
 pub struct JobResult {
-    /// How it ended.
+    /// Status at the end.
     pub status: Status,
     /// The process's exit code, as far as it is known when this is written: publishing may still turn 0 into 6.
     pub exit_code: u8,
-    /// What went wrong, in a sentence.
+    /// A sentence on the failure.
     pub error: Option<String>,
-    /// RFC 3339, UTC.
+    /// Start of the run, RFC 3339 in UTC.
     pub started_at: String,
-    /// RFC 3339, UTC.
+    /// End of the run, RFC 3339 in UTC.
     pub ended_at: String,
-    /// Key, value, origin: the whole configuration, redacted.
+    /// The whole configuration, redacted: see [`settings`].
     pub settings: Value,
-    /// How inputs became files.
-    pub inputs: Vec<InputFacts>,
+    /// Report on each mounted input.
+    pub inputs: Vec<InputReport>,
     /// Lines or entries of the dataset that could not be run and were left out.
     pub skipped_inputs: usize,
     /// Other work of the machine while it measured, each in a sentence.
     pub disturbances: Vec<String>,
-    /// What ran; `None` where it never got so far.
-    pub backend: Option<Value>,
+    /// Report of the backend; `None` where it was never loaded.
+    pub backend: Option<BackendReport>,
     /// Host, processor, memory, versions.
     pub environment: Value,
-    /// How long each phase took.
+    /// Duration of each phase.
     pub phases: Vec<PhaseSeconds>,
     /// Whole or partial; `None` where nothing was measured.
     pub measurement: Option<Measurement>,
-    /// [`super::figures()`] of the measurement.
-    pub figures: Vec<(String, f64)>,
+    /// Figures of the measurement; `None` where nothing was measured.
+    pub figures: Option<Figures>,
+}
+
+/// The whole configuration, redacted, as `key → {value, origin}`.
+pub fn settings(job: &JobConfig) -> Value {
+    let settings = job.settings().iter();
+    settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect()
 }
 
 /// Raised when a key of `result.json` changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
 
-impl JobResult {
-    /// The document. A complete measurement also has the keys that `vllm bench throughput --output-json` writes
-    /// (vLLM, `vllm/benchmarks/throughput.py`), at the top, so that scripts made for it read this file.
-    pub fn to_json(&self) -> Value {
-        let mut document = Map::new();
-        document.insert("schema_version".to_owned(), json!(SCHEMA_VERSION));
-        document.insert("flashjob_version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-        document.insert("status".to_owned(), json!(self.status));
-        document.insert("exit_code".to_owned(), json!(self.exit_code));
-        document.insert("error".to_owned(), json!(self.error));
-        if let Some(measurement) = self.measurement.as_ref().filter(|measurement| measurement.complete) {
-            let requests = measurement.answered_requests();
-            let tokens = measurement.total_input_tokens() + measurement.total_output_tokens();
-            let elapsed = measurement.elapsed_seconds;
-            document.insert("elapsed_time".to_owned(), json!(elapsed));
-            document.insert("num_requests".to_owned(), json!(requests));
-            document.insert("total_num_tokens".to_owned(), json!(tokens));
-            document.insert("requests_per_second".to_owned(), json!(requests as f64 / elapsed));
-            document.insert("tokens_per_second".to_owned(), json!(tokens as f64 / elapsed));
+/// The content of `result.json`, key by key.
+// The order of the fields is that of the keys in the file.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    flashjob_version: &'static str,
+    status: Status,
+    exit_code: u8,
+    error: Option<&'a str>,
+    /// At the top, so that scripts made for vLLM's benchmark read this file.
+    #[serde(flatten)]
+    vllm_throughput: Option<VllmThroughput>,
+    started_at: &'a str,
+    ended_at: &'a str,
+    metrics: Metrics<'a>,
+    measurement: Option<&'a Measurement>,
+    phases: &'a [PhaseSeconds],
+    inputs: &'a [InputReport],
+    skipped_inputs: usize,
+    disturbances: &'a [String],
+    failed_requests: Option<usize>,
+    backend: Option<&'a BackendReport>,
+    settings: &'a Value,
+    environment: &'a Value,
+}
+
+/// Figures, or an empty object where there are none.
+#[derive(Serialize)]
+struct Metrics<'a> {
+    #[serde(flatten)]
+    figures: Option<&'a Figures>,
+}
+
+/// The keys that `vllm bench throughput --output-json` writes (vLLM, `vllm/benchmarks/throughput.py`).
+#[derive(Serialize)]
+struct VllmThroughput {
+    elapsed_time: f64,
+    num_requests: usize,
+    total_num_tokens: u64,
+    requests_per_second: f64,
+    tokens_per_second: f64,
+}
+
+impl VllmThroughput {
+    fn of(measurement: &Measurement) -> Self {
+        let requests = measurement.answered_requests();
+        let tokens = measurement.total_input_tokens() + measurement.total_output_tokens();
+        let elapsed = measurement.elapsed_seconds;
+        Self {
+            elapsed_time: elapsed,
+            num_requests: requests,
+            total_num_tokens: tokens,
+            requests_per_second: requests as f64 / elapsed,
+            tokens_per_second: tokens as f64 / elapsed,
         }
-        let figures: Map<String, Value> =
-            self.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-        document.insert("started_at".to_owned(), json!(self.started_at));
-        document.insert("ended_at".to_owned(), json!(self.ended_at));
-        document.insert("metrics".to_owned(), Value::Object(figures));
-        document.insert("measurement".to_owned(), json!(self.measurement));
-        document.insert("phases".to_owned(), json!(self.phases));
-        document.insert("inputs".to_owned(), json!(self.inputs));
-        document.insert("skipped_inputs".to_owned(), json!(self.skipped_inputs));
-        document.insert("disturbances".to_owned(), json!(self.disturbances));
-        let failed = self.measurement.as_ref().map(Measurement::failed_requests);
-        document.insert("failed_requests".to_owned(), json!(failed));
-        document.insert("backend".to_owned(), json!(self.backend));
-        document.insert("settings".to_owned(), self.settings.clone());
-        document.insert("environment".to_owned(), self.environment.clone());
-        Value::Object(document)
+    }
+}
+
+impl JobResult {
+    /// The document. Only a complete measurement has the keys of vLLM's benchmark.
+    pub fn to_json(&self) -> Value {
+        let measurement = self.measurement.as_ref();
+        let document = Document {
+            schema_version: SCHEMA_VERSION,
+            flashjob_version: env!("CARGO_PKG_VERSION"),
+            status: self.status,
+            exit_code: self.exit_code,
+            error: self.error.as_deref(),
+            vllm_throughput: measurement.filter(|measurement| measurement.complete).map(VllmThroughput::of),
+            started_at: &self.started_at,
+            ended_at: &self.ended_at,
+            metrics: Metrics { figures: self.figures.as_ref() },
+            measurement,
+            phases: &self.phases,
+            inputs: &self.inputs,
+            skipped_inputs: self.skipped_inputs,
+            disturbances: &self.disturbances,
+            failed_requests: measurement.map(Measurement::failed_requests),
+            backend: self.backend.as_ref(),
+            settings: &self.settings,
+            environment: &self.environment,
+        };
+        // Keys are texts, and every value has a form in JSON: a number that is none becomes null.
+        json!(document)
     }
 }

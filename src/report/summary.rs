@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use flashjob_config::escape_controls;
+
+use super::figures::Figures;
 use super::result::JobResult;
 use crate::bench::Measurement;
-use flashjob_config::escape_controls;
 
 /// The result as text: what ran, the seven figures, latencies, phases, and where to find more. A
 /// file's name or a server's words start no line of their own.
@@ -14,7 +16,6 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<26} {}", escape_controls(value));
     };
-    let figure = |name: &str| result.figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
     line("status", &format!("{:?}", result.status).to_lowercase());
     if let Some(error) = &result.error {
         line("error", error);
@@ -28,37 +29,10 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     for disturbance in &result.disturbances {
         line("disturbed", disturbance);
     }
-    for (label, name, unit) in [
-        ("requests per second", "requests_per_second", ""),
-        ("input tokens per second", "input_tokens_per_second", ""),
-        ("output tokens per second", "output_tokens_per_second", ""),
-        ("total tokens per second", "total_tokens_per_second", ""),
-        ("elapsed time", "elapsed_time", " s"),
-        ("total input tokens", "total_input_tokens", ""),
-        ("total output tokens", "total_output_tokens", ""),
-    ] {
-        if let Some(value) = figure(name) {
-            let digits = if name.starts_with("total_") && !name.ends_with("second") { 0 } else { 2 };
-            line(label, &format!("{value:.digits$}{unit}"));
-        }
+    if let Some(figures) = &result.figures {
+        figure_lines(figures, result.measurement.as_ref(), &mut line);
     }
-    for (label, name) in [("time to first token", "ttft"), ("time per output token", "tpot"), ("end to end", "e2e")] {
-        let percentile = |p: &str| figure(&format!("{name}_seconds_{p}")).map(|seconds| seconds * 1e3);
-        if let (Some(p50), Some(p99)) = (percentile("p50"), percentile("p99")) {
-            line(label, &format!("p50 {p50:.1} ms, p99 {p99:.1} ms"));
-        }
-    }
-    if let (Some(fraction), Some(share)) = (figure("roofline_fraction"), figure("roofline_compute_bound_share")) {
-        line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
-    } else if let Some(reason) =
-        result.measurement.as_ref().and_then(|measurement| measurement.roofline.unknown_because)
-    {
-        line("roofline", &format!("unknown: {reason}"));
-    }
-    if let (Some(tokens), Some(rate)) = (figure("prefix_cache_hit_tokens"), figure("prefix_cache_hit_rate")) {
-        // Beside the input tokens, which count these too.
-        line("found in the prefix cache", &format!("{tokens:.0} input tokens, {:.1} %", rate * 100.0));
-    }
+    // The job's own overhead stands beside what was measured.
     let phases: Vec<String> =
         result.phases.iter().map(|phase| format!("{} {:.2} s", phase.phase.name(), phase.seconds)).collect();
     if !phases.is_empty() {
@@ -69,4 +43,37 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
         line("MLflow run", url);
     }
     text
+}
+
+/// The lines of the seven figures, latencies, the roofline and the prefix cache.
+fn figure_lines(figures: &Figures, measurement: Option<&Measurement>, line: &mut impl FnMut(&str, &str)) {
+    let throughput = &figures.throughput;
+    line("requests per second", &format!("{:.2}", throughput.requests_per_second));
+    line("input tokens per second", &format!("{:.2}", throughput.input_tokens_per_second));
+    line("output tokens per second", &format!("{:.2}", throughput.output_tokens_per_second));
+    line("total tokens per second", &format!("{:.2}", throughput.total_tokens_per_second));
+    line("elapsed time", &format!("{:.2} s", throughput.elapsed_time));
+    line("total input tokens", &format!("{:.0}", throughput.total_input_tokens));
+    line("total output tokens", &format!("{:.0}", throughput.total_output_tokens));
+    let latencies = &figures.latencies;
+    for (label, latency) in [
+        ("time to first token", latencies.ttft),
+        ("time per output token", latencies.tpot),
+        ("end to end", latencies.e2e),
+    ] {
+        if let Some(latency) = latency {
+            let (p50, p99) = (latency.seconds.p50 * 1e3, latency.seconds.p99 * 1e3);
+            line(label, &format!("p50 {p50:.1} ms, p99 {p99:.1} ms"));
+        }
+    }
+    if let Some(bound) = figures.roofline.and_then(|roofline| roofline.bound) {
+        let (fraction, share) = (bound.roofline_fraction, bound.roofline_compute_bound_share);
+        line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
+    } else if let Some(reason) = measurement.and_then(|measurement| measurement.roofline.unknown_because) {
+        line("roofline", &format!("unknown: {reason}"));
+    }
+    if let (Some(tokens), Some(rate)) = (figures.prefix_cache_hit_tokens, figures.prefix_cache_hit_rate) {
+        // Beside the input tokens, which count these too.
+        line("found in the prefix cache", &format!("{tokens:.0} input tokens, {:.1} %", rate * 100.0));
+    }
 }

@@ -143,10 +143,10 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let (events, cancel) = (Events::to(vec![facts.clone()]), CancellationToken::new());
     let found = Found::Vllm(Interpreter::at(environment.join("bin/python3")));
     let mut backend = open(found, &job, model.path(), &events);
-    let stated = backend.facts().clone();
+    let stated = backend.report().clone();
     assert_eq!((stated.backend, stated.version.as_str()), ("vllm", "0.32.0"));
     assert_eq!((stated.architecture.as_str(), stated.max_model_len), ("LlamaForCausalLM", 512));
-    assert_eq!((&stated.engine["dtype"], &stated.engine["kernels"]), (&"float32".into(), &"CPU_ATTN".into()));
+    assert_eq!((stated.engine.dtype(), stated.engine.kernels()), (Some("float32"), Some("CPU_ATTN")));
     let mut run = |requests: &[Request]| {
         facts.0.lock().unwrap().clear();
         let mut completions: Vec<Completion> = Vec::new();
@@ -160,7 +160,7 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let request = |id: usize, prompt: &[u32], sampling| Request {
         id: RequestId(id as u32),
         prompt: prompt.to_vec(),
-        output_tokens: 64,
+        max_tokens: 64,
         ignore_eos: true,
         sampling,
         seed: 7,
@@ -258,7 +258,7 @@ fn a_request_that_vllm_ends_with_an_error_ends_by_itself() {
     let request = |id| Request {
         id: RequestId(id),
         prompt: vec![1],
-        output_tokens: 1 + id as usize,
+        max_tokens: 1 + id as usize,
         ignore_eos: false,
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
         seed: 7,

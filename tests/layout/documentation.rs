@@ -277,7 +277,7 @@ fn the_compiler_that_is_pinned_is_the_one_that_the_crate_asks_for() {
         let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("{path}: {key}"));
         line.trim_matches(['=', ' ', '"']).to_owned()
     };
-    let (pinned, asked) = (value("rust-toolchain.toml", "channel"), value("Cargo.toml", "rust-version"));
+    let (pinned, asked) = (value("rust-toolchain.toml", "channel"), value("Cargo.toml", "rust-version = "));
     assert!(pinned == asked || pinned.starts_with(&format!("{asked}.")), "{pinned} is pinned, {asked} is asked for");
 }
 

@@ -14,6 +14,22 @@ pub struct Import {
     pub target: Target,
 }
 
+/// A path inside a file's own crate, from its top.
+#[derive(Debug, PartialEq)]
+pub struct CratePath {
+    pub line: usize,
+    pub segments: Vec<String>,
+}
+
+/// What a walk over a file's tokens notes.
+#[derive(Default)]
+struct Found {
+    imports: Vec<Import>,
+    paths: Vec<CratePath>,
+    /// Leaves out modules for tests.
+    without_tests: bool,
+}
+
 /// Where a path leads.
 #[derive(Debug, PartialEq)]
 pub enum Target {
@@ -30,33 +46,48 @@ pub enum Target {
 /// All imports of `source`, which is the file of `module` (empty for a crate's top).
 pub fn imports(source: &str, module: &[String]) -> Vec<Import> {
     let tokens: TokenStream = source.parse().unwrap_or_else(|error| panic!("{module:?}: {error}"));
-    let mut found = Vec::new();
+    let mut found = Found::default();
     walk(&tokens.into_iter().collect::<Vec<_>>(), module, &mut found);
     // One `use` of several things from one room is one import.
-    found.dedup();
-    found
+    found.imports.dedup();
+    found.imports
 }
 
-fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
+/// All paths of `source`, the file of `module`, into its own crate, and those of its `use` lines as if they began in `module`;
+/// those of `mod tests` are left out.
+pub fn crate_paths(source: &str, module: &[String]) -> Vec<CratePath> {
+    let tokens: TokenStream = source.parse().unwrap_or_else(|error| panic!("{module:?}: {error}"));
+    let mut found = Found { without_tests: true, ..Found::default() };
+    walk(&tokens.into_iter().collect::<Vec<_>>(), module, &mut found);
+    found.paths
+}
+
+fn walk(tokens: &[TokenTree], module: &[String], found: &mut Found) {
     let mut at = 0;
     while at < tokens.len() {
         let inside_path = at >= 2 && is_separator(tokens, at - 2);
         match &tokens[at] {
             TokenTree::Ident(ident) if ident == "mod" && inline_module(tokens, at).is_some() => {
                 let (name, body) = inline_module(tokens, at).unwrap();
-                let inner: Vec<String> = module.iter().cloned().chain([name]).collect();
-                walk(&body, &inner, found);
+                if !(found.without_tests && name == "tests") {
+                    let inner: Vec<String> = module.iter().cloned().chain([name]).collect();
+                    walk(&body, &inner, found);
+                }
                 at += 3;
             }
             // Also behind `::`, where it is still a crate's name.
             TokenTree::Ident(ident) if names_a_crate(tokens, at) && ident.to_string().starts_with("flashjob_") => {
                 let package = ident.to_string()["flashjob_".len()..].to_owned();
-                found.push(Import { line: ident.span().start().line, target: Target::Package(package) });
+                found.imports.push(Import { line: ident.span().start().line, target: Target::Package(package) });
                 at += 1;
+            }
+            // A path from the file's own module on, or into another crate.
+            TokenTree::Ident(ident) if ident == "use" && found.without_tests && !is_rooted(tokens.get(at + 1)) => {
+                at = follow(tokens, at + 1, module.to_vec(), found);
             }
             TokenTree::Ident(ident) if !inside_path => {
                 let line = ident.span().start().line;
-                let mut hidden = |how| found.push(Import { line, target: Target::Hidden(how) });
+                let mut hidden = |how| found.imports.push(Import { line, target: Target::Hidden(how) });
                 match ident.to_string().as_str() {
                     "crate" if at > 0 && is_word(&tokens[at - 1], "extern") => hidden("extern crate"),
                     "crate" if is_separator(tokens, at + 1) => {
@@ -65,9 +96,9 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
                     }
                     "crate" if tokens.get(at + 1).is_some_and(|next| is_word(next, "as")) => hidden("crate as …"),
                     "flashjob" if is_separator(tokens, at + 1) => {
-                        let first = found.len();
+                        let first = found.imports.len();
                         at = follow(tokens, at + 3, Vec::new(), found);
-                        for import in &mut found[first..] {
+                        for import in &mut found.imports[first..] {
                             if let Target::Crate(room) = &mut import.target {
                                 import.target = Target::Library(std::mem::take(room));
                             }
@@ -97,7 +128,7 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Vec<Import>) {
 
 /// Follows a path whose next segment is `tokens[at]` from `position`, notes where it leads, and returns
 /// the index after it.
-fn follow(tokens: &[TokenTree], mut at: usize, mut position: Vec<String>, found: &mut Vec<Import>) -> usize {
+fn follow(tokens: &[TokenTree], mut at: usize, mut position: Vec<String>, found: &mut Found) -> usize {
     let Some(first) = tokens.get(at) else { return at };
     let line = first.span().start().line;
     loop {
@@ -120,12 +151,18 @@ fn follow(tokens: &[TokenTree], mut at: usize, mut position: Vec<String>, found:
         }
         at += 2;
     }
-    let target = match position.into_iter().next() {
-        Some(room) => Target::Crate(room),
+    let target = match position.first() {
+        Some(room) => Target::Crate(room.clone()),
         None => Target::Hidden("the crate's top as a whole"),
     };
-    found.push(Import { line, target });
+    found.imports.push(Import { line, target });
+    found.paths.push(CratePath { line, segments: position });
     at
+}
+
+/// Whether a path that begins here says where from.
+fn is_rooted(token: Option<&TokenTree>) -> bool {
+    token.is_some_and(|token| ["crate", "super", "self"].iter().any(|word| is_word(token, word)))
 }
 
 /// `mod name { … }` at `at`: its name and body.

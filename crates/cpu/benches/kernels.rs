@@ -194,7 +194,7 @@ fn attention(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &s
         if !case.contains(filter) {
             continue;
         }
-        let blocks_each: usize = usize::div_ceil(keys, layout.page());
+        let blocks_each: usize = usize::div_ceil(keys, layout.block_size());
         let layers = (WALK_BYTES / (sequences * keys * shape.cache_width() * 8)).clamp(1, 64);
         assert_eq!(layout.block_keys(), layout.block_values());
         let entries = layout.block_keys() * sequences * blocks_each;
@@ -288,7 +288,7 @@ fn elementwise(pool: &Pool, model: &Model, limits: Limits, name: &str) {
         // Tokens of one prompt, and of as many sequences as there are tokens, each in a block of its own.
         for (case, apart) in [("of a prompt", 1), ("apart", 256)] {
             let layout = CacheLayout::new(pool.isa(), shape, 32);
-            let entries = layout.block_keys() * (rows * apart).div_ceil(layout.page());
+            let entries = layout.block_keys() * (rows * apart).div_ceil(layout.block_size());
             let layers = (WALK_BYTES / (entries * 8)).clamp(1, 64);
             let (mut keys, mut values) = (huge(entries * layers, |_| 0f32), huge(entries * layers, |_| 0f32));
             let mut qkv = vec![0.1; rows * shape.qkv_width()];

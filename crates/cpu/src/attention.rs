@@ -1,13 +1,14 @@
-//! Paged attention in one pass: softmax(scale · q·kᵀ)·v with the softmax computed online.
+//! PagedAttention (Kwon et al., 2023) by FlashAttention's online softmax (Dao et al., 2022), in one pass over the keys; few long
+//! sequences are computed by split-KV (Flash-Decoding: Dao et al., 2023).
 //!
 //! Keys are taken in chunks of [`CHUNK`] at positions that depend on the key's index alone; each row (a query of one
 //! head) keeps a running maximum, sum and weighted values. Every [`SPAN`] keys a row starts afresh, and its spans are
-//! merged in order: so a long context can be split over threads, and gives the same bits where it is not. Rows that
+//! merged in order by their log-sum-exp: so a long context can be split over threads, and gives the same bits where it is not. Rows that
 //! read the same KV head are computed together, and both products run on the tiles of matrix products, which read the
-//! pages as they lie in the cache.
+//! blocks as they lie in the cache.
 
 mod block;
-mod pages;
+mod kv_blocks;
 mod plan;
 mod row;
 
@@ -16,18 +17,18 @@ use super::memory::{Parts, Scratch};
 use super::simd::{Kernel, Simd, dispatch, panel_width};
 use super::{CacheLayout, CacheSlice, Pool};
 use block::Block;
-use plan::{Plan, Unit};
+use plan::{AttentionPlan, Unit};
 
 pub(super) use super::tile::CHUNK;
 
 /// Keys after which a row starts afresh.
 const SPAN: usize = 512;
 
-/// What one attention layer computes. Sequence `s` has queries `cu_q[s]..cu_q[s + 1]` and `cu_k[s + 1] - cu_k[s]`
+/// Arguments of attention in one layer. Sequence `s` has queries `cu_q[s]..cu_q[s + 1]` and `cu_k[s + 1] - cu_k[s]`
 /// keys; its last query sees all its keys, and each earlier one sees one fewer (causal, aligned bottom right).
 #[derive(Clone, Copy, Debug)]
 pub struct PagedAttention<'a> {
-    /// Heads and pages.
+    /// Heads, and tokens of a block.
     pub layout: CacheLayout,
     /// Factor on q·k.
     pub scale: f32,
@@ -61,7 +62,7 @@ pub struct PagedAttention<'a> {
 pub fn paged_attention(pool: &Pool, args: &PagedAttention<'_>, out: &mut [f32]) {
     args.check(out.len());
     assert_eq!(args.layout.panel(), panel_width(pool.isa()), "a cache laid out for another instruction set");
-    Plan::with(pool.threads(), args, |plan, partials| {
+    AttentionPlan::with(pool.threads(), args, |plan, partials| {
         let out = Parts::new(out);
         match (args.k_cache, args.v_cache) {
             (CacheSlice::F32(k), CacheSlice::F32(v)) => attend(pool, args, k, v, plan, partials, out),
@@ -77,7 +78,7 @@ fn attend<T: Stored>(
     args: &PagedAttention<'_>,
     k_cache: &[T],
     v_cache: &[T],
-    plan: &Plan,
+    plan: &AttentionPlan,
     partials: &mut [f32],
     out: Parts<'_, f32>,
 ) {
@@ -163,7 +164,7 @@ impl Kernel for Merge<'_> {
 impl PagedAttention<'_> {
     /// Holds every bound on which the kernel relies.
     fn check(&self, out: usize) {
-        let (shape, page) = (self.layout.shape(), self.layout.page());
+        let (shape, block_size) = (self.layout.shape(), self.layout.block_size());
         let sequences = self.cu_q.len().saturating_sub(1);
         let tokens = self.cu_q.last().map_or(0, |&last| last as usize);
         let width = shape.out_width();
@@ -186,7 +187,7 @@ impl PagedAttention<'_> {
                 first <= last && first_key <= last_key && last - first <= last_key - first_key,
                 "sequence {sequence} has queries {first}..{last} and keys {first_key}..{last_key}"
             );
-            let used = (last_key - first_key).div_ceil(page);
+            let used = (last_key - first_key).div_ceil(block_size);
             assert!(used <= self.max_blocks, "sequence {sequence} has {used} blocks of {}", self.max_blocks);
             for &block in &self.block_table[sequence * self.max_blocks..][..used] {
                 assert!((block as usize) < blocks, "sequence {sequence} names block {block} of {blocks}");

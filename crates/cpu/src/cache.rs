@@ -45,38 +45,41 @@ impl AttentionShape {
     }
 }
 
-/// Where keys and values of one layer lie, for one instruction set.
+/// Layout of the keys and values of one layer, for one instruction set.
 ///
-/// Of keys a panel holds so many tokens of a page, for each entry of a head side by side; of values so many entries of a
+/// Of keys a panel holds so many tokens of a block, for each entry of a head side by side; of values so many entries of a
 /// head, for each token side by side. Where a head ends inside a panel, the rest is padding.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLayout {
     shape: AttentionShape,
-    page: usize,
+    block_size: usize,
     panel: usize,
 }
 
 impl CacheLayout {
-    /// What the tokens of a page are a multiple of: the widest panel of any instruction set.
-    pub const PAGE_STEP: usize = WIDEST_PANEL;
+    /// Divisor of every block size: the widest panel of any instruction set.
+    pub const BLOCK_SIZE_STEP: usize = WIDEST_PANEL;
 
-    /// For blocks of `page` tokens and for the kernels of `isa`.
+    /// For blocks of `block_size` tokens and for the kernels of `isa`.
     ///
     /// # Panics
-    /// If `page` is not a positive multiple of [`CacheLayout::PAGE_STEP`], or there are no heads.
-    pub fn new(isa: Isa, shape: AttentionShape, page: usize) -> CacheLayout {
+    /// If `block_size` is not a positive multiple of [`CacheLayout::BLOCK_SIZE_STEP`], or there are no heads.
+    pub fn new(isa: Isa, shape: AttentionShape, block_size: usize) -> CacheLayout {
         shape.check();
-        let step = Self::PAGE_STEP;
-        assert!(page > 0 && page.is_multiple_of(step), "a page has a multiple of {step} tokens, not {page}");
-        CacheLayout { shape, page, panel: panel_width(isa) }
+        let step = Self::BLOCK_SIZE_STEP;
+        assert!(
+            block_size > 0 && block_size.is_multiple_of(step),
+            "a block has a multiple of {step} tokens, not {block_size}"
+        );
+        CacheLayout { shape, block_size, panel: panel_width(isa) }
     }
 
-    /// For kernels that take an entry after the other, `[page, kv_heads, head_dim]`: here only sizes are of interest.
+    /// For kernels that take an entry after the other, `[block_size, kv_heads, head_dim]`: here only sizes are of interest.
     ///
     /// # Panics
     /// As [`CacheLayout::new`].
-    pub fn by_token(shape: AttentionShape, page: usize) -> CacheLayout {
-        CacheLayout { panel: 1, ..CacheLayout::new(Isa::Portable, shape, page) }
+    pub fn by_token(shape: AttentionShape, block_size: usize) -> CacheLayout {
+        CacheLayout { panel: 1, ..CacheLayout::new(Isa::Portable, shape, block_size) }
     }
 
     /// Heads.
@@ -85,18 +88,18 @@ impl CacheLayout {
     }
 
     /// Tokens of a block.
-    pub fn page(&self) -> usize {
-        self.page
+    pub fn block_size(&self) -> usize {
+        self.block_size
     }
 
-    /// Entries of the keys of a block: `[kv_heads, page / panel, head_dim, panel]`.
+    /// Entries of the keys of a block: `[kv_heads, block_size / panel, head_dim, panel]`.
     pub fn block_keys(&self) -> usize {
-        self.page * self.shape.cache_width()
+        self.block_size * self.shape.cache_width()
     }
 
-    /// Entries of the values of a block: `[kv_heads, panels of a head, page, panel]`.
+    /// Entries of the values of a block: `[kv_heads, panels of a head, block_size, panel]`.
     pub fn block_values(&self) -> usize {
-        self.page * self.shape.kv_heads * self.padded_head()
+        self.block_size * self.shape.kv_heads * self.padded_head()
     }
 
     /// Entries of a head of values, padding included.
@@ -105,19 +108,19 @@ impl CacheLayout {
         self.shape.head_dim.next_multiple_of(self.panel)
     }
 
-    /// Where the panel of keys begins that has `token` of `block`, and the token's column in it.
+    /// First entry of the panel of keys that has `token` of `block`, and the token's column in it.
     #[inline(always)]
     pub(super) fn key(&self, block: usize, kv_head: usize, token: usize) -> (usize, usize) {
-        let first = (block * self.shape.kv_heads + kv_head) * self.page + token / self.panel * self.panel;
+        let first = (block * self.shape.kv_heads + kv_head) * self.block_size + token / self.panel * self.panel;
         (first * self.shape.head_dim, token % self.panel)
     }
 
-    /// Where the row of `token` of `block` begins in the panel of values that has the head's entry `i`, and the entry's
+    /// First entry of the row of `token` of `block` in the panel of values that has the head's entry `i`, and the entry's
     /// column in it.
     #[inline(always)]
     pub(super) fn value(&self, block: usize, kv_head: usize, token: usize, i: usize) -> (usize, usize) {
-        let head = (block * self.shape.kv_heads + kv_head) * self.page * self.padded_head();
-        (head + (i / self.panel * self.page + token) * self.panel, i % self.panel)
+        let head = (block * self.shape.kv_heads + kv_head) * self.block_size * self.padded_head();
+        (head + (i / self.panel * self.block_size + token) * self.panel, i % self.panel)
     }
 
     /// Entries of a row of a panel.
@@ -180,7 +183,7 @@ impl CacheSliceMut<'_> {
 pub(super) trait Stored: Copy + Send + Sync + 'static {
     /// Rows of them as the right operand of a product.
     type Panel: Panel;
-    /// How they lie in a row.
+    /// Order of entries in a row of a panel.
     const STORAGE: Storage;
 
     /// Rounded to nearest, ties to even.

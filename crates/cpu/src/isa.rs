@@ -13,7 +13,7 @@ pub enum Isa {
     Avx512,
     /// 256-bit vectors: AVX2, FMA and F16C.
     Avx2,
-    /// What the compiler vectorises for the build's baseline (SSE2, NEON).
+    /// Code that the compiler vectorises for the build's baseline (SSE2, NEON).
     Portable,
 }
 

@@ -31,13 +31,13 @@ const LEAST_PASSES: usize = 3;
 /// So many passes as fast as the best one, within [`ALIKE`], show that nothing better is to come.
 const CONFIRMING_PASSES: usize = 4;
 
-/// How much longer than the best pass one takes that confirms it.
+/// Factor by which a pass may be longer than the best one and still confirms it.
 const ALIKE: f64 = 1.02;
 
 /// Bytes of the memory that is read, where there are so many: above any processor's cache share.
 const STREAM_BYTES: usize = 256 << 20;
 
-/// Of the largest cache what is read at least, where there is more memory.
+/// Multiple of the largest cache that is read at least, where there is more memory.
 const CACHES_READ: usize = 4;
 
 /// The largest cache of a processor that does not say.
@@ -68,7 +68,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Of so many of the same.
+    /// Limits of so many of the same.
     #[must_use]
     pub fn times(self, count: usize) -> Self {
         let times = |rate: f64| rate * count as f64;
@@ -80,7 +80,7 @@ impl Limits {
     }
 }
 
-/// Why limits cannot be measured: caches would be measured in the place of memory.
+/// Too little memory to measure limits: caches would be measured in the place of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} MiB of memory are free, and half of it is less than the {} MiB, twice the largest cache, that memory's rate is measured \
@@ -106,7 +106,7 @@ pub fn measure_limits(pool: &Pool, free_bytes: Option<u64>) -> Result<Limits, To
     })
 }
 
-/// How much memory is read: whole parts, in what may be taken, and more than the caches hold.
+/// Bytes that are read: whole parts, in what may be taken, and more than the caches hold.
 fn stream_bytes(free_bytes: Option<u64>, cache_bytes: u64) -> Result<usize, TooLittleMemory> {
     let part_bytes = STREAM_PART * size_of::<f32>();
     let needed_bytes = cache_bytes.saturating_mul(2).min(STREAM_BYTES as u64);
@@ -120,7 +120,7 @@ fn stream_bytes(free_bytes: Option<u64>, cache_bytes: u64) -> Result<usize, TooL
     Ok(affordable)
 }
 
-/// Of the first processor, as the kernel has it; `None` where it does not say.
+/// Largest cache of the first processor, as the kernel has it; `None` where it does not say.
 fn largest_cache_bytes() -> Option<u64> {
     let caches = std::fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
     let sizes = caches.filter_map(|cache| {

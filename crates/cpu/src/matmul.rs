@@ -1,4 +1,4 @@
-//! `y = x · Wᵀ + bias`.
+//! `y = x · Wᵀ + bias`, blocked for caches and registers (GotoBLAS: Goto and van de Geijn, 2008).
 //!
 //! Rows are taken in blocks small enough that a block of `x` stays in the second-level cache for a stretch of depth;
 //! a thread packs it once, then passes over panels of weights, each panel over all tiles of rows. So weights are
@@ -66,7 +66,7 @@ impl Kernel for Product<'_> {
     }
 }
 
-/// How one product is cut: decides who computes what, never the result.
+/// Division of one product among threads, which never changes the result.
 struct Plan<'a> {
     x: &'a [f32],
     w: &'a PackedMatrix,

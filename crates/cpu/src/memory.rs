@@ -12,7 +12,7 @@ use bytemuck::allocation::try_zeroed_vec;
 /// Bytes of a cache line, and of the widest vector: what memory is aligned to and asked for in.
 pub const LINE_BYTES: usize = 64;
 
-/// Of a huge page on x86-64, and on aarch64 with pages of 4 KiB.
+/// Bytes of a huge page on x86-64, and on aarch64 with pages of 4 KiB.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A fixed number of zeroed bytes, aligned to a cache line; from some MiB on in huge pages where the system has them,
@@ -22,7 +22,7 @@ pub(super) struct AlignedBytes {
     source: Source,
 }
 
-/// Where the bytes came from, and go back to.
+/// Allocation that the bytes came from, and go back to.
 enum Source {
     Allocator(Layout),
     #[cfg(unix)]
@@ -104,7 +104,7 @@ unsafe impl Sync for AlignedBytes {}
 
 /// Below this, memory is the allocator's own.
 const LARGE_BYTES: usize = 1 << 20;
-/// What large memory is asked for in at least. This much glibc has the system map, zeroed and untouched, whatever it has learnt
+/// Least size of large memory. This much glibc has the system map, zeroed and untouched, whatever it has learnt
 /// from earlier requests (`DEFAULT_MMAP_THRESHOLD_MAX` in `malloc/malloc.c`); less it may take from its heap, and zeroes it page
 /// by page. What is not used of it takes addresses and no memory.
 const MAPPED_BYTES: usize = 32 << 20;
@@ -141,7 +141,7 @@ pub fn prefer_huge_pages<T>(memory: &[T]) {
     let _ = memory;
 }
 
-/// What an [`Arena`] takes from the system at a time. What is not used of it is never touched.
+/// Bytes that an [`Arena`] takes from the system at a time. Unused ones are never touched.
 const CHUNK_BYTES: usize = 64 << 20;
 
 /// Memory for many matrices side by side in huge pages: alone, most would be too small for one, and with small pages
@@ -221,7 +221,7 @@ impl<'a, T> Parts<'a, T> {
         self.len
     }
 
-    /// Where `range` begins, for kernels that write parts of it only.
+    /// Pointer to the beginning of `range`, for kernels that write parts of it only.
     ///
     /// # Panics
     /// If `range` is out of bounds.

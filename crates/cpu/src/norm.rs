@@ -1,4 +1,4 @@
-//! RMSNorm, with the residual addition before it.
+//! RMSNorm (Zhang and Sennrich, 2019), with the residual addition before it.
 
 use super::Pool;
 use super::memory::Parts;
@@ -7,7 +7,7 @@ use super::simd::{Kernel, Simd, dispatch};
 /// Entries below which a second thread is not worth waking.
 const ENTRIES_PER_TASK: usize = 16 << 10;
 
-/// What is added to the residual stream.
+/// Rows that are added to the residual stream.
 #[derive(Clone, Copy, Debug)]
 pub struct AddedRows<'a> {
     /// As many entries as the residual has.

@@ -62,7 +62,7 @@ impl WeightSlice<'_> {
     }
 }
 
-/// How an entry is kept.
+/// Number format of an entry in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// In single precision.
@@ -81,7 +81,7 @@ impl Storage {
         }
     }
 
-    /// Where in a row of a panel of `panel` entries the `j`-th is kept.
+    /// Place of the `j`-th entry in a row of a panel of `panel` entries.
     #[inline(always)]
     pub(super) fn place(self, j: usize, panel: usize) -> usize {
         match self {
@@ -91,7 +91,7 @@ impl Storage {
         }
     }
 
-    /// Which of a panel's rows is kept at `place`: the inverse of [`Storage::place`].
+    /// Row of the matrix that is kept at `place` of a panel: the inverse of [`Storage::place`].
     fn row_at(self, place: usize, panel: usize) -> usize {
         match self {
             Storage::F32 | Storage::F16 => place,
@@ -182,7 +182,7 @@ impl PackedMatrix {
         self.storage
     }
 
-    /// What it was packed for.
+    /// Instruction set that it was packed for.
     pub(super) fn isa(&self) -> Available {
         self.isa
     }

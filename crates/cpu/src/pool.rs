@@ -20,11 +20,11 @@ use super::memory::{Arena, Scratch};
 /// Spins before a worker parks: some tens of microseconds, longer than the gap between two kernels of a step.
 const SPINS_BEFORE_PARKING: u32 = 2_000;
 
-/// Of [`Shared::state`]: the low bits count workers inside the job.
+/// Mask of [`Shared::state`]: the low bits count workers inside the job.
 const INSIDE: u64 = 0xffff;
-/// Of [`Shared::state`]: workers may join.
+/// Flag of [`Shared::state`]: workers may join.
 const OPEN: u64 = 1 << 16;
-/// Of [`Shared::state`]: one job further.
+/// Increment of [`Shared::state`]: one job further.
 const EPOCH: u64 = 1 << 17;
 
 thread_local! {
@@ -32,7 +32,7 @@ thread_local! {
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What each participant of a job runs: its index (0 is the caller) and its own workspace.
+/// Function of each participant of a job: its index (0 is the caller) and its own workspace.
 type Body<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
 
 /// Threads that live as long as the pool, and the instruction set that kernels use on it.
@@ -110,7 +110,7 @@ impl Pool {
         Pool { shared, workers, caller: Mutex::new(Scratch::default()), isa, arena: Arena::default() }
     }
 
-    /// How many threads work, the caller's included.
+    /// Threads that work, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
@@ -125,7 +125,7 @@ impl Pool {
         self.isa
     }
 
-    /// Where matrices are packed.
+    /// Arena for packed matrices.
     pub(super) fn arena(&self) -> &Arena {
         &self.arena
     }
@@ -316,7 +316,7 @@ impl<F: Fn()> Drop for OnPanic<F> {
     }
 }
 
-/// How many threads this process may keep busy: the smaller of its CPU quota (cgroup v1 and v2, whole processors,
+/// Threads that this process may keep busy: the smaller of its CPU quota (cgroup v1 and v2, whole processors,
 /// at least 1) and its affinity mask, as [`std::thread::available_parallelism`] finds them.
 pub fn cpu_quota_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -1,4 +1,4 @@
-//! Rotary position embedding, fused with writing K and V to the cache.
+//! Rotary position embedding (RoPE: Su et al., 2021), fused with writing K and V to the cache.
 
 use super::cache::Stored;
 use super::memory::Parts;
@@ -24,7 +24,7 @@ pub struct RopeTable {
 /// - `qkv`: `[tokens, (heads + 2 * kv_heads) * head_dim]`: in each row first the heads of q, then of k, then of v.
 ///   Entry `i` of a head is paired with entry `i + dim / 2` (Hugging Face's layout).
 /// - `positions`: `[tokens]`, rows of `rope`.
-/// - `slots`: `[tokens]`, `block * page + offset` in the caches. Where several tokens name one slot, the last wins.
+/// - `slots`: `[tokens]`, `block * block_size + offset` in the caches. Where several tokens name one slot, the last wins.
 ///
 /// # Panics
 /// If lengths do not match, the caches are of different types, or a position or slot is out of bounds.
@@ -51,7 +51,7 @@ pub fn rope_and_cache(
     }
     let blocks = k_cache.as_slice().len() / layout.block_keys();
     assert_eq!(blocks, v_cache.as_slice().len() / layout.block_values(), "as many blocks of values as of keys");
-    let cached = blocks * layout.page();
+    let cached = blocks * layout.block_size();
     for &slot in slots {
         assert!((slot as usize) < cached, "slot {slot} of {cached}");
     }
@@ -105,7 +105,7 @@ impl<T: Stored> Kernel for Head<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Tokens { qkv, layout, positions, slots, rope } = *self.tokens;
-        let (shape, page) = (layout.shape(), layout.page());
+        let (shape, block_size) = (layout.shape(), layout.block_size());
         let (d, width, half) = (shape.head_dim, shape.qkv_width(), rope.dim / 2);
         let first_v = shape.heads + shape.kv_heads;
         for (token, (&position, &slot)) in positions.iter().zip(slots).enumerate() {
@@ -122,7 +122,7 @@ impl<T: Stored> Kernel for Head<'_, T> {
             if let Some(&next) = slots.get(token + 1) {
                 self.ask_for(simd, slot as usize, next as usize);
             }
-            let (block, token) = (slot as usize / page, slot as usize % page);
+            let (block, token) = (slot as usize / block_size, slot as usize % block_size);
             if self.head < first_v {
                 let (start, column) = layout.key(block, self.head - shape.heads, token);
                 let place = T::STORAGE.place(column, layout.panel());
@@ -150,12 +150,12 @@ impl<T: Stored> Head<'_, T> {
     #[inline(always)]
     fn ask_for<S: Simd>(&self, simd: S, slot: usize, next: usize) {
         let Tokens { layout, .. } = *self.tokens;
-        let (shape, page, d) = (layout.shape(), layout.page(), layout.shape().head_dim);
+        let (shape, block_size, d) = (layout.shape(), layout.block_size(), layout.shape().head_dim);
         let first_v = shape.heads + shape.kv_heads;
         if slot / layout.panel() == next / layout.panel() {
             return;
         }
-        let (block, token) = (next / page, next % page);
+        let (block, token) = (next / block_size, next % block_size);
         if self.head < first_v {
             let (start, column) = layout.key(block, self.head - shape.heads, token);
             for i in 0..d {

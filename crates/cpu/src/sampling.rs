@@ -1,4 +1,4 @@
-//! What choosing a token needs of a row of logits.
+//! The largest logit of each row, for greedy sampling and as the reference of the softmax.
 
 use super::Pool;
 use super::exp::exp;

@@ -22,20 +22,20 @@ pub(super) struct Tile {
     pub(super) b: *const u8,
     /// Bytes from row to row of `b`.
     pub(super) b_stride: usize,
-    /// Where the sums go.
+    /// Output of the sums.
     pub(super) c: *mut f32,
     /// Entries from row to row of `c`.
     pub(super) c_stride: usize,
     /// Columns that `c` has, at most `2 * LANES`.
     pub(super) columns: usize,
-    /// What the sums start from.
+    /// Initial value of the sums.
     pub(super) start: Start,
-    /// What will be read next: asked for step by step while this tile computes. Asked for all at once, lines would wait in a
+    /// Memory that will be read next: asked for step by step while this tile computes. Asked for all at once, lines would wait in a
     /// queue, and what is needed now behind them.
     pub(super) ahead: Ahead,
 }
 
-/// What a tile asks for at each step of `k`.
+/// Prefetches of a tile at each step of `k`.
 #[derive(Clone, Copy)]
 pub(super) enum Ahead {
     /// Nothing.
@@ -54,16 +54,16 @@ impl Ahead {
     }
 }
 
-/// What the sums of a tile start from.
+/// Initial value of the sums of a tile.
 #[derive(Clone, Copy)]
 pub(super) enum Start {
     /// Nothing.
     Zero,
     /// One value for each column.
     Columns(*const f32),
-    /// What `c` holds.
+    /// The contents of `c`.
     Kept,
-    /// What `c` holds, times one factor for each row.
+    /// The contents of `c`, times one factor for each row.
     Scaled(*const f32),
 }
 
@@ -87,9 +87,9 @@ pub(super) trait TileSet {
     fn over_chunk<P: Panel>(rows: usize) -> TileFn;
 }
 
-/// How a row of `b` is stored.
+/// Storage of a row of `b`.
 pub(super) trait Panel {
-    /// Of an entry.
+    /// Type of an entry.
     const BYTES: usize;
 
     /// # Safety

@@ -1,10 +1,10 @@
 //! What can go wrong between a model and its tokens.
 
-use super::machines::{End, Silence};
+use crate::cluster::link::{End, LinkError};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 
-/// Why a model was not loaded or requests were not served.
+/// Failure to load a model or to serve requests.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Someone asked it to stop.
@@ -18,19 +18,19 @@ pub enum Error {
     TensorParallel {
         /// Ranks asked for.
         asked: usize,
-        /// What does not divide.
+        /// The number that does not divide.
         reason: String,
     },
     /// There is not enough memory.
     #[error("{what} needs {}, but {}; {advice}", size(.needed_bytes), available(.available_bytes))]
     DoesNotFit {
-        /// What was to be placed in memory.
+        /// Name of what was to be placed in memory.
         what: String,
-        /// What that takes.
+        /// Bytes that it takes.
         needed_bytes: u64,
-        /// What there is for it.
+        /// Bytes that there are for it.
         available_bytes: u64,
-        /// What to change.
+        /// A change of settings that helps.
         advice: String,
     },
     /// A setting makes no sense together with the others or the model.
@@ -39,45 +39,45 @@ pub enum Error {
     /// A request cannot be served, whatever else runs.
     #[error("request {} cannot run: {reason}", .request.0)]
     Request {
-        /// Which.
+        /// Request that is refused.
         request: RequestId,
-        /// What is wrong with it and what to change.
+        /// Its fault, and a change that helps.
         reason: String,
     },
-    /// Other machines that share the model cannot be reached, or no longer.
+    /// Other nodes that share the model cannot be reached, or no longer.
     #[error("{0}")]
     Machines(String),
-    /// Another machine has ended the job.
+    /// Another node has ended the job.
     #[error("{peer} ended: {}", .end.sentence)]
     Ended {
-        /// Which.
+        /// Name of the node.
         peer: String,
-        /// Its last word.
+        /// Exit code and reason.
         end: End,
     },
     /// An operation failed.
     #[error("cannot {attempt}: {source}")]
     Compute {
-        /// What was attempted.
+        /// The attempt, as a verb with its object.
         attempt: &'static str,
-        /// What the operation said.
+        /// The operation's own error.
         source: candle_core::Error,
     },
 }
 
-impl From<Silence> for Error {
-    fn from(silence: Silence) -> Self {
-        match silence {
-            Silence::Cancelled => Error::Cancelled,
-            Silence::Ended { peer, end } => Error::Ended { peer, end },
-            Silence::Broken(sentence) => Error::Machines(sentence),
+impl From<LinkError> for Error {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Cancelled => Error::Cancelled,
+            LinkError::Ended { peer, end } => Error::Ended { peer, end },
+            LinkError::Broken(sentence) => Error::Machines(sentence),
         }
     }
 }
 
 impl Error {
     /// Names what was attempted when an operation failed.
-    pub(super) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
+    pub(crate) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
         move |source| Error::Compute { attempt, source }
     }
 }

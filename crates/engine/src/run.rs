@@ -5,57 +5,23 @@ use std::time::Instant;
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
-use super::blocks::{BlockPool, BlockTable};
-use super::facts::StepCost;
-use super::sampler::Choice;
-use super::sampling::Draw;
-use super::scheduler::{Failed, Limits, Scheduler, SequenceIndex};
-use super::step::{Step, Wanted};
-use super::{Engine, Error, NotFinite, Output, Request};
-use flashjob_event::{Events, Fact, FinishReason, RequestId};
+use crate::cost::StepCost;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::forward::batch::{ForwardBatch, LogitsRows};
+use crate::forward::sampler::SamplingRow;
+use crate::forward::sampling::SamplingKey;
+use crate::schedule::blocks::{BlockPool, BlockTable};
+use crate::schedule::request::{Output, Request};
+use crate::schedule::scheduler::{Failed, NeverFits, Scheduler, SequenceIndex};
+use crate::schedule::sequence::Sequence;
+use flashjob_event::{Events, Fact, RequestId};
 
-/// A request on its way: its prompt, and behind it what was generated.
-struct Sequence {
-    request: Request,
-    prompt_len: usize,
-    tokens: Vec<u32>,
-}
-
-impl Sequence {
-    fn new(mut request: Request) -> Self {
-        let mut tokens = std::mem::take(&mut request.prompt);
-        tokens.reserve_exact(request.max_new_tokens);
-        Self { prompt_len: tokens.len(), request, tokens }
-    }
-
-    fn choice(&self) -> Choice {
-        let Request { id: RequestId(request), sampling, seed, .. } = self.request;
-        Choice { sampling, draw: Draw { seed, request, position: self.tokens.len() as u32 } }
-    }
-
-    /// Takes the next token in; says why it was the last, if it was.
-    fn push(&mut self, token: u32) -> Option<FinishReason> {
-        self.tokens.push(token);
-        if self.request.stop_tokens.contains(&token) {
-            Some(FinishReason::Stop)
-        } else if self.tokens.len() - self.prompt_len == self.request.max_new_tokens {
-            Some(FinishReason::Length)
-        } else {
-            None
-        }
-    }
-
-    fn output(&mut self, reason: FinishReason) -> Output {
-        let tokens = self.tokens.split_off(self.prompt_len);
-        self.tokens = Vec::new();
-        Output { id: self.request.id, tokens, reason, error: None }
-    }
-
-    /// The end of a request whose next token cannot be chosen; it keeps those that it has.
-    fn not_finite(&mut self) -> Output {
-        let error = NotFinite { request: self.request.id, position: self.tokens.len() };
-        Output { error: Some(error), ..self.output(FinishReason::Error) }
-    }
+/// The row of the sampler that chooses the next token of `sequence`.
+fn sampling_row(sequence: &Sequence) -> SamplingRow {
+    let Request { id: RequestId(request), sampling, seed, .. } = *sequence.request();
+    // Neither the batch nor a preemption changes these three, so neither changes the token.
+    SamplingRow { sampling, key: SamplingKey { seed, request, position: sequence.num_tokens() as u32 } }
 }
 
 impl Engine {
@@ -74,25 +40,25 @@ impl Engine {
         cancel: &CancellationToken,
         finished: &mut dyn FnMut(Output),
     ) -> Result<(), Error> {
-        let limits =
-            Limits { max_num_seqs: self.facts.max_num_seqs, max_num_batched_tokens: self.facts.max_num_batched_tokens };
         // Each run begins with an empty cache: what a warm-up computed must not be found by what is measured after it.
         let pool = match self.facts.prefix_caching {
-            true => BlockPool::with_prefix_cache(self.facts.kv_blocks as u32, self.facts.block_tokens),
+            true => BlockPool::with_prefix_cache(self.limits.num_blocks as u32, self.limits.block_size),
             false => self.empty_pool(),
         };
-        let mut scheduler = Scheduler::new(limits, pool);
-        for request in &requests {
-            self.check(request, &mut scheduler)?;
-        }
+        let mut scheduler = Scheduler::new(self.limits, pool);
+        // All of them before the first is stated: a refusal must not leave half of a workload behind in the figures.
+        requests.iter().try_for_each(|request| self.validate(request, &scheduler))?;
         for request in &requests {
             let prompt_tokens = request.prompt.len() as u32;
             events.emit(Fact::RequestQueued { request: request.id, prompt_tokens });
         }
-        let sequences = requests.into_iter().map(Sequence::new).collect();
-        let sampling = Vec::with_capacity(limits.max_num_seqs);
-        let choices = Vec::with_capacity(limits.max_num_seqs);
-        let mut run = Run { engine: self, scheduler, sequences, sampling, choices, events, cancel };
+        for request in requests {
+            let id = request.id;
+            scheduler.add(request).map_err(|never| never_fits(id, never))?;
+        }
+        let sampling = Vec::with_capacity(self.limits.max_num_seqs);
+        let rows = Vec::with_capacity(self.limits.max_num_seqs);
+        let mut run = Run { engine: self, scheduler, sampling, rows, events, cancel };
         while !run.scheduler.is_done() {
             run.step(finished)?;
         }
@@ -106,68 +72,72 @@ impl Engine {
     pub fn logits(&mut self, prompt: &[u32], cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, Error> {
         let mut pool = self.empty_pool();
         let mut table = BlockTable::default();
-        if pool.grow(&mut table, prompt.len()).is_err() || prompt.len() > self.facts.max_model_len {
-            let (tokens, most) = (prompt.len(), self.facts.max_model_len);
+        if pool.grow(&mut table, prompt.len()).is_err() || prompt.len() > self.limits.max_model_len {
+            let (tokens, most) = (prompt.len(), self.limits.max_model_len);
             return Err(Error::Setting(format!("a prompt of {tokens} tokens is beyond the {most} that are served")));
         }
-        let chunk = self.facts.max_num_batched_tokens.min(self.facts.max_num_seqs);
+        let chunk = self.limits.max_num_logits();
         let mut rows = Vec::with_capacity(prompt.len());
         for (index, tokens) in prompt.chunks(chunk).enumerate() {
             let start = index * chunk;
-            let step = Step::lent(&mut self.step);
-            step.begin(start + tokens.len());
-            step.push(tokens, start, &table, Wanted::All);
+            let batch = ForwardBatch::lent(&mut self.batch);
+            batch.begin(start + tokens.len());
+            batch.push(tokens, start, &table, LogitsRows::All);
             let read = |logits: Option<Tensor>| logits.as_ref().map_or_else(|| Ok(Vec::new()), rows_of);
-            rows.extend(self.ranks.forward(&self.step, cancel, read)?);
+            rows.extend(self.executor.forward(&self.batch, cancel, read)?);
         }
         Ok(rows)
     }
 
     fn empty_pool(&self) -> BlockPool {
-        BlockPool::new(self.facts.kv_blocks as u32, self.facts.block_tokens)
+        BlockPool::new(self.limits.num_blocks as u32, self.limits.block_size)
     }
 
-    /// Queues a request, or says why it could never be served.
-    fn check(&self, request: &Request, scheduler: &mut Scheduler) -> Result<(), Error> {
+    /// Refuses a request that could never be served.
+    fn validate(&self, request: &Request, scheduler: &Scheduler) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::Request { request: request.id, reason });
-        let (prompt, max_new) = (request.prompt.len(), request.max_new_tokens);
+        let (prompt, max_tokens) = (request.prompt.len(), request.max_tokens);
         if prompt == 0 {
             return refuse("its prompt is empty; give it at least one token".into());
         }
-        if max_new == 0 {
+        if max_tokens == 0 {
             return refuse("it asks for no tokens; ask for at least one".into());
         }
-        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab_size) {
-            let rows = self.vocab_size;
+        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.limits.vocab_size) {
+            let rows = self.limits.vocab_size;
             return refuse(format!(
                 "its prompt has token {token}, but the model's ids end below {rows}; use the model's own tokenizer"
             ));
         }
-        let longest = self.facts.max_model_len;
-        if prompt.saturating_add(max_new) > longest {
+        let longest = self.limits.max_model_len;
+        if prompt.saturating_add(max_tokens) > longest {
             return refuse(format!(
-                "{prompt} prompt tokens and {max_new} new ones are more than max-model-len, which is {longest}; shorten \
+                "{prompt} prompt tokens and {max_tokens} new ones are more than max-model-len, which is {longest}; shorten \
                  it or raise max-model-len"
             ));
         }
-        if let Err(never) = scheduler.add(prompt, max_new) {
-            return refuse(format!(
-                "it needs {} tokens in the KV cache, which holds {}; shorten it or give the cache more memory",
-                never.needed_tokens, never.cache_tokens
-            ));
-        }
-        Ok(())
+        let needed = scheduler.needed_blocks(prompt, max_tokens);
+        needed.map(|_blocks| ()).map_err(|never| never_fits(request.id, never))
     }
 }
 
+/// The refusal of a request that is longer than the whole cache.
+fn never_fits(request: RequestId, never: NeverFits) -> Error {
+    let NeverFits { needed_tokens, cache_tokens } = never;
+    let reason = format!(
+        "it needs {needed_tokens} tokens in the KV cache, which holds {cache_tokens}; shorten it or give the cache more \
+         memory"
+    );
+    Error::Request { request, reason }
+}
+
+/// Requests on their way through one engine.
 struct Run<'a> {
     engine: &'a mut Engine,
     scheduler: Scheduler,
-    /// By the scheduler's index.
-    sequences: Vec<Sequence>,
-    /// Sequences that get a token in this step, and how; reused.
+    /// Sequences that get a token in this step, and the sampler's rows for them; reused.
     sampling: Vec<SequenceIndex>,
-    choices: Vec<Choice>,
+    rows: Vec<SamplingRow>,
     events: &'a Events,
     cancel: &'a CancellationToken,
 }
@@ -177,9 +147,9 @@ impl Run<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        // Scheduling counts as part of a step: tokens wait for it as they do for kernels.
         let started = Instant::now();
-        let sequences = &self.sequences;
-        self.scheduler.schedule(&|index| &sequences[index].tokens);
+        self.scheduler.schedule();
         self.announce();
         let (prefill_tokens, decode_tokens) = self.build();
         let chunks = self.scheduler.batch().chunks.iter().map(|chunk| chunk.positions.clone());
@@ -199,15 +169,15 @@ impl Run<'_> {
 
     fn announce(&self) {
         let batch = self.scheduler.batch();
-        let id = |&index: &SequenceIndex| self.sequences[index].request.id;
+        let id = |&index: &SequenceIndex| self.scheduler.sequence(index).id();
         batch.preempted.iter().map(id).for_each(|request| self.events.emit(Fact::RequestPreempted { request }));
         for admission in &batch.admitted {
-            let Sequence { request, prompt_len, .. } = &self.sequences[admission.sequence];
-            self.events.emit(Fact::RequestScheduled { request: request.id });
+            let sequence = self.scheduler.sequence(admission.sequence);
+            self.events.emit(Fact::RequestScheduled { request: sequence.id() });
             if self.engine.facts.prefix_caching {
                 self.events.emit(Fact::PrefixSearched {
-                    request: request.id,
-                    prompt_tokens: *prompt_len as u32,
+                    request: sequence.id(),
+                    prompt_tokens: sequence.num_prompt_tokens() as u32,
                     hit_tokens: admission.reused_tokens as u32,
                 });
             }
@@ -217,65 +187,66 @@ impl Run<'_> {
     /// Fills in the step's metadata; returns how many tokens prefill and how many decode.
     fn build(&mut self) -> (usize, usize) {
         self.sampling.clear();
-        self.choices.clear();
-        let Engine { step, replay, facts, .. } = &mut *self.engine;
-        let step = Step::lent(step);
+        self.rows.clear();
+        let Engine { batch, replay, limits, .. } = &mut *self.engine;
+        let batch = ForwardBatch::lent(batch);
         let chunks = &self.scheduler.batch().chunks;
         let (mut prefill_tokens, mut decode_tokens) = (0, 0);
         let longest = chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0);
         let replay = replay.filter(|_| chunks.iter().all(|chunk| chunk.decodes)).map(|sizes| {
-            let size = sizes.at_least(chunks.len(), longest.div_ceil(facts.block_tokens));
+            let size = sizes.at_least(chunks.len(), longest.div_ceil(limits.block_size));
             (size, sizes.spare_block)
         });
-        step.begin(replay.map_or(longest, |(size, _)| size.max_blocks * facts.block_tokens));
+        // A replayed step has a table as wide as its size, whatever its sequences need.
+        batch.begin(replay.map_or(longest, |(size, _)| size.max_blocks * limits.block_size));
         for chunk in chunks {
-            let sequence = &self.sequences[chunk.sequence];
-            let tokens = &sequence.tokens[chunk.positions.clone()];
-            let wanted = if chunk.samples { Wanted::Last } else { Wanted::None };
-            step.push(tokens, chunk.positions.start, self.scheduler.table(chunk.sequence), wanted);
+            let sequence = self.scheduler.sequence(chunk.sequence);
+            let tokens = &sequence.tokens()[chunk.positions.clone()];
+            let wanted = if chunk.samples { LogitsRows::Last } else { LogitsRows::None };
+            batch.push(tokens, chunk.positions.start, sequence.table(), wanted);
             *(if chunk.decodes { &mut decode_tokens } else { &mut prefill_tokens }) += tokens.len();
             if chunk.samples {
                 self.sampling.push(chunk.sequence);
-                self.choices.push(sequence.choice());
+                self.rows.push(sampling_row(sequence));
             }
         }
         if let Some((size, spare_block)) = replay {
-            step.fill_up(size, spare_block);
+            batch.fill_up(size, spare_block);
         }
         (prefill_tokens, decode_tokens)
     }
 
     /// Computes the step, and gives each sequence that gets a token its token.
     fn compute(&mut self, finished: &mut dyn FnMut(Output)) -> Result<(), Error> {
-        let Engine { ranks, step, sampler, processor, watcher, .. } = &mut *self.engine;
-        let (sequences, choices, sampling) = (&mut self.sequences, &self.choices, &self.sampling);
-        let tokens = ranks.forward(step, self.cancel, |logits| {
+        let Engine { executor, batch, sampler, device, watcher, .. } = &mut *self.engine;
+        let (scheduler, rows, sampling) = (&mut self.scheduler, &self.rows, &self.sampling);
+        let tokens = executor.forward(batch, self.cancel, |logits| {
             let Some(logits) = logits else { return Ok(&[][..]) };
             if let Some(watcher) = watcher {
                 for (&index, row) in sampling.iter().zip(rows_of(&logits)?) {
-                    watcher(sequences[index].request.id, sequences[index].tokens.len(), &row);
+                    let sequence = scheduler.sequence(index);
+                    watcher(sequence.id(), sequence.num_tokens(), &row);
                 }
             }
-            sampler.choose(processor, &logits, choices)
+            sampler.choose(device, &logits, rows)
         })?;
         let chosen = || sampling.iter().copied().zip(tokens);
         for (index, _) in chosen().filter(|(_, token)| token.is_err()) {
-            match self.scheduler.fail(index) {
-                Failed::Over => finished(sequences[index].not_finite()),
+            match scheduler.fail(index) {
+                Failed::Over(output) => finished(output),
                 Failed::ComputedAgain => {
-                    self.events.emit(Fact::RequestPreempted { request: sequences[index].request.id });
+                    self.events.emit(Fact::RequestPreempted { request: scheduler.sequence(index).id() });
                 }
             }
         }
-        self.scheduler.advance(&|index| &sequences[index].tokens);
+        scheduler.advance();
+        // One moment for all tokens of a step: they were there at once, whoever is told first.
         let now = Instant::now();
         for (index, token) in chosen().filter_map(|(index, token)| Some((index, (*token).ok()?))) {
-            let sequence = &mut sequences[index];
-            let request = sequence.request.id;
+            let request = scheduler.sequence(index).id();
             self.events.emit_at(now, Fact::TokenGenerated { request, token });
-            if let Some(reason) = sequence.push(token) {
-                self.scheduler.finish(index);
-                finished(sequence.output(reason));
+            if let Some(reason) = scheduler.append(index, token) {
+                finished(scheduler.finish(index, reason));
             }
         }
         Ok(())

@@ -16,18 +16,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use super::super::child_environment;
-use super::protocol::Said;
+use super::protocol::DriverMessage;
 
-/// How often a wait for the child's next line looks at the child itself and at the cancellation.
+/// Interval in which a wait for the child's next line looks at the child itself and at the cancellation.
 const LOOK_UP: Duration = Duration::from_millis(25);
 
-/// How long it may take to end by itself once it was asked to.
+/// Time that the child has to end by itself once it was asked to.
 const GRACE: Duration = Duration::from_millis(700);
 
-/// How long the system may take to end it after that.
+/// Time that the system has to end it after that.
 const KILL: Duration = Duration::from_millis(500);
 
-/// How long what it wrote to standard error before its end may take to arrive.
+/// Time in which its last lines on standard error arrive after its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Longest line of the driver's: a step in which a thousand requests end says all of their texts.
@@ -47,29 +47,31 @@ pub struct Child {
     process: std::process::Child,
     group: Option<Pid>,
     input: Option<Sender<String>>,
-    output: Receiver<Result<Said, String>>,
+    output: Receiver<Result<DriverMessage, String>>,
     last_words: Arc<Mutex<Option<String>>>,
     log: JoinHandle<()>,
     ended: bool,
 }
 
-/// Why there is no next line.
+/// Reason for which there is no next message.
 #[derive(Debug)]
-pub enum Silence {
+pub enum ChildEnd {
     /// The job was asked to stop.
     Cancelled,
-    /// The child is gone, or speaks something else: a clause that follows its name.
+    /// The child is gone, or broke the protocol: a clause that follows its name.
     Ended(String),
 }
 
 impl Child {
-    /// Starts `interpreter` on `script`, with what an engine has use for in its environment; `variables` are added where nobody
-    /// has set them.
+    /// Starts `interpreter` on `script` with the variables that an engine may see; `variables` are added where the user
+    /// has not set them.
     ///
     /// # Errors
     /// The system starts no process.
     pub fn start(interpreter: &Path, script: &str, variables: &[(&str, &str)]) -> io::Result<Self> {
         let mut command = child_environment::command(interpreter);
+        // In a group of its own it gets no signals of the terminal, which are for the job to handle, and its children can be
+        // ended with it.
         command.args(["-c", script]).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
@@ -129,24 +131,24 @@ impl Child {
     ///
     /// # Errors
     /// When it says nothing more, or when `cancel` is triggered.
-    pub fn next(&mut self, cancel: &CancellationToken) -> Result<Said, Silence> {
+    pub fn next(&mut self, cancel: &CancellationToken) -> Result<DriverMessage, ChildEnd> {
         loop {
             if cancel.is_cancelled() {
-                return Err(Silence::Cancelled);
+                return Err(ChildEnd::Cancelled);
             }
             match self.output.recv_timeout(LOOK_UP) {
-                Ok(said) => return said.map_err(Silence::Ended),
+                Ok(said) => return said.map_err(ChildEnd::Ended),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.reap(KILL);
-                    return Err(Silence::Ended(self.how_it_ended(status)));
+                    return Err(ChildEnd::Ended(self.how_it_ended(status)));
                 }
                 // Its own children may hold the pipe open.
                 Err(RecvTimeoutError::Timeout) => {
                     if let Ok(Some(status)) = self.process.try_wait() {
                         // Its last line may still be on the way through the pipe.
                         return match self.output.recv_timeout(LAST_WORDS) {
-                            Ok(said) => said.map_err(Silence::Ended),
-                            Err(_) => Err(Silence::Ended(self.how_it_ended(Some(status)))),
+                            Ok(said) => said.map_err(ChildEnd::Ended),
+                            Err(_) => Err(ChildEnd::Ended(self.how_it_ended(Some(status)))),
                         };
                     }
                 }
@@ -166,12 +168,13 @@ impl Child {
         if !by_itself && self.reap(KILL).is_none() {
             tracing::warn!(process = self.process.id(), "the engine's process does not end, and is left behind");
         }
+        // The driver ends its group when its input closes, should a process have survived.
         self.input = None;
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.group {
-            // Fails where nobody is left in the group.
+            // Fails where no process is left in the group.
             let _ = kill_process_group(group, signal);
         }
     }
@@ -207,8 +210,8 @@ impl Drop for Child {
     }
 }
 
-/// Reads the next line into `line`, without its line feed and as far as `limit` bytes; what is longer is passed over. False: there is
-/// none.
+/// Reads the next line into `line`, without its line feed and as far as `limit` bytes; what is longer is passed over. False:
+/// there is none.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
     line.clear();
     let mut is_there = false;

@@ -224,7 +224,7 @@ class Engine:
                 raise RuntimeError("the prefix cache cannot be emptied between two regions")
         for request in taken:
             parameters = SamplingParams(
-                max_tokens=request["output_tokens"],
+                max_tokens=request["max_tokens"],
                 ignore_eos=request["ignore_eos"],
                 stop_token_ids=request["stop_tokens"],
                 temperature=request["temperature"],

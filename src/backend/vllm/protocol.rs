@@ -1,4 +1,4 @@
-//! What is said between this process and the driver: one line of JSON each.
+//! Messages between this process and the driver: one line of JSON each.
 //!
 //! The driver's half is `driver.py`. Moments are nanoseconds of the system's monotonic clock, which both sides read.
 
@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Request;
 use flashjob_config::{DeviceChoice, DtypeChoice};
 use flashjob_event::FinishReason;
+
+use super::super::{Request, VllmReport};
 
 /// The first thing that the driver is told. `None` leaves the choice to vLLM.
 #[derive(Debug, Serialize)]
@@ -31,22 +32,22 @@ pub struct Settings<'a> {
     pub seed: u64,
 }
 
-/// What the driver is told once vLLM is loaded.
+/// Command to the driver once vLLM is loaded.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order<'a> {
+pub enum DriverCommand<'a> {
     /// Hold these ready; nothing of them is handed to vLLM yet.
-    Take(Vec<Asked<'a>>),
+    Take(Vec<DriverRequest<'a>>),
     /// Hand over what was taken, and step until all of it is done.
     Run,
 }
 
-/// A request in the driver's words.
+/// A request in the form that `driver.py` takes.
 #[derive(Debug, Serialize)]
-pub struct Asked<'a> {
+pub struct DriverRequest<'a> {
     id: u32,
     prompt: &'a [u32],
-    output_tokens: usize,
+    max_tokens: usize,
     ignore_eos: bool,
     /// Tokens that end it besides vLLM's own; none where they are ignored.
     stop_tokens: &'a [u32],
@@ -58,14 +59,14 @@ pub struct Asked<'a> {
     seed: Option<u64>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> DriverRequest<'a> {
     /// `request`, which ends at one of `eos_tokens` unless it ignores them.
     pub fn new(request: &'a Request, eos_tokens: &'a [u32]) -> Self {
         let sampling = request.sampling;
         Self {
             id: request.id.0,
             prompt: &request.prompt,
-            output_tokens: request.output_tokens,
+            max_tokens: request.max_tokens,
             ignore_eos: request.ignore_eos,
             stop_tokens: if request.ignore_eos { &[] } else { eos_tokens },
             temperature: sampling.temperature,
@@ -86,13 +87,13 @@ fn seed_of(request: &Request) -> u64 {
     (mixed ^ (mixed >> 31)) >> 1
 }
 
-/// What the driver says.
+/// Message of the driver.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Said {
-    /// vLLM stands.
-    Loaded(Loaded),
-    /// What was asked for cannot be had here: a sentence.
+pub enum DriverMessage {
+    /// vLLM is loaded.
+    Loaded(Box<Loaded>),
+    /// This image or machine lacks what the job asks for: a sentence.
     Refused(String),
     /// Loading, or a step, ended in an exception: its last sentence.
     Failed(String),
@@ -104,22 +105,22 @@ pub enum Said {
     Done,
 }
 
-/// How vLLM stands.
+/// vLLM's report once it is loaded.
 #[derive(Debug, Deserialize)]
 pub struct Loaded {
     pub version: String,
-    /// Of the checkpoint's safetensors; `None` where its weights lie in another format.
+    /// Parameters in the checkpoint's safetensors; `None` where its weights have another format.
     pub parameters: Option<u64>,
     pub max_model_len: usize,
-    /// That it computes on.
+    /// GPUs that it computes on.
     pub gpus: usize,
     pub kv_blocks: usize,
     pub block_tokens: usize,
-    /// For the result: device, dtype, attention and the like.
-    pub engine: serde_json::Value,
+    /// Its configuration, for the result.
+    pub engine: VllmReport,
 }
 
-/// What one step of vLLM's came to.
+/// Outcome of one step of vLLM.
 #[derive(Debug, Deserialize)]
 pub struct Step {
     /// When its tokens, text included, were there.
@@ -135,7 +136,7 @@ pub struct Step {
     pub requests: Vec<Progress>,
 }
 
-/// What a step brought one request.
+/// Outcome of a step for one request.
 #[derive(Debug, Deserialize)]
 pub struct Progress {
     pub id: u32,
@@ -153,26 +154,21 @@ pub struct Progress {
 mod tests {
     use std::collections::HashSet;
 
-    use super::*;
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
+
+    use super::*;
 
     #[test]
     fn requests_of_one_job_draw_from_seeds_of_their_own() {
         let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None };
-        let request = |seed, id| Request {
-            id: RequestId(id),
-            prompt: vec![1],
-            output_tokens: 1,
-            ignore_eos: true,
-            sampling,
-            seed,
-        };
+        let request =
+            |seed, id| Request { id: RequestId(id), prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed };
         let seeds: HashSet<u64> =
             (0..3).flat_map(|seed| (0..1000).map(move |id| seed_of(&request(seed, id)))).collect();
         assert_eq!(seeds.len(), 3000);
         assert!(seeds.iter().all(|&seed| seed < 1 << 63));
         let greedy = Request { sampling: Sampling { temperature: 0.0, ..sampling }, ..request(1, 1) };
-        assert_eq!(Asked::new(&greedy, &[]).seed, None);
+        assert_eq!(DriverRequest::new(&greedy, &[]).seed, None);
     }
 }

@@ -1,9 +1,10 @@
-//! A job's settings in vLLM's words, and those that vLLM has no word for.
+//! Translation of a job's settings for vLLM, and refusal of those that vLLM does not have.
 
 use std::path::Path;
 
-use super::protocol::Settings;
 use flashjob_config::{JobConfig, Origin};
+
+use super::protocol::Settings;
 
 /// Keys without a counterpart: what comes of them with vLLM, and why nothing else can be had.
 const WITHOUT_COUNTERPART: [(&str, &str, &str); 2] = [
@@ -11,7 +12,7 @@ const WITHOUT_COUNTERPART: [(&str, &str, &str); 2] = [
     ("measure-limits", "false", "vLLM does not say what its steps need, so there is nothing to hold limits against"),
 ];
 
-/// What vLLM is told of `job`.
+/// The settings of `job` for vLLM.
 pub fn of<'a>(job: &JobConfig, model: &'a Path, tokenizer: &'a Path) -> Settings<'a> {
     let engine = &job.engine;
     Settings {
@@ -21,7 +22,7 @@ pub fn of<'a>(job: &JobConfig, model: &'a Path, tokenizer: &'a Path) -> Settings
         dtype: engine.dtype,
         tensor_parallel_size: engine.tensor_parallel_size.map(usize::from),
         max_model_len: engine.max_model_len.map(usize::from),
-        // A share that nobody asked for is vLLM's own: it means something else there, a share of all memory.
+        // The default stays vLLM's own: there it is a share of all memory, not of the free one.
         gpu_memory_utilization: given(job, "gpu-memory-utilization").then_some(engine.memory_utilization),
         kv_cache_memory_bytes: engine.kv_cache_memory_bytes,
         max_num_seqs: engine.max_num_seqs.map(usize::from),
@@ -40,6 +41,7 @@ pub fn refused(job: &JobConfig) -> Option<String> {
     let asked = |key: &str, value: &str| {
         job.settings()
             .iter()
+            // A default is no request of the user, so that vLLM may do otherwise.
             .any(|setting| setting.key == key && setting.origin != Origin::Default && setting.value != value)
     };
     let refused = WITHOUT_COUNTERPART.iter().filter(|(key, value, _)| asked(key, value));

@@ -67,7 +67,7 @@ impl Made {
 }
 
 impl Places {
-    /// Those of `job`.
+    /// The places of `job`.
     pub fn of(job: &JobConfig) -> Self {
         let is_passed_in = job.mount.descriptor.is_some();
         let with_par = || job.inputs.iter().filter(|input| input.par.is_some()).map(|input| input.location.clone());
@@ -84,7 +84,7 @@ impl Places {
         let is_another_engine = job.backend != BackendKind::Candle;
         let interpreters = if is_another_engine { interpreters() } else { Vec::new() };
         let read = without_par.chain(named).chain(dataset).chain(certificates).chain(interpreters);
-        // A mount that was passed in answers nobody before the job serves it.
+        // A mount that was passed in answers no request before the job serves it.
         let is_mounted = |path: &PathBuf| with_par().any(|location| path.starts_with(location));
         Self {
             kept: [Some(job.results_dir.clone()), job.mount.cache_directory.clone()].into_iter().flatten().collect(),
@@ -98,7 +98,8 @@ impl Places {
         }
     }
 
-    /// Makes what is missing, as the property of `owner` where that is another user. What cannot be made the job finds out, and says.
+    /// Makes what is missing, as the property of `owner` where that is another user. What cannot be made the job finds out, and
+    /// says.
     pub fn make(&self, owner: Option<(u32, u32)>) -> Made {
         let hand_over = |directory: &Path| {
             if let Some((user, group)) = owner {
@@ -157,7 +158,7 @@ fn gpu_caches() -> Vec<PathBuf> {
 }
 
 fn engine_directories() -> Vec<PathBuf> {
-    let named = CACHE_VARIABLES.iter().filter_map(|name| std::env::var_os(name)).filter(|value| !value.is_empty());
+    let named = CACHE_VARIABLES.iter().filter_map(std::env::var_os).filter(|value| !value.is_empty());
     let in_home = home().into_iter().flat_map(|home| {
         let settings =
             HOME_SETTINGS.iter().map(|name| home.join(name)).filter(|path| path.exists()).collect::<Vec<_>>();

@@ -131,7 +131,7 @@ fn obstacle(user: u32, places: &Places) -> Option<String> {
     // Directories that an earlier job left as another user could be neither moved nor continued.
     for directory in places.kept.iter().chain(&places.copies) {
         let is_sticky = fs::metadata(directory).is_ok_and(|directory| directory.mode() & STICKY != 0);
-        let stands_in_the_way = |entry: &Entry| entry.owner != user && (entry.is_directory || is_sticky);
+        let stands_in_the_way = |entry: &FolderEntry| entry.owner != user && (entry.is_directory || is_sticky);
         if let Some(foreign) = entries(directory).find(|entry| stands_in_the_way(entry) && entry.name != "lost+found") {
             return Some(format!("does not own `{}`", directory.join(foreign.name).display()));
         }
@@ -147,18 +147,18 @@ fn obstacle(user: u32, places: &Places) -> Option<String> {
     written.map(|path| format!("cannot write `{}`", path.display()))
 }
 
-/// What lies in a directory.
-struct Entry {
+/// An entry of a directory.
+struct FolderEntry {
     name: OsString,
     owner: u32,
     is_directory: bool,
 }
 
 /// Entries of `directory`; none where it is no directory.
-fn entries(directory: &Path) -> impl Iterator<Item = Entry> {
+fn entries(directory: &Path) -> impl Iterator<Item = FolderEntry> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(MOST_ENTRIES);
     entries.filter_map(|entry| {
         let metadata = entry.metadata().ok()?;
-        Some(Entry { name: entry.file_name(), owner: metadata.uid(), is_directory: metadata.is_dir() })
+        Some(FolderEntry { name: entry.file_name(), owner: metadata.uid(), is_directory: metadata.is_dir() })
     })
 }

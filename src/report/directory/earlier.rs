@@ -1,6 +1,6 @@
 //! Files of the run before this one go to `earlier/RUN`, and nothing else goes anywhere.
 //!
-//! Whatever stands where this run will write and is not known by the record is somebody else's: the job does not start. All of
+//! A file that has a name of this run's files and is not in the record is foreign: the job does not start. All of
 //! this is looked at before anything is moved. Directories are held open, so that no link leads out of them, and nothing is
 //! written over. A process that is killed half-way leaves the record where it is, for the next one to go on with.
 
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat, 
 use rustix::io::Errno;
 
 use super::DirectoryError;
-use super::record::{FILES, Found, RECORD, SPOOL, Written};
+use super::record::{FILES, RECORD, RecordFile, SPOOL, Written};
 
 /// Folder of earlier runs' files, with one folder a run.
 pub(super) const EARLIER: &str = "earlier";
@@ -21,18 +21,18 @@ pub(super) const EARLIER: &str = "earlier";
 /// Files that were moved.
 #[derive(Clone, Debug)]
 pub struct Moved {
-    /// The folder that has it now.
+    /// Folder that has them now.
     pub to: PathBuf,
-    /// Its names.
+    /// Names of the files.
     pub names: Vec<String>,
 }
 
 /// Makes room for a run at `path`, which `directory` is; says what was moved.
 pub(super) fn make_room(path: &Path, directory: &File) -> Result<Option<Moved>, DirectoryError> {
     let written = match Written::find(path) {
-        Found::Record(written) => Some(written),
-        Found::Nothing | Found::Empty => None,
-        Found::Unreadable(why) => {
+        RecordFile::Record(written) => Some(written),
+        RecordFile::Nothing | RecordFile::Empty => None,
+        RecordFile::Unreadable(why) => {
             let reason = format!("which {why}");
             return Err(DirectoryError::Foreign { name: RECORD.to_owned(), reason });
         }

@@ -2,8 +2,8 @@
 //!
 //! A name says nothing, as a home directory may have a `result.json` of its own. Each line therefore holds what tells the run's
 //! file from another one of its name, and is on disk before the file has that name, so that a process which is killed at
-//! any moment leaves no file that its record does not know. Of a record that somebody else has written no more is believed than
-//! that files of its own owner, under names of results, may be moved.
+//! any moment leaves no file that its record does not know. A forged record can do no more than
+//! have files of its own owner, under names of results, moved.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
-/// Files of a run, in the place where somebody looks for them.
+/// Files of a run, directly in `results-dir`.
 pub(super) const FILES: [&str; 4] = ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl"];
 
 /// The folder of runs that wait for MLflow, one folder each.
@@ -28,13 +28,13 @@ const LONGEST_BYTES: u64 = 1 << 20;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-struct Beginning {
+struct Header {
     flashjob_run: String,
 }
 
 /// Any other line.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Entry {
+struct RecordLine {
     name: String,
     mark: Mark,
 }
@@ -47,7 +47,7 @@ pub(super) enum Mark {
     Whole { size_bytes: u64, modified: (i64, i64) },
     /// It grows, and begins with this line.
     Begins(String),
-    /// Its name is a random number, which nobody else has drawn.
+    /// Its name is a random number, which identifies it.
     Name,
 }
 
@@ -67,14 +67,14 @@ impl Record {
     pub(super) fn begin(directory: &Path, run: &str) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(directory.join(RECORD))?;
         let record = Self(file);
-        record.write(&Beginning { flashjob_run: run.to_owned() })?;
+        record.write(&Header { flashjob_run: run.to_owned() })?;
         File::open(directory)?.sync_all()?;
         Ok(record)
     }
 
     /// Notes that the run is about to give a file its `name`.
     pub(super) fn note(&self, name: &str, mark: Mark) -> io::Result<()> {
-        self.write(&Entry { name: name.to_owned(), mark })
+        self.write(&RecordLine { name: name.to_owned(), mark })
     }
 
     /// One line in one call, on disk when this returns.
@@ -92,12 +92,12 @@ pub(super) struct Written {
     run: String,
     /// Owner of the record, and so of the files.
     owner: u32,
-    entries: Vec<Entry>,
+    entries: Vec<RecordLine>,
 }
 
 /// File in the place of a record.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum RecordFile {
     Nothing,
     /// A process was killed when it had made the file and written nothing.
     Empty,
@@ -108,19 +108,19 @@ pub(super) enum Found {
 
 impl Written {
     /// Reads the record in `directory`.
-    pub(super) fn find(directory: &Path) -> Found {
+    pub(super) fn find(directory: &Path) -> RecordFile {
         let path = directory.join(RECORD);
         // Neither is a link followed, nor a pipe waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
-            Err(error) => return Found::Unreadable(format!("cannot be read ({error})")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return RecordFile::Nothing,
+            Err(error) => return RecordFile::Unreadable(format!("cannot be read ({error})")),
         };
         match Self::read(&file) {
-            Ok(Some(written)) => Found::Record(written),
-            Ok(None) => Found::Empty,
-            Err(why) => Found::Unreadable(why),
+            Ok(Some(written)) => RecordFile::Record(written),
+            Ok(None) => RecordFile::Empty,
+            Err(why) => RecordFile::Unreadable(why),
         }
     }
 
@@ -140,13 +140,12 @@ impl Written {
         }
         let mut lines = text.split(|byte| *byte == b'\n');
         let beginning = lines.next().and_then(|line| serde_json::from_slice(line).ok());
-        let Some(Beginning { flashjob_run: run }) = beginning.filter(|begun: &Beginning| is_run(&begun.flashjob_run))
-        else {
+        let Some(Header { flashjob_run: run }) = beginning.filter(|begun: &Header| is_run(&begun.flashjob_run)) else {
             return Err("is damaged, or another program's".to_owned());
         };
         // A line that was torn off belongs to a file that never got its name.
         let entries = lines.filter_map(|line| serde_json::from_slice(line).ok());
-        let entries = entries.filter(|entry: &Entry| is_known(&entry.name)).collect();
+        let entries = entries.filter(|entry: &RecordLine| is_known(&entry.name)).collect();
         Ok(Some(Self { run, owner: metadata.uid(), entries }))
     }
 

@@ -40,11 +40,11 @@ pub fn config() -> EngineConfig {
 }
 
 /// A request that is answered greedily and ends at its length alone.
-pub fn request(id: u32, prompt: &[u32], max_new_tokens: usize) -> Request {
+pub fn request(id: u32, prompt: &[u32], max_tokens: usize) -> Request {
     Request {
         id: RequestId(id),
         prompt: prompt.to_vec(),
-        max_new_tokens,
+        max_tokens,
         stop_tokens: Vec::new(),
         sampling: GREEDY,
         seed: 0,

@@ -6,7 +6,7 @@ use super::super::cache::{CacheLayout, Stored};
 use super::super::memory::{LINE_BYTES, Parts, Scratch};
 use super::super::simd::Simd;
 use super::super::tile::{Ahead, Start, Tile, pack_rows};
-use super::pages::Pages;
+use super::kv_blocks::KvBlocks;
 use super::plan::Unit;
 use super::row::{Running, merge, weigh};
 use super::{CHUNK, PagedAttention};
@@ -21,7 +21,7 @@ pub(super) fn saved_len(rows: usize, head_dim: usize) -> usize {
 
 /// Rows of values are padded to whole panels of any instruction set.
 fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(CacheLayout::PAGE_STEP)
+    head_dim.next_multiple_of(CacheLayout::BLOCK_SIZE_STEP)
 }
 
 /// Rows are ordered by KV head, then token, then head of the group.
@@ -58,6 +58,7 @@ impl<'a, S: Simd> Block<'a, S> {
         let width = padded(d);
         let sizes = [all * d + S::LANES, rows * CHUNK, rows, all * width, all * 2, all * width, all * 2];
         // Each begins at a cache line.
+        // One buffer for all: a thread's scratch is kept between calls, and grows to the largest unit once.
         let mut rest = scratch.floats(sizes.iter().map(|size| size.next_multiple_of(LINE_FLOATS)).sum());
         let mut parts = sizes.map(|size| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(size.next_multiple_of(LINE_FLOATS));
@@ -99,6 +100,7 @@ impl<'a, S: Simd> Block<'a, S> {
     pub(super) fn load_queries(&mut self, args: &PagedAttention<'_>, unit: &Unit) {
         self.forget();
         let d = self.head_dim;
+        // Packed once, in the order in which tiles read them, with the scale folded in: every chunk of keys reuses them.
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             let base = index * self.rows * d;
             for tile in Self::tiles(self.rows) {
@@ -133,8 +135,9 @@ impl<'a, S: Simd> Block<'a, S> {
         first: usize,
         ahead: Option<(&Unit, usize)>,
     ) {
-        let (group, pages) = (self.group, Pages::of(args, unit, first));
-        let after = ahead.map(|(unit, first)| (Pages::of(args, unit, first), unit.kv_heads.start));
+        let (group, kv_blocks) = (self.group, KvBlocks::of(args, unit, first));
+        // Blocks are scattered over the cache: the processor's own prefetcher cannot know which comes next, the block table does.
+        let after = ahead.map(|(unit, first)| (KvBlocks::of(args, unit, first), unit.kv_heads.start));
         let seen = |token: usize| {
             let seen = args.seen(unit.first_position + token);
             seen.start.clamp(first, first + CHUNK) - first..seen.end.clamp(first, first + CHUNK) - first
@@ -145,11 +148,12 @@ impl<'a, S: Simd> Block<'a, S> {
         let end = unit.tokens - (begin..unit.tokens).rev().take_while(blind).count();
         for (index, kv_head) in unit.kv_heads.clone().enumerate() {
             let next = match kv_head + 1 < unit.kv_heads.end {
-                true => (pages, kv_head + 1),
-                false => after.unwrap_or((pages, kv_head)),
+                true => (kv_blocks, kv_head + 1),
+                false => after.unwrap_or((kv_blocks, kv_head)),
             };
-            let head = Head { layout: args.layout, index, kv_head, pages, next };
-            next.0.ask_for_what_follows(self.simd, args.layout, next.1, &pages, k_cache, v_cache);
+            let head = ChunkHead { layout: args.layout, index, kv_head, kv_blocks, next };
+            next.0.ask_for_what_follows(self.simd, args.layout, next.1, &kv_blocks, k_cache, v_cache);
+            // Scores of 64 keys stay in the first-level cache until the values have been weighted with them.
             self.score(&head, k_cache);
             for token in begin..end {
                 for row in token * group..(token + 1) * group {
@@ -165,12 +169,12 @@ impl<'a, S: Simd> Block<'a, S> {
 
     /// Writes `scores`: queries of one KV head times the keys of this chunk.
     #[inline(always)]
-    fn score<T: Stored>(&mut self, head: &Head, k_cache: &[T]) {
+    fn score<T: Stored>(&mut self, head: &ChunkHead, k_cache: &[T]) {
         let (d, panel) = (self.head_dim, 2 * S::LANES);
         let queries = &self.queries[head.index * self.rows * d..];
-        let (within, (next, next_head)) = (head.pages.within(), &head.next);
+        let (within, (next, next_head)) = (head.kv_blocks.within(), &head.next);
         for column in (within.start / panel * panel..within.end).step_by(panel) {
-            let b = head.pages.key(head.layout, head.kv_head, column);
+            let b = head.kv_blocks.key(head.layout, head.kv_head, column);
             for rows in Self::tiles(self.rows) {
                 // The first of many tiles asks for all.
                 let ahead = match rows.start == 0 && next.within().contains(&column) {
@@ -210,7 +214,7 @@ impl<'a, S: Simd> Block<'a, S> {
     #[inline(always)]
     fn sum_values<T: Stored>(
         &mut self,
-        head: &Head,
+        head: &ChunkHead,
         mut rows: Range<usize>,
         seen: impl Fn(usize) -> Range<usize>,
         v_cache: &[T],
@@ -221,24 +225,26 @@ impl<'a, S: Simd> Block<'a, S> {
             key = seen(rows.start).start.max(key);
             let waiting = rows.clone().rev().take_while(|&row| seen(row).start > key).count();
             let seeing = rows.start..rows.end - waiting;
-            let mut end = seen(rows.start).end.min(head.pages.page_end(head.layout, key));
+            let mut end = seen(rows.start).end.min(head.kv_blocks.block_end(head.layout, key));
+            // Up to where the next row begins to see: causal masks make rows start one after the other.
             if waiting > 0 {
                 end = end.min(seen(seeing.end).start);
             }
             self.add_values(head, seeing.clone(), key..end, v_cache);
+            // Rescaled with the first piece of the chunk; further pieces only add.
             self.factors[seeing].fill(1.0);
             key = end;
             rows.start += rows.clone().take_while(|&row| seen(row).end <= key).count();
         }
     }
 
-    /// `span_values` of `rows` times their factors, plus the values of `keys`, which are of one page, by the weights.
+    /// `span_values` of `rows` times their factors, plus the values of `keys`, which are of one block, by the weights.
     #[inline(always)]
-    fn add_values<T: Stored>(&mut self, head: &Head, rows: Range<usize>, keys: Range<usize>, v_cache: &[T]) {
+    fn add_values<T: Stored>(&mut self, head: &ChunkHead, rows: Range<usize>, keys: Range<usize>, v_cache: &[T]) {
         let (d, width, panel) = (self.head_dim, padded(self.head_dim), 2 * S::LANES);
         let (next, next_head) = &head.next;
         for column in (0..d).step_by(panel) {
-            let b = head.pages.value(head.layout, head.kv_head, keys.start, column);
+            let b = head.kv_blocks.value(head.layout, head.kv_head, keys.start, column);
             // The first of many tiles asks for all.
             let ahead = match rows.start < S::MAX_ROWS && next.within().contains(&keys.start) {
                 true => next_rows::<S, T>(v_cache, next.value(head.layout, *next_head, keys.start, column)),
@@ -255,7 +261,7 @@ impl<'a, S: Simd> Block<'a, S> {
                 start: Start::Scaled(self.factors[rows.start..].as_ptr()),
                 ahead,
             };
-            // SAFETY: as in `score`; keys of one page follow each other in a panel, and padding to whole panels makes room
+            // SAFETY: as in `score`; keys of one block follow each other in a panel, and padding to whole panels makes room
             // for the last one.
             unsafe { S::over_chunk::<T::Panel>(rows.len())(&tile) };
         }
@@ -274,7 +280,7 @@ impl<'a, S: Simd> Block<'a, S> {
         }
     }
 
-    /// How long [`Block::save`]'s result is.
+    /// Length of [`Block::save`]'s result.
     #[inline(always)]
     pub(super) fn saved_len(&self) -> usize {
         self.span.len() + self.span_values.len()
@@ -315,15 +321,15 @@ impl<'a, S: Simd> Block<'a, S> {
 }
 
 /// One KV head in one chunk.
-struct Head {
+struct ChunkHead {
     layout: CacheLayout,
-    /// Among the unit's.
+    /// KV head among the unit's.
     index: usize,
-    /// Of the model.
+    /// KV head of the model.
     kv_head: usize,
-    pages: Pages,
-    /// What will most likely be read next, and of which head.
-    next: (Pages, usize),
+    kv_blocks: KvBlocks,
+    /// Blocks that will most likely be read next, and the KV head.
+    next: (KvBlocks, usize),
 }
 
 /// Asks for rows of the panel that begins at entry `at`, one at each step.

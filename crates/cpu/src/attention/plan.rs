@@ -18,19 +18,19 @@ pub(super) struct Unit {
     pub(super) sequence: usize,
     /// In all queries of the call.
     pub(super) first_token: usize,
-    /// Of the first query, in its sequence.
+    /// Position of the first query in its sequence.
     pub(super) first_position: usize,
     pub(super) tokens: usize,
     pub(super) kv_heads: Range<usize>,
     /// The keys that any of the queries sees.
     pub(super) keys: Range<usize>,
     pub(super) spans: Range<usize>,
-    /// Where the result of its only span goes, if other units have the other spans.
+    /// Start of its part of the partial results, if other units have the other spans.
     pub(super) partial: Option<usize>,
 }
 
 impl Unit {
-    /// Whether `next` has the following span of the same queries and heads.
+    /// True where `next` has the following span of the same queries and heads.
     pub(super) fn continues(&self, next: &Unit) -> bool {
         (self.first_token, self.kv_heads.start, self.spans.end)
             == (next.first_token, next.kv_heads.start, next.spans.start)
@@ -52,17 +52,17 @@ thread_local! {
 }
 
 /// The units of one call.
-pub(super) struct Plan {
+pub(super) struct AttentionPlan {
     units: Vec<Unit>,
     partials: usize,
 }
 
-impl Plan {
+impl AttentionPlan {
     /// Runs `work` with the plan for `args` and with room for partial results.
-    pub(super) fn with(threads: usize, args: &PagedAttention<'_>, work: impl FnOnce(&Plan, &mut [f32])) {
+    pub(super) fn with(threads: usize, args: &PagedAttention<'_>, work: impl FnOnce(&AttentionPlan, &mut [f32])) {
         let (mut units, mut scratch) = KEPT.take();
         units.clear();
-        let mut plan = Plan { units, partials: 0 };
+        let mut plan = AttentionPlan { units, partials: 0 };
         plan.fill(threads, args);
         work(&plan, scratch.floats(plan.partials));
         KEPT.set((plan.units, scratch));
@@ -75,6 +75,7 @@ impl Plan {
     fn fill(&mut self, threads: usize, args: &PagedAttention<'_>) {
         let shape = args.layout.shape();
         let group = shape.heads / shape.kv_heads;
+        // Queries of one group share every key that is read: as many as fit the registers and the first-level cache.
         let most_tokens = (ROWS / group).max(1);
         let sequences = args.cu_q.len().saturating_sub(1);
         let queries = |sequence: usize| (args.cu_q[sequence + 1] - args.cu_q[sequence]) as usize;
@@ -83,6 +84,7 @@ impl Plan {
         // All heads of a key lie side by side: with single queries, which are at the mercy of memory, a unit reads
         // them all, if that leaves enough units.
         let heads_each = if threads == 1 || (blocks >= enough && most_tokens > 1) { shape.kv_heads } else { 1 };
+        // Splits cost a merge: they are for steps that otherwise leave threads without work, such as one long context.
         let split = threads > 1 && blocks * shape.kv_heads < enough;
         for sequence in 0..sequences {
             let count = queries(sequence);

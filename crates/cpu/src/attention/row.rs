@@ -1,4 +1,4 @@
-//! The softmax of one row over one chunk, and the merging of spans.
+//! Online softmax (Milakov and Gimelshein, 2018) of one row over one chunk, and the merging of spans, as split-KV merges splits.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Nothing seen.
+    /// State before the first key.
     pub(super) const NONE: Running = Running { largest: f32::NEG_INFINITY, sum: 0.0 };
 
-    /// Whether nothing was seen.
+    /// True where no key was seen.
     #[inline(always)]
     pub(super) fn is_none(self) -> bool {
         self.largest == f32::NEG_INFINITY && self.sum == 0.0
@@ -51,6 +51,7 @@ pub(super) fn weigh<S: Simd>(
         }
     }
     let chunk = simd.largest(most);
+    // Relative to the largest score so far, so that no exponential overflows; earlier sums are rescaled by the factor.
     let largest = if chunk > running.largest { chunk } else { running.largest };
     let subtract = simd.splat(largest);
     let mut sum = simd.splat(0.0);
@@ -80,6 +81,7 @@ pub(super) fn merge<S: Simd>(
     if span.is_none() {
         return;
     }
+    // Copied, not scaled by e⁰: the first span of a row keeps its bits whether it is merged or not.
     if total.is_none() {
         *total = span;
         total_values.copy_from_slice(span_values);

@@ -33,13 +33,13 @@ macro_rules! have {
 }
 
 impl Avx2 {
-    /// Of each 128 bits, the lower half of `a` and then of `b`.
+    /// From each 128 bits, the lower half of `a` and then of `b`.
     #[inline(always)]
     fn low_pairs(self, a: __m256, b: __m256) -> __m256 {
         have!(_mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))))
     }
 
-    /// Of each 128 bits, the upper half of `a` and then of `b`.
+    /// From each 128 bits, the upper half of `a` and then of `b`.
     #[inline(always)]
     fn high_pairs(self, a: __m256, b: __m256) -> __m256 {
         have!(_mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))))

@@ -40,13 +40,13 @@ fn first(count: usize) -> __mmask16 {
 }
 
 impl Avx512 {
-    /// Of each 128 bits, the lower half of `a` and then of `b`.
+    /// From each 128 bits, the lower half of `a` and then of `b`.
     #[inline(always)]
     fn low_pairs(self, a: __m512, b: __m512) -> __m512 {
         have!(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
     }
 
-    /// Of each 128 bits, the upper half of `a` and then of `b`.
+    /// From each 128 bits, the upper half of `a` and then of `b`.
     #[inline(always)]
     fn high_pairs(self, a: __m512, b: __m512) -> __m512 {
         have!(_mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))

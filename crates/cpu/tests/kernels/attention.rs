@@ -15,7 +15,7 @@ use super::{Storage, any_storage, assert_same_bits, on_every_pool, pools, refere
 struct Scene {
     shape: AttentionShape,
     storage: Storage,
-    page: usize,
+    block_size: usize,
     window: Option<usize>,
     softcap: Option<f32>,
     /// For each sequence `[keys, heads, head_dim]`: a query for every position.
@@ -28,17 +28,17 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(shape: AttentionShape, storage: Storage, page: usize, lengths: &[usize], seed: u64) -> Scene {
+    fn new(shape: AttentionShape, storage: Storage, block_size: usize, lengths: &[usize], seed: u64) -> Scene {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let width = shape.cache_width();
-        let max_blocks = lengths.iter().map(|keys| keys.div_ceil(page)).max().unwrap_or(0) + 1;
-        let used: usize = lengths.iter().map(|keys| keys.div_ceil(page)).sum();
+        let max_blocks = lengths.iter().map(|keys| keys.div_ceil(block_size)).max().unwrap_or(0) + 1;
+        let used: usize = lengths.iter().map(|keys| keys.div_ceil(block_size)).sum();
         let mut free: Vec<u32> = (0..used as u32 + 3).collect();
         free.shuffle(&mut random);
         let mut scene = Scene {
             shape,
             storage,
-            page,
+            block_size,
             window: None,
             softcap: None,
             queries: lengths.iter().map(|keys| values(random.random(), keys * shape.out_width())).collect(),
@@ -53,7 +53,7 @@ impl Scene {
                 |seed| -> Vec<f32> { values(seed, keys * width).into_iter().map(|x| storage.round(x * 3.0)).collect() };
             scene.keys.push(stored(random.random()));
             scene.values.push(stored(random.random()));
-            for block in 0..keys.div_ceil(page) {
+            for block in 0..keys.div_ceil(block_size) {
                 scene.block_table[sequence * max_blocks + block] = free.pop().unwrap();
             }
         }
@@ -61,7 +61,7 @@ impl Scene {
     }
 
     fn layout(&self, pool: &Pool) -> CacheLayout {
-        CacheLayout::new(pool.isa(), self.shape, self.page)
+        CacheLayout::new(pool.isa(), self.shape, self.block_size)
     }
 
     /// As the engine writes them: unturned, since no entry rotates.
@@ -74,8 +74,8 @@ impl Scene {
                 qkv.resize(qkv.len() + self.shape.out_width(), 0.0);
                 qkv.extend_from_slice(k);
                 qkv.extend_from_slice(v);
-                let block = self.block_table[sequence * self.max_blocks + key / self.page];
-                slots.push(block * self.page as u32 + (key % self.page) as u32);
+                let block = self.block_table[sequence * self.max_blocks + key / self.block_size];
+                slots.push(block * self.block_size as u32 + (key % self.block_size) as u32);
             }
             let rope = RopeTable { cos: vec![], sin: vec![], dim: 0 };
             let positions = vec![0; slots.len()];
@@ -162,7 +162,7 @@ proptest! {
         kv_heads in 1_usize..4,
         group in 1_usize..6,
         head_dim in prop::sample::select(vec![1, 7, 8, 16, 33, 64, 80, 128]),
-        page in prop::sample::select(vec![32, 64, 96, 160]),
+        block_size in prop::sample::select(vec![32, 64, 96, 160]),
         sequences in prop::collection::vec((1_usize..150, 0_usize..20), 1..4),
         window in prop::option::of(1_usize..100),
         softcap in prop::option::of(0.5_f32..20.0),
@@ -170,7 +170,7 @@ proptest! {
     ) {
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim };
         let lengths: Vec<usize> = sequences.iter().map(|&(keys, _)| keys).collect();
-        let mut scene = Scene::new(shape, storage, page, &lengths, seed);
+        let mut scene = Scene::new(shape, storage, block_size, &lengths, seed);
         (scene.window, scene.softcap) = (window, softcap);
         let parts: Vec<_> = sequences
             .iter()
@@ -320,12 +320,12 @@ fn wrong_arguments_are_refused() {
         assert!(refuses(args, 3), "{why} was accepted");
     }
     assert!(refuses(fine, 2), "a short out was accepted");
-    for (shape, page, why) in [
-        (shape, 0, "an empty page"),
-        (shape, 16, "half a page"),
+    for (shape, block_size, why) in [
+        (shape, 0, "an empty block"),
+        (shape, 16, "half a block"),
         (AttentionShape { kv_heads: 0, ..shape }, 32, "no heads"),
     ] {
         let isa = pool.isa();
-        assert!(std::panic::catch_unwind(|| CacheLayout::new(isa, shape, page)).is_err(), "{why} was accepted");
+        assert!(std::panic::catch_unwind(|| CacheLayout::new(isa, shape, block_size)).is_err(), "{why} was accepted");
     }
 }

@@ -58,22 +58,22 @@ impl Caches {
     }
 
     fn in_order(&self, cache: &[f32], keys: bool) -> Vec<f32> {
-        let (shape, page) = (self.layout.shape(), self.layout.page());
+        let (shape, block_size) = (self.layout.shape(), self.layout.block_size());
         let (kv_heads, d) = (shape.kv_heads, shape.head_dim);
         let panel = if self.isa == Isa::Avx512 { 32 } else { 16 };
         // In a row of 16-bit brain floats the halves are interleaved.
         let interleaved = matches!(self.entries, Entries::Bf16(_));
         let place = |j: usize| if interleaved { j % (panel / 2) * 2 + j / (panel / 2) } else { j };
-        let head = page * if keys { d } else { d.next_multiple_of(panel) };
+        let head = block_size * if keys { d } else { d.next_multiple_of(panel) };
         let at = |slot: usize, kv_head: usize, i: usize| {
-            let (block, token) = (slot / page, slot % page);
+            let (block, token) = (slot / block_size, slot % block_size);
             let within = match keys {
                 true => (token / panel * d + i) * panel + place(token % panel),
-                false => (i / panel * page + token) * panel + place(i % panel),
+                false => (i / panel * block_size + token) * panel + place(i % panel),
             };
             cache[(block * kv_heads + kv_head) * head + within]
         };
-        let slots = cache.len() / (kv_heads * head) * page;
+        let slots = cache.len() / (kv_heads * head) * block_size;
         (0..slots * kv_heads * d).map(|entry| at(entry / (kv_heads * d), entry / d % kv_heads, entry % d)).collect()
     }
 }

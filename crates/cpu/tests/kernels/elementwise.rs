@@ -107,7 +107,7 @@ proptest! {
     #[test]
     fn rope_and_cache_matches_f64(
         storage in any_storage(), tokens in 0_usize..20, kv_heads in 1_usize..4, group in 1_usize..4,
-        half_dim in 0_usize..40, rest in 0_usize..20, page in prop::sample::select(vec![32, 96]), seed: u64,
+        half_dim in 0_usize..40, rest in 0_usize..20, block_size in prop::sample::select(vec![32, 96]), seed: u64,
     ) {
         prop_assume!(half_dim + rest > 0);
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: 2 * half_dim + rest };
@@ -124,8 +124,8 @@ proptest! {
         let untouched = 9.0;
         on_every_pool(|pool| {
             let mut qkv = start.clone();
-            let layout = CacheLayout::new(pool.isa(), shape, page);
-            let mut caches = Caches::new(pool.isa(), storage, layout, 96 / page, untouched);
+            let layout = CacheLayout::new(pool.isa(), shape, block_size);
+            let mut caches = Caches::new(pool.isa(), storage, layout, 96 / block_size, untouched);
             let [k, v] = caches.slices_mut();
             rope_and_cache(pool, &mut qkv, layout, &positions, &slots, &rope, k, v);
             let [k, v] = caches.tokens();

@@ -9,30 +9,31 @@ use candle_core::{Result, bail};
 // For what it links.
 use candle_flash_attn as _;
 
-use super::key_parts::PartsAt;
-use super::{Address, Gpu};
+use super::address::Address;
+use super::gpu::Gpu;
+use super::split_kv::SplitKvArguments;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 
-/// What one attention layer computes for a step.
+/// Arguments of attention in one layer.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedQueries {
-    /// Heads.
+    /// Heads of the rank.
     pub shape: AttentionShape,
     /// Tokens of a block, a multiple of 32.
-    pub page: usize,
+    pub block_size: usize,
     /// `[tokens, q_stride]`, queries first.
     pub q: Address,
     /// Entries from one token to the next in `q`.
     pub q_stride: usize,
-    /// `[blocks, page, kv_heads, head_dim]`.
+    /// `[blocks, block_size, kv_heads, head_dim]`.
     pub k_cache: Address,
-    /// `[blocks, page, kv_heads, head_dim]`.
+    /// `[blocks, block_size, kv_heads, head_dim]`.
     pub v_cache: Address,
     /// `[tokens, heads · head_dim]`.
     pub out: Address,
     /// `[heads, tokens]`, single precision: written, not read.
-    pub log_sums: Address,
+    pub softmax_lse: Address,
     /// `[sequences + 1]`: queries before each sequence's first.
     pub cumulative_queries: Address,
     /// `[sequences + 1]`: keys before each sequence's first.
@@ -41,7 +42,7 @@ pub struct PagedQueries {
     pub block_table: Address,
     /// Blocks of a row of the table.
     pub max_blocks: usize,
-    /// How many.
+    /// Sequences of the step.
     pub sequences: usize,
     /// Tokens in all.
     pub tokens: usize,
@@ -56,7 +57,7 @@ pub struct PagedQueries {
     /// A query sees this many keys at most, itself included.
     pub window: Option<usize>,
     /// The same keys in parts, where that is better.
-    pub parts: Option<PartsAt>,
+    pub split_kv: Option<SplitKvArguments>,
 }
 
 unsafe extern "C" {
@@ -111,7 +112,7 @@ unsafe extern "C" {
 }
 
 /// Queries as the kernel is to see them.
-struct Rows {
+struct QueryRows {
     cumulative: Address,
     batch_stride: usize,
     out_batch_stride: usize,
@@ -136,15 +137,16 @@ impl Gpu {
         if at.sequences == 0 {
             return Ok(());
         }
+        // Decoding is bound by the reading of keys and values, not by arithmetic.
         let group = heads / kv_heads;
         // Where each sequence has one query, the heads that share keys are rows of one head: keys and values are then read
         // once a group. The query sees all keys, so nothing is causal. A window counts from rows, and would not fit.
         let grouped = at.longest_queries == 1 && at.tokens == at.sequences && group > 1 && at.window.is_none();
-        if let (true, Some(parts)) = (grouped, at.parts) {
-            return self.attention_in_parts(at, &parts);
+        if let (true, Some(splits)) = (grouped, at.split_kv) {
+            return self.split_kv_attention(at, &splits);
         }
         let rows = match grouped {
-            true => Rows {
+            true => QueryRows {
                 cumulative: Address::NULL,
                 batch_stride: at.q_stride,
                 out_batch_stride: heads * head_dim,
@@ -155,7 +157,7 @@ impl Gpu {
                 longest: group,
                 causal: false,
             },
-            false => Rows {
+            false => QueryRows {
                 cumulative: at.cumulative_queries,
                 batch_stride: 0,
                 out_batch_stride: 0,
@@ -174,6 +176,7 @@ impl Gpu {
             (true, None) => (at.longest_keys as c_int, 0),
             (true, Some(window)) => (window as c_int - 1, 0),
         };
+        // Keys and values of a token lie side by side over all heads: strides say so, and nothing is copied into another order.
         let token_stride = kv_heads * head_dim;
         let rounded = |length: usize| length.next_multiple_of(128) as u32;
         let null = std::ptr::null();
@@ -184,13 +187,13 @@ impl Gpu {
                 at.k_cache.0 as *const c_void,
                 at.v_cache.0 as *const c_void,
                 at.out.0 as *const c_void,
-                at.log_sums.0 as *const c_void,
+                at.softmax_lse.0 as *const c_void,
                 null,
                 rows.cumulative.0 as *const i32,
                 at.cumulative_keys.0 as *const i32,
                 rows.batch_stride as u32,
-                (at.page * token_stride) as u32,
-                (at.page * token_stride) as u32,
+                (at.block_size * token_stride) as u32,
+                (at.block_size * token_stride) as u32,
                 rows.out_batch_stride as u32,
                 0,
                 rows.row_stride as u32,
@@ -220,7 +223,7 @@ impl Gpu {
                 at.softcap.unwrap_or(0.0),
                 at.block_table.0 as *const i32,
                 at.max_blocks as u32,
-                at.page as c_int,
+                at.block_size as c_int,
                 std::ptr::null(),
                 0,
                 0,
@@ -232,22 +235,23 @@ impl Gpu {
 
     /// As [`Gpu::attention`], each part of a sequence's keys on its own and then joined. Every part has a copy of its sequence's
     /// query: batches of flash attention are so far apart as they are long.
-    fn attention_in_parts(&self, at: &PagedQueries, parts: &PartsAt) -> Result<()> {
+    fn split_kv_attention(&self, at: &PagedQueries, splits: &SplitKvArguments) -> Result<()> {
         let row_bytes = at.q_stride * size_of::<u16>();
-        self.gather_rows(at.q, parts.sequence_of, parts.queries, parts.rows, row_bytes)?;
+        // Copied once for each split: a few rows, beside keys and values of thousands of tokens.
+        self.gather_rows(at.q, splits.sequence_of, splits.queries, splits.rows, row_bytes)?;
         self.attention(&PagedQueries {
-            q: parts.queries,
-            out: parts.out,
-            log_sums: parts.log_sums,
-            cumulative_keys: parts.cumulative_keys,
-            block_table: parts.block_table,
-            max_blocks: parts.split.blocks,
-            sequences: parts.rows,
-            tokens: parts.rows,
-            longest_keys: parts.split.blocks * at.page,
-            parts: None,
+            q: splits.queries,
+            out: splits.out,
+            softmax_lse: splits.softmax_lse,
+            cumulative_keys: splits.cumulative_keys,
+            block_table: splits.block_table,
+            max_blocks: splits.split.blocks,
+            sequences: splits.rows,
+            tokens: splits.rows,
+            longest_keys: splits.split.blocks * at.block_size,
+            split_kv: None,
             ..*at
         })?;
-        self.join_parts(parts, at.out, at.sequences, at.shape)
+        self.join_parts(splits, at.out, at.sequences, at.shape)
     }
 }

@@ -11,9 +11,9 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
-use super::Gpu;
-use crate::Error;
-use crate::replay::ReplaySize;
+use super::gpu::Gpu;
+use crate::error::Error;
+use crate::forward::replay::ReplaySize;
 
 /// The graphs of one rank, by size of step.
 #[derive(Default)]
@@ -47,6 +47,8 @@ impl Graphs {
                 self.seen.insert(size, Some(graph));
                 Ok(())
             }
+            // The first step of a size is not recorded: libraries allocate and load when they are first used, which a
+            // recording forbids.
             None => {
                 queue()?;
                 self.seen.insert(size, None);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::Gpu;
+use super::gpu::Gpu;
 use super::staging::Staging;
-use crate::ops::access::Operand;
+use crate::forward::ops::access::Operand;
 
 /// A matrix that is filled row by row.
 pub struct Filling {
@@ -34,12 +34,13 @@ impl Filling {
     pub fn rows<T: bytemuck::NoUninit>(&self, first: usize, rows: &[T]) -> Result<()> {
         let (out, in_) = self.tensor.dims2()?;
         assert!(first * in_ + rows.len() <= out * in_ && rows.len().is_multiple_of(in_), "rows beyond a matrix");
+        // Row-major, as cuBLAS reads it: rows of any tensor go straight to their place.
         let start = Operand::of(&self.tensor).address()?.plus(first * in_ * size_of::<T>());
         // SAFETY: there is room, as asserted, and the matrix is not given back before the stream has come to it.
         unsafe { self.staging.copy(start, bytemuck::cast_slice(rows)) }
     }
 
-    /// The matrix.
+    /// Hands out the filled matrix.
     pub fn finish(self) -> Tensor {
         self.tensor
     }

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result,
 };
 
-use super::Address;
+use super::address::Address;
 
 /// A piece of it, used for one copy after the other.
 pub(super) struct Pinned<T> {

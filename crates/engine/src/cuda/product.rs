@@ -6,7 +6,8 @@ use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 
-use super::{Address, Gpu};
+use super::address::Address;
+use super::gpu::Gpu;
 use flashjob_model::Dtype;
 
 /// `y = x · Wᵀ`, or `y += x · Wᵀ`.
@@ -18,9 +19,9 @@ pub struct ProductAt {
     pub weight: Address,
     /// `[rows, out]`.
     pub y: Address,
-    /// Whether `y` is single precision; as `x` and `weight` otherwise.
+    /// True where `y` is single precision; as `x` and `weight` otherwise.
     pub wide: bool,
-    /// Whether `y` is added to.
+    /// True where `y` is added to.
     pub add: bool,
 }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Result;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 
-use super::Address;
+use super::address::Address;
 use super::pinned::Pinned;
 
-/// What is copied at a time.
+/// Bytes that are copied at a time.
 const STAGE_BYTES: usize = 2 << 20;
 
 /// Stages that are kept for the next copy, besides those that threads are filling.
@@ -47,6 +47,7 @@ impl Staging {
 
     fn take(&self) -> Result<Pinned<u8>> {
         let mut stages = self.lock();
+        // The one used longest ago has most likely been fetched: taking it does not wait.
         let kept = if stages.len() >= KEPT_STAGES { stages.pop_front() } else { None };
         drop(stages);
         kept.map_or_else(|| Pinned::zeros(&self.stream, STAGE_BYTES), Ok)

@@ -6,7 +6,7 @@ use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::Address;
+use super::address::Address;
 use super::pinned::Pinned;
 
 /// Room on a GPU, and as much on the host.
@@ -31,7 +31,7 @@ impl Upload {
         unsafe { staged.copy(&self.stream, self.address(0), write) }
     }
 
-    /// Where the number with this index lies.
+    /// Address of the number with this index.
     pub(super) fn address(&self, index: usize) -> Address {
         Address(self.numbers.device_ptr(&self.stream).0).plus(index * size_of::<u32>())
     }

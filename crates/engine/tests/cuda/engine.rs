@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
-use flashjob_engine::{Engine, Error, Placement};
+use flashjob_engine::{Engine, Error, Platform};
 use flashjob_event::{Events, Fact};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ fn on_gpu(dtype: DtypeChoice) -> EngineConfig {
 }
 
 fn load(name: &str, config: &EngineConfig) -> Engine {
-    Engine::load_on(Placement::Gpus, &open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
+    Engine::load_on(Platform::Gpus, &open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
 }
 
 /// The stand-in has four devices.
@@ -146,7 +146,7 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
         let model = flashjob_model::Model::open(folder.path()).unwrap();
         let config = on_gpu(DtypeChoice::Float16);
         let mut engine =
-            Engine::load_on(Placement::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
+            Engine::load_on(Platform::Gpus, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
         let lengths = [1usize, 31, 32, 33, 70, 230];
         let prompt = |id: u32, length: usize| (0..length as u32).map(|i| (i * i + 7 * id) % 60).collect::<Vec<_>>();
         let requests = lengths.iter().zip(0..).map(|(&length, id)| request(id, &prompt(id, length), 40)).collect();
@@ -177,7 +177,7 @@ fn random_choices_are_made_from_the_same_logits() {
 fn single_precision_is_refused_with_the_reason() {
     let config = on_gpu(DtypeChoice::Float32);
     let loaded =
-        Engine::load_on(Placement::Gpus, &open("llama-gqa"), &config, &Events::default(), &CancellationToken::new());
+        Engine::load_on(Platform::Gpus, &open("llama-gqa"), &config, &Events::default(), &CancellationToken::new());
     let Err(Error::Setting(reason)) = loaded else { panic!("it loaded") };
     assert!(reason.contains("16 bits") && reason.contains("dtype"), "{reason}");
 }

@@ -58,7 +58,7 @@ fn alone_together_in_chunks_or_after_preemption_a_request_computes_the_same_bits
                 alone.extend(outputs);
                 alone_bits.extend(bits);
             }
-            let expected: usize = requests().iter().map(|request| request.max_new_tokens).sum();
+            let expected: usize = requests().iter().map(|request| request.max_tokens).sum();
             assert_eq!(alone_bits.len(), expected);
 
             // Six blocks: what the longest request needs, 90 + 88 - 1 tokens of 32. Others grow by more than one block.

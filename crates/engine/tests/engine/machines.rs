@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flashjob_config::{EngineConfig, Machines};
-use flashjob_engine::{Engine, Error, Follower, Placement, Rendezvous, Request};
+use flashjob_engine::{Engine, Error, Platform, Rendezvous, Request, Worker};
 use flashjob_event::{Events, RequestId};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::support::process::free_port;
 
 /// Loads both and lets `lead` do with the leader's engine; the other one must end as it is told.
 pub(crate) fn on_two_machines<T>(
-    placement: Placement,
+    placement: Platform,
     name: &str,
     config: &EngineConfig,
     lead: impl FnOnce(&mut Engine) -> T,
@@ -31,12 +31,12 @@ pub(crate) fn on_two_machines<T>(
     std::thread::scope(|scope| {
         let follow = scope.spawn(|| {
             let rendezvous = rendezvous(1);
-            Follower::load(placement, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
+            Worker::load(placement, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
         });
         let rendezvous = rendezvous(0);
         let mut engine =
             Engine::load_leading(placement, &open(name), config, Some(&rendezvous), &events, &cancel).unwrap();
-        assert_eq!(engine.facts().machines, 2);
+        assert_eq!(engine.facts().num_nodes, 2);
         let led = lead(&mut engine);
         drop(engine);
         rendezvous.end(3, "the test says so");
@@ -74,7 +74,7 @@ fn two_machines_compute_the_very_logits_of_one() {
             let mut alone = super::load(name, &config);
             let prompt: Vec<u32> = (0..40).collect();
             let expected = (watched(&mut alone, requests()), alone.logits(&prompt, &CancellationToken::new()).unwrap());
-            let found = on_two_machines(Placement::Cpu, name, &config, |engine| {
+            let found = on_two_machines(Platform::Cpu, name, &config, |engine| {
                 let served = watched(engine, requests());
                 (served, engine.logits(&prompt, &CancellationToken::new()).unwrap())
             });
@@ -89,7 +89,7 @@ fn prefixes_are_cached_by_the_leader() {
     let config = EngineConfig { tensor_parallel_size: ranks, prefix_caching: true, ..config() };
     let requests = || (0..3).map(|id| request(id, &[&[7; 70][..], &[id]].concat(), 20)).collect();
     let expected = watched(&mut super::load("llama-gqa", &config), requests());
-    let found = on_two_machines(Placement::Cpu, "llama-gqa", &config, |engine| watched(engine, requests()));
+    let found = on_two_machines(Platform::Cpu, "llama-gqa", &config, |engine| watched(engine, requests()));
     assert!(found == expected);
 }
 
@@ -99,7 +99,7 @@ fn ranks_that_machines_cannot_share_are_refused() {
     let rendezvous = Rendezvous::new(Machines { leader, port: 1, index: 0, count, patience }, CancellationToken::new());
     let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), ..config() };
     let (events, cancel) = (Events::default(), CancellationToken::new());
-    let loaded = Engine::load_leading(Placement::Cpu, &open("llama-gqa"), &config, Some(&rendezvous), &events, &cancel);
+    let loaded = Engine::load_leading(Platform::Cpu, &open("llama-gqa"), &config, Some(&rendezvous), &events, &cancel);
     let Err(error @ Error::TensorParallel { .. }) = loaded else { panic!("it loaded") };
     assert!(error.to_string().contains("a multiple of 2"), "{error}");
 }

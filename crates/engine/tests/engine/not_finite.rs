@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use flashjob_config::EngineConfig;
-use flashjob_engine::{NotFinite, Output, Placement, Request};
+use flashjob_engine::{NotFinite, Output, Platform, Request};
 use flashjob_event::{Fact, FinishReason, RequestId};
 
 use super::invariance::{RANDOM, preemptions};
@@ -110,7 +110,7 @@ fn it_ends_alone_on_two_machines_too() {
     let model = spoilt(BAD);
     let name = model.path().to_str().unwrap();
     let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(2), ..unchecked() };
-    let outputs = on_two_machines(Placement::Cpu, name, &config, |engine| serve(engine, requests()).unwrap().0);
+    let outputs = on_two_machines(Platform::Cpu, name, &config, |engine| serve(engine, requests()).unwrap().0);
     assert_eq!(outputs, expected(name));
 }
 

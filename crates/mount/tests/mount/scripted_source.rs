@@ -92,7 +92,7 @@ pub fn object(name: &str, size_bytes: u64) -> Object {
         name: name.to_owned(),
         size_bytes,
         etag: Some(format!("etag-{name}")),
-        modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123 + size_bytes)),
+        modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123_u64.wrapping_add(size_bytes))),
         md5: None,
     }
 }

@@ -1,0 +1,54 @@
+//! A loaded model.
+
+use std::sync::Arc;
+
+use crate::cluster::executor::Executor;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
+use crate::forward::replay::ReplaySizes;
+use crate::forward::sampler::Sampler;
+use crate::report::EngineFacts;
+use crate::schedule::limits::EngineLimits;
+use crate::start::roofline::{CpuNodes, state};
+use flashjob_event::{Events, RequestId};
+
+/// Receives a request, the position of the token that is about to be chosen, and the logits it is chosen from.
+pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
+
+/// A loaded model that serves requests, one run at a time.
+pub struct Engine {
+    pub(crate) facts: EngineFacts,
+    pub(crate) limits: EngineLimits,
+    pub(crate) executor: Executor,
+    /// Lent to the ranks for as long as they compute it.
+    pub(crate) batch: Arc<ForwardBatch>,
+    /// Sizes of recorded steps, where steps of decoding are recorded and replayed.
+    pub(crate) replay: Option<ReplaySizes>,
+    pub(crate) sampler: Sampler,
+    pub(crate) device: Arc<Device>,
+    pub(crate) watcher: Option<LogitsWatcher>,
+    /// Processors whose limits can be measured again.
+    pub(crate) measured_cpus: Option<CpuNodes>,
+}
+
+impl Engine {
+    /// Everything that was decided while loading.
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
+    /// diagnosis. `None` ends it.
+    pub fn watch_logits(&mut self, watcher: Option<LogitsWatcher>) {
+        self.watcher = watcher;
+    }
+
+    /// Measures the limits again, in less than a second, where they were measured on processors while loading; they are stated in
+    /// `events`. Where there is too little memory left for it, what was measured first stands.
+    pub fn measure_limits_again(&self, events: &Events) {
+        // A second figure may only help: whatever else ran during the first measurement has made it too low.
+        if let Some(Ok(limits)) = self.measured_cpus.map(CpuNodes::limits) {
+            state(limits, events);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The one decoder: a step's tokens in, logits out.
+//!
+//! Whatever distinguishes model families stands in [`DecoderConfig`]; whatever distinguishes devices stands behind
+//! [`Attention`] and [`Linear`]; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in
+//! memory that was allocated beforehand, and knows nothing of requests or scheduling.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::communicator::Communicator;
+use crate::error::Error;
+use crate::forward::attention::Attention;
+use crate::forward::batch::ForwardBatch;
+use crate::forward::device::Device;
+use crate::forward::kv_cache::{CacheOrder, KvCache, LayerCache};
+use crate::forward::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, Softcap};
+use crate::forward::rope::RotaryEmbedding;
+use crate::forward::weights::{DecoderWeights, LayerWeights};
+use crate::forward::workspace::{Rows, Views, Widths, Workspace};
+use crate::schedule::limits::EngineLimits;
+use flashjob_cpu::AttentionShape;
+use flashjob_model::{DecoderConfig, Dtype, ShardShape};
+
+/// One rank's part of a model, ready to compute.
+pub struct Decoder {
+    config: DecoderConfig,
+    weights: DecoderWeights,
+    shard: ShardShape,
+    attention: Attention,
+    ropes: Ropes,
+    workspace: Workspace,
+    communicator: Box<dyn Communicator>,
+    device: Arc<Device>,
+    #[cfg(feature = "cuda")]
+    graphs: crate::cuda::graph::Graphs,
+}
+
+/// Angles by kind of layer.
+struct Ropes {
+    unlimited: RotaryEmbedding,
+    /// Angles of layers with a window, where they differ.
+    windowed: Option<RotaryEmbedding>,
+}
+
+impl Ropes {
+    fn of(&self, window: Option<usize>) -> &RotaryEmbedding {
+        match (&self.windowed, window) {
+            (Some(windowed), Some(_)) => windowed,
+            _ => &self.unlimited,
+        }
+    }
+}
+
+/// Formats of what a decoder keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderFormat {
+    /// Order of keys and values in a block.
+    pub cache: CacheOrder,
+    /// Number format of activations other than the residual stream and the logits.
+    pub activations: Dtype,
+}
+
+/// Widths of the activations of one rank.
+pub fn widths(config: &DecoderConfig, shard: &ShardShape) -> Widths {
+    let shape = attention_shape(config, shard);
+    let gathers = shard.vocabulary.start == 0 && shard.vocabulary.end < config.vocab_size;
+    Widths {
+        hidden: config.hidden_size,
+        qkv: shape.qkv_width(),
+        attended: shape.out_width(),
+        intermediate: shard.intermediate.len(),
+        vocabulary: shard.vocabulary.len(),
+        gathered: if gathers { config.vocab_size } else { 0 },
+    }
+}
+
+/// Heads of one rank.
+pub fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionShape {
+    AttentionShape { heads: shard.heads.len(), kv_heads: shard.kv_heads.len(), head_dim: config.head_dim }
+}
+
+impl Decoder {
+    /// Allocates activations for the largest step.
+    pub fn new(
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        limits: &EngineLimits,
+        format: DecoderFormat,
+        communicator: Box<dyn Communicator>,
+        device: Arc<Device>,
+    ) -> Result<Self, Error> {
+        let shard = ShardShape::new(&config, communicator.shard())?;
+        let attention = Attention {
+            layout: format.cache.layout(attention_shape(&config, &shard), limits.block_size),
+            scale: config.attention_scale,
+            softcap: config.attention_softcap,
+        };
+        let candle = device.candle();
+        let failed = Error::compute("allocate activations");
+        let widths = widths(&config, &shard);
+        let workspace = Workspace::new(widths, limits, format.activations, candle).map_err(&failed)?;
+        let angles = |rope| RotaryEmbedding::new(rope, limits.max_model_len, candle).map_err(&failed);
+        let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
+        let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
+        Ok(Self {
+            config,
+            weights,
+            shard,
+            attention,
+            ropes,
+            workspace,
+            communicator,
+            device,
+            #[cfg(feature = "cuda")]
+            graphs: crate::cuda::graph::Graphs::default(),
+        })
+    }
+
+    /// Waits until everything is computed that was begun.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.device.wait().map_err(Error::compute("compute a step"))
+    }
+
+    /// Computes `step`, writes its keys and values to `cache`, and returns logits `[rows wanted, vocabulary]`, valid
+    /// until the next call; `None` where no row's are wanted, and on other ranks than the first.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] between two layers; otherwise what an operation said.
+    pub fn forward(
+        &mut self,
+        step: &ForwardBatch,
+        cache: &KvCache,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Tensor>, Error> {
+        let wanted = step.logit_rows().len();
+        let views = self.workspace.fit(step.tokens(), wanted.max(1)).map_err(Error::compute("size activations"))?;
+        let pass = ForwardPass {
+            config: &self.config,
+            weights: &self.weights,
+            shard: &self.shard,
+            attention: &self.attention,
+            ropes: &self.ropes,
+            communicator: self.communicator.as_ref(),
+            device: &self.device,
+            views,
+            step,
+        };
+        // One closure for both ways: what is recorded into a graph is what is launched without one.
+        let compute = || pass.compute(cache, cancel);
+        #[cfg(feature = "cuda")]
+        if self.device.candle().is_cuda() {
+            let gpu = self.device.gpu().map_err(Error::compute("compute a step"))?;
+            // Outside of the graph, which reads the step where it always lies: so one graph serves all steps of its size.
+            gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
+            match step.replay() {
+                Some(size) => self.graphs.compute(gpu, size, compute)?,
+                None => compute()?,
+            }
+        } else {
+            compute()?;
+        }
+        #[cfg(not(feature = "cuda"))]
+        compute()?;
+        let first = wanted > 0 && self.shard.vocabulary.start == 0;
+        Ok(first.then(|| views.gathered.as_ref().unwrap_or(&views.logits).clone()))
+    }
+}
+
+/// Everything that the layers of one pass share.
+struct ForwardPass<'a> {
+    config: &'a DecoderConfig,
+    weights: &'a DecoderWeights,
+    shard: &'a ShardShape,
+    attention: &'a Attention,
+    ropes: &'a Ropes,
+    communicator: &'a dyn Communicator,
+    device: &'a Device,
+    views: &'a Views,
+    step: &'a ForwardBatch,
+}
+
+/// Output of attention or of the feed-forward layer, before it is added to the residual stream.
+#[derive(Clone, Copy)]
+struct Delta<'a> {
+    /// `[rows, hidden]`.
+    tensor: &'a Tensor,
+    /// `[hidden]`: normalised first.
+    norm: Option<&'a Tensor>,
+}
+
+impl ForwardPass<'_> {
+    /// Everything from token ids to logits; on a GPU it is queued and nothing is waited for.
+    fn compute(&self, cache: &KvCache, cancel: &CancellationToken) -> Result<(), Error> {
+        let Self { config, weights, shard, attention, communicator, device, views, step, .. } = *self;
+        let failed = Error::compute("compute a step");
+        let wanted = step.logit_rows().len();
+        let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
+        let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
+        let embed = Embed { device, embedding, vocabulary, scale, step };
+        views.all.residual.inplace_op1(&embed).map_err(&failed)?;
+        // Each rank knows some rows of the vocabulary and has zeros for the others: the sum is the embedding.
+        communicator.all_reduce(&views.all.residual).map_err(&failed)?;
+
+        let mut rows = &views.all;
+        let mut delta = None;
+        let last = weights.layers.len().saturating_sub(1);
+        for (index, (layer, cache)) in weights.layers.iter().zip(cache.layers()).enumerate() {
+            // Between layers, where ranks are in step: a rank that stops elsewhere would leave others waiting in a collective.
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let window = config.windows[index];
+            self.queries_keys_values(layer, rows, delta, window, cache).map_err(&failed)?;
+            // Chunks of a prompt only leave keys and values behind: the last layer is needed up to its cache.
+            if index == last && wanted == 0 {
+                return Ok(());
+            }
+            attention.forward(device, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            // Beyond the last attention, rows no longer see each other: those without logits are dropped, which for a prompt of
+            // thousands of tokens saves the last feed-forward layer.
+            if index == last && wanted < step.tokens() {
+                self.keep_wanted(rows, &views.wanted).map_err(&failed)?;
+                rows = &views.wanted;
+            }
+            self.feed_forward(layer, rows).map_err(&failed)?;
+            delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
+        }
+        self.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
+        weights.head.forward(device, &rows.normed, &views.logits).map_err(&failed)?;
+        if let Some(cap) = config.logits_softcap {
+            views.logits.inplace_op1(&Softcap { device, cap }).map_err(&failed)?;
+        }
+        communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)
+    }
+
+    fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
+        let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
+        let delta = delta.map(|delta| delta.tensor);
+        rows.residual.inplace_op1(&AddRmsNorm {
+            device: self.device,
+            delta,
+            delta_norm,
+            weight,
+            eps,
+            normed: &rows.normed,
+        })
+    }
+
+    /// The layer's first half, up to what attention reads.
+    fn queries_keys_values(
+        &self,
+        layer: &LayerWeights,
+        rows: &Rows,
+        delta: Option<Delta<'_>>,
+        window: Option<usize>,
+        cache: &LayerCache,
+    ) -> candle_core::Result<()> {
+        let qkv = &self.views.qkv;
+        self.norm(rows, delta, &layer.input_norm)?;
+        layer.qkv.forward(self.device, &rows.normed, qkv)?;
+        let layout = self.attention.layout;
+        if let Some([q, k]) = &layer.qk_norms {
+            let shape = layout.shape();
+            qkv.inplace_op1(&NormHeads { device: self.device, shape, q, k, eps: self.config.rms_norm_eps })?;
+        }
+        let rope = self.ropes.of(window);
+        qkv.inplace_op1(&RopeAndCache { device: self.device, layout, rope, step: self.step, cache })
+    }
+
+    /// From attention's result to the layer's own, in `delta`.
+    fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
+        layer.o.forward(self.device, &rows.attended, &rows.delta)?;
+        // Row-parallel: each rank has multiplied its columns of the weights only, so that results are partial sums (Megatron-LM).
+        self.communicator.all_reduce(&rows.delta)?;
+        let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
+        self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
+        layer.gate_up.forward(self.device, &rows.normed, &rows.gate_up)?;
+        let width = layer.gate_up.out() / 2;
+        rows.activated
+            .inplace_op2(&rows.gate_up, &Gated { device: self.device, activation: self.config.activation, width })?;
+        layer.down.forward(self.device, &rows.activated, &rows.delta)?;
+        self.communicator.all_reduce(&rows.delta)
+    }
+
+    /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
+    fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
+        let gather = |width| GatherRows { device: self.device, step: self.step, width };
+        wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
+        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape().out_width()))
+    }
+}

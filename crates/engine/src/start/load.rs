@@ -1,0 +1,86 @@
+//! Ranks in the making: each gets its part of the weights, its cache, and its place among the others.
+//!
+//! Ranks are loaded one after the other, each with all threads that read: so the block map and the page cache see one pass over
+//! the files. This file knows nothing of requests.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::plan::LoadPlan;
+use super::weights::{self, ShardFormat};
+use crate::cluster::connect::{Connected, connect};
+use crate::cluster::executor::{Executor, Rank};
+use crate::cluster::world::World;
+use crate::cost::Cost;
+use crate::error::Error;
+use crate::forward::decoder::Decoder;
+use crate::forward::device::Device;
+use crate::forward::kv_cache::KvCache;
+use crate::schedule::limits::EngineLimits;
+use flashjob_config::EngineConfig;
+use flashjob_event::Events;
+use flashjob_model::{Model, Shard, ShardShape, Validation};
+
+/// Everything that the ranks of this node have in common.
+pub struct RankLoader<'a> {
+    /// Weights and their configuration.
+    pub model: &'a Model,
+    /// Settings of the user.
+    pub config: &'a EngineConfig,
+    /// Decisions that were made before devices were opened.
+    pub plan: &'a LoadPlan,
+    /// By rank, of those here.
+    pub devices: &'a [Arc<Device>],
+    /// The largest step, as all nodes agreed on it.
+    pub limits: EngineLimits,
+}
+
+impl RankLoader<'_> {
+    /// Reads the weights of one rank of `world` here after the other, counts them in `cost`, and gives each a cache of `num_blocks`
+    /// and the spare ones.
+    ///
+    /// # Errors
+    /// [`Error::Model`], [`Error::DoesNotFit`], [`Error::Cancelled`], and those of connecting ranks.
+    pub fn load(
+        &self,
+        world: World,
+        num_blocks: usize,
+        cost: &mut Cost,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Executor, Error> {
+        let config = &self.model.config;
+        let width = |rank| Ok(ShardShape::new(config, Shard { rank, world_size: world.size })?.vocabulary.len());
+        let vocabulary = (0..world.size).map(width).collect::<Result<_, Error>>()?;
+        let Connected { communicators, group } =
+            connect(&world, self.devices, self.limits.max_num_logits(), &vocabulary)?;
+        let total_bytes = weights::total_bytes(self.model, world.shards())?;
+        let validation = if self.config.validate_weights { Validation::Finite } else { Validation::Trust };
+        let mut ranks = Vec::with_capacity(self.devices.len());
+        for ((shard, device), communicator) in world.shards().zip(self.devices).zip(communicators) {
+            let format = ShardFormat { shard, dtype: self.plan.weights_dtype, validation };
+            let weights = weights::load(self.model, format, device, total_bytes, events, cancel)?;
+            cost.add_weights(weights.bytes());
+            // Only now: before there are weights, what the cache takes might be missing for reading them.
+            let cache = self.cache(device, num_blocks)?;
+            let (limits, format) = (&self.limits, self.plan.format);
+            let decoder = Decoder::new(config.clone(), weights, limits, format, communicator, Arc::clone(device))?;
+            ranks.push(Rank { decoder, cache });
+        }
+        let others = ranks.split_off(1);
+        Ok(Executor::new(world, ranks.remove(0), others, group))
+    }
+
+    fn cache(&self, device: &Device, num_blocks: usize) -> Result<KvCache, Error> {
+        KvCache::new(self.plan.kv_shape, num_blocks + self.limits.num_spare_blocks, device.candle())
+    }
+
+    /// A cache of `num_blocks` and the spare ones for each rank here.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`].
+    pub fn caches(&self, num_blocks: usize) -> Result<Vec<KvCache>, Error> {
+        self.devices.iter().map(|device| self.cache(device, num_blocks)).collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! Everything that a run carries from phase to phase, by subject. Functions take the parts that they need.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use flashjob_config::JobConfig;
+use flashjob_event::Events;
+use flashjob_host::gpus::Gpus;
+use flashjob_mount::Mounter;
+use flashjob_telemetry::{FactLog, Registry};
+
+use super::descriptors::KeptBack;
+use super::host;
+use super::phases::Phases;
+use super::privileges::Privileges;
+use super::signals::Signals;
+use super::tracking::Tracking;
+use crate::backend::Rendezvous;
+use crate::bench::Recorder;
+use crate::report::ResultsDirectory;
+
+/// One run: its configuration and everything around it.
+pub struct Context {
+    /// Configuration of the job.
+    pub job: JobConfig,
+    /// Start of the run.
+    pub started: SystemTime,
+    /// Signals that end the run early.
+    pub signals: Signals,
+    /// Stream of facts and its observers.
+    pub observability: Observability,
+    /// Destinations of the result.
+    pub results: Results,
+    /// Devices, nodes and rights that the run computes with.
+    pub resources: Resources,
+}
+
+/// The stream of facts, and the observers that a run reads again.
+pub struct Observability {
+    /// The stream itself; every observer below is attached to it.
+    pub events: Events,
+    /// Counters and levels for Prometheus, the log and MLflow.
+    pub registry: Arc<Registry>,
+    /// Recorder of the measured region.
+    pub recorder: Arc<Recorder>,
+    /// Times at which phases started.
+    pub phases: Arc<Phases>,
+}
+
+/// Destinations of the result on disk and in MLflow.
+pub struct Results {
+    /// `results-dir`, locked for this run.
+    pub directory: ResultsDirectory,
+    /// The run in MLflow, where one was asked for.
+    pub tracking: Tracking,
+    /// File descriptors that are reserved for the result's files.
+    pub descriptors: KeptBack,
+}
+
+/// Devices, nodes and rights of this process.
+pub struct Resources {
+    /// GPUs that this process may use, as far as NVML reports on them.
+    pub gpus: Arc<Gpus>,
+    /// Meeting point of the nodes that share the model, where there are several.
+    pub rendezvous: Option<Arc<Rendezvous>>,
+    /// Connection to the process that mounts and unmounts.
+    pub mounter: Mounter,
+    /// Rights that were left when the others were given up.
+    pub privileges: Privileges,
+}
+
+impl Context {
+    /// The context of a run whose directory is open and whose log is running.
+    pub fn new(
+        job: JobConfig,
+        started: SystemTime,
+        signals: Signals,
+        directory: ResultsDirectory,
+        mounter: Mounter,
+        privileges: Privileges,
+    ) -> Self {
+        // The spool is written here, so that a run which is killed while it mounts is in MLflow as well.
+        let tracking = Tracking::start(&job, &directory, started);
+        let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
+        let rendezvous = job.machines.clone().map(rendezvous);
+        let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
+        let results = Results { directory, tracking, descriptors: KeptBack::take() };
+        Self { job, started, signals, observability: Observability::start(), results, resources }
+    }
+}
+
+impl Observability {
+    fn start() -> Self {
+        let registry = Arc::new(Registry::new());
+        let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
+        let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
+        Self { events, registry, recorder, phases }
+    }
+}
