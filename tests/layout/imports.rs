@@ -105,6 +105,8 @@ fn walk(tokens: &[TokenTree], module: &[String], found: &mut Found) {
                         }
                         continue;
                     }
+                    // `pub(super)` is no import.
+                    "super" if found.without_tests && !is_separator(tokens, at + 1) => {}
                     "super" | "self" if is_separator(tokens, at + 1) || is_word(&tokens[at], "super") => {
                         at = follow(tokens, at, module.to_vec(), found);
                         continue;

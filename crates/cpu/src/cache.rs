@@ -1,4 +1,4 @@
-//! What attention kernels share: head counts, and where and how cached keys and values are stored.
+//! Head counts of attention, and the layout of cached keys and values.
 //!
 //! Keys and values are kept as weights are packed, in panels as wide as two vectors: either is the right operand of a
 //! product, and the innermost loop reads it as it lies, one line after the other.

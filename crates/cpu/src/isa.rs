@@ -1,4 +1,4 @@
-//! Which instructions the kernels of a pool use: the widest that this processor has, found once at run time, or a lower set.
+//! Instruction sets of the kernels of a pool: the widest that this processor has, found once at run time, or a lower set.
 
 use std::sync::OnceLock;
 

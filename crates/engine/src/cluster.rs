@@ -6,6 +6,7 @@
 pub mod communicator;
 pub mod connect;
 pub mod executor;
+pub mod frame;
 pub mod handshake;
 mod host_communicator;
 pub mod link;

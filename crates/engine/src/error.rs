@@ -1,6 +1,6 @@
-//! What can go wrong between a model and its tokens.
+//! Failures between a model and its tokens.
 
-use crate::cluster::link::{End, LinkError};
+use crate::cluster::frame::{End, LinkError};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 

@@ -26,7 +26,7 @@ mod run;
 mod schedule;
 mod start;
 
-pub use cluster::link::End;
+pub use cluster::frame::End;
 pub use cluster::rendezvous::Rendezvous;
 pub use cluster::worker::Worker;
 pub use cost::Cost;

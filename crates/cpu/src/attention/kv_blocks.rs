@@ -1,4 +1,4 @@
-//! Where in the caches the keys and values of one chunk lie.
+//! Places of the keys and values of one chunk in the blocks of the KV cache.
 
 use std::ops::Range;
 

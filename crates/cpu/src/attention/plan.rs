@@ -1,4 +1,4 @@
-//! How the work of one call is cut into units: decides who computes what, never the result.
+//! Division of one call into units of work, which never changes the result.
 
 use std::cell::Cell;
 use std::ops::Range;

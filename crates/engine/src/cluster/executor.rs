@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
 use super::communicator::Group;
-use super::link::Kind;
+use super::frame::Kind;
 use super::links::Links;
 use super::world::World;
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! What all nodes must mean alike: compared name by name before a weight is read.
+//! Settings that all nodes must have alike: compared name by name before a weight is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

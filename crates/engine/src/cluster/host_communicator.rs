@@ -14,7 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use candle_core::{Result, Tensor, bail};
 
 use super::communicator::{Communicator, Group};
-use super::link::{Kind, Link, LinkError};
+use super::frame::{Kind, LinkError};
+use super::link::Link;
 use super::links::Links;
 use super::world::World;
 use crate::forward::ops::access::{Operand, change, floats_mut};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::link::{Link, LinkError};
+use super::frame::LinkError;
+use super::link::Link;
 
 /// Connections to all other nodes that this one talks to.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use candle_core::cuda_backend::cudarc::nccl::sys;
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::communicator::{Communicator, Group};
-use super::link::Kind;
+use super::frame::Kind;
 use super::links::Links;
 use super::watch::Watch;
 use super::world::World;

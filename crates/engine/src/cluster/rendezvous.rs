@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::frame::{End, Kind};
 use super::handshake::Handshake;
-use super::link::{End, Kind, Link};
+use super::link::Link;
 use super::links::Links;
 use crate::error::Error;
 use flashjob_config::Machines;

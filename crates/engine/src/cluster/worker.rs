@@ -4,7 +4,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::link::End;
+use super::frame::End;
 use super::rendezvous::Rendezvous;
 use crate::engine::Engine;
 use crate::error::Error;

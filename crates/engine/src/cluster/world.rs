@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::link::Kind;
+use super::frame::Kind;
 use super::links::Links;
 use crate::cost::NodeLoad;
 use crate::error::Error;

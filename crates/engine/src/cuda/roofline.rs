@@ -1,4 +1,4 @@
-//! What a GPU can do at most: the two numbers of a roofline, measured in well under a second.
+//! Limits of a GPU: the two numbers of a roofline, measured in well under a second.
 //!
 //! Compute is a large matrix product in the engine's number format, memory is a copy within the GPU; of each the best of several
 //! passes counts. Sizes grow until a pass takes long enough to be timed from the host.

@@ -1,4 +1,4 @@
-//! What one forward pass is about, built once a step and used by every layer.
+//! Input of one forward pass, built once a step and used by every layer.
 //!
 //! Plain host memory in the layout that variable-length paged attention expects; buffers are reused from step to step.
 //! On a CPU, operations read the slices as they are; a device mirrors them with one upload a step. This file knows

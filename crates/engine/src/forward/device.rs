@@ -1,4 +1,4 @@
-//! Who computes: the threads of a pool, or a GPU with this engine's kernels loaded on it.
+//! Device of a rank: the threads of a pool, or a GPU with this engine's kernels loaded on it.
 //!
 //! Operations are given one, and use the half of it that their tensors are on. What is computed is not known here.
 

@@ -1,4 +1,4 @@
-//! What the decoder does to tensors besides multiplying them by weights: one operation a file.
+//! Operations of the decoder besides products with weights and attention: one operation a file.
 //!
 //! Each is a candle in-place operation on the tensor that it changes most; what else it needs, it borrows. Nothing is
 //! allocated. On a CPU they call [`flashjob_cpu`]; the shapes that those demand are the decoder's to keep.

@@ -1,4 +1,4 @@
-//! What the engine is asked for, and what it answers.
+//! Requests to the engine, and their outputs.
 
 use flashjob_config::Sampling;
 use flashjob_event::{FinishReason, RequestId};

@@ -1,4 +1,4 @@
-//! What the CPU kernels use of the processor: all of it, or the lower set that a job asks for.
+//! Instruction set of the CPU kernels: the widest of the processor, or the lower one that a job asks for.
 
 use crate::error::Error;
 use flashjob_config::InstructionSet;

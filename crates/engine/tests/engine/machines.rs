@@ -16,7 +16,7 @@ use crate::support::process::free_port;
 
 /// Loads both and lets `lead` do with the leader's engine; the other one must end as it is told.
 pub(crate) fn on_two_machines<T>(
-    placement: Platform,
+    platform: Platform,
     name: &str,
     config: &EngineConfig,
     lead: impl FnOnce(&mut Engine) -> T,
@@ -31,11 +31,11 @@ pub(crate) fn on_two_machines<T>(
     std::thread::scope(|scope| {
         let follow = scope.spawn(|| {
             let rendezvous = rendezvous(1);
-            Worker::load(placement, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
+            Worker::load(platform, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
         });
         let rendezvous = rendezvous(0);
         let mut engine =
-            Engine::load_leading(placement, &open(name), config, Some(&rendezvous), &events, &cancel).unwrap();
+            Engine::load_leading(platform, &open(name), config, Some(&rendezvous), &events, &cancel).unwrap();
         assert_eq!(engine.facts().num_nodes, 2);
         let led = lead(&mut engine);
         drop(engine);
