@@ -71,7 +71,7 @@ pub struct Preparation<'a> {
 
 /// The requests of a job, and the entries of the dataset that they come from.
 pub struct Prepared {
-    /// The requests.
+    /// Requests for the engine, in order.
     pub prompts: Prompts,
     /// Each entry of the dataset in its order; none where prompts are random.
     pub entries: Vec<Entry>,

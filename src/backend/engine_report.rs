@@ -13,7 +13,7 @@ use flashjob_engine::EngineFacts;
 pub enum EngineReport {
     /// Our own engine.
     Candle(Box<EngineFacts>),
-    /// vLLM.
+    /// vLLM in a child process.
     Vllm(Box<VllmReport>),
 }
 

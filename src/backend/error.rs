@@ -16,7 +16,7 @@ pub enum Error {
     /// The model's files do not make a model that runs here.
     #[error(transparent)]
     Model(Box<Cause>),
-    /// A step failed.
+    /// A step of the engine failed.
     #[error(transparent)]
     Inference(Box<Cause>),
     /// The node that leads this one has ended the job.

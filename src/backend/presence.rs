@@ -30,7 +30,7 @@ impl Interpreter {
         Self(path.into())
     }
 
-    /// Its path.
+    /// Path of the executable.
     pub fn path(&self) -> &Path {
         &self.0
     }

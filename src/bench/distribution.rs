@@ -14,7 +14,7 @@ pub struct Distribution {
     pub standard_deviation: f64,
     /// Smallest value.
     pub min: f64,
-    /// Median.
+    /// 50th percentile, the median.
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,
@@ -22,7 +22,7 @@ pub struct Distribution {
     pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
-    /// Largest value.
+    /// Largest observed value.
     pub max: f64,
 }
 
@@ -31,7 +31,7 @@ pub struct Distribution {
 pub struct Percentiles {
     /// Arithmetic mean.
     pub mean: f64,
-    /// Median.
+    /// 50th percentile, the median.
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,

@@ -37,7 +37,7 @@ pub struct Sources {
 pub struct Ready {
     /// An engine with its weights.
     pub backend: Box<dyn Backend>,
-    /// Its requests.
+    /// Requests that it is to run.
     pub prepared: Prepared,
 }
 

@@ -12,7 +12,7 @@ use super::question::AnswerForm;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
-    /// A line.
+    /// Line of a file, counted from 1.
     Line(usize),
     /// An element of an array.
     Entry(usize),
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
 /// A line or entry of a dataset, run or skipped.
 #[derive(Clone, Debug)]
 pub enum Entry {
-    /// It is run.
+    /// An entry that became a request.
     Asked {
         /// Its place in the file.
         place: Place,

@@ -25,7 +25,7 @@ pub enum Status {
 /// Duration of a phase.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PhaseSeconds {
-    /// The phase.
+    /// Phase that was timed.
     pub phase: Phase,
     /// From its start to the next one's, or to now for the last.
     pub seconds: f64,

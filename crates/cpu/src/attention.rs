@@ -30,7 +30,7 @@ const SPAN: usize = 512;
 pub struct PagedAttention<'a> {
     /// Heads, and tokens of a block.
     pub layout: CacheLayout,
-    /// Factor on q·k.
+    /// Factor that scores `q · k` are scaled by.
     pub scale: f32,
     /// Queries: of token `t`, head `h` the entries from `t * q_stride + h * head_dim` on.
     pub q: &'a [f32],

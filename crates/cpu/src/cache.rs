@@ -82,7 +82,7 @@ impl CacheLayout {
         CacheLayout { panel: 1, ..CacheLayout::new(Isa::Portable, shape, block_size) }
     }
 
-    /// Heads.
+    /// Numbers of heads and entries of each.
     pub fn shape(&self) -> AttentionShape {
         self.shape
     }
@@ -142,7 +142,7 @@ pub enum CacheSlice<'a> {
 }
 
 impl CacheSlice<'_> {
-    /// Entries.
+    /// Entries that it holds.
     pub fn len(&self) -> usize {
         match self {
             CacheSlice::F32(entries) => entries.len(),
@@ -151,7 +151,7 @@ impl CacheSlice<'_> {
         }
     }
 
-    /// No entries.
+    /// Whether it holds no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

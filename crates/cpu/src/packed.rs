@@ -30,7 +30,7 @@ pub enum WeightSlice<'a> {
 }
 
 impl WeightSlice<'_> {
-    /// Entries.
+    /// Entries that it holds.
     pub fn len(&self) -> usize {
         match self {
             WeightSlice::F32(entries) => entries.len(),
@@ -39,7 +39,7 @@ impl WeightSlice<'_> {
         }
     }
 
-    /// No entries.
+    /// Whether it holds no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -69,7 +69,7 @@ pub enum Storage {
     F32,
     /// As bfloat16: entry `i` of a row of a panel beside entry `i + panel / 2`, which one load takes apart.
     Bf16,
-    /// As float16.
+    /// Values stored as float16.
     F16,
 }
 
@@ -151,7 +151,7 @@ impl PackedMatrix {
         self.in_
     }
 
-    /// Memory held.
+    /// Memory of all panels, in bytes.
     pub fn bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
     }

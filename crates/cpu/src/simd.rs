@@ -17,7 +17,7 @@ use super::tile::TileSet;
 
 /// Vectors of [`Simd::LANES`] f32.
 pub(super) trait Simd: TileSet + Copy + Send + Sync + 'static {
-    /// A vector.
+    /// A vector register of `LANES` values.
     type V: Copy;
     /// `[V; LANES]`.
     type Square: Copy + AsRef<[Self::V]> + AsMut<[Self::V]>;

@@ -38,7 +38,7 @@ pub(super) struct Tile {
 /// Prefetches of a tile at each step of `k`.
 #[derive(Clone, Copy)]
 pub(super) enum Ahead {
-    /// Nothing.
+    /// No prefetching.
     Nothing,
     /// A cache line, then the one so many bytes further on.
     Line(*const u8, usize),
@@ -57,7 +57,7 @@ impl Ahead {
 /// Initial value of the sums of a tile.
 #[derive(Clone, Copy)]
 pub(super) enum Start {
-    /// Nothing.
+    /// Sums start at zero.
     Zero,
     /// One value for each column.
     Columns(*const f32),

@@ -53,7 +53,7 @@ pub struct DriverRequest<'a> {
     stop_tokens: &'a [u32],
     temperature: f32,
     top_p: f32,
-    /// 0 keeps all.
+    /// Most likely tokens that are kept; 0 keeps all.
     top_k: usize,
     /// `None` where nothing is left to chance.
     seed: Option<u64>,
@@ -99,7 +99,7 @@ pub enum DriverMessage {
     Failed(String),
     /// So many requests are held ready.
     Taken(usize),
-    /// One step.
+    /// A step of the engine has ended.
     Step(Step),
     /// All that was taken is done.
     Done,
@@ -140,7 +140,7 @@ pub struct Step {
 #[derive(Debug, Deserialize)]
 pub struct Progress {
     pub id: u32,
-    /// New tokens.
+    /// Token ids that the step generated.
     pub new: Vec<u32>,
     /// With its first tokens: when it got its first place in a step.
     pub scheduled: Option<u64>,

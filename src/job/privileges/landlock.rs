@@ -22,16 +22,16 @@ fn writing() -> BitFlags<AccessFs> {
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum WriteRules {
-    /// In force.
+    /// Rules that the kernel enforces.
     InForce {
         /// The kernel's version of the interface.
         abi: u32,
         /// Files, and directories with everything below.
         writable: Vec<String>,
     },
-    /// Not in force.
+    /// No rules are enforced.
     Missing {
-        /// The reason.
+        /// Reason for their absence.
         not_in_force: String,
     },
 }

@@ -41,13 +41,13 @@ pub struct Places {
     pub copies: Vec<PathBuf>,
     /// All mount locations: made where they are missing, and removed once they are empty.
     pub locations: Vec<PathBuf>,
-    /// Single files.
+    /// Single files, such as the termination message.
     pub files: Vec<PathBuf>,
     /// Temporary directories and caches of an engine that runs in a process of its own.
     pub engine: Vec<PathBuf>,
     /// The home directory that such an engine expects to be its own.
     pub home: Option<PathBuf>,
-    /// Devices.
+    /// Device files that a computation opens.
     pub devices: Vec<PathBuf>,
     /// Files and directories that are read where they are.
     pub read: Vec<PathBuf>,

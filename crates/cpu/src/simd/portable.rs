@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::Simd;
 
-/// Needs nothing.
+/// The fallback, which needs no instruction set extension.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Portable;
 

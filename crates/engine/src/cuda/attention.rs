@@ -44,13 +44,13 @@ pub struct PagedQueries {
     pub max_blocks: usize,
     /// Sequences of the step.
     pub sequences: usize,
-    /// Tokens in all.
+    /// Tokens of all sequences together.
     pub tokens: usize,
     /// Queries of the sequence that has most.
     pub longest_queries: usize,
     /// Keys of the sequence that has most.
     pub longest_keys: usize,
-    /// Factor on q·k.
+    /// Factor that scores `q · k` are scaled by.
     pub scale: f32,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub softcap: Option<f32>,

@@ -17,7 +17,7 @@ use flashjob_cpu::{CacheLayout, PagedAttention, paged_attention};
 pub struct Attention {
     /// Heads of this rank, and tokens that a block of the cache holds.
     pub layout: CacheLayout,
-    /// Factor on q·k.
+    /// Factor that scores `q · k` are scaled by.
     pub scale: f32,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub softcap: Option<f32>,

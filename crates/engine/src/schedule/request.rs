@@ -27,7 +27,7 @@ pub struct Output {
     pub id: RequestId,
     /// Generated tokens.
     pub tokens: Vec<u32>,
-    /// Finish reason.
+    /// Reason for which it ended.
     pub reason: FinishReason,
     /// The fault: with [`FinishReason::Error`], and only then.
     pub error: Option<NotFinite>,

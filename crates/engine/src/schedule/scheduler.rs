@@ -79,7 +79,7 @@ pub struct Scheduler {
     limits: EngineLimits,
     pool: BlockPool,
     sequences: Vec<Sequence>,
-    /// Oldest first.
+    /// Sequences without blocks, oldest first.
     waiting: VecDeque<SequenceIndex>,
     /// Oldest first; each is older than all that wait, but for those that are computed again.
     running: Vec<SequenceIndex>,

@@ -14,7 +14,7 @@ pub struct MemoryBudget {
     pub free_bytes: Option<u64>,
     /// Packed weights.
     pub weight_bytes: u64,
-    /// Activations.
+    /// Activations and other buffers of a step, in bytes.
     pub workspace_bytes: u64,
     /// One block over all layers.
     pub block_bytes: u64,

@@ -14,7 +14,7 @@ pub struct CpuNodes {
     pub threads: usize,
     /// Instruction set that kernels use.
     pub isa: Isa,
-    /// Nodes in all.
+    /// Nodes that share the model, this one included.
     pub nodes: usize,
 }
 
