@@ -1,6 +1,6 @@
 //! The language of the code: one name for one type, docs that state something, comments where code needs a reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
