@@ -20,7 +20,7 @@ pub(super) struct Pinned<T> {
 }
 
 impl<T: DeviceRepr + ValidAsZeroBits + Zeroable + Copy> Pinned<T> {
-    /// `count` zeros.
+    /// Room for `count` values, all zero.
     pub(super) fn zeros(stream: &CudaStream, count: usize) -> Result<Self> {
         let context = stream.context();
         // SAFETY: zeros are written to it before anything is read.
