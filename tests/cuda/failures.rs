@@ -219,7 +219,8 @@ fn all_gpus_are_used_that_suit_the_model() {
 #[test]
 fn a_cache_that_is_refused_is_asked_for_in_a_smaller_size() {
     let results = TempDir::new().unwrap();
-    let trace = results.path().join("trace");
+    // The job writes to its own directories alone.
+    let trace = results.path().join("out/trace");
     gpu_job(&results).env("STAND_IN_TRACE", &trace).run().expect_code(0);
     let blocks = |results: &TempDir| result(results)["backend"]["engine"]["kv_blocks"].as_u64().unwrap();
     let planned = blocks(&results);

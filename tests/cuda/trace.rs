@@ -96,7 +96,8 @@ fn steps(model: &Path, eager: bool) -> Vec<Vec<String>> {
 
 fn trace(model: &Path, eager: bool, more: &[&str]) -> String {
     let results = TempDir::new().unwrap();
-    let trace = results.path().join("trace");
+    // The job writes to its own directories alone.
+    let trace = results.path().join("out/trace");
     Process::flashjob()
         .args(["--metrics-port=0", "--metrics-linger-seconds=0", "--measure-limits=false", "--results-dir"])
         .args([results.path().join("out")])
