@@ -28,7 +28,7 @@ impl Engine {
     /// Serves `requests` and hands each output to `finished` as soon as it is complete. What happens is stated in
     /// `events`, all but [`Fact::RequestFinished`], which is for whoever turns tokens into text. Nothing that an earlier
     /// run computed is found again, also where prefixes are cached. A request whose logits are not finite ends with
-    /// [`NotFinite`], and all others have the tokens that they would have without it.
+    /// `NotFinite`, and all others have the tokens that they would have without it.
     ///
     /// # Errors
     /// [`Error::Request`] before anything is computed, if one of them could never be served; [`Error::Cancelled`] within

@@ -1,7 +1,7 @@
 //! The one decoder: a step's tokens in, logits out.
 //!
 //! Whatever distinguishes model families stands in [`DecoderConfig`]; whatever distinguishes devices stands behind
-//! [`Attention`] and [`Linear`]; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in
+//! [`Attention`] and `Linear`; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in
 //! memory that was allocated beforehand, and knows nothing of requests or scheduling.
 
 use std::sync::Arc;
