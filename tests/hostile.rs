@@ -28,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::job::{job_without_model, result, tiny_model};
+use crate::support::bucket_server::BucketServer;
 use crate::support::folders::everything_in;
 use crate::support::process::{Finished, Process};
 
@@ -54,6 +55,14 @@ fn copy_of_tiny_model(folder: &Path) -> PathBuf {
         std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
     }
     model
+}
+
+/// A bucket that holds the tiny model as `model`.
+fn bucket_of_tiny_model() -> (TempDir, BucketServer) {
+    let folder = TempDir::new().unwrap();
+    copy_of_tiny_model(folder.path());
+    let server = BucketServer::start(folder.path());
+    (folder, server)
 }
 
 /// Runs a job on a text, a conversation and a text, and gives its end and its result.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use flashjob_host::cgroup::machine_memory_bytes;
 use flashjob_host::gpus::Gpus;
 
 use super::privileges::Privileges;
@@ -59,7 +60,7 @@ pub fn describe(privileges: &Privileges) -> Value {
         cpu: model.map(|(_, name)| name.trim().to_owned()),
         cpu_threads: flashjob_cpu::cpu_quota_threads(),
         cpu_kernels: flashjob_cpu::capabilities(),
-        memory_bytes: memory_bytes(),
+        memory_bytes: machine_memory_bytes(),
         pod: kubernetes(),
         privileges,
     })
@@ -88,10 +89,4 @@ fn kubernetes() -> BTreeMap<String, String> {
 
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-    kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }

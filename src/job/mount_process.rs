@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use flashjob_mount::Mounter;
 
 use super::privileges::{self, Made};
-use super::supervisor::fork;
+use super::supervisor::{MEANT_FOR_THE_JOB, fork};
 
 /// Name of the process, as `ps` shows it.
 const NAME: &CStr = c"flashjob-mount";
@@ -33,8 +32,8 @@ pub struct MountProcess(Pid);
 
 /// Both halves of this process after [`start`].
 pub enum Started {
-    /// The first one: mounts are asked for through this.
-    Asking(MountProcess, Mounter),
+    /// The first one: mounts are asked for through this. A job without locations has no such process.
+    Asking(Option<MountProcess>, Mounter),
     /// The one that mounts, at its end.
     Ended(ExitCode),
 }
@@ -45,11 +44,14 @@ pub enum Started {
 /// # Errors
 /// The system gives no sockets or no process.
 pub fn start(locations: &[PathBuf], made: Made) -> io::Result<Started> {
+    if locations.is_empty() {
+        return Ok(Started::Asking(None, Mounter::this_process()));
+    }
     let (mounter, broker) = Mounter::through_broker(locations)?;
     match fork()? {
         Some(process) => {
             made.keep();
-            Ok(Started::Asking(MountProcess(process), mounter))
+            Ok(Started::Asking(Some(MountProcess(process)), mounter))
         }
         None => {
             // Otherwise the end of the job would not be the end of the connection.
@@ -66,7 +68,7 @@ pub fn start(locations: &[PathBuf], made: Made) -> io::Result<Started> {
 
 /// Signals of a terminal go to all of its processes, and this one is needed to the end.
 fn stay_when_the_job_is_signalled() -> io::Result<()> {
-    for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
+    for signal in MEANT_FOR_THE_JOB {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     Ok(())

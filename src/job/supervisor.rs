@@ -23,6 +23,9 @@ use flashjob_mount as mount;
 use super::mount_process::MountProcess;
 use super::{Exit, privileges, signals, terminal, termination_file};
 
+/// Signals that a user or a container's runtime sends, which the job answers and no process beside it.
+pub const MEANT_FOR_THE_JOB: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+
 /// Traces of a job that was killed.
 #[derive(Default)]
 pub struct Remains {
@@ -38,14 +41,14 @@ pub struct Remains {
 
 impl Remains {
     /// The traces that `job`, which has not begun yet, may leave.
-    pub fn of(job: &JobConfig, mount_process: MountProcess) -> Self {
+    pub fn of(job: &JobConfig, mount_process: Option<MountProcess>) -> Self {
         // A mount that was passed in is for others to take down.
         let is_own = job.mount.descriptor.is_none();
         let mounted = job.inputs.iter().filter(|input| is_own && input.par.is_some());
         let termination_message = job.telemetry.termination_message.clone();
         let written = termination_message.as_deref().and_then(written);
         let mounts = mounted.map(|input| input.location.clone()).collect();
-        Self { mounts, termination_message, written, mount_process: Some(mount_process) }
+        Self { mounts, termination_message, written, mount_process }
     }
 
     /// Waits until the mounts are gone, and takes down those that are still there.
@@ -138,8 +141,7 @@ pub fn end_with_watcher() -> io::Result<()> {
 }
 
 fn watch(job: Pid, remains: &Remains, watching: PipeWriter) -> io::Result<u8> {
-    let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
-    let passed_on = passed_on.into_iter().filter(|&signal| !signals::is_ignored(signal));
+    let passed_on = MEANT_FOR_THE_JOB.into_iter().filter(|&signal| !signals::is_ignored(signal));
     let mut signals = Signals::new(passed_on.chain([SIGCHLD]))?;
     drop(watching);
     // The job may have ended before this process listened for SIGCHLD.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::bucket_of_tiny_model;
 use crate::job::{LONG, job_without_model, result, tiny_model};
 use crate::support::bucket_server::BucketServer;
 use crate::support::mount_table::mounts_at;
@@ -22,13 +23,6 @@ fn mounted(results: &TempDir, server: &BucketServer) -> (Running, std::path::Pat
         .start();
     running.wait_for_stderr("\"phase\":\"measure\"");
     (running, location)
-}
-
-fn bucket_of_tiny_model() -> (TempDir, BucketServer) {
-    let folder = TempDir::new().unwrap();
-    super::copy_of_tiny_model(folder.path());
-    let server = BucketServer::start(folder.path());
-    (folder, server)
 }
 
 fn message(results: &TempDir) -> Value {

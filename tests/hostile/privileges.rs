@@ -8,9 +8,9 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::bucket_of_tiny_model;
 use crate::job::{LONG, job_without_model, result, tiny_model};
 use crate::support::Flashjob as _;
-use crate::support::bucket_server::BucketServer;
 use crate::support::process::{Process, skip};
 
 /// Lines of `/proc/PID/status`, by name.
@@ -58,23 +58,12 @@ fn flashjob(results: &Path) -> Process {
         .args(["--results-dir".into(), results.to_owned()])
 }
 
-/// A bucket with the tiny model, as everyone may read it.
-fn bucket(folder: &Path) -> BucketServer {
-    let objects = folder.join("objects");
-    fs::create_dir_all(objects.join("tiny")).unwrap();
-    for file in fs::read_dir(tiny_model()).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), objects.join("tiny").join(file.file_name())).unwrap();
-    }
-    BucketServer::start(&objects)
-}
-
 #[test]
 fn a_job_that_has_mounted_has_no_rights_left() {
     let (folder, results) = open_folder(0o777);
     // Locations are made by the process that still has the rights to, whoever that is.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let server = bucket(folder.path());
+    let (_objects, server) = bucket_of_tiny_model();
     // All that this job needs is within reach of the images' own user. A user with too few rights mounts in a namespace of its own,
     // and stays who it is. (It is root only so that it may open /dev/fuse everywhere.)
     let few_rights: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"];
@@ -86,7 +75,7 @@ fn a_job_that_has_mounted_has_no_rights_left() {
     for (through, user) in starts {
         let location = folder.path().join(format!("mount-of-{user}"));
         let job = flashjob(&results.join(user))
-            .args([format!("--par={}", server.url()), "--model=tiny".to_owned(), "--mount-mode=fuse".to_owned()])
+            .args([format!("--par={}", server.url()), "--model=model".to_owned(), "--mount-mode=fuse".to_owned()])
             .args(["--mount-location".into(), location.clone()])
             .args(LONG);
         let mut running = if through.is_empty() { job } else { job.through(through) }.start();
@@ -216,12 +205,12 @@ fn check_says_what_would_be_in_force() {
 #[test]
 fn locations_are_made_and_removed_by_the_process_that_may() {
     let (folder, results) = open_folder(0o777);
-    let server = bucket(folder.path());
+    let (_objects, server) = bucket_of_tiny_model();
     let there = folder.path().join("there");
     fs::create_dir(&there).unwrap();
     for (location, stays) in [(folder.path().join("made/deep"), false), (there, true)] {
         let finished = flashjob(&results)
-            .args([format!("--par={}", server.url()), "--model=tiny".to_owned(), "--mount-mode=fuse".to_owned()])
+            .args([format!("--par={}", server.url()), "--model=model".to_owned(), "--mount-mode=fuse".to_owned()])
             .args(["--mount-location".into(), location.clone()])
             .args(["--input-len=4", "--output-len=2", "--num-prompts=2"])
             .run()

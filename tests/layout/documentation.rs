@@ -62,7 +62,7 @@ fn unfenced(text: &str) -> (String, String) {
     (outside, inside)
 }
 
-/// What stands in backticks, and everything else; `text` has no fenced blocks.
+/// Splits `text`, which has no fenced blocks, into its code spans and its prose.
 fn spans(text: &str) -> (Vec<String>, String) {
     let (mut code, mut prose) = (Vec::new(), String::new());
     for (index, piece) in text.split('`').enumerate() {
@@ -113,7 +113,7 @@ fn claimed_path(word: &str) -> Option<&str> {
     (is_plain && !is_made && !is_pattern && (word.contains('/') || ends_like_a_file)).then_some(word)
 }
 
-/// Whether there is such a file or folder: from the root, or as `room/file.rs`, wherever the rooms are.
+/// Tells whether `path` is a file or folder: from the root, or as `room/file.rs`, wherever the rooms are.
 fn exists(path: &str) -> bool {
     let (room, rest) = path.split_once('/').unwrap_or((path.strip_suffix(".rs").unwrap_or(path), "lib.rs"));
     let places =

@@ -21,7 +21,7 @@ pub struct CratePath {
     pub segments: Vec<String>,
 }
 
-/// What a walk over a file's tokens notes.
+/// Imports and paths found by a walk over a file's tokens.
 #[derive(Default)]
 struct Found {
     imports: Vec<Import>,
@@ -162,7 +162,7 @@ fn follow(tokens: &[TokenTree], mut at: usize, mut position: Vec<String>, found:
     at
 }
 
-/// Whether a path that begins here says where from.
+/// Tells whether a path that begins here is rooted in its crate or module.
 fn is_rooted(token: Option<&TokenTree>) -> bool {
     token.is_some_and(|token| ["crate", "super", "self"].iter().any(|word| is_word(token, word)))
 }

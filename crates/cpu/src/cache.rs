@@ -47,8 +47,8 @@ impl AttentionShape {
 
 /// Layout of the keys and values of one layer, for one instruction set.
 ///
-/// Of keys a panel holds so many tokens of a block, for each entry of a head side by side; of values so many entries of a
-/// head, for each token side by side. Where a head ends inside a panel, the rest is padding.
+/// A panel of keys holds several tokens of a block, side by side for each entry of a head; a panel of values holds several
+/// entries of a head, side by side for each token. Where a head ends inside a panel, the rest is padding.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLayout {
     shape: AttentionShape,
@@ -151,7 +151,7 @@ impl CacheSlice<'_> {
         }
     }
 
-    /// Whether it holds no entries.
+    /// Tells whether it holds no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -39,7 +39,7 @@ impl WeightSlice<'_> {
         }
     }
 
-    /// Whether it holds no entries.
+    /// Tells whether it holds no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

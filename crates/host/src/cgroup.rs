@@ -9,7 +9,7 @@ mod memory;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use memory::{free_memory_bytes, memory_limit_bytes};
+pub use memory::{free_memory_bytes, machine_memory_bytes, memory_limit_bytes};
 
 /// Value above which a limit of v1 counts as none: "no limit" is the largest multiple of a page.
 const V1_NO_LIMIT_BYTES: f64 = 9.0e18;

@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::descriptor::is_fuse_device;
 use super::kernel::{self, KernelMounts, Unmounted};
 use super::stale::{self, Cleared, resolved};
 
@@ -184,14 +185,14 @@ impl MountBroker {
                 Request::OpenBacking => match descriptors {
                     // The descriptor comes from an unprivileged process: the ioctl must reach nothing but a FUSE
                     // device.
-                    [device, file] if kernel::is_fuse_device(device.as_fd()) => {
+                    [device, file] if is_fuse_device(device.as_fd()) => {
                         Ok(kernel::open_backing(device.as_fd(), file.as_fd())
                             .map_or_else(|error| errno_of(&error), Answer::Backing))
                     }
                     _ => Err("it takes a FUSE device and a file".to_owned()),
                 },
                 Request::CloseBacking(id) => match descriptors {
-                    [device] if kernel::is_fuse_device(device.as_fd()) => Ok(kernel::close_backing(device.as_fd(), id)
+                    [device] if is_fuse_device(device.as_fd()) => Ok(kernel::close_backing(device.as_fd(), id)
                         .map_or_else(|error| errno_of(&error), |()| Answer::Done)),
                     _ => Err("it takes a FUSE device".to_owned()),
                 },

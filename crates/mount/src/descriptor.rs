@@ -4,19 +4,33 @@
 //! takes no rights at all.
 
 use std::fs;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+/// Target of a FUSE connection's descriptor in `/proc/self/fd`.
+const FUSE_DEVICE: &str = "/dev/fuse";
 
 /// Takes ownership of descriptor `number`, which is possible once.
 pub(super) fn take(number: RawFd) -> Result<OwnedFd, String> {
-    let link = fs::read_link(format!("/proc/self/fd/{number}"))
-        .map_err(|error| format!("descriptor {number} is not open ({error}): pass it to this process"))?;
-    if link != Path::new("/dev/fuse") {
+    let link =
+        link(number).map_err(|error| format!("descriptor {number} is not open ({error}): pass it to this process"))?;
+    if link.as_os_str() != FUSE_DEVICE {
         return Err(format!("descriptor {number} is `{}`, not /dev/fuse", link.display()));
     }
     // SAFETY: the descriptor is open, as its link shows, and no other value owns it: it was inherited, no code
     // of ours opens /dev/fuse before, and a mount takes it once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether `descriptor` is a FUSE device.
+pub(super) fn is_fuse_device(descriptor: BorrowedFd<'_>) -> bool {
+    link(descriptor.as_raw_fd()).is_ok_and(|link| link.as_os_str() == FUSE_DEVICE)
+}
+
+/// File that descriptor `number` of this process refers to.
+fn link(number: RawFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{number}"))
 }
 
 #[cfg(test)]
@@ -28,7 +42,7 @@ mod tests {
         assert!(take(-1).unwrap_err().contains("is not open"));
         assert!(take(987_654).unwrap_err().contains("is not open"));
         let file = fs::File::open("/dev/null").unwrap();
-        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let number = file.as_raw_fd();
         assert!(take(number).unwrap_err().contains("`/dev/null`, not /dev/fuse"));
     }
 }

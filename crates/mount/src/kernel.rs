@@ -103,12 +103,6 @@ pub(super) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     Ok(unsafe { ioctl::ioctl(device, request) }?)
 }
 
-/// Returns whether `descriptor` is a FUSE device.
-pub(super) fn is_fuse_device(descriptor: BorrowedFd<'_>) -> bool {
-    let link = fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
-    link.is_ok_and(|link| link == Path::new("/dev/fuse"))
-}
-
 fn mount_fuse(location: &Path) -> Result<OwnedFd, String> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
         let hint = match errno {
@@ -208,7 +202,7 @@ mod tests {
     #[test]
     fn only_a_fuse_device_is_one() {
         let null = fs::File::open("/dev/null").unwrap();
-        assert!(!is_fuse_device(null.as_fd()));
+        assert!(!crate::descriptor::is_fuse_device(null.as_fd()));
         assert!(open_backing(null.as_fd(), null.as_fd()).is_err() && close_backing(null.as_fd(), 1).is_err());
     }
 }

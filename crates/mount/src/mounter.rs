@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::broker::{self, Client, MountBroker};
 use super::error::Error;
@@ -19,12 +19,6 @@ pub struct Mounter(Arc<Way>);
 enum Way {
     ThisProcess(Mutex<KernelMounts>),
     Broker(Client),
-}
-
-impl Default for Mounter {
-    fn default() -> Self {
-        Self::this_process()
-    }
 }
 
 impl Mounter {
@@ -65,7 +59,7 @@ impl Mounter {
     /// The system's refusal and its remedy, in a phrase.
     pub(super) fn mount(&self, location: &Path) -> Result<OwnedFd, String> {
         match &*self.0 {
-            Way::ThisProcess(mounts) => lock(mounts).mount(&resolved(location)),
+            Way::ThisProcess(mounts) => mounts.lock().mount(&resolved(location)),
             Way::Broker(client) => client.mount(location),
         }
     }
@@ -74,7 +68,7 @@ impl Mounter {
     pub(super) fn raise_readahead(&self, location: &Path) {
         let raised = match &*self.0 {
             Way::ThisProcess(mounts) => {
-                lock(mounts).raise_readahead(&resolved(location)).map_err(|error| error.to_string())
+                mounts.lock().raise_readahead(&resolved(location)).map_err(|error| error.to_string())
             }
             Way::Broker(client) => client.raise_readahead(location),
         };
@@ -86,7 +80,7 @@ impl Mounter {
     /// Unmounts `location`, also while files are in use. Does nothing if it is not mounted.
     pub(super) fn unmount(&self, location: &Path) -> Result<(), Error> {
         let unmounted = match &*self.0 {
-            Way::ThisProcess(mounts) => lock(mounts).unmount(&resolved(location)).map_err(io::Error::from),
+            Way::ThisProcess(mounts) => mounts.lock().unmount(&resolved(location)).map_err(io::Error::from),
             Way::Broker(client) => client.unmount(location),
         };
         match unmounted {
@@ -112,8 +106,4 @@ impl Mounter {
             Way::Broker(client) => client.close_backing(device, id),
         }
     }
-}
-
-fn lock(mounts: &Mutex<KernelMounts>) -> MutexGuard<'_, KernelMounts> {
-    mounts.lock()
 }

@@ -18,6 +18,11 @@ pub fn free_memory_bytes() -> Option<u64> {
     free_below(Path::new("/"))
 }
 
+/// Memory of the machine in bytes, whatever this process may use of it; `None` where the system does not report it.
+pub fn machine_memory_bytes() -> Option<u64> {
+    machine_bytes(Path::new("/"), "MemTotal:")
+}
+
 fn limit_below(root: &Path) -> Option<u64> {
     let Groups { version, memory, .. } = Groups::of(root);
     let limits = memory.iter().filter_map(|group| number(&group.join(version.memory_limit_file())));
