@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use flashjob_config::{OutputStorage, Par, ParTarget};
+
 use super::entry::entries;
-use super::error::ConfigError;
 use super::input::{parse_par, read_par};
-use super::keys::Raw;
-use super::origin::Given;
-use super::resolver::Resolver;
-use super::{OutputStorage, Par, ParTarget, parsing};
+use crate::error::ConfigError;
+use crate::keys::Raw;
+use crate::parsing;
+use crate::resolver::Resolver;
+use crate::slot::Given;
 
 /// Fields of one entry: ours, or the platform's own form.
 const FIELDS: [&str; 5] = ["par", "prefix", "bucket_name", "mount_location", "volume_size_in_gbs"];
@@ -18,7 +20,7 @@ const LONGEST_PREFIX_BYTES: usize = 512;
 
 /// Destination of results.
 #[derive(Debug, Default)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// A bucket that we write to.
     pub storage: Option<OutputStorage>,
     /// A directory that the platform uploads by itself, and where results therefore belong.
@@ -26,7 +28,7 @@ pub(super) struct Output {
 }
 
 /// Reads the output. `None`: an error was noted.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Output> {
+pub(crate) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Output> {
     match &raw.output_object_storage.given {
         Some(list) => resolve_list(resolver, raw, list),
         None => resolve_plain(resolver, raw),

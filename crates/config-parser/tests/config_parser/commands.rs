@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flashjob_config::{Command, Shell, Stop, completions};
+use flashjob_config_parser::{Command, Shell, Stop, completions};
 
 use super::{PAR, check, parse_with};
 
@@ -19,7 +19,7 @@ fn check_holds_the_job_and_its_settings_in_a_stable_order() {
     let second = check(&["--seed=1", "--model=m"], &[]);
     assert!(first.errors.is_empty());
     assert_eq!(first.settings, second.settings);
-    assert_eq!(first.job.map(|job| job.settings().to_vec()), Some(first.settings.clone()));
+    assert_eq!(first.job.map(|job| job.settings), Some(first.settings.clone()));
     let mut keys: Vec<&str> = first.settings.iter().map(|setting| setting.key.as_str()).collect();
     keys.sort_unstable();
     let all = keys.len();

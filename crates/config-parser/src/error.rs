@@ -1,7 +1,8 @@
 //! Everything that can be wrong with a configuration, each in one sentence that says what to do.
 
-use super::origin::Origin;
-use super::redaction::quoted;
+use flashjob_config::Origin;
+
+use super::quoting::quoted;
 
 /// One reason why a configuration cannot be used. No variant holds a token or a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

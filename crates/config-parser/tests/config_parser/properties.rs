@@ -1,13 +1,14 @@
 //! Any text in any key is understood or refused by name, and never a panic.
 
-use flashjob_config::{self as config, Command, Stop};
+use flashjob_config::Origin;
+use flashjob_config_parser::{self as config_parser, Command, Stop};
 use proptest::prelude::*;
 
 use super::parse_with;
 
 /// Every key, out of the reference page.
 pub fn keys() -> Vec<String> {
-    let page = config::manual();
+    let page = config_parser::manual();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `--"));
     let keys: Vec<String> = rows.filter_map(|row| Some(row.split_once(' ')?.0.to_owned())).collect();
     assert!(keys.len() > 40, "{keys:?}");
@@ -47,7 +48,7 @@ proptest! {
         };
         let words: Vec<&str> = words.into_iter().chain((key != "model").then_some("--model=m")).collect();
         match parse_with(&words, &variables, &[("b", file.as_bytes())]) {
-            Ok(Command::Run(job)) => prop_assert!(!job.settings().is_empty()),
+            Ok(Command::Run(job)) => prop_assert!(!job.settings.is_empty()),
             Err(Stop::Invalid(errors)) => {
                 let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 prop_assert!(said.iter().all(|sentence| !sentence.contains('\n')), "{said:?}");
@@ -93,8 +94,8 @@ proptest! {
         let job = parse(words.to_vec());
         prop_assert_eq!(job.sampling.temperature, temperature);
         prop_assert_eq!(job.sampling.top_p, top_p);
-        let given = job.settings().iter().filter(|setting| setting.origin == config::Origin::Flag);
+        let given = job.settings.iter().filter(|setting| setting.origin == Origin::Flag);
         let again = parse(given.map(|setting| format!("--{}={}", setting.key, setting.value)).collect());
-        prop_assert_eq!(job.settings(), again.settings());
+        prop_assert_eq!(job.settings, again.settings);
     }
 }

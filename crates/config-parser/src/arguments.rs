@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::iter::Peekable;
 
 use super::error::ConfigError;
-use super::redaction::{quoted, quoted_value};
+use super::quoting::{quoted, quoted_value};
 
 /// Keys that mean `true` when no value follows.
 pub(super) const SWITCHES: [&str; 5] =

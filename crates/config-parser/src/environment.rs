@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use flashjob_config::Origin;
+
 use super::error::ConfigError;
-use super::keys::{KEYS, Raw, Reach, Texts};
-use super::origin::Origin;
-use super::redaction::quoted_value;
+use super::keys::{KEYS, Raw, Texts};
+use super::quoting::quoted_value;
+use super::slot::Reach;
 
 /// Texts of the variables, with the origin of each.
 #[derive(Debug, Default)]

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use super::arguments::nearest;
-use super::redaction::quoted;
+use crate::arguments::nearest;
+use crate::quoting::quoted;
 
 /// One object of the list.
 pub(super) struct Entry {

@@ -14,7 +14,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-use flashjob_config::{self as config, Check, Command, JobConfig, Stop};
+use flashjob_config::JobConfig;
+use flashjob_config_parser::{self as config_parser, Check, Command, Stop};
 
 /// A PAR whose token must never be seen.
 const PAR: &str = "https://objectstorage.eu-frankfurt-1.oraclecloud.com/p/s3cr3t/n/ns/b/models/o/";
@@ -26,7 +27,7 @@ fn parse_with(words: &[&str], variables: &[(&str, &str)], files: &[(&str, &[u8])
         found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
     let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    config::parse(words.iter().map(OsString::from), variables, &read_file)
+    config_parser::parse(words.iter().map(OsString::from), variables, &read_file)
 }
 
 /// The job, or a panic with all that is wrong.
@@ -59,6 +60,6 @@ fn check(words: &[&str], variables: &[(&str, &str)]) -> Check {
 
 /// `key = value (origin)` of one setting.
 fn setting(job: &JobConfig, key: &str) -> String {
-    let found = job.settings().iter().find(|setting| setting.key == key);
-    found.map(ToString::to_string).unwrap_or_else(|| panic!("no {key} among {:#?}", job.settings()))
+    let found = job.settings.iter().find(|setting| setting.key == key);
+    found.map(ToString::to_string).unwrap_or_else(|| panic!("no {key} among {:#?}", job.settings))
 }

@@ -3,16 +3,28 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::choice::DatasetKind;
+use flashjob_config::{Choice, Dataset, EngineConfig, Origin, ReplyLength, Share, Workload};
+
 use super::error::ConfigError;
 use super::keys::Raw;
-use super::origin::Origin;
+use super::parsing;
 use super::resolver::Resolver;
-use super::workload::ReplyLength;
-use super::{Dataset, EngineConfig, Share, Workload, parsing};
 
 /// Requests where neither the dataset nor the user says how many.
 const NUM_PROMPTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// `dataset`, before the file is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DatasetKind {
+    Random,
+    ShareGpt,
+    Jsonl,
+}
+
+impl Choice for DatasetKind {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("random", Self::Random), ("sharegpt", Self::ShareGpt), ("jsonl", Self::Jsonl)];
+}
 
 /// Decides all keys of the workload but those of sampling.
 pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) -> Option<Workload> {

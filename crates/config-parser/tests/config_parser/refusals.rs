@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use flashjob_config::{self as config, Stop};
+use flashjob_config_parser::{self as config_parser, Stop};
 
 use super::{check, errors};
 
@@ -472,7 +472,7 @@ fn bytes_that_are_not_text_are_refused_only_where_they_are_ours() {
     let with = |prefix: &str| OsString::from_vec([prefix.as_bytes(), b"\xff"].concat());
     let parse = |words: Vec<OsString>, variables: Vec<(OsString, OsString)>| {
         let words = ["--model".into(), "m".into()].into_iter().chain(words);
-        config::parse(words, variables.into_iter(), &|_| Ok(Vec::new()))
+        config_parser::parse(words, variables.into_iter(), &|_| Ok(Vec::new()))
     };
     for (words, variables, sentence) in [
         (

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
+use flashjob_config::redact;
 
-use super::Render;
 use super::arguments::{self, SWITCHES};
+use super::command::Render;
 use super::error::ConfigError;
-use super::keys::{KEYS, Preset, Texts};
-use super::redaction::quoted;
+use super::keys::{KEYS, Texts};
+use super::quoting::quoted;
+use super::slot::Preset;
 
 /// Offline LLM inference as a job: mounts a model bucket, runs, shows metrics, records the result, exits.
 #[derive(clap::Parser)]
@@ -211,7 +213,7 @@ fn sentence(error: &clap::Error, commands: &[String]) -> String {
         (ErrorKind::MissingRequiredArgument, Some(word)) => format!("{word} is missing; see --help"),
         (ErrorKind::UnknownArgument, Some(word)) if word.starts_with('-') => {
             let flag = word.split('=').next().unwrap_or(&word);
-            format!("{} does not belong to this command; see --help", super::redaction::redact(flag))
+            format!("{} does not belong to this command; see --help", redact(flag))
         }
         (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict, Some(word)) => {
             let nearest = arguments::nearest(&word, commands.iter().map(String::as_str));
@@ -232,7 +234,7 @@ fn sentence(error: &clap::Error, commands: &[String]) -> String {
         _ => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
-            super::redaction::redact(line.trim_start_matches("error: "))
+            redact(line.trim_start_matches("error: "))
         }
     }
 }

@@ -6,13 +6,13 @@
 
 use std::ffi::OsString;
 
+use flashjob_config::{Origin, redact};
 use serde_json::Value;
 
 use super::error::ConfigError;
 use super::flags::Asked;
 use super::keys::{Raw, Texts};
-use super::origin::Origin;
-use super::redaction::{quoted, redact};
+use super::quoting::quoted;
 use super::{environment, flags, reference};
 
 const ENV: &str = "recipe_container_env";

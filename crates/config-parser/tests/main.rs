@@ -1,3 +1,3 @@
 //! Configuration from outside.
 
-mod config;
+mod config_parser;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::flags;
-use super::keys::{KEYS, Preset, VARIABLES};
+use super::keys::{KEYS, VARIABLES};
+use super::slot::Preset;
 
 /// Content of `docs/CLI.md`.
 pub fn manual() -> String {
@@ -14,7 +15,7 @@ pub fn manual() -> String {
     paragraph(&mut page, "# The command line");
     paragraph(
         &mut page,
-        "<!-- Generated from the code; `UPDATE_DOCS=1 cargo test --release --test behaviour config::documentation` renews it. -->",
+        "<!-- Generated from the code; `UPDATE_DOCS=1 scripts/dev test config-parser documentation` renews it. -->",
     );
     paragraph(&mut page, &format!("{about}."));
     commands(&mut page, &command);

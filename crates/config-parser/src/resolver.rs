@@ -1,12 +1,12 @@
 //! Reads slots one by one, and keeps both ledgers: what came of them, and what is wrong.
 
-use super::choice::Choice;
+use flashjob_config::{Choice, Origin, Setting, redact};
+
 use super::error::ConfigError;
-use super::keys::{KEYS, Preset, Slot};
-use super::origin::{Given, Origin};
-use super::redaction::redact;
+use super::keys::KEYS;
+use super::parsing;
 use super::reference::unresolved;
-use super::setting::Setting;
+use super::slot::{Given, Preset, Slot};
 
 /// Settings and errors so far.
 #[derive(Debug, Default)]
@@ -85,7 +85,33 @@ impl Resolver {
 
     /// Value of a key with a few allowed words and a default.
     pub fn choose<T: Choice>(&mut self, slot: &Slot) -> Option<T> {
-        self.read(slot, T::parse, |value| value.name().to_owned())
+        self.read(slot, parsing::choice, |value: &T| value.name().to_owned())
+    }
+
+    /// Value of a variable that Kubernetes sets, shown as `shown_as`; an empty one counts as unset. `None`: an error was
+    /// recorded.
+    pub fn variable<T: ToString>(
+        &mut self,
+        slot: &Slot,
+        shown_as: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        let Some(given @ Given { text, origin }) = slot.given.as_ref().filter(|given| !given.text.is_empty()) else {
+            return Some(None);
+        };
+        if !self.check_reference(slot, given) {
+            return None;
+        }
+        match parse(text) {
+            Ok(value) => {
+                self.note_as(slot, shown_as.to_owned(), value.to_string(), origin.clone());
+                Some(Some(value))
+            }
+            Err(clause) => {
+                self.errors.push(ConfigError::value(&slot.field.to_uppercase(), text, origin, clause));
+                None
+            }
+        }
     }
 
     /// Returns whether the text of `given` can be parsed: it has no reference that Kubernetes left unreplaced.

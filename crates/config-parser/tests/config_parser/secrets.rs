@@ -1,6 +1,6 @@
 //! No token or password is shown, wherever a person put it.
 
-use flashjob_config::{Command, Stop};
+use flashjob_config_parser::{Command, Stop};
 use serde_json::Value;
 
 use super::{PAR, check, parse_with};

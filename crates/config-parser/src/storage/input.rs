@@ -2,21 +2,19 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use flashjob_config::{InputStorage, Origin, Par};
 use serde_json::Value;
 
 use super::entry::{Entry, entries, text};
-use super::error::ConfigError;
-use super::keys::{Raw, Slot};
-use super::origin::{Given, Origin};
-use super::redaction::quoted;
-use super::resolver::Resolver;
-use super::{InputStorage, Par, parsing};
+use crate::error::ConfigError;
+use crate::keys::Raw;
+use crate::parsing;
+use crate::quoting::quoted;
+use crate::resolver::Resolver;
+use crate::slot::{Given, Slot};
 
 /// Fields of one entry. `bucket_name` is the platform's way to mount a bucket itself.
 const FIELDS: [&str; 6] = ["par", "bucket_name", "mount_location", "volume_size_in_gbs", "include", "exclude"];
-
-/// Default directory of files (that of `mount-location`).
-const DEFAULT_LOCATION: &str = "/models";
 
 /// Directories that belong to the system: hiding one breaks the container.
 const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -27,7 +25,7 @@ const BYTES_PER_GB: u64 = 1_000_000_000;
 const LARGEST_GB: u64 = 1_000_000_000;
 
 /// Reads all inputs. `None`: an error was noted.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Vec<InputStorage>> {
+pub(crate) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Vec<InputStorage>> {
     let plain = [&raw.par, &raw.mount_location, &raw.volume_size_in_gbs, &raw.include, &raw.exclude];
     let Some(list) = &raw.input_object_storage.given else {
         return resolve_plain(resolver, raw, plain);
@@ -74,7 +72,7 @@ fn input(entry: &Entry, refused: &mut Vec<String>) -> Option<InputStorage> {
         (None, _) => Ok(None),
     });
     let location = entry.read("mount_location", &mut note, |value| {
-        parse_location(value.map(text).transpose()?.unwrap_or(DEFAULT_LOCATION))
+        parse_location(value.map(text).transpose()?.unwrap_or(InputStorage::DEFAULT_LOCATION))
     });
     let volume_bytes = entry.read("volume_size_in_gbs", &mut note, |value| match value {
         None => Ok(None),

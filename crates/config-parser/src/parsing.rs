@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::redaction::holds_par;
+use flashjob_config::{Choice, holds_par};
 
 /// Largest count: kernels and block tables have 32-bit signed integers.
 pub(super) const LARGEST_COUNT: u64 = i32::MAX as u64;
@@ -97,6 +97,20 @@ fn decimal_duration(text: &str) -> Option<Duration> {
         rest = after.trim_start();
     }
     (!text.trim().is_empty()).then_some(sum)
+}
+
+/// A duration in seconds, as a key shows it.
+pub(super) fn shown_seconds(duration: &Duration) -> String {
+    duration.as_secs_f64().to_string()
+}
+
+/// A value out of a short list of names.
+pub(super) fn choice<T: Choice>(text: &str) -> Result<T, String> {
+    let found = T::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = T::NAMES.iter().map(|(name, _)| *name).collect();
+        format!("it must be one of {}", names.join(", "))
+    })
 }
 
 /// A number of bytes, at least one: a decimal with an optional exponent and an optional unit of SI, IEC or Kubernetes
