@@ -82,7 +82,7 @@ impl Context {
         // The spool is written here, so that a run which is killed while it mounts is in MLflow as well.
         let tracking = Tracking::start(&job, &directory, started);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
-        let rendezvous = job.machines.clone().map(rendezvous);
+        let rendezvous = job.nodes.clone().map(rendezvous);
         let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
         let results = Results { directory, tracking, descriptors: KeptBack::take() };
         Self { job, started, signals, observability: Observability::start(), results, resources }

@@ -66,7 +66,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     });
     let phases = context.observability.phases.seconds();
     // The configured price is that of one node.
-    let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
+    let price = context.job.price_per_hour.map(|price| price * context.job.num_nodes() as f64);
     let figures = measurement.as_ref().map(|measurement| Figures::new(measurement, &phases, price));
     let mut result = JobResult {
         status,

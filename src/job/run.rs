@@ -84,7 +84,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     let exit = finish(&context, ending).await;
 
     context.observability.events.emit(Fact::PhaseStarted(Phase::Linger));
-    if measured && !context.job.follows() && context.signals.exit().is_none() {
+    if measured && !context.job.is_worker() && context.signals.exit().is_none() {
         linger(&context, &server).await;
     }
     server.stop().await;
@@ -197,7 +197,7 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
     if let Some(error) = &ending.error {
         tell(ending.exit, error);
     }
-    let exit = match context.job.follows() {
+    let exit = match context.job.is_worker() {
         true => worker::finish(&context.job, &context.signals, ending),
         false => finish::finish(context, ending).await,
     };

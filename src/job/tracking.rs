@@ -33,7 +33,7 @@ impl Tracking {
     /// `result.json` has everything too.
     pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
         // A worker records nothing: its leader has the run.
-        let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
+        let tracker = job.tracking.as_ref().filter(|_| !job.is_worker()).and_then(|tracking| {
             let spec = RunSpec {
                 key: RunKey::random(started),
                 run_name: tracking.run_name.clone().unwrap_or_else(|| default_run_name(job, started)),

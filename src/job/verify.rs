@@ -58,8 +58,8 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
         return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
     };
-    if job.machine_count() > 1 {
-        let sentence = "verify looks at the numbers of one machine; leave the LWS variables out";
+    if job.num_nodes() > 1 {
+        let sentence = "verify looks at the numbers of one node; leave the LWS variables out";
         return Err((Exit::Configuration, sentence.to_owned()));
     }
     let model = Model::open(&on_disk(job, &job.model)?).map_err(|error| (Exit::Model, error.to_string()))?;

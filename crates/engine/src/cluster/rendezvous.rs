@@ -18,7 +18,7 @@ use super::handshake::Handshake;
 use super::link::Link;
 use super::links::Links;
 use crate::error::Error;
-use flashjob_config::Machines;
+use flashjob_config::Nodes;
 
 /// Version of the frames and their contents. A change of either is another number.
 const PROTOCOL: u32 = 1;
@@ -47,7 +47,7 @@ struct Hello {
 
 /// Connections between the nodes of one job. It outlives the engine: whatever ends the job, the others are told.
 pub struct Rendezvous {
-    machines: Machines,
+    nodes: Nodes,
     cancel: CancellationToken,
     /// Links by node rank.
     met: Mutex<BTreeMap<usize, Arc<Link>>>,
@@ -55,13 +55,13 @@ pub struct Rendezvous {
 
 impl Rendezvous {
     /// For this node; `cancel` ends every wait.
-    pub fn new(machines: Machines, cancel: CancellationToken) -> Self {
-        Self { machines, cancel, met: Mutex::default() }
+    pub fn new(nodes: Nodes, cancel: CancellationToken) -> Self {
+        Self { nodes, cancel, met: Mutex::default() }
     }
 
     /// Rank, number and address of the nodes.
-    pub fn nodes(&self) -> &Machines {
-        &self.machines
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Tells all who have been met how this node ends, and waits a moment until they have heard it.
@@ -81,14 +81,14 @@ impl Rendezvous {
     /// [`Error::Setting`] where they do not mean the same job, [`Error::Machines`] where not all of them come,
     /// [`Error::Cancelled`].
     pub(crate) fn meet(&self, handshake: &Handshake) -> Result<Links, Error> {
-        match self.machines.follows() {
+        match self.nodes.is_worker() {
             false => self.accept_workers(handshake).map(|links| Links::Leader(links.into())),
             true => self.connect_to_leader(handshake).map(Links::Worker),
         }
     }
 
     fn accept_workers(&self, handshake: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
-        let Machines { port, count, patience, .. } = self.machines;
+        let Nodes { port, num_nodes: count, timeout: patience, .. } = self.nodes;
         let refused = |error| {
             Error::Setting(format!(
                 "group-port={port} cannot be listened on: {error}; set it to a free port on all machines"
@@ -141,7 +141,7 @@ impl Rendezvous {
 
     /// Takes in a node that has said who it is.
     fn admit(&self, hello: Hello, link: Link, handshake: &Handshake) -> Result<(), Error> {
-        let count = self.machines.count.get();
+        let count = self.nodes.num_nodes.get();
         let Hello { protocol, index, count: theirs, handshake: meant } = hello;
         let peer = link.peer().to_owned();
         // It hears why, whatever it is. A node that calls again has forgotten its first call.
@@ -170,7 +170,7 @@ impl Rendezvous {
     }
 
     fn connect_to_leader(&self, handshake: &Handshake) -> Result<Arc<Link>, Error> {
-        let Machines { leader, port, index, count, patience } = &self.machines;
+        let Nodes { leader, port, node_rank: index, num_nodes: count, timeout: patience } = &self.nodes;
         let deadline = Instant::now() + *patience;
         // Pods start in any order: a leader that is not there yet is the usual case, not a failure.
         let stream = loop {

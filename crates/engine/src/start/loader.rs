@@ -142,7 +142,7 @@ impl Loading<'_> {
 
     fn plan(&self) -> Result<LoadPlan, Error> {
         let Self { platform, model, config, rendezvous, .. } = *self;
-        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.nodes().count.get());
+        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.nodes().num_nodes.get());
         // Only asked for where it decides: the driver starts with the question.
         let visible_gpus = if config.tensor_parallel_size.is_none() { platform.visible_gpus() } else { 1 };
         let parallelism = Parallelism::new(platform, &model.config, config, nodes, visible_gpus)?;
@@ -159,7 +159,7 @@ impl Loading<'_> {
         let Some(rendezvous) = self.rendezvous else {
             return Ok(World { size: world_size, here: 0..world_size, links: None });
         };
-        let first = rendezvous.nodes().index * ranks_per_node;
+        let first = rendezvous.nodes().node_rank * ranks_per_node;
         let handshake = plan.handshake(self.config, &identity(self.model)?);
         let links = Some(rendezvous.meet(&handshake)?);
         Ok(World { size: world_size, here: first..first + ranks_per_node, links })
