@@ -3,6 +3,7 @@
 //! It does not know how anything was measured. A result is on disk before anything tries to send it.
 
 mod directory;
+mod environment;
 mod figures;
 mod outputs;
 mod replicas;
@@ -11,9 +12,10 @@ mod summary;
 mod termination;
 
 pub use directory::{DirectoryError, Moved, ResultsDirectory};
+pub use environment::{Environment, Privileges, WriteRules};
 pub use figures::{Figures, named};
 pub use outputs::{Answerer, outputs};
 pub use replicas::{ReplicaFigures, ReplicaResult};
-pub use result::{InputReport, JobResult, PhaseSeconds, Status, settings};
+pub use result::{InputReport, JobResult, PhaseSeconds, Status};
 pub use summary::summary;
 pub use termination::termination_message;

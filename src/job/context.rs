@@ -12,12 +12,11 @@ use flashjob_telemetry::{FactLog, Registry};
 use super::descriptors::KeptBack;
 use super::host;
 use super::phases::Phases;
-use super::privileges::Privileges;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use crate::backend::Rendezvous;
 use crate::bench::Recorder;
-use crate::report::ResultsDirectory;
+use crate::report::{Privileges, ResultsDirectory};
 
 /// One run: its configuration and everything around it.
 pub struct Context {

@@ -74,7 +74,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         error,
         started_at: clock::rfc3339(context.started),
         ended_at: clock::rfc3339(SystemTime::now()),
-        settings: report::settings(&context.job),
+        settings: context.job.settings.clone(),
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(&context.observability.registry),

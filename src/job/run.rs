@@ -19,11 +19,10 @@ use flashjob_telemetry::{Expected, LingerEnd, Progress, Sampler, Server};
 use super::context::Context;
 use super::exit::Failure;
 use super::finish::{self, Ending};
-use super::privileges::Privileges;
 use super::signals::Signals;
 use super::work::{self, Work};
 use super::{Exit, clock, exit, linger, panics, terminal, worker};
-use crate::report::ResultsDirectory;
+use crate::report::{Privileges, ResultsDirectory};
 
 /// Interval in which the host is sampled and live points go to MLflow.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
