@@ -10,8 +10,7 @@ mod recorder;
 mod roofline;
 mod token_clock;
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use bins::Bins;
@@ -78,7 +77,7 @@ pub fn run(
     // The backend takes the requests, and their counts are verified against the originals.
     let expected: Vec<Request> = measured.clone();
     // A panic does not spoil the list: each push adds a whole completion.
-    let lock = || completions.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || completions.lock();
     lock().reserve(measured.len());
     // Counters of GPUs run all the time: the difference over the region is its energy.
     let energy_before = energy_joules();

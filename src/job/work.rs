@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
@@ -134,7 +136,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         }
     })
     .await;
-    work.completions = std::mem::take(&mut completions.lock().unwrap_or_else(PoisonError::into_inner));
+    work.completions = std::mem::take(&mut completions.lock());
     report_failed(work);
     let measurement = outcome?.map_err(from_bench)?;
     if let Some(reason) = measurement.roofline.unknown_because {

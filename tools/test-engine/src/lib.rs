@@ -1,13 +1,14 @@
 //! The engine for tests: tiny models with seeded weights, settings, real requests, all facts observed.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
 use flashjob_engine::{Engine, Error, Output, Request};
 use flashjob_event::{Event, Events, Fact, Observer, RequestId};
 use flashjob_model::Model;
 use flashjob_test_models::golden::directory;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// The likeliest token, always.
@@ -57,7 +58,7 @@ pub struct Facts(pub Mutex<Vec<Fact>>);
 
 impl Observer for Facts {
     fn observe(&self, event: &Event) {
-        self.0.lock().unwrap().push(event.fact.clone());
+        self.0.lock().push(event.fact.clone());
     }
 }
 
@@ -69,6 +70,6 @@ pub fn serve(engine: &mut Engine, requests: Vec<Request>) -> Result<(Vec<Output>
         outputs.push(output);
     })?;
     outputs.sort_by_key(|output| output.id);
-    let facts = std::mem::take(&mut *facts.0.lock().unwrap());
+    let facts = std::mem::take(&mut *facts.0.lock());
     Ok((outputs, facts))
 }
