@@ -37,7 +37,8 @@ use std::process::ExitCode;
 
 pub use exit::Exit;
 
-use flashjob_config::{self as config, Command, JobConfig, MountMode, Stop};
+use flashjob_config::{JobConfig, MountMode};
+use flashjob_config_parser::{self as config_parser, Command, Stop};
 use flashjob_model as model;
 use flashjob_mount as mount;
 
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
     umask::restrict();
     descriptors::raise_limit();
     let read_file = |path: &Path| text_file::read(path);
-    let asked = config::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
+    let asked = config_parser::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
     // Commands that run no job fork as well where this is PID 1, which has to reap orphans and pass signals on.
     let is_job = matches!(asked, Ok(Command::Run(_)));
     if !is_job
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Publish(asked)) => publish::publish(*asked),
         Ok(Command::Render(asked)) => blueprint::render(&asked),
         Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
-        Ok(Command::Completions(shell)) => terminal::print(&config::completions(shell)),
+        Ok(Command::Completions(shell)) => terminal::print(&config_parser::completions(shell)),
         Err(Stop::Help(text)) => terminal::print(&text),
         Err(Stop::Invalid(errors)) => exit::invalid(&errors),
     };

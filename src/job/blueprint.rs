@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use flashjob_config::{Render, RenderFormat, redact};
+use flashjob_config::redact;
+use flashjob_config_parser::{Render, RenderFormat};
 use flashjob_deploy::{self as deploy, Finding, Format, Kind, RenderError};
 
 use super::{Exit, exit, terminal, text_file};

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use flashjob_config::{Check, escape_controls, hide_pars};
+use flashjob_config::{escape_controls, hide_pars};
+use flashjob_config_parser::Check;
 use flashjob_mount as mount;
 
 use super::privileges::Plan;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use flashjob_config::{ConfigError, shortened};
+use flashjob_config::shortened;
+use flashjob_config_parser::ConfigError;
 
 use super::{terminal, termination_file};
 

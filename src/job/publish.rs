@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use flashjob_config::{Credentials, Publish};
+use flashjob_config::Credentials;
+use flashjob_config_parser::Publish;
 use flashjob_event::Events;
 use flashjob_mlflow::{self as mlflow, Access, Outcome};
 

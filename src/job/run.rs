@@ -131,7 +131,7 @@ fn announce(job: &JobConfig, directory: &ResultsDirectory, privileges: &Privileg
     if let Some(moved) = directory.moved() {
         tracing::info!(to = %moved.to.display(), files = ?moved.names, "files of the run before this one were moved");
     }
-    for setting in job.settings() {
+    for setting in &job.settings {
         tracing::debug!(key = setting.key, value = %setting.value, origin = %setting.origin, "setting");
     }
 }

@@ -37,7 +37,7 @@ impl Tracking {
             let spec = RunSpec {
                 key: RunKey::random(started),
                 run_name: tracking.run_name.clone().unwrap_or_else(|| default_run_name(job, started)),
-                params: job.settings().iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
+                params: job.settings.iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
                 tags: host::tags(),
                 start: started,
                 member: replicas::membership(job),

@@ -88,7 +88,7 @@ pub struct JobResult {
 
 /// The whole configuration, redacted, as `key → {value, origin}`.
 pub fn settings(job: &JobConfig) -> Value {
-    let settings = job.settings().iter();
+    let settings = job.settings.iter();
     settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect()
 }
 

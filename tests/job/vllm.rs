@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use flashjob::backend::{self, Backend, Completion, Found, Interpreter, Loading, Request};
 use flashjob::bench::Recorder;
-use flashjob_config::{self as config, Command, JobConfig, Sampling};
+use flashjob_config::{JobConfig, Sampling};
+use flashjob_config_parser::{self as config_parser, Command};
 use flashjob_event::{Event, Events, Fact, FinishReason, Observer, Phase, RequestId};
 use flashjob_model::{SharedTexts, SystemFiles};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -103,7 +104,7 @@ fn on_vllm_at(results: &TempDir, environment: &Path, port: u16) -> Process {
 
 fn configured(words: &[&str]) -> JobConfig {
     let words = ["--model=unused"].iter().chain(words).map(OsString::from);
-    match config::parse(words, std::iter::empty(), &|_| unreachable!()).unwrap() {
+    match config_parser::parse(words, std::iter::empty(), &|_| unreachable!()).unwrap() {
         Command::Run(job) => *job,
         other => panic!("{other:?}"),
     }

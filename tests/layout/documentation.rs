@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use flashjob_config as config;
+use flashjob_config_parser as config_parser;
 
 use super::{root, sources};
 
@@ -221,7 +221,7 @@ fn every_decision_record_has_its_form_and_is_in_the_index() {
 
 #[test]
 fn defaults_in_the_readme_are_those_of_the_reference() {
-    let manual = config::manual();
+    let manual = config_parser::manual();
     let rows: Vec<Vec<&str>> =
         manual.lines().filter(|line| line.starts_with("| `--")).map(|line| line.split(" | ").collect()).collect();
     let readme = read("README.md");

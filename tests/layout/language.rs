@@ -68,7 +68,7 @@ fn defined_twice(files: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Files whose docs are help texts of the command line or of `docs/CLI.md`: these are for users, and not held here.
-const HELP_TEXTS: [&str; 2] = ["crates/config/src/flags.rs", "crates/config/src/keys.rs"];
+const HELP_TEXTS: [&str; 2] = ["crates/config-parser/src/flags.rs", "crates/config-parser/src/keys.rs"];
 
 /// The docs of items, each as its place and its text in one line; without help texts.
 fn docs(files: &BTreeMap<String, String>) -> Vec<(String, String)> {

@@ -33,9 +33,6 @@ pub enum DeviceChoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelPath(pub PathBuf);
 
-/// Directory where the platform puts models by default.
-const DEFAULT_LOCATION: &str = "/models";
-
 impl ModelPath {
     /// The places to look at, in order: the path itself where it is absolute; else under each mount location (under `/models`
     /// where nothing is mounted), and then in the working directory.
@@ -44,7 +41,7 @@ impl ModelPath {
             return vec![self.0.clone()];
         }
         let locations: Vec<&Path> = match inputs {
-            [] => vec![Path::new(DEFAULT_LOCATION)],
+            [] => vec![Path::new(InputStorage::DEFAULT_LOCATION)],
             inputs => inputs.iter().map(|input| input.location.as_path()).collect(),
         };
         locations.into_iter().chain([Path::new(".")]).map(|location| location.join(&self.0)).collect()

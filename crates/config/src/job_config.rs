@@ -43,17 +43,12 @@ pub struct JobConfig {
     pub results_dir: PathBuf,
     /// Price of one machine an hour, in whatever currency the user thinks.
     pub price_per_hour: Option<f64>,
-    /// See [`JobConfig::settings`].
-    pub(super) settings: Vec<Setting>,
+    /// Every key with its value and its source, in a stable order and without secrets: for people, for MLflow's
+    /// parameters and for `result.json`.
+    pub settings: Vec<Setting>,
 }
 
 impl JobConfig {
-    /// Every key with what it came to and who gave it, in a stable order and without secrets: for people, for
-    /// MLflow's parameters and for `result.json`.
-    pub fn settings(&self) -> &[Setting] {
-        &self.settings
-    }
-
     /// Machines that share the model.
     pub fn machine_count(&self) -> usize {
         self.machines.as_ref().map_or(1, |machines| machines.count.get())

@@ -1,219 +1,38 @@
-//! Text in, [`JobConfig`] out, checked once.
+//! The types of a decided configuration: [`JobConfig`] and its parts, secrets, and the redaction of texts.
 //!
-//! Flags, environment variables and a blueprint file fill one raw struct; one function turns it into
-//! [`JobConfig`] or into every reason why it cannot. Nothing behind this crate sees those strings again.
-//! It knows nothing of I/O beyond the text it is handed, and nothing of tokio.
+//! `flashjob-config-parser` makes them from what a user gives. This crate knows nothing of flags, variables and files, and its
+//! types hold no text that is still to be read.
 
-mod arguments;
-mod blueprint;
 mod choice;
 mod engine;
-mod entry;
-mod environment;
-mod error;
-mod flags;
-mod input;
 mod job_config;
-mod keys;
 mod machines;
-mod manual;
 mod origin;
-mod output;
 mod par;
-mod parsing;
-mod prompts;
 mod redaction;
-mod reference;
 mod replica;
-mod resolve;
-mod resolver;
+mod sampling;
 mod secret;
 mod setting;
 mod spellings;
 mod storage;
+mod telemetry;
 mod tracking;
-mod watching;
 mod workload;
 
-use std::ffi::OsString;
-use std::io;
-use std::path::{Path, PathBuf};
-
-pub use clap_complete::Shell;
-
+pub use choice::Choice;
 pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
-pub use error::{ConfigError, Stop};
 pub use job_config::JobConfig;
 pub use machines::Machines;
-pub use manual::manual;
 pub use origin::Origin;
 pub use par::{Par, ParError, ParTarget};
-pub use redaction::{escape_controls, hide_pars, redact, shortened};
-pub use reference::{expand as expand_references, unresolved as unresolved_reference};
+pub use redaction::{escape_controls, hide_pars, holds_par, redact, shortened};
 pub use replica::{Replica, Share};
+pub use sampling::Sampling;
 pub use secret::Secret;
 pub use setting::Setting;
 pub use spellings::Redaction;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
-pub use watching::{Credentials, LogFormat, MetricsLinger, TelemetryConfig, Tracking};
-pub use workload::{
-    ApplyChatTemplate, Dataset, OnBadInput, Repeats, ReplyLength, Sampling, SharedPrefixes, WarmUp, Workload,
-};
-
-pub use flags::RenderFormat;
-
-use flags::Asked;
-use keys::{Raw, Texts};
-use resolver::Resolver;
-
-/// The command that the user gave.
-#[derive(Debug)]
-pub enum Command {
-    /// Run the job of this configuration.
-    Run(Box<JobConfig>),
-    /// Show the job and what is wrong with it.
-    Check(Check),
-    /// Compare the model's numbers where the job would run with those of the CPU in single precision.
-    Verify(Box<JobConfig>),
-    /// Send what could not be sent.
-    Publish(Box<Publish>),
-    /// Turn a blueprint into a manifest.
-    Render(Render),
-    /// Judge a blueprint.
-    Validate {
-        /// Path of the blueprint.
-        blueprint: PathBuf,
-    },
-    /// Print a completion script.
-    Completions(Shell),
-}
-
-/// The outcome of `flashjob check`, as far as text alone can tell.
-#[derive(Debug)]
-pub struct Check {
-    /// The job, if nothing is wrong.
-    pub job: Option<Box<JobConfig>>,
-    /// Settings that could be resolved, in the order of [`JobConfig::settings`].
-    pub settings: Vec<Setting>,
-    /// Everything that is wrong.
-    pub errors: Vec<ConfigError>,
-}
-
-/// Arguments of `flashjob render`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Render {
-    /// The blueprint's file.
-    pub blueprint: PathBuf,
-    /// Format of the manifest.
-    pub format: RenderFormat,
-}
-
-/// Arguments of `flashjob publish`.
-#[derive(Debug)]
-pub struct Publish {
-    /// The `results-dir` of the run.
-    pub dir: PathBuf,
-    /// Destination given by the user; otherwise that in the spool. Credentials are never in the spool.
-    pub tracking: Option<Tracking>,
-    /// The bucket that takes results; its PAR is a secret, so the spool does not know it.
-    pub output: Option<OutputStorage>,
-}
-
-/// Turns the process's words and variables into a [`Command`].
-///
-/// `words` come without the program's name; `read_file` is asked for the blueprint only.
-///
-/// # Errors
-/// [`Stop::Help`] holds a text that was asked for; [`Stop::Invalid`] everything that is wrong, at once.
-pub fn parse(
-    words: impl Iterator<Item = OsString>,
-    variables: impl Iterator<Item = (OsString, OsString)>,
-    read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Result<Command, Stop> {
-    let mut errors = Vec::new();
-    let asked = flags::read(words, &mut errors);
-    if let Some((what, path)) = asked.as_ref().and_then(Asked::path)
-        && let Err(clause) = parsing::path(&path)
-    {
-        errors.push(ConfigError::Usage(format!("{what} is {}, but {clause}", redaction::quoted(&path))));
-    }
-    let asked = match asked {
-        Some(Asked::Help(text)) => return Err(Stop::Help(text)),
-        Some(Asked::Completions(shell)) if errors.is_empty() => return Ok(Command::Completions(shell)),
-        Some(Asked::Render(render)) if errors.is_empty() => return Ok(Command::Render(render)),
-        Some(Asked::Validate { blueprint }) if errors.is_empty() => return Ok(Command::Validate { blueprint }),
-        Some(asked) => asked,
-        None => return Err(Stop::Invalid(errors)),
-    };
-    let (texts, finish): (Texts, Box<Finish>) = match asked {
-        Asked::Run(texts) => (texts, Box::new(run)),
-        Asked::Check(texts) => (texts, Box::new(|resolver, raw| Ok(check(resolver, raw)))),
-        Asked::Verify(texts) => (texts, Box::new(verify)),
-        Asked::Publish { dir, texts } => {
-            (texts, Box::new(move |resolver, raw| publish(PathBuf::from(&dir), resolver, raw)))
-        }
-        Asked::Help(_) | Asked::Completions(_) | Asked::Render(_) | Asked::Validate { .. } => {
-            return Err(Stop::Invalid(errors));
-        }
-    };
-    let (resolver, raw) = gather(texts, variables, read_file, errors);
-    finish(resolver, &raw)
-}
-
-/// Turns raw values into a command.
-type Finish = dyn Fn(Resolver, &Raw) -> Result<Command, Stop>;
-
-/// Fills the raw struct from all sources, the strongest first.
-fn gather(
-    flags: Texts,
-    variables: impl Iterator<Item = (OsString, OsString)>,
-    read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
-    mut errors: Vec<ConfigError>,
-) -> (Resolver, Raw) {
-    let variables: Vec<(OsString, OsString)> = variables.collect();
-    let names = variables.iter().filter_map(|(name, _)| name.to_str().map(str::to_owned)).collect();
-    let mut raw = Raw::default();
-    raw.fill(flags, |_| Origin::Flag);
-    environment::read(variables.into_iter(), |name| Origin::Variable(name.to_owned()), &mut errors).fill(&mut raw);
-    let mut resolver = Resolver::new(errors, names);
-    if let Some(Some(path)) =
-        resolver.read_open(&raw.blueprint.clone(), parsing::path, |path| path.display().to_string())
-    {
-        let shown = path.display().to_string();
-        match read_file(&path) {
-            Ok(bytes) => blueprint::fill(&mut raw, &shown, &bytes, &mut resolver.errors),
-            Err(error) => resolver.errors.push(ConfigError::Blueprint {
-                file: redaction::quoted(&shown),
-                problem: format!("cannot be read: {error}"),
-            }),
-        }
-    }
-    (resolver, raw)
-}
-
-fn run(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
-    let resolved = resolve::job(resolver, raw);
-    resolved.job.map(|job| Command::Run(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
-}
-
-fn verify(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
-    let resolved = resolve::job(resolver, raw);
-    resolved.job.map(|job| Command::Verify(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
-}
-
-fn check(resolver: Resolver, raw: &Raw) -> Command {
-    let resolve::Resolved { job, settings, errors } = resolve::job(resolver, raw);
-    Command::Check(Check { job: job.map(Box::new), settings, errors })
-}
-
-fn publish(dir: PathBuf, resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
-    let resolve::Destination { tracking, output } = resolve::destination(resolver, raw).map_err(Stop::Invalid)?;
-    Ok(Command::Publish(Box::new(Publish { dir, tracking, output })))
-}
-
-/// The completion script for `shell`.
-pub fn completions(shell: Shell) -> String {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut flags::command(), "flashjob", &mut script);
-    String::from_utf8_lossy(&script).into_owned()
-}
+pub use telemetry::{LogFormat, MetricsLinger, TelemetryConfig};
+pub use tracking::{Credentials, Tracking};
+pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, Repeats, ReplyLength, SharedPrefixes, WarmUp, Workload};

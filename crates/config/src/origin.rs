@@ -27,7 +27,7 @@ impl Origin {
     }
 
     /// Description of the place where `key` was given, for a sentence.
-    pub(super) fn of(&self, key: &str) -> String {
+    pub fn of(&self, key: &str) -> String {
         match self {
             Origin::Flag => format!("flag --{key}"),
             other => other.to_string(),
@@ -44,13 +44,4 @@ impl fmt::Display for Origin {
             Origin::Default => f.write_str("default"),
         }
     }
-}
-
-/// A value as text, and where it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Given {
-    /// The given text without white space at both ends. May contain a token: never print it unredacted.
-    pub text: String,
-    /// Source of the text.
-    pub origin: Origin,
 }

@@ -6,9 +6,6 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Most characters of a value in a sentence.
-const LONGEST_SHOWN: usize = 80;
-
 const HIDDEN: &str = "<redacted>";
 
 /// Pattern of a path separator, plain or percent-encoded once or twice; also doubled or reversed, so that a typing
@@ -66,7 +63,7 @@ pub fn hide_pars(text: &str) -> Cow<'_, str> {
 }
 
 /// Returns whether `text` contains a Pre-Authenticated Request, exact or similar.
-pub(super) fn holds_par(text: &str) -> bool {
+pub fn holds_par(text: &str) -> bool {
     let patterns = [&TOKEN_BEFORE_NAMESPACE, &TOKEN_AFTER_HOST];
     patterns.into_iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
         || ["/p/", "/n/", "/b/"].iter().all(|part| text.contains(part))
@@ -101,29 +98,6 @@ pub fn shortened(mut text: String, most_bytes: usize) -> String {
 /// Replaces all matches. A pattern that failed to compile, which tests exclude, hides the whole text.
 fn replace<'a>(pattern: &LazyLock<Option<Regex>>, text: &'a str, with: &str) -> Cow<'a, str> {
     pattern.as_ref().map_or(Cow::Borrowed(HIDDEN), |pattern| pattern.replace_all(text, with))
-}
-
-/// `text` redacted, escaped, cut and quoted, for use in a sentence.
-pub(super) fn quoted(text: &str) -> String {
-    if text.is_empty() {
-        return "empty".to_owned();
-    }
-    let redacted = redact(text);
-    let mut shown: String = redacted.chars().take(LONGEST_SHOWN).flat_map(char::escape_debug).collect();
-    if redacted.chars().count() > LONGEST_SHOWN {
-        shown.push('…');
-    }
-    // Between backticks, quotes need no escape.
-    format!("`{}`", shown.replace("\\\"", "\"").replace("\\'", "'"))
-}
-
-/// `text` of `key` for a sentence: [`quoted`], or a placeholder if the whole value is a secret.
-pub(super) fn quoted_value(key: &str, text: &str) -> String {
-    match key {
-        _ if text.is_empty() => quoted(text),
-        "par" | "output-par" | "mlflow-tracking-password" | "mlflow-tracking-token" => "a value not shown".to_owned(),
-        _ => quoted(text),
-    }
 }
 
 /// Replaces `user:password@` after each `://`, and at the start of a text without a scheme.
@@ -183,12 +157,5 @@ mod tests {
         ] {
             assert_eq!(redact(text), shown, "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_quoted_fits_a_sentence() {
-        assert_eq!(quoted(""), "empty");
-        assert_eq!(quoted("a\nb\"c'"), "`a\\nb\"c'`");
-        assert_eq!(quoted(&"é".repeat(100)), format!("`{}…`", "é".repeat(80)));
     }
 }

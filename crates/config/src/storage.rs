@@ -20,6 +20,11 @@ pub struct InputStorage {
     pub exclude: Vec<String>,
 }
 
+impl InputStorage {
+    /// Directory of files unless another is given: there the platform puts models.
+    pub const DEFAULT_LOCATION: &str = "/models";
+}
+
 /// `output_object_storage`: where `results-dir` is uploaded at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputStorage {

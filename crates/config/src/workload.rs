@@ -1,4 +1,4 @@
-//! Settings of the workload: prompts, their number, sampling.
+//! Settings of the workload: prompts, their number and their lengths.
 
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -163,24 +163,6 @@ pub enum OnBadInput {
     Fail,
     /// It is reported and left out.
     Skip,
-}
-
-/// Sampling parameters. Temperature 0 is greedy.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Sampling {
-    /// ≥ 0; 0 takes the likeliest token.
-    pub temperature: f32,
-    /// In (0, 1]; 1 keeps all.
-    pub top_p: f32,
-    /// Keep the `k` likeliest; `None` keeps all.
-    pub top_k: Option<NonZeroUsize>,
-}
-
-impl Sampling {
-    /// Returns whether sampling is greedy: the likeliest token is taken.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature == 0.0 || self.top_k.is_some_and(|k| k.get() == 1)
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::document::{self, Node};
 use super::recipe::{LeftOut, Recipe};
 use super::{Finding, Kind, compose, docker, kubernetes, validate};
-use flashjob_config::expand_references;
+use flashjob_config_parser::expand_references;
 
 /// Target of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

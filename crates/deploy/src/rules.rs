@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Finding;
 use super::document::{Node, inside};
-use flashjob_config::{Par, unresolved_reference};
+use flashjob_config::Par;
+use flashjob_config_parser::unresolved_reference;
 
 /// Everything in `document` that the platform, or any other place, would refuse or misunderstand.
 pub(super) fn check(document: &Node) -> Vec<Finding> {

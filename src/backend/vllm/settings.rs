@@ -39,7 +39,7 @@ pub fn of<'a>(job: &JobConfig, model: &'a Path, tokenizer: &'a Path) -> Settings
 /// A sentence on everything that was asked for and that vLLM cannot do, if there is anything.
 pub fn refused(job: &JobConfig) -> Option<String> {
     let asked = |key: &str, value: &str| {
-        job.settings()
+        job.settings
             .iter()
             // A default is no request of the user, so that vLLM may do otherwise.
             .any(|setting| setting.key == key && setting.origin != Origin::Default && setting.value != value)
@@ -56,5 +56,5 @@ pub fn refused(job: &JobConfig) -> Option<String> {
 }
 
 fn given(job: &JobConfig, key: &str) -> bool {
-    job.settings().iter().any(|setting| setting.key == key && setting.origin != Origin::Default)
+    job.settings.iter().any(|setting| setting.key == key && setting.origin != Origin::Default)
 }

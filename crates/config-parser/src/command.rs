@@ -1,0 +1,62 @@
+//! The command that a user gave, with all that it needs. It knows nothing of texts.
+
+use std::path::PathBuf;
+
+use clap_complete::Shell;
+use flashjob_config::{JobConfig, OutputStorage, Setting, Tracking};
+
+use super::error::ConfigError;
+use super::flags::RenderFormat;
+
+/// The command that the user gave.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the job of this configuration.
+    Run(Box<JobConfig>),
+    /// Show the job and what is wrong with it.
+    Check(Check),
+    /// Compare the model's numbers where the job would run with those of the CPU in single precision.
+    Verify(Box<JobConfig>),
+    /// Send what could not be sent.
+    Publish(Box<Publish>),
+    /// Turn a blueprint into a manifest.
+    Render(Render),
+    /// Judge a blueprint.
+    Validate {
+        /// Path of the blueprint.
+        blueprint: PathBuf,
+    },
+    /// Print a completion script.
+    Completions(Shell),
+}
+
+/// The outcome of `flashjob check`, as far as text alone can tell.
+#[derive(Debug)]
+pub struct Check {
+    /// The job, if nothing is wrong.
+    pub job: Option<Box<JobConfig>>,
+    /// Settings that could be resolved, in the order of [`JobConfig::settings`].
+    pub settings: Vec<Setting>,
+    /// Everything that is wrong.
+    pub errors: Vec<ConfigError>,
+}
+
+/// Arguments of `flashjob render`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Render {
+    /// The blueprint's file.
+    pub blueprint: PathBuf,
+    /// Format of the manifest.
+    pub format: RenderFormat,
+}
+
+/// Arguments of `flashjob publish`.
+#[derive(Debug)]
+pub struct Publish {
+    /// The `results-dir` of the run.
+    pub dir: PathBuf,
+    /// Destination given by the user; otherwise that in the spool. Credentials are never in the spool.
+    pub tracking: Option<Tracking>,
+    /// The bucket that takes results; its PAR is a secret, so the spool does not know it.
+    pub output: Option<OutputStorage>,
+}

@@ -1,0 +1,85 @@
+//! Settings of the engine from their keys.
+
+use std::num::NonZeroUsize;
+
+use flashjob_config::{DeviceChoice, EngineConfig, InstructionSet};
+
+use super::error::ConfigError;
+use super::keys::Raw;
+use super::parsing;
+use super::resolver::Resolver;
+
+/// Divisor of the KV block size: the smallest page of the attention kernels.
+const BLOCK_MULTIPLE: usize = 32;
+
+/// Reads all keys of the engine. `None`: an error was noted.
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig> {
+    let show_count = |count: &NonZeroUsize| count.to_string();
+    let tensor_parallel_size = resolver.read_open(&raw.tensor_parallel_size, parsing::count, show_count);
+    let max_model_len = resolver.read_open(&raw.max_model_len, parsing::count, show_count);
+    let dtype = resolver.choose(&raw.dtype);
+    let memory_utilization = resolver.read(
+        &raw.gpu_memory_utilization,
+        |text| parsing::number(text, "a number above 0 and at most 1", |share| share > 0.0 && share <= 1.0),
+        f64::to_string,
+    );
+    let kv_cache = resolver.read_open(&raw.kv_cache_memory, parsing::bytes, u64::to_string);
+    let max_num_seqs = resolver.read_open(&raw.max_num_seqs, parsing::count, show_count);
+    let max_num_batched_tokens = resolver.read_open(&raw.max_num_batched_tokens, parsing::count, show_count);
+    let prefix_caching = resolver.read(&raw.enable_prefix_caching, parsing::boolean, bool::to_string);
+    let enforce_eager = resolver.read(&raw.enforce_eager, parsing::boolean, bool::to_string);
+    let block_tokens = resolver.read(
+        &raw.block_size,
+        |text| {
+            let count = parsing::count(text).ok().filter(|count| count.get().is_multiple_of(BLOCK_MULTIPLE));
+            count.ok_or_else(|| format!("it must be a multiple of {BLOCK_MULTIPLE}"))
+        },
+        show_count,
+    );
+    let threads = resolver.read_open(&raw.threads, parsing::count, show_count);
+    let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
+    let measure_limits = resolver.read(&raw.measure_limits, parsing::boolean, bool::to_string);
+    let instruction_set = resolver.variable(&raw.flashjob_isa, "flashjob-isa", parsing::choice::<InstructionSet>);
+    if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
+        && tokens < sequences
+    {
+        resolver.errors.push(ConfigError::Together(format!(
+            "max-num-batched-tokens is {tokens}, below max-num-seqs, which is {sequences}; each sequence needs a token in \
+             a step, so raise the one or lower the other"
+        )));
+    }
+    Some(EngineConfig {
+        tensor_parallel_size: tensor_parallel_size?,
+        max_model_len: max_model_len?,
+        dtype: dtype?,
+        memory_utilization: memory_utilization?,
+        kv_cache_memory_bytes: kv_cache?,
+        max_num_seqs: max_num_seqs?,
+        max_num_batched_tokens: max_num_batched_tokens?,
+        prefix_caching: prefix_caching?,
+        enforce_eager: enforce_eager?,
+        block_tokens: block_tokens?,
+        threads: threads?,
+        validate_weights: validate_weights?,
+        measure_limits: measure_limits?,
+        instruction_set: instruction_set?,
+    })
+}
+
+/// Checks that there are no more ranks than GPUs in the container.
+pub(super) fn check_ranks(
+    resolver: &mut Resolver,
+    device: DeviceChoice,
+    engine: &EngineConfig,
+    gpus: u64,
+    machines: usize,
+) {
+    let Some(ranks) = engine.tensor_parallel_size else { return };
+    // A blueprint for a machine without GPUs has 0; ranks are threads then.
+    if device != DeviceChoice::Cpu && gpus > 0 && ranks.get().div_ceil(machines) as u64 > gpus {
+        let on_each = if machines > 1 { format!(" on {machines} machines") } else { String::new() };
+        resolver.errors.push(ConfigError::Together(format!(
+            "tensor-parallel-size is {ranks}{on_each}, above recipe-nvidia-gpu-count, which is {gpus}; each rank needs a GPU of its own"
+        )));
+    }
+}

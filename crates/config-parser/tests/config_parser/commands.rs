@@ -1,0 +1,86 @@
+//! Commands other than a run.
+
+use std::path::Path;
+
+use flashjob_config_parser::{Command, Shell, Stop, completions};
+
+use super::{PAR, check, parse_with};
+
+#[test]
+fn run_is_the_default() {
+    for words in [&["--model=m"] as &[&str], &["run", "--model", "m"]] {
+        assert!(matches!(parse_with(words, &[], &[]), Ok(Command::Run(_))), "{words:?}");
+    }
+}
+
+#[test]
+fn check_holds_the_job_and_its_settings_in_a_stable_order() {
+    let first = check(&["--model=m", "--seed=1"], &[]);
+    let second = check(&["--seed=1", "--model=m"], &[]);
+    assert!(first.errors.is_empty());
+    assert_eq!(first.settings, second.settings);
+    assert_eq!(first.job.map(|job| job.settings), Some(first.settings.clone()));
+    let mut keys: Vec<&str> = first.settings.iter().map(|setting| setting.key.as_str()).collect();
+    keys.sort_unstable();
+    let all = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "each key once");
+}
+
+#[test]
+fn publish_needs_no_model_and_takes_secrets_that_no_spool_holds() {
+    let words = ["publish", "out", "--output-par", PAR];
+    let variables = [("MLFLOW_TRACKING_URI", "http://h"), ("input-len", "nonsense")];
+    match parse_with(&words, &variables, &[]) {
+        Ok(Command::Publish(publish)) => {
+            assert_eq!(publish.dir, Path::new("out"));
+            assert_eq!(publish.tracking.map(|tracking| tracking.uri.to_string()).as_deref(), Some("http://h/"));
+            assert!(publish.output.is_some());
+        }
+        other => panic!("{other:?}"),
+    }
+    match parse_with(&["publish", "out"], &[], &[]) {
+        Ok(Command::Publish(publish)) => assert!(publish.tracking.is_none() && publish.output.is_none()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn help_and_version_win_over_mistakes() {
+    for words in [&["--help"] as &[&str], &["-h"], &["--nonsense", "--help"], &["check", "--help"], &["run", "-h"]] {
+        match parse_with(words, &[("input-len", "x")], &[]) {
+            Err(Stop::Help(text)) => {
+                assert!(text.contains("--tensor-parallel-size") && text.contains("[default: 128]"), "{text}");
+            }
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+    match parse_with(&["--version"], &[], &[]) {
+        Err(Stop::Help(text)) => assert_eq!(text, format!("flashjob {}\n", env!("CARGO_PKG_VERSION"))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_shell_has_completions() {
+    for (name, shell) in
+        [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish), ("powershell", Shell::PowerShell)]
+    {
+        assert!(
+            matches!(parse_with(&["completions", name], &[], &[]), Ok(Command::Completions(found)) if found == shell)
+        );
+        let script = completions(shell);
+        assert!(script.contains("flashjob") && script.contains("num-prompts"), "{name}");
+    }
+}
+
+/// A shell's own judgement.
+#[test]
+fn bash_completes_a_flag() {
+    let script = completions(Shell::Bash);
+    let program = format!(
+        "{script}\nCOMP_WORDS=(flashjob --tensor-p); COMP_CWORD=1; _flashjob flashjob --tensor-p flashjob; echo \"${{COMPREPLY[@]}}\""
+    );
+    let output = std::process::Command::new("bash").args(["--norc", "-c", &program]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "--tensor-parallel-size", "{output:?}");
+}

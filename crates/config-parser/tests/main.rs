@@ -1,0 +1,3 @@
+//! Configuration from outside.
+
+mod config_parser;

@@ -1,3 +1,0 @@
-//! Configuration from outside.
-
-mod config;
