@@ -3,23 +3,17 @@
 //! The measured region runs from handing over the first request to the text of the last one, after load and
 //! warm-up. This room does not know where results go.
 
-mod bins;
-mod distribution;
 mod measurement;
 mod recorder;
 mod roofline;
-mod token_clock;
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-pub use bins::Bins;
-pub use distribution::{Distribution, Percentiles};
-pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+pub use measurement::{Latencies, Measurement, PrefixCacheHits};
 pub use recorder::Recorder;
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
-pub use token_clock::TokenClock;
 
 use flashjob_event::{Events, Fact, Phase};
 

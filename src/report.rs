@@ -14,6 +14,6 @@ pub use directory::{DirectoryError, Moved, ResultsDirectory};
 pub use figures::{Figures, named};
 pub use outputs::{Answerer, outputs};
 pub use replicas::{ReplicaFigures, ReplicaResult};
-pub use result::{InputReport, JobResult, PhaseSeconds, Status, settings};
+pub use result::{JobResult, settings};
 pub use summary::summary;
 pub use termination::termination_message;

@@ -4,8 +4,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::result::PhaseSeconds;
-use crate::bench::{Distribution, Latencies, Measurement, Percentiles, RooflineFigures};
+use flashjob_results::{Distribution, Percentiles, PhaseSeconds};
+
+use crate::bench::{Latencies, Measurement, RooflineFigures};
 
 /// Every figure of a run, in the order in which a person reads them. The names of the fields are keys of `result.json` and of
 /// metrics in MLflow. Rates are over the measured region.
