@@ -5,14 +5,16 @@
 mod directory;
 mod figures;
 mod outputs;
+mod repeats;
 mod replicas;
 mod result;
 mod summary;
 mod termination;
 
 pub use directory::{DirectoryError, Moved, ResultsDirectory};
-pub use figures::{Figures, named};
+pub use figures::{Basis, Figures, named};
 pub use outputs::{Answerer, outputs};
+pub use repeats::RepeatsReport;
 pub use replicas::{ReplicaFigures, ReplicaResult};
 pub use result::{JobResult, settings};
 pub use summary::summary;

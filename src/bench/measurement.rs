@@ -1,6 +1,7 @@
 //! The measured region in numbers, and the check that its counts are exact.
 
 use std::collections::BTreeMap;
+use std::iter::Sum;
 
 use serde::Serialize;
 
@@ -8,6 +9,7 @@ use flashjob_event::FinishReason;
 use flashjob_results::{Bins, Distribution, RequestTiming, TokenClock};
 
 use super::Roofline;
+use super::occupancy::{Occupancy, SteadyWindow};
 use crate::backend::{Completion, Request};
 
 /// The measured region in numbers.
@@ -33,6 +35,16 @@ pub struct Measurement {
     pub token_clock: TokenClock,
     /// Prompt tokens saved by the prefix cache; `None` where it is off.
     pub prefix_cache: Option<PrefixCacheHits>,
+    /// Tokens that the requests asked for.
+    pub requested_output_tokens: u64,
+    /// The part in which the batch was full; `None` where it never was for more than a moment.
+    pub steady_window: Option<SteadyWindow>,
+    /// Levels of the batch. Summed up in the steady window and in warnings.
+    #[serde(skip)]
+    pub occupancy: Occupancy,
+    /// Each time between two tokens of a request, in seconds.
+    #[serde(skip)]
+    pub inter_token_seconds: Vec<f64>,
     /// Each request, in order. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,
@@ -45,6 +57,15 @@ pub struct PrefixCacheHits {
     pub prompt_tokens: u64,
     /// Prompt tokens that were found.
     pub hit_tokens: u64,
+}
+
+impl Sum for PrefixCacheHits {
+    fn sum<I: Iterator<Item = Self>>(hits: I) -> Self {
+        hits.fold(Self::default(), |sum, hits| Self {
+            prompt_tokens: sum.prompt_tokens + hits.prompt_tokens,
+            hit_tokens: sum.hit_tokens + hits.hit_tokens,
+        })
+    }
 }
 
 /// Latencies in seconds; `None` where no request has the figure.
@@ -78,6 +99,51 @@ impl Latencies {
 }
 
 impl Measurement {
+    /// All of `regions` as one measurement: amounts and durations add up, and latencies are over all requests. `None` for none.
+    pub fn together(regions: &[Self]) -> Option<Self> {
+        let (first, rest) = regions.split_first()?;
+        if rest.is_empty() {
+            return Some(first.clone());
+        }
+        let sum = |amount: fn(&Self) -> u64| regions.iter().map(amount).sum();
+        let requests: Vec<RequestTiming> = (0..)
+            .zip(regions)
+            .flat_map(|(region, measurement)| {
+                measurement
+                    .requests
+                    .iter()
+                    .map(move |request| RequestTiming { region: Some(region), ..request.clone() })
+            })
+            .collect();
+        let inter_token_seconds: Vec<f64> =
+            regions.iter().flat_map(|region| region.inter_token_seconds.iter().copied()).collect();
+        let mut inter_token_bins = Bins::default();
+        inter_token_seconds.iter().for_each(|&seconds| inter_token_bins.add(seconds));
+        Some(Self {
+            complete: regions.iter().all(|region| region.complete),
+            elapsed_seconds: regions.iter().map(|region| region.elapsed_seconds).sum(),
+            latencies: Latencies::of(&requests, inter_token_seconds.clone()),
+            preemptions: sum(|region| region.preemptions),
+            steps: sum(|region| region.steps),
+            roofline: Roofline::together(regions.iter().map(|region| region.roofline)),
+            energy_joules: regions.iter().map(|region| region.energy_joules).sum(),
+            inter_token_bins,
+            token_clock: TokenClock::together(regions.iter().map(|region| &region.token_clock)),
+            prefix_cache: regions.iter().map(|region| region.prefix_cache).sum(),
+            requested_output_tokens: sum(|region| region.requested_output_tokens),
+            steady_window: SteadyWindow::together(regions.iter().map(|region| region.steady_window)),
+            // Each region is judged by itself; they are alike.
+            occupancy: first.occupancy.clone(),
+            inter_token_seconds,
+            requests,
+        })
+    }
+
+    /// Output tokens divided by the duration; 0 where no time has passed.
+    pub fn output_tokens_per_second(&self) -> f64 {
+        if self.elapsed_seconds > 0.0 { self.total_output_tokens() as f64 / self.elapsed_seconds } else { 0.0 }
+    }
+
     /// Requests that ended with an error.
     pub fn failed_requests(&self) -> usize {
         self.requests.iter().filter(|request| request.failed()).count()

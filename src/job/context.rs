@@ -16,7 +16,7 @@ use super::privileges::Privileges;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use crate::backend::Rendezvous;
-use crate::bench::Recorder;
+use crate::bench::{Recorder, StepTimes};
 use crate::report::ResultsDirectory;
 
 /// One run: its configuration and everything around it.
@@ -43,6 +43,8 @@ pub struct Observability {
     pub registry: Arc<Registry>,
     /// Recorder of the measured region.
     pub recorder: Arc<Recorder>,
+    /// Step times of the warm-up.
+    pub step_times: Arc<StepTimes>,
     /// Times at which phases started.
     pub phases: Arc<Phases>,
 }
@@ -93,7 +95,14 @@ impl Observability {
     fn start() -> Self {
         let registry = Arc::new(Registry::new());
         let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-        let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
-        Self { events, registry, recorder, phases }
+        let step_times = Arc::new(StepTimes::default());
+        let events = Events::to(vec![
+            registry.clone(),
+            recorder.clone(),
+            step_times.clone(),
+            phases.clone(),
+            Arc::new(FactLog::default()),
+        ]);
+        Self { events, registry, recorder, step_times, phases }
     }
 }

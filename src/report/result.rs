@@ -7,8 +7,9 @@ use flashjob_config::JobConfig;
 use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status};
 
 use super::figures::Figures;
+use super::repeats::RepeatsReport;
 use crate::backend::BackendReport;
-use crate::bench::Measurement;
+use crate::bench::{Accuracy, Measurement, WarmUpReport};
 
 /// Everything that is known about a run when it ends.
 #[derive(Clone, Debug)]
@@ -35,6 +36,14 @@ pub struct JobResult {
     pub backend: Option<BackendReport>,
     /// Host, processor, memory, versions.
     pub environment: Value,
+    /// Warnings about a workload that is too small, or settings that left the machine idle.
+    pub warnings: Vec<String>,
+    /// Course of an automatic warm-up.
+    pub warm_up: Option<WarmUpReport>,
+    /// Each region with its figures; `None` where there was one.
+    pub repeats: Option<RepeatsReport>,
+    /// Correct answers, where the dataset has any.
+    pub accuracy: Option<Accuracy>,
     /// Duration of each phase.
     pub phases: Vec<PhaseSeconds>,
     /// Whole or partial; `None` where nothing was measured.
@@ -69,6 +78,10 @@ struct Document<'a> {
     inputs: &'a [InputReport],
     skipped_inputs: usize,
     disturbances: &'a [String],
+    warnings: &'a [String],
+    warm_up: Option<WarmUpReport>,
+    repeats: Option<&'a RepeatsReport>,
+    accuracy: Option<Accuracy>,
     failed_requests: Option<usize>,
     backend: Option<&'a BackendReport>,
     settings: &'a Value,
@@ -126,6 +139,10 @@ impl JobResult {
             inputs: &self.inputs,
             skipped_inputs: self.skipped_inputs,
             disturbances: &self.disturbances,
+            warnings: &self.warnings,
+            warm_up: self.warm_up,
+            repeats: self.repeats.as_ref(),
+            accuracy: self.accuracy,
             failed_requests: measurement.map(Measurement::failed_requests),
             backend: self.backend.as_ref(),
             settings: &self.settings,

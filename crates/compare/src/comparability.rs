@@ -14,13 +14,16 @@ pub struct Incomparable {
 }
 
 /// Settings that decide which prompts are run. The number of prompts is compared as it was counted: a setting may leave it open.
-const PROMPT_SETTINGS: [&str; 8] = [
+const PROMPT_SETTINGS: [&str; 11] = [
     "dataset",
     "dataset-path",
     "seed",
     "input-len",
     "output-len",
     "random-range-ratio",
+    "prefix-count",
+    "prefix-len",
+    "prefix-share",
     "apply-chat-template",
     "replica-count",
 ];

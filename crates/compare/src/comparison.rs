@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use flashjob_results::{Better, Figure, figure};
+use flashjob_results::{Better, CONFIDENCE, ConfidenceInterval, Figure, figure};
 
 use super::comparability::{Incomparable, incomparable};
 use super::difference::{Difference, differences};
 use super::error::Error;
 use super::figures::{Rank, place, rank};
 use super::run::Run;
-use super::statistics::{CONFIDENCE, Interval, interval, welch_p_value};
+use super::statistics::welch_p_value;
 use super::{MOST_RUNS, names};
 
 /// Several runs side by side. The first one is the baseline of all ratios.
@@ -57,7 +57,7 @@ pub struct Cell {
     /// The figure itself: a mean where there were several regions.
     pub value: f64,
     /// Interval of the mean, where there were several regions.
-    pub interval: Option<Interval>,
+    pub interval: Option<ConfidenceInterval>,
     /// The figure divided by that of the first run; `None` where that has none, or zero.
     pub ratio: Option<f64>,
     /// Certainty of the difference from the first run.
@@ -179,7 +179,7 @@ fn row(key: &str, runs: &[Run]) -> FigureRow {
         };
         let ratio = baseline.map(|baseline| own.value / baseline.value).filter(|ratio| ratio.is_finite());
         let is_best = best == Some(own.value);
-        Some(Cell { value: own.value, interval: interval(&own.regions), ratio, significance, is_best })
+        Some(Cell { value: own.value, interval: ConfidenceInterval::of(&own.regions), ratio, significance, is_best })
     };
     let cells = runs.iter().enumerate().map(cell).collect();
     FigureRow { key: key.to_owned(), figure, rank: rank(key), cells }
@@ -218,7 +218,7 @@ fn notes(runs: &[Run]) -> Vec<String> {
         if run.skipped_inputs > 0 {
             notes.push(format!("`{}` left out {} inputs that could not be run", run.name, run.skipped_inputs));
         }
-        notes.extend(run.disturbances.iter().map(|disturbance| format!("`{}`: {disturbance}", run.name)));
+        notes.extend(run.remarks.iter().map(|remark| format!("`{}`: {remark}", run.name)));
     }
     notes
 }

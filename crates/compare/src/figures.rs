@@ -22,9 +22,10 @@ const PER_CURRENCY_UNIT: &str = "output_tokens_per_currency_unit";
 const COST: &str = "cost_per_million_output_tokens";
 
 /// Figures in the order of a table, with their rank; others follow as details in the order of the result.
-const ORDER: [(&str, Rank); 25] = [
+const ORDER: [(&str, Rank); 26] = [
     (THROUGHPUT, Rank::Headline),
     ("total_tokens_per_second", Rank::Headline),
+    ("steady_output_tokens_per_second", Rank::Main),
     ("requests_per_second", Rank::Main),
     ("elapsed_time", Rank::Main),
     ("ttft_seconds_p50", Rank::Headline),
@@ -85,6 +86,9 @@ pub(super) fn of(result: &RunResult) -> Vec<RunFigure> {
         .map(|(key, value)| {
             // A figure that only some regions have is no sample of all of them.
             let regions = Some(values(key)).filter(|values| values.len() == regions.len()).unwrap_or_default();
+            // The mean that its interval and the test are about; the figure of the result is over all regions as one.
+            let mean = regions.iter().sum::<f64>() / regions.len() as f64;
+            let value = if regions.is_empty() { value } else { mean };
             RunFigure { key: key.to_owned(), value, regions }
         })
         .collect()

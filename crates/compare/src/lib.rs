@@ -21,7 +21,7 @@ pub use error::Error;
 pub use figures::Rank;
 pub use render::{Format, render};
 pub use run::Run;
-pub use statistics::{CONFIDENCE, Interval, interval, welch_p_value};
+pub use statistics::welch_p_value;
 pub use threshold::{Below, Threshold};
 
 /// Runs of one comparison at most: more make a table that no one can read.

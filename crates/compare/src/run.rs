@@ -21,7 +21,8 @@ pub struct Run {
     pub(super) input_tokens: Option<f64>,
     pub(super) output_tokens: Option<f64>,
     pub(super) skipped_inputs: u64,
-    pub(super) disturbances: Vec<String>,
+    /// Disturbances and warnings, each in a sentence.
+    pub(super) remarks: Vec<String>,
     /// Regions that were measured; 0 where nothing was.
     pub(super) regions: usize,
     pub(super) figures: Vec<RunFigure>,
@@ -30,14 +31,13 @@ pub struct Run {
 impl Run {
     /// The run called `name` that left `result`.
     pub fn new(name: String, result: RunResult) -> Self {
-        let measured = usize::from(result.measurement.is_some());
         Self {
             name,
             is_complete: result.measurement.as_ref().is_some_and(|measurement| measurement.complete),
             finished_requests: result.finished_requests(),
             input_tokens: result.metrics.total_input_tokens(),
             output_tokens: result.metrics.total_output_tokens(),
-            regions: result.repeats.as_ref().map_or(measured, |repeats| repeats.regions.len()),
+            regions: result.regions(),
             figures: figures::of(&result),
             status: result.status,
             error: result.error,
@@ -46,7 +46,7 @@ impl Run {
             environment: result.environment,
             backend: result.backend,
             skipped_inputs: result.skipped_inputs,
-            disturbances: result.disturbances,
+            remarks: result.disturbances.into_iter().chain(result.warnings).collect(),
         }
     }
 

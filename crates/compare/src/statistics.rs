@@ -1,28 +1,9 @@
-//! Intervals of means, and Welch's t test between two samples of unequal variance.
+//! Welch's t test between two samples of unequal variance.
 //!
 //! Welch, "The generalization of 'Student's' problem when several different population variances are involved", Biometrika 34
 //! (1947); the degrees of freedom are Satterthwaite's (1946).
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
-
-/// Confidence of all intervals; a difference is significant where its p-value is below `1 - CONFIDENCE`.
-pub const CONFIDENCE: f64 = 0.95;
-
-/// Interval that holds the mean with [`CONFIDENCE`], if the values are independent and normally distributed.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-impl Interval {
-    /// Half of its width.
-    pub fn half_width(&self) -> f64 {
-        (self.high - self.low) / 2.0
-    }
-}
 
 /// Mean and unbiased variance of a sample.
 struct Moments {
@@ -47,14 +28,6 @@ impl Moments {
     fn variance_of_mean(&self) -> f64 {
         self.variance / self.count
     }
-}
-
-/// Student's t interval of the mean of `values`; `None` for fewer than two.
-pub fn interval(values: &[f64]) -> Option<Interval> {
-    let moments = Moments::of(values)?;
-    let student = StudentsT::new(0.0, 1.0, moments.count - 1.0).ok()?;
-    let half_width = student.inverse_cdf((1.0 + CONFIDENCE) / 2.0) * moments.variance_of_mean().sqrt();
-    Some(Interval { low: moments.mean - half_width, high: moments.mean + half_width })
 }
 
 /// Two-sided p-value of Welch's t test: the probability of a difference at least this large between samples of equal means.

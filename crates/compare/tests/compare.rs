@@ -24,5 +24,12 @@ fn repeated(name: &str, rates: &[f64]) -> Run {
     let regions: Vec<Value> =
         rates.iter().map(|rate| json!({"seed": 0, "metrics": {"output_tokens_per_second": rate}})).collect();
     let repeats = json!({"confidence": 0.95, "stopped_by": "count", "regions": regions, "summary": {}});
-    run(name, &[(&["repeats"], repeats), (&["metrics", "output_tokens_per_second"], json!(mean))])
+    let requests = json!(16 * rates.len());
+    let changes = [
+        (&["repeats"][..], repeats),
+        (&["metrics", "output_tokens_per_second"], json!(mean)),
+        // Those of all regions.
+        (&["num_requests"], requests),
+    ];
+    run(name, &changes)
 }

@@ -44,8 +44,11 @@ macro_rules! choices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DatasetKind {
     Random,
+    Prefix,
+    Sonnet,
     ShareGpt,
     Jsonl,
+    Arithmetic,
 }
 
 choices! {
@@ -58,7 +61,10 @@ choices! {
     InstructionSet { "avx512" => Avx512, "avx2" => Avx2, "portable" => Portable, }
     MountMode { "auto" => Auto, "fuse" => Fuse, "copy" => Copy, }
     LogFormat { "auto" => Auto, "text" => Text, "json" => Json, }
-    DatasetKind { "random" => Random, "sharegpt" => ShareGpt, "jsonl" => Jsonl, }
+    DatasetKind {
+        "random" => Random, "prefix" => Prefix, "sonnet" => Sonnet, "sharegpt" => ShareGpt, "jsonl" => Jsonl,
+        "arithmetic" => Arithmetic,
+    }
     ApplyChatTemplate { "auto" => Auto, "always" => Always, "never" => Never, }
     OnBadInput { "fail" => Fail, "skip" => Skip, }
 }

@@ -56,7 +56,9 @@ pub use setting::Setting;
 pub use spellings::Redaction;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
 pub use watching::{Credentials, LogFormat, MetricsLinger, TelemetryConfig, Tracking};
-pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, ReplyLength, Sampling, Workload};
+pub use workload::{
+    ApplyChatTemplate, Dataset, OnBadInput, Repeats, ReplyLength, Sampling, SharedPrefixes, WarmUp, Workload,
+};
 
 pub use flags::RenderFormat;
 

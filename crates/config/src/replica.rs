@@ -10,7 +10,7 @@ use super::error::ConfigError;
 use super::keys::{Raw, Slot};
 use super::origin::{Given, Origin};
 use super::resolver::Resolver;
-use super::{Dataset, Tracking, Workload, parsing};
+use super::{Tracking, Workload, parsing};
 
 /// Longest UID in characters. A Job's has 36; the key of a run has space for 64.
 const LONGEST_JOB_UID: usize = 60;
@@ -129,7 +129,7 @@ pub(super) fn check(
              pod's label batch.kubernetes.io/controller-uid (k8s/overlays/indexed does)"
         )));
     }
-    if let (Dataset::Random, Some(prompts)) = (&workload.dataset, workload.num_prompts)
+    if let (None, Some(prompts)) = (workload.dataset.path(), workload.num_prompts)
         && prompts.get() < count
     {
         resolver.errors.push(ConfigError::Together(format!(

@@ -21,7 +21,7 @@ pub struct Figure {
 }
 
 /// Keys with their unit and direction.
-const KNOWN: [(&str, &str, &str, Option<Better>); 25] = [
+const KNOWN: [(&str, &str, &str, Option<Better>); 35] = [
     ("requests_per_second", "requests per second", "requests/s", Some(Better::Higher)),
     ("input_tokens_per_second", "input tokens per second", "tokens/s", Some(Better::Higher)),
     ("output_tokens_per_second", "output tokens per second", "tokens/s", Some(Better::Higher)),
@@ -29,6 +29,21 @@ const KNOWN: [(&str, &str, &str, Option<Better>); 25] = [
     ("elapsed_time", "elapsed time", "s", Some(Better::Lower)),
     ("total_input_tokens", "input tokens", "tokens", None),
     ("total_output_tokens", "output tokens", "tokens", None),
+    ("requested_output_tokens", "requested output tokens", "tokens", None),
+    (
+        "steady_output_tokens_per_second",
+        "output tokens per second in the steady window",
+        "tokens/s",
+        Some(Better::Higher),
+    ),
+    ("steady_seconds", "steady window", "s", None),
+    ("ramp_up_seconds", "ramp-up", "s", Some(Better::Lower)),
+    ("tail_seconds", "tail", "s", Some(Better::Lower)),
+    ("peak_running_requests", "running requests at most", "requests", None),
+    ("output_tokens_per_second_per_gpu", "output tokens per second and GPU", "tokens/s", Some(Better::Higher)),
+    ("output_tokens_per_second_per_watt", "output tokens per joule", "tokens/J", Some(Better::Higher)),
+    ("output_tokens_per_currency_unit", "output tokens per currency unit", "tokens", Some(Better::Higher)),
+    ("accuracy", "share of correct answers", "", Some(Better::Higher)),
     ("failed_requests", "failed requests", "requests", Some(Better::Lower)),
     ("preemptions", "preemptions", "", Some(Better::Lower)),
     ("steps", "steps", "", None),

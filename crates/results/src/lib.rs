@@ -6,6 +6,7 @@
 
 mod backend;
 mod bins;
+mod confidence_interval;
 mod details;
 mod distribution;
 mod environment;
@@ -26,6 +27,7 @@ mod token_clock;
 
 pub use backend::BackendSummary;
 pub use bins::Bins;
+pub use confidence_interval::{CONFIDENCE, ConfidenceInterval};
 pub use details::Details;
 pub use distribution::{Distribution, Percentiles};
 pub use environment::Environment;
@@ -35,7 +37,7 @@ pub use limits::{LARGEST_RESULT_BYTES, MOST_COMBINATIONS};
 pub use measurement::{LatencyDistributions, Limits, MeasuredRoofline, MeasurementSummary, PrefixCache};
 pub use metrics::Metrics;
 pub use open::{Stored, open};
-pub use repeats::{FigureSummary, Region, Repeats, StoppedBy};
+pub use repeats::{Region, Repeats, StoppedBy};
 pub use request_timing::RequestTiming;
 pub use requests::Requests;
 pub use run::{InputReport, PhaseSeconds, Status};

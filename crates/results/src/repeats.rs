@@ -1,7 +1,8 @@
 //! Measured regions of a run that repeated its measurement: each region's figures, and their spread.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::confidence_interval::ConfidenceInterval;
 use super::limits;
 use super::metrics::Metrics;
 
@@ -10,25 +11,26 @@ use super::metrics::Metrics;
 pub struct Repeats {
     /// Confidence of the intervals, such as 0.95.
     pub confidence: f64,
-    /// Reason for which there are no more regions.
-    pub stopped_by: StoppedBy,
+    /// Reason for which there are no more regions; `None` where the run ended early.
+    #[serde(default)]
+    pub stopped_by: Option<StoppedBy>,
     /// Regions in the order in which they were measured.
     #[serde(deserialize_with = "limits::list::<_, _, 1000>")]
     pub regions: Vec<Region>,
     /// Spread of each figure that all regions have, by key.
     #[serde(deserialize_with = "limits::map::<_, _, 10_000>")]
-    pub summary: Vec<(String, FigureSummary)>,
+    pub summary: Vec<(String, ConfidenceInterval)>,
 }
 
-/// Reason for the number of regions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// Reason for the end of repetition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoppedBy {
-    /// As many as were asked for.
+    /// As many regions as were asked for.
     Count,
-    /// The interval of the mean was narrow enough.
+    /// The interval is narrow enough.
     Interval,
-    /// The most that are measured.
+    /// As many regions as there may be, and the interval is still wider.
     Limit,
 }
 
@@ -41,28 +43,9 @@ pub struct Region {
     pub metrics: Metrics,
 }
 
-/// Spread of one figure over the regions; `None` where one region has no spread.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub struct FigureSummary {
-    /// Mean over the regions.
-    pub mean: f64,
-    /// Standard deviation of the sample.
-    #[serde(default)]
-    pub standard_deviation: Option<f64>,
-    /// Half of the interval's width.
-    #[serde(default)]
-    pub half_width: Option<f64>,
-    /// Lower end of the interval of the mean.
-    #[serde(default)]
-    pub low: Option<f64>,
-    /// Upper end of the interval of the mean.
-    #[serde(default)]
-    pub high: Option<f64>,
-}
-
 impl Repeats {
     /// The spread of the figure `key`.
-    pub fn summary(&self, key: &str) -> Option<&FigureSummary> {
+    pub fn summary(&self, key: &str) -> Option<&ConfidenceInterval> {
         self.summary.iter().find(|(known, _)| known == key).map(|(_, summary)| summary)
     }
 

@@ -3,9 +3,12 @@
 use flashjob_event::FinishReason;
 use serde::{Deserialize, Serialize};
 
-/// One request. Times count from the moment it was queued; `None` has not happened.
+/// One request of one region. Times count from the moment it was queued; `None` has not happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RequestTiming {
+    /// Its region, counted from 0, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<u32>,
     /// Its place in the workload.
     pub request: u32,
     /// Length of its prompt.

@@ -59,6 +59,9 @@ pub struct RunResult {
     /// Other work of the machine while it measured, each in a sentence.
     #[serde(default, deserialize_with = "limits::list::<_, _, 1000>")]
     pub disturbances: Vec<String>,
+    /// Warnings about a workload that is too small, or settings that left the machine idle.
+    #[serde(default, deserialize_with = "limits::list::<_, _, 1000>")]
+    pub warnings: Vec<String>,
     /// Report of the backend; `None` where it was never loaded.
     #[serde(default)]
     pub backend: Option<BackendSummary>,
@@ -88,9 +91,17 @@ impl RunResult {
         serde_json::from_slice(bytes).map_err(|error| Error::parsing(name, error))
     }
 
-    /// Requests that finished, those included that ended with an error; `None` where the measurement is not complete.
+    /// Regions that were measured.
+    pub fn regions(&self) -> usize {
+        let one = usize::from(self.measurement.is_some());
+        self.repeats.as_ref().map_or(one, |repeats| repeats.regions.len())
+    }
+
+    /// Requests of one region that finished, those included that ended with an error; `None` where the measurement is not
+    /// complete.
     pub fn finished_requests(&self) -> Option<u64> {
-        Some(self.num_requests? + self.failed_requests.unwrap_or(0))
+        let finished = self.num_requests?.saturating_add(self.failed_requests.unwrap_or(0));
+        Some(finished / self.regions().max(1) as u64)
     }
 }
 

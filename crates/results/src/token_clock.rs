@@ -22,6 +22,21 @@ impl TokenClock {
         Self { started_unix_seconds: since.as_secs_f64(), output_tokens_by_second: Vec::new() }
     }
 
+    /// The clock of several regions, one after the other: seconds between them have no tokens.
+    pub fn together<'a>(mut regions: impl Iterator<Item = &'a Self>) -> Self {
+        let mut sum = regions.next().cloned().unwrap_or_default();
+        for region in regions {
+            for (second, tokens) in (region.first_second()..).zip(&region.output_tokens_by_second) {
+                let place = usize::try_from(second.saturating_sub(sum.first_second())).unwrap_or(0);
+                if place >= sum.output_tokens_by_second.len() {
+                    sum.output_tokens_by_second.resize(place + 1, 0);
+                }
+                sum.output_tokens_by_second[place] += tokens;
+            }
+        }
+        sum
+    }
+
     /// The second in which the region began.
     pub fn first_second(&self) -> u64 {
         self.started_unix_seconds as u64
@@ -50,6 +65,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn regions_follow_each_other_on_one_clock() {
+        let clock = |started, tokens: &[u64]| TokenClock {
+            started_unix_seconds: started,
+            output_tokens_by_second: tokens.to_vec(),
+        };
+        let (first, second) = (clock(100.5, &[1, 2]), clock(101.9, &[4, 0, 8]));
+        assert_eq!(TokenClock::together([&first, &second].into_iter()), clock(100.5, &[1, 6, 0, 8]));
+        assert_eq!(
+            TokenClock::together([&clock(100.0, &[1]), &clock(103.0, &[1])].into_iter()),
+            clock(100.0, &[1, 0, 0, 1])
+        );
+    }
 
     #[test]
     fn tokens_are_counted_in_the_second_in_which_they_came() {

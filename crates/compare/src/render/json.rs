@@ -2,13 +2,12 @@
 
 use std::io;
 
-use flashjob_results::Better;
+use flashjob_results::{Better, CONFIDENCE, ConfidenceInterval};
 use serde::Serialize;
 
 use super::super::comparability::Incomparable;
 use super::super::comparison::{Cell, Comparison, FigureRow};
 use super::super::difference::Difference;
-use super::super::statistics::{CONFIDENCE, Interval};
 
 /// Raised when a key changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
@@ -43,7 +42,7 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Value {
     value: f64,
-    interval: Option<Interval>,
+    interval: Option<ConfidenceInterval>,
     ratio: Option<f64>,
     p_value: Option<f64>,
     significant: Option<bool>,

@@ -120,7 +120,7 @@ fn figure(cell: Option<&Cell>, scale: Scale) -> GridCell {
     let Some(cell) = cell else { return GridCell::plain(MISSING) };
     let mut text = number(cell.value * scale.factor);
     if let Some(interval) = cell.interval {
-        text.push_str(&format!(" ± {}", two_digits(interval.half_width() * scale.factor)));
+        text.push_str(&format!(" ± {}", two_digits(interval.half_width * scale.factor)));
     }
     if let (Some(ratio), false) = (cell.ratio, cell.significance == Significance::Baseline) {
         text.push_str(&format!("  {ratio:.3}×"));
