@@ -5,15 +5,12 @@
 
 mod accuracy;
 mod adequacy;
-mod bins;
-mod distribution;
 mod measurement;
 mod occupancy;
 mod recorder;
 mod repeats;
 mod roofline;
 mod step_times;
-mod token_clock;
 mod warm_up;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,19 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use accuracy::Accuracy;
 pub use adequacy::warnings;
-pub use bins::Bins;
-pub use distribution::{Distribution, Percentiles};
-pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+pub use measurement::{Latencies, Measurement, PrefixCacheHits};
 pub use occupancy::SteadyWindow;
 pub use recorder::Recorder;
-pub use repeats::{CONFIDENCE, ConfidenceInterval, StoppedBy};
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use step_times::StepTimes;
-pub use token_clock::TokenClock;
 pub use warm_up::WarmUpReport;
 
 use flashjob_config::{Repeats, WarmUp};
 use flashjob_event::{Events, Fact, Phase};
+use flashjob_results::StoppedBy;
 
 use crate::backend::{self, Backend, Completion, Request};
 use crate::prepare::{self, Prompts};

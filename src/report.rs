@@ -16,6 +16,6 @@ pub use figures::{Basis, Figures, named};
 pub use outputs::{Answerer, outputs};
 pub use repeats::RepeatsReport;
 pub use replicas::{ReplicaFigures, ReplicaResult};
-pub use result::{InputReport, JobResult, PhaseSeconds, Status, settings};
+pub use result::{JobResult, settings};
 pub use summary::summary;
 pub use termination::termination_message;

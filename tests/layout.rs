@@ -22,8 +22,8 @@ use packages::folders;
 const ROOMS: [(&str, &[&str]); 5] = [
     ("backend", &["config", "engine", "event", "model"]),
     ("prepare", &["backend", "config", "event", "model"]),
-    ("bench", &["backend", "config", "event", "prepare"]),
-    ("report", &["backend", "bench", "config", "event", "prepare"]),
+    ("bench", &["backend", "config", "event", "prepare", "results"]),
+    ("report", &["backend", "bench", "config", "event", "prepare", "results"]),
     (
         "job",
         &[
@@ -42,6 +42,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "mount",
             "prepare",
             "report",
+            "results",
             "telemetry",
         ],
     ),

@@ -5,12 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_results::{Bins, RequestTiming, TokenClock};
 
-use super::bins::Bins;
-use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+use super::measurement::{Latencies, Measurement, PrefixCacheHits};
 use super::occupancy::Occupancy;
 use super::roofline::{MachineLimits, Needs};
-use super::token_clock::TokenClock;
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use flashjob_config::JobConfig;
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
+use flashjob_results::Status;
 use flashjob_telemetry::Registry;
 
 use super::context::{Context, Results};
@@ -14,7 +15,7 @@ use super::signals::Signals;
 use super::work::Work;
 use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
 use crate::bench::{self, Achieved, Measurement, Region};
-use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory, Status};
+use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory};
 
 /// Time that MLflow has to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);

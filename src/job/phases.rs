@@ -4,8 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use flashjob_event::{Event, Fact, Observer, Phase};
-
-use crate::report::PhaseSeconds;
+use flashjob_results::PhaseSeconds;
 
 /// Observes phase starts.
 #[derive(Default)]

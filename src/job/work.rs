@@ -8,6 +8,7 @@ use std::time::Duration;
 use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
 use flashjob_mount::{self as mount, Mounted, Mounter};
+use flashjob_results::InputReport;
 
 use super::Exit;
 use super::context::Context;
@@ -22,7 +23,6 @@ use super::worker;
 use crate::backend::{self, BackendReport};
 use crate::bench::{self, Accuracy, Achieved, Progress, Watch};
 use crate::prepare::{self, Entry, Place, Prepared};
-use crate::report::InputReport;
 
 /// Longest time that a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);

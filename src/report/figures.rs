@@ -4,11 +4,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::result::PhaseSeconds;
-use crate::bench::{
-    Accuracy, ConfidenceInterval, Distribution, Latencies, Measurement, Percentiles, Region, RooflineFigures,
-    SteadyWindow,
-};
+use flashjob_results::{ConfidenceInterval, Distribution, Percentiles, PhaseSeconds};
+
+use crate::bench::{Accuracy, Latencies, Measurement, Region, RooflineFigures, SteadyWindow};
 
 /// Every figure of a run, in the order in which a person reads them. The names of the fields are keys of `result.json` and of
 /// metrics in MLflow. Rates are over the measured region.

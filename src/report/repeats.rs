@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use flashjob_results::{CONFIDENCE, ConfidenceInterval, StoppedBy};
+
 use super::figures::{Basis, Figures, named};
-use crate::bench::{CONFIDENCE, ConfidenceInterval, Region, StoppedBy};
+use crate::bench::Region;
 
 /// The regions of a run.
 #[derive(Clone, Debug, Serialize)]

@@ -4,46 +4,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use flashjob_config::JobConfig;
-use flashjob_event::Phase;
+use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status};
 
 use super::figures::Figures;
 use super::repeats::RepeatsReport;
 use crate::backend::BackendReport;
 use crate::bench::{Accuracy, Measurement, WarmUpReport};
-
-/// Status of a run that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Measured, with exact counts.
-    Finished,
-    /// Ended by an error.
-    Failed,
-    /// Ended by a signal.
-    Killed,
-}
-
-/// Duration of a phase.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct PhaseSeconds {
-    /// Phase that was timed.
-    pub phase: Phase,
-    /// From its start to the next one's, or to now for the last.
-    pub seconds: f64,
-}
-
-/// Report on one mounted input.
-#[derive(Clone, Debug, Serialize)]
-pub struct InputReport {
-    /// Path of its files.
-    pub location: String,
-    /// `fuse`, `copy` or `existing`.
-    pub method: String,
-    /// Reason for this method.
-    pub reason: String,
-    /// The PAR with its token redacted.
-    pub source: Option<String>,
-}
 
 /// Everything that is known about a run when it ends.
 #[derive(Clone, Debug)]
@@ -91,9 +57,6 @@ pub fn settings(job: &JobConfig) -> Value {
     let settings = job.settings.iter();
     settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect()
 }
-
-/// Raised when a key of `result.json` changes its meaning.
-const SCHEMA_VERSION: u32 = 1;
 
 /// The content of `result.json`, key by key.
 // The order of the fields is that of the keys in the file.

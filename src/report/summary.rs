@@ -16,7 +16,7 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<26} {}", escape_controls(value));
     };
-    line("status", &format!("{:?}", result.status).to_lowercase());
+    line("status", result.status.name());
     if let Some(error) = &result.error {
         line("error", error);
     }

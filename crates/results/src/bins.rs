@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Percentiles;
+use super::distribution::Percentiles;
 
 /// Width of a bin divided by the width of the one before it.
 const RATIO: f64 = 1.01;
@@ -23,7 +23,7 @@ pub struct Bins {
 
 impl Bins {
     /// Counts in a duration.
-    pub(super) fn add(&mut self, seconds: f64) {
+    pub fn add(&mut self, seconds: f64) {
         const LEAST_SECONDS: f64 = 1e-9;
         self.sum_seconds += seconds;
         // The logarithm of 0 would be the number of no bin.
@@ -70,7 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bench::Distribution;
+    use crate::Distribution;
 
     fn binned(values: &[f64]) -> Bins {
         let mut bins = Bins::default();

@@ -17,13 +17,13 @@ pub struct TokenClock {
 
 impl TokenClock {
     /// The clock of a region that begins now.
-    pub(super) fn starting(now: SystemTime) -> Self {
+    pub fn starting(now: SystemTime) -> Self {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { started_unix_seconds: since.as_secs_f64(), output_tokens_by_second: Vec::new() }
     }
 
     /// The clock of several regions, one after the other: seconds between them have no tokens.
-    pub(super) fn together<'a>(mut regions: impl Iterator<Item = &'a Self>) -> Self {
+    pub fn together<'a>(mut regions: impl Iterator<Item = &'a Self>) -> Self {
         let mut sum = regions.next().cloned().unwrap_or_default();
         for region in regions {
             for (second, tokens) in (region.first_second()..).zip(&region.output_tokens_by_second) {
@@ -43,7 +43,7 @@ impl TokenClock {
     }
 
     /// Counts a token that came `seconds` after the beginning.
-    pub(super) fn tick(&mut self, seconds: f64) {
+    pub fn tick(&mut self, seconds: f64) {
         let place = (self.started_unix_seconds + seconds) as u64 - self.first_second();
         let place = usize::try_from(place).unwrap_or(usize::MAX);
         // Seconds without a token are kept as zeros: replicas are compared second by second.
