@@ -11,6 +11,7 @@ pub mod graph;
 mod kernels;
 pub mod launch;
 pub mod matrix;
+pub mod nccl;
 mod pinned;
 pub mod product;
 mod roofline;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::cluster::executor::Executor;
 use crate::forward::batch::ForwardBatch;
 use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
+use crate::parallel::executor::Executor;
 use crate::report::EngineFacts;
 use crate::schedule::limits::EngineLimits;
 use crate::start::roofline::{CpuNodes, state};

@@ -1,6 +1,6 @@
 //! Failures between a model and its tokens.
 
-use crate::cluster::frame::{End, LinkError};
+use crate::parallel::frame::{End, LinkError};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 

@@ -8,32 +8,32 @@
 //! - `start`: from configuration and model to a loaded [`Engine`]: memory, devices, weights.
 //! - `schedule`: requests, and the tokens and blocks of each step.
 //! - `forward`: one step, from token ids to logits and from logits to tokens.
-//! - `cluster`: ranks, their collectives, and the nodes that they are on.
+//! - `parallel`: ranks, their collectives, and the nodes that they are on.
 //! - `cuda`: a GPU behind the operations of `forward`.
 //!
 //! `run` ties them together: requests become steps until each has its tokens. Files import each other without cycles, and
 //! name the file that defines an item, not its folder (`tests/layout/cycles.rs` holds both).
 
-mod cluster;
 mod cost;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;
 mod error;
 mod forward;
+mod parallel;
 mod report;
 mod run;
 mod schedule;
 mod start;
 
-pub use cluster::frame::End;
-pub use cluster::rendezvous::Rendezvous;
-pub use cluster::worker::Worker;
 pub use cost::Cost;
 #[cfg(feature = "cuda")]
 pub use cuda::driver::{gpu_identifiers, visible_gpus};
 pub use engine::{Engine, LogitsWatcher};
 pub use error::Error;
+pub use parallel::frame::End;
+pub use parallel::rendezvous::Rendezvous;
+pub use parallel::worker::Worker;
 pub use report::EngineFacts;
 pub use schedule::request::{NotFinite, Output, Request};
 pub use start::instructions::instructions;

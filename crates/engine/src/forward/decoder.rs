@@ -9,7 +9,6 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::communicator::Communicator;
 use crate::error::Error;
 use crate::forward::attention::Attention;
 use crate::forward::batch::ForwardBatch;
@@ -19,6 +18,7 @@ use crate::forward::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeA
 use crate::forward::rope::RotaryEmbedding;
 use crate::forward::weights::{DecoderWeights, LayerWeights};
 use crate::forward::workspace::{Rows, Views, Widths, Workspace};
+use crate::parallel::communicator::Communicator;
 use crate::schedule::limits::EngineLimits;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::{DecoderConfig, Dtype, ShardShape};

@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::LoadPlan;
 use super::weights::{self, ShardFormat};
-use crate::cluster::connect::{Connected, connect};
-use crate::cluster::executor::{Executor, Rank};
-use crate::cluster::world::World;
 use crate::cost::Cost;
 use crate::error::Error;
 use crate::forward::decoder::Decoder;
 use crate::forward::device::Device;
 use crate::forward::kv_cache::KvCache;
+use crate::parallel::connect::{Connected, connect};
+use crate::parallel::executor::{Executor, Rank};
+use crate::parallel::world::World;
 use crate::schedule::limits::EngineLimits;
 use flashjob_config::EngineConfig;
 use flashjob_event::Events;

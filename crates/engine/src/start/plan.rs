@@ -3,12 +3,12 @@
 use super::capacity::MemoryBudget;
 use super::platform::{MAX_NUM_SEQS, Platform};
 use super::roofline::CpuNodes;
-use crate::cluster::handshake::Handshake;
 use crate::error::Error;
 use crate::forward::decoder::{self, DecoderFormat};
 use crate::forward::kv_cache::KvShape;
 use crate::forward::rope;
 use crate::forward::workspace::Workspace;
+use crate::parallel::handshake::Handshake;
 use crate::schedule::limits::EngineLimits;
 use flashjob_config::{DtypeChoice, EngineConfig};
 use flashjob_cpu::AttentionShape;

@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::capacity::{self, MemoryBudget};
 use super::load::RankLoader;
-use crate::cluster::executor::Executor;
-use crate::cluster::links::Links;
-use crate::cluster::world::World;
 use crate::cost::Cost;
 use crate::error::Error;
 use crate::forward::batch::{ForwardBatch, LogitsRows};
+use crate::parallel::executor::Executor;
+use crate::parallel::links::Links;
+use crate::parallel::world::World;
 use crate::schedule::blocks::{BlockPool, BlockTable};
 use crate::schedule::limits::EngineLimits;
 use flashjob_event::Events;

@@ -14,16 +14,16 @@ use candle_core::cuda_backend::cudarc::nccl::result::{self, NcclError, NcclStatu
 use candle_core::cuda_backend::cudarc::nccl::sys;
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 
-use super::communicator::{Communicator, Group};
-use super::frame::Kind;
-use super::links::Links;
-use super::watch::Watch;
-use super::world::World;
-use crate::cuda::address::Address;
-use crate::cuda::driver::choose_gpu;
+use super::address::Address;
+use super::driver::choose_gpu;
 use crate::error::Error;
 use crate::forward::device::Device;
 use crate::forward::ops::access::Operand;
+use crate::parallel::communicator::{Communicator, Group};
+use crate::parallel::frame::Kind;
+use crate::parallel::links::Links;
+use crate::parallel::watch::Watch;
+use crate::parallel::world::World;
 use flashjob_model::Shard;
 
 /// No rank has failed.

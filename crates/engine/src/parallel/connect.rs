@@ -7,9 +7,9 @@ use candle_core::Result;
 
 use super::communicator::{Communicator, Group, Solo};
 use super::host_communicator::{HostCommunicator, HostGroup};
-#[cfg(feature = "cuda")]
-use super::nccl::{NcclCommunicator, NcclGroup};
 use super::world::World;
+#[cfg(feature = "cuda")]
+use crate::cuda::nccl::{NcclCommunicator, NcclGroup};
 use crate::error::Error;
 use crate::forward::device::Device;
 

@@ -11,10 +11,8 @@ pub mod handshake;
 mod host_communicator;
 pub mod link;
 pub mod links;
-#[cfg(feature = "cuda")]
-mod nccl;
 pub mod rendezvous;
 #[cfg(feature = "cuda")]
-mod watch;
+pub mod watch;
 pub mod worker;
 pub mod world;
