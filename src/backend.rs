@@ -24,7 +24,7 @@ pub use engine_report::{EngineReport, VllmReport};
 pub use error::{Cause, Error};
 pub use presence::{Found, Interpreter, check};
 
-pub use flashjob_engine::Rendezvous;
+pub use flashjob_cluster::Rendezvous;
 #[cfg(feature = "cuda")]
 pub use flashjob_engine::gpu_identifiers;
 

@@ -20,7 +20,7 @@ use packages::folders;
 /// Each room of the entrypoint, the package `flashjob`, and the rooms and packages that it may import: `flashjob_NAME` stands
 /// there as `NAME`. `job` alone sees all. Of packages their manifests say what they may import.
 const ROOMS: [(&str, &[&str]); 5] = [
-    ("backend", &["config", "engine", "event", "model"]),
+    ("backend", &["cluster", "config", "engine", "event", "model"]),
     ("prepare", &["backend", "config", "event", "model"]),
     ("bench", &["backend", "config", "event", "prepare"]),
     ("report", &["backend", "bench", "config", "event", "prepare"]),

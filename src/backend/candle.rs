@@ -24,7 +24,10 @@ impl CandleBackend {
     pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
-        let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
+        let engine = match rendezvous {
+            None => Engine::load_on(placement, &model, &config.engine, events, cancel),
+            Some(nodes) => Engine::load_distributed(placement, &model, &config.engine, nodes, events, cancel),
+        };
         let engine = engine.map_err(from_loading)?;
         // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
@@ -85,7 +88,7 @@ impl Backend for CandleBackend {
 
 /// The ranks of a node that another one leads.
 pub struct CandleWorker {
-    ranks: engine::Worker,
+    ranks: flashjob_cluster::Worker,
     report: BackendReport,
 }
 
@@ -97,7 +100,7 @@ impl CandleWorker {
             return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));
         };
         let model = headers(files, model)?;
-        let ranks = engine::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = flashjob_cluster::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let report = report(&model, ranks.facts());
         Ok(Self { ranks, report })

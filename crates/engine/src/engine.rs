@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
 use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
@@ -19,6 +22,8 @@ pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
 pub struct Engine {
     pub(crate) facts: EngineFacts,
     pub(crate) limits: EngineLimits,
+    /// Bounds of the steps that another node may ask for: buffers are as large, also where the cache holds less.
+    pub(crate) bounds: EngineLimits,
     pub(crate) executor: Executor,
     /// Lent to the ranks for as long as they compute it.
     pub(crate) batch: Arc<ForwardBatch>,
@@ -35,6 +40,14 @@ impl Engine {
     /// Everything that was decided while loading.
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
+    }
+
+    /// Computes the next step of the node that leads.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where there is none any more, and [`Error::Compute`].
+    pub fn follow(&mut self, cancel: &CancellationToken) -> Result<(), Error> {
+        self.executor.follow(&mut self.batch, &self.bounds, cancel)
     }
 
     /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and

@@ -26,15 +26,16 @@ mod run;
 mod schedule;
 mod start;
 
-pub use cost::Cost;
+pub use cost::{Cost, NodeLoad};
 #[cfg(feature = "cuda")]
 pub use cuda::driver::{gpu_identifiers, visible_gpus};
 pub use engine::{Engine, LogitsWatcher};
-pub use error::Error;
-pub use parallel::frame::End;
-pub use parallel::rendezvous::Rendezvous;
-pub use parallel::worker::Worker;
+pub use error::{End, Error};
+pub use forward::batch::{ForwardBatch, LogitsRows};
+pub use forward::replay::ReplaySize;
+pub use parallel::nodes::{NodeSettings, Nodes, RendezvousHandler};
 pub use report::EngineFacts;
+pub use schedule::limits::EngineLimits;
 pub use schedule::request::{NotFinite, Output, Request};
 pub use start::instructions::instructions;
 pub use start::platform::Platform;

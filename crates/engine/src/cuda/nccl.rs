@@ -1,7 +1,7 @@
 //! Ranks that are GPUs and meet through NCCL.
 //!
-//! Ranks of several nodes are one communicator, too: the first rank's unique id reaches them over the links between nodes
-//! (`nodes`), which then carry nothing but steps. That has been compiled, and has not run.
+//! Ranks of several nodes are one communicator, too: the first rank's unique id reaches them over the connections between nodes,
+//! which then carry nothing but steps. That has been compiled, and has not run.
 //!
 //! Sums and parts travel on the ranks' own streams, in order with everything else that is queued there. A rank that gives up
 //! aborts the communicators of all, so that nobody waits for it, neither a thread nor a GPU. Sums are of 16-bit numbers where
@@ -20,9 +20,7 @@ use crate::error::Error;
 use crate::forward::device::Device;
 use crate::forward::ops::access::Operand;
 use crate::parallel::communicator::{Communicator, Group};
-use crate::parallel::frame::Kind;
-use crate::parallel::links::Links;
-use crate::parallel::watch::Watch;
+use crate::parallel::nodes::Nodes;
 use crate::parallel::world::World;
 use flashjob_model::Shard;
 
@@ -35,8 +33,8 @@ pub struct NcclGroup {
     /// The rank of the first one here.
     first: usize,
     communicators: Vec<sys::ncclComm_t>,
-    /// Over links to other nodes.
-    watch: OnceLock<Watch>,
+    /// Watches the connections to other nodes for as long as it is held.
+    watch: OnceLock<Box<dyn Send + Sync>>,
     failed_rank: AtomicUsize,
     aborted: Once,
 }
@@ -55,12 +53,12 @@ impl NcclGroup {
     pub fn connect(world: &World) -> std::result::Result<Arc<Self>, Error> {
         let mut communicators = vec![std::ptr::null_mut(); world.here.len()];
         let devices: Vec<i32> = (0..world.here.len() as i32).collect();
-        let started = match &world.links {
+        let started = match &world.nodes {
             // SAFETY: both lists are as long as is said.
             None => unsafe {
                 result::comm_init_all(communicators.as_mut_ptr(), devices.len() as i32, devices.as_ptr())
             },
-            Some(links) => Self::unique_id(links)?.and_then(|id| Self::join(world, id, &mut communicators)),
+            Some(nodes) => Self::unique_id(nodes.as_ref())?.and_then(|id| Self::join(world, id, &mut communicators)),
         };
         started.map_err(|NcclError(said)| {
             Error::Setting(format!(
@@ -77,28 +75,25 @@ impl NcclGroup {
             failed_rank: AtomicUsize::new(NOBODY),
             aborted: Once::new(),
         });
-        if let Some(links) = &world.links {
+        if let Some(nodes) = &world.nodes {
             let lost = Arc::downgrade(&group);
             // A GPU that waits for a node which is gone waits for ever.
             let abort = move || lost.upgrade().into_iter().for_each(|group| group.mark_failed(0));
-            group.watch.get_or_init(|| Watch::start(links.clone(), abort));
+            group.watch.get_or_init(|| nodes.watch(Box::new(abort)));
         }
         Ok(group)
     }
 
     /// NCCL's unique id: made by the leader, sent to all others.
-    fn unique_id(links: &Links) -> std::result::Result<std::result::Result<sys::ncclUniqueId, NcclError>, Error> {
+    fn unique_id(nodes: &dyn Nodes) -> std::result::Result<std::result::Result<sys::ncclUniqueId, NcclError>, Error> {
         let mut id = sys::ncclUniqueId { internal: [0; 128] };
-        match links {
-            Links::Leader(links) => {
-                id = match result::get_uniqueid() {
-                    Ok(id) => id,
-                    Err(error) => return Ok(Err(error)),
-                };
-                links.iter().try_for_each(|link| link.send(Kind::UniqueId, &[bytemuck::cast_slice(&id.internal)]))?;
-            }
-            Links::Worker(leader) => leader.receive(Kind::UniqueId, std::iter::once(&mut id.internal[..]))?,
+        if !nodes.follows() {
+            id = match result::get_uniqueid() {
+                Ok(id) => id,
+                Err(error) => return Ok(Err(error)),
+            };
         }
+        nodes.broadcast_id(bytemuck::cast_slice_mut(&mut id.internal))?;
         Ok(Ok(id))
     }
 

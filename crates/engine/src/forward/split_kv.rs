@@ -146,7 +146,7 @@ mod tests {
         for length in lengths {
             let mut table = BlockTable::default();
             pool.grow(&mut table, length).unwrap();
-            step.push(&[7], length - 1, &table, LogitsRows::Last);
+            step.push(&[7], length - 1, table.indices(), LogitsRows::Last);
         }
         for split in [
             SplitKv { num_splits: 2, blocks: 20 },

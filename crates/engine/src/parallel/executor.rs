@@ -12,12 +12,9 @@ use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
 use super::communicator::Group;
-use super::frame::Kind;
-use super::links::Links;
 use super::world::World;
 use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
-use crate::forward::batch::wire_format;
 use crate::forward::decoder::Decoder;
 use crate::forward::kv_cache::KvCache;
 use crate::schedule::limits::EngineLimits;
@@ -79,10 +76,8 @@ impl Executor {
         limits: &EngineLimits,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        let Some(Links::Worker(leader)) = &self.world.links else { return Ok(()) };
-        let encoded = leader.receive_u32s(Kind::Step, wire_format::max_len(limits))?;
-        let read = ForwardBatch::lent(step).decode(&encoded, limits);
-        read.map_err(|reason| Error::Machines(format!("{} asks for a step that is none: {reason}", leader.peer())))?;
+        let Some(nodes) = &self.world.nodes else { return Ok(()) };
+        nodes.receive_step(ForwardBatch::lent(step), limits)?;
         self.forward(step, cancel, |_| Ok(()))
     }
 
@@ -93,7 +88,7 @@ impl Executor {
         read: impl FnOnce(Option<Tensor>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let first = &mut self.first;
-        let follows = matches!(self.world.links, Some(Links::Worker(_)));
+        let follows = self.world.follows();
         let compute = || {
             let logits = first.decoder.forward(step, &first.cache, cancel)?;
             // Where logits are not read, nothing else waits.

@@ -14,19 +14,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use candle_core::{Result, Tensor, bail};
 
 use super::communicator::{Communicator, Group};
-use super::frame::{Kind, LinkError};
-use super::link::Link;
-use super::links::Links;
+use super::nodes::Nodes;
 use super::world::World;
+use crate::error::Error;
 use crate::forward::ops::access::{Operand, change, floats_mut};
 use flashjob_model::Shard;
 
-/// Memory that the ranks of one node share, and links to other nodes.
+/// Memory that the ranks of one node share.
 pub struct HostGroup {
     world_size: usize,
     here: Range<usize>,
-    /// To other nodes.
-    links: Option<Links>,
+    nodes: Option<Arc<dyn Nodes>>,
     /// One a rank of those here: what it brought; at the leader one for every rank there is.
     parts: Vec<RwLock<Vec<f32>>>,
     /// One for each that adds: its stretch of the sum. That is every rank here, or the leader alone.
@@ -48,16 +46,16 @@ impl HostGroup {
     /// A group for the ranks of `world` that are here.
     pub fn new(world: &World) -> Arc<Self> {
         let buffers = |count| (0..count).map(|_| RwLock::default()).collect();
-        let World { size: world_size, here, links } = world;
-        let (parts, sums) = match links {
-            None => (here.len(), here.len()),
-            Some(Links::Leader(_)) => (*world_size, here.len()),
-            Some(Links::Worker(_)) => (here.len(), 1),
+        let World { size: world_size, here, nodes } = world;
+        let (parts, sums) = match world.follows() {
+            // All parts there are, those of other nodes included.
+            false => (*world_size, here.len()),
+            true => (here.len(), 1),
         };
         Arc::new(Self {
             world_size: *world_size,
             here: here.clone(),
-            links: links.clone(),
+            nodes: nodes.clone(),
             parts: buffers(parts),
             sums: buffers(sums),
             barrier: Mutex::default(),
@@ -96,32 +94,34 @@ impl HostGroup {
         adder * count / adders..(adder + 1) * count / adders
     }
 
-    /// Links to nodes from which parts come here, each with that node's ranks.
-    fn workers(&self) -> impl Iterator<Item = (&Link, Range<usize>)> {
-        let each = self.here.len();
-        let links = match &self.links {
-            Some(Links::Leader(links)) => &links[..],
-            _ => &[],
-        };
-        links.iter().zip(1..).map(move |(link, machine)| (link.as_ref(), machine * each..(machine + 1) * each))
+    /// The node that leads, where this is another one.
+    fn leader(&self) -> Option<&dyn Nodes> {
+        self.nodes.as_deref().filter(|nodes| nodes.follows())
+    }
+
+    /// The other nodes, where this one leads.
+    fn workers(&self) -> Option<&dyn Nodes> {
+        self.nodes.as_deref().filter(|nodes| !nodes.follows())
     }
 
     /// At the leader: takes in what the ranks of other nodes bring, `count` numbers of each rank.
-    fn receive_parts(&self, count: impl Fn(usize) -> usize) -> std::result::Result<(), LinkError> {
-        for (link, ranks) in self.workers() {
-            let first = ranks.start;
-            let mut parts: Vec<_> = self.parts[ranks].iter().map(write).collect();
+    fn receive_parts(&self, nodes: &dyn Nodes, count: impl Fn(usize) -> usize) -> std::result::Result<(), Error> {
+        let each = self.here.len();
+        for node_rank in 1..self.world_size / each {
+            let first = node_rank * each;
+            let mut parts: Vec<_> = self.parts[first..first + each].iter().map(write).collect();
             parts.iter_mut().zip(first..).for_each(|(parts, rank)| parts.resize(count(rank), 0.0));
-            link.receive(Kind::Parts, parts.iter_mut().map(|parts| &mut parts[..]))?;
+            let mut parts: Vec<&mut [f32]> = parts.iter_mut().map(|parts| &mut parts[..]).collect();
+            nodes.receive_parts(node_rank, &mut parts)?;
         }
         Ok(())
     }
 
     /// Elsewhere: sends what the ranks here brought to the leader.
-    fn send_parts(&self, leader: &Link) -> std::result::Result<(), LinkError> {
+    fn send_parts(&self, leader: &dyn Nodes) -> std::result::Result<(), Error> {
         let parts: Vec<_> = self.parts.iter().map(read).collect();
-        let pieces: Vec<&[u8]> = parts.iter().map(|parts| bytemuck::cast_slice(parts)).collect();
-        leader.send(Kind::Parts, &pieces)
+        let parts: Vec<&[f32]> = parts.iter().map(|parts| &parts[..]).collect();
+        leader.send_parts(&parts)
     }
 }
 
@@ -164,17 +164,17 @@ impl HostCommunicator {
 
     /// Returns when every rank there is has brought its part, as far as this node needs to know; `count` says how long each is.
     fn wait(&self, count: impl Fn(usize) -> usize) -> Result<()> {
-        // It is the one who speaks to other nodes.
-        if self.index == 0 {
-            self.group.receive_parts(count).map_err(candle_core::Error::wrap)?;
+        let group = &self.group;
+        // The first rank here is the one that speaks to other nodes.
+        let speaks = self.index == 0;
+        if let Some(workers) = group.workers().filter(|_| speaks) {
+            group.receive_parts(workers, count).map_err(candle_core::Error::wrap)?;
         }
-        self.group.wait()?;
-        match &self.group.links {
-            Some(Links::Worker(leader)) if self.index == 0 => {
-                self.group.send_parts(leader).map_err(candle_core::Error::wrap)
-            }
-            _ => Ok(()),
+        group.wait()?;
+        if let Some(leader) = group.leader().filter(|_| speaks) {
+            group.send_parts(leader).map_err(candle_core::Error::wrap)?;
         }
+        Ok(())
     }
 
     /// This rank's stretch of the sum, or at other nodes than the leader all of it.
@@ -184,8 +184,8 @@ impl HostCommunicator {
         let (mut sum, slice_of_sum) = (write(sum), group.slice_of_sum(self.index, count));
         sum.clear();
         sum.resize(slice_of_sum.len(), 0.0);
-        if let Some(Links::Worker(leader)) = &group.links {
-            return leader.receive(Kind::Sum, std::iter::once(&mut sum[..])).map_err(candle_core::Error::wrap);
+        if let Some(leader) = group.leader() {
+            return leader.receive_sum(&mut sum).map_err(candle_core::Error::wrap);
         }
         // In order of rank, on one thread for each number: floating-point sums depend on their order, and all ranks must
         // hold the same bits.
@@ -215,12 +215,10 @@ impl Communicator for HostCommunicator {
                 let slice_of_sum = group.slice_of_sum(adder, numbers.len());
                 numbers[slice_of_sum].copy_from_slice(&read(sums));
             }
-            if self.index == 0 {
-                let sum = bytemuck::cast_slice(numbers);
-                let send = |(link, _): (&Link, _)| link.send(Kind::Sum, &[sum]);
-                group.workers().try_for_each(send).map_err(candle_core::Error::wrap)?;
+            match group.workers().filter(|_| self.index == 0) {
+                Some(workers) => workers.send_sum(numbers).map_err(candle_core::Error::wrap),
+                None => Ok(()),
             }
-            Ok(())
         })
     }
 
@@ -256,72 +254,4 @@ fn write(buffer: &RwLock<Vec<f32>>) -> std::sync::RwLockWriteGuard<'_, Vec<f32>>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{DType, Device as CandleDevice};
-
-    /// Results of `work` by rank.
-    fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&HostCommunicator) -> T + Sync) -> Vec<T> {
-        let group = HostGroup::new(&World { size: world_size, here: 0..world_size, links: None });
-        std::thread::scope(|scope| {
-            let start = |rank| {
-                let member = HostCommunicator::new(&group, rank, &Arc::from([]));
-                let work = &work;
-                scope.spawn(move || work(&member))
-            };
-            let threads: Vec<_> = (0..world_size).map(start).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn every_rank_gets_the_sum_again_and_again() {
-        for (world_size, width) in [(1, 5), (2, 1), (3, 7), (4, 3), (4, 64)] {
-            let sums = on_ranks(world_size, |member| {
-                (0..20)
-                    .map(|round| {
-                        let number = (member.index + 1) as f32 * 0.1 + round as f32;
-                        let tensor = Tensor::full(number, (2, width), &CandleDevice::Cpu).unwrap();
-                        member.all_reduce(&tensor).unwrap();
-                        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
-                    })
-                    .collect::<Vec<_>>()
-            });
-            let expected =
-                |round| (0..world_size).fold(0.0, |sum, rank| sum + ((rank + 1) as f32 * 0.1 + round as f32));
-            for rank in &sums {
-                for (round, sum) in rank.iter().enumerate() {
-                    assert_eq!(*sum, vec![expected(round); 2 * width], "{world_size} ranks, round {round}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn rank_0_gets_the_parts_side_by_side_whatever_their_widths() {
-        let gathered = on_ranks(3, |member| {
-            let width = [3, 3, 1][member.index];
-            let part = Tensor::arange(0f32, 2.0 * width as f32, &CandleDevice::Cpu).unwrap();
-            let part = (part.reshape((2, width)).unwrap() + (10 * member.index) as f64).unwrap();
-            let whole = (member.index == 0).then(|| Tensor::zeros((2, 7), DType::F32, &CandleDevice::Cpu).unwrap());
-            member.gather(&part, whole.as_ref()).unwrap();
-            whole.map(|whole| whole.to_vec2::<f32>().unwrap())
-        });
-        let first = vec![0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0];
-        let second = vec![3.0, 4.0, 5.0, 13.0, 14.0, 15.0, 21.0];
-        assert_eq!(gathered, [Some(vec![first, second]), None, None]);
-    }
-
-    #[test]
-    fn nobody_waits_for_a_rank_that_gave_up() {
-        let errors = on_ranks(3, |member| {
-            if member.index == 1 {
-                member.group.mark_failed(1);
-                return "gave up".to_owned();
-            }
-            let tensor = Tensor::zeros(4, DType::F32, &CandleDevice::Cpu).unwrap();
-            member.all_reduce(&tensor).unwrap_err().to_string()
-        });
-        assert!(errors[0].contains("rank 1 gave up") && errors[2].contains("rank 1 gave up"), "{errors:?}");
-    }
-}
+mod tests;

@@ -19,9 +19,7 @@ use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
 use crate::parallel::executor::Executor;
-use crate::parallel::handshake::identity;
-use crate::parallel::links::Links;
-use crate::parallel::rendezvous::Rendezvous;
+use crate::parallel::nodes::RendezvousHandler;
 use crate::parallel::world::World;
 use crate::report::EngineFacts;
 use crate::schedule::limits::EngineLimits;
@@ -56,41 +54,40 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Ok(Loading { platform, model, config, rendezvous: None, events, cancel }.load()?.0)
+        Loading { platform, model, config, rendezvous: None, events, cancel }.load()
     }
 
-    /// The same for the leader of the nodes of `rendezvous`: each node loads its own ranks.
+    /// The same for this node's ranks of a model that the nodes of `rendezvous` share.
     ///
     /// # Errors
     /// As [`Engine::load_on`]; [`Error::Machines`] and [`Error::Ended`] where another node does not come or is gone.
-    pub fn load_leading(
+    pub fn load_distributed(
         platform: Platform,
         model: &Model,
         config: &EngineConfig,
-        rendezvous: Option<&Rendezvous>,
+        rendezvous: &dyn RendezvousHandler,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Ok(Loading { platform, model, config, rendezvous, events, cancel }.load()?.0)
+        Loading { platform, model, config, rendezvous: Some(rendezvous), events, cancel }.load()
     }
 }
 
 /// Arguments of loading.
-pub struct Loading<'a> {
-    pub platform: Platform,
-    pub model: &'a Model,
-    pub config: &'a EngineConfig,
-    pub rendezvous: Option<&'a Rendezvous>,
-    pub events: &'a Events,
-    pub cancel: &'a CancellationToken,
+struct Loading<'a> {
+    platform: Platform,
+    model: &'a Model,
+    config: &'a EngineConfig,
+    rendezvous: Option<&'a dyn RendezvousHandler>,
+    events: &'a Events,
+    cancel: &'a CancellationToken,
 }
 
 /// Limits of the hardware, or why they were not measured; `None` where that was not asked for.
 type Measured = Option<Result<Limits, TooLittleMemory>>;
 
 impl Loading<'_> {
-    /// An engine, and bounds of the steps that its memory was allocated for.
-    pub fn load(self) -> Result<(Engine, EngineLimits), Error> {
+    fn load(self) -> Result<Engine, Error> {
         let Self { model, config, events, cancel, .. } = self;
         let plan = self.plan()?;
         let handles = open::open(self.platform, plan.parallelism.ranks_per_node, plan.cpus, plan.dtype)?;
@@ -126,9 +123,10 @@ impl Loading<'_> {
             spare_block: bounds.num_blocks as u32,
         });
         let measured_cpus = (self.platform == Platform::Cpu && facts.limits.is_some()).then_some(plan.cpus);
-        let engine = Engine {
+        Ok(Engine {
             facts,
             limits: sized,
+            bounds,
             executor,
             batch,
             replay,
@@ -136,13 +134,12 @@ impl Loading<'_> {
             device: sampling_device,
             watcher: None,
             measured_cpus,
-        };
-        Ok((engine, bounds))
+        })
     }
 
     fn plan(&self) -> Result<LoadPlan, Error> {
         let Self { platform, model, config, rendezvous, .. } = *self;
-        let nodes = rendezvous.map_or(1, |rendezvous| rendezvous.nodes().count.get());
+        let nodes = rendezvous.map_or(1, RendezvousHandler::num_nodes);
         // Only asked for where it decides: the driver starts with the question.
         let visible_gpus = if config.tensor_parallel_size.is_none() { platform.visible_gpus() } else { 1 };
         let parallelism = Parallelism::new(platform, &model.config, config, nodes, visible_gpus)?;
@@ -157,18 +154,16 @@ impl Loading<'_> {
     fn meet(&self, plan: &LoadPlan) -> Result<World, Error> {
         let Parallelism { world_size, ranks_per_node, .. } = plan.parallelism;
         let Some(rendezvous) = self.rendezvous else {
-            return Ok(World { size: world_size, here: 0..world_size, links: None });
+            return Ok(World { size: world_size, here: 0..world_size, nodes: None });
         };
-        let first = rendezvous.nodes().index * ranks_per_node;
-        let handshake = plan.handshake(self.config, &identity(self.model)?);
-        let links = Some(rendezvous.meet(&handshake)?);
-        Ok(World { size: world_size, here: first..first + ranks_per_node, links })
+        let first = rendezvous.node_rank() * ranks_per_node;
+        let nodes = rendezvous.rendezvous(self.model, &plan.node_settings(self.config))?;
+        Ok(World { size: world_size, here: first..first + ranks_per_node, nodes: Some(nodes) })
     }
 
     /// Measures and states the limits of all nodes together, which are taken to be alike.
     fn measure(&self, plan: &LoadPlan, handles: &[DeviceHandle], world: &World) -> Result<Measured, Error> {
-        let is_worker = matches!(world.links, Some(Links::Worker(_)));
-        let Some(first) = handles.first().filter(|_| self.config.measure_limits && !is_worker) else {
+        let Some(first) = handles.first().filter(|_| self.config.measure_limits && !world.follows()) else {
             return Ok(None);
         };
         let measured = first.limits(plan.parallelism.ranks_per_node, plan.cpus)?;

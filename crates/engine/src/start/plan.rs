@@ -8,7 +8,7 @@ use crate::forward::decoder::{self, DecoderFormat};
 use crate::forward::kv_cache::KvShape;
 use crate::forward::rope;
 use crate::forward::workspace::Workspace;
-use crate::parallel::handshake::Handshake;
+use crate::parallel::nodes::NodeSettings;
 use crate::schedule::limits::EngineLimits;
 use flashjob_config::{DtypeChoice, EngineConfig};
 use flashjob_cpu::AttentionShape;
@@ -138,21 +138,22 @@ impl LoadPlan {
         MemoryBudget { free_bytes, ..self.budget }
     }
 
-    /// Settings that all nodes must have alike; `model` names the model's weights.
-    pub fn handshake(&self, config: &EngineConfig, model: &str) -> Handshake {
-        let max_model_len = config.max_model_len.map_or_else(|| "the model's".to_owned(), |length| length.to_string());
-        Handshake::default()
-            .with("version", env!("CARGO_PKG_VERSION"))
-            .with("model", model)
-            .with("device", self.platform.name())
-            .with("dtype", self.dtype.name())
-            .with("weights in memory", self.weights_dtype.name())
-            .with("tensor-parallel-size", self.parallelism.world_size)
-            .with("max-model-len", max_model_len)
-            .with("max-num-seqs", self.limits.max_num_seqs)
-            .with("max-num-batched-tokens", self.limits.max_num_batched_tokens)
-            .with("block-size", self.limits.block_size)
-            .with("enforce-eager", config.enforce_eager)
+    /// Settings that all nodes must have alike.
+    pub fn node_settings(&self, config: &EngineConfig) -> NodeSettings {
+        NodeSettings::from([
+            ("device", self.platform.name().to_owned()),
+            ("dtype", self.dtype.name().to_owned()),
+            ("weights in memory", self.weights_dtype.name().to_owned()),
+            ("tensor-parallel-size", self.parallelism.world_size.to_string()),
+            (
+                "max-model-len",
+                config.max_model_len.map_or_else(|| "the model's".to_owned(), |length| length.to_string()),
+            ),
+            ("max-num-seqs", self.limits.max_num_seqs.to_string()),
+            ("max-num-batched-tokens", self.limits.max_num_batched_tokens.to_string()),
+            ("block-size", self.limits.block_size.to_string()),
+            ("enforce-eager", config.enforce_eager.to_string()),
+        ])
     }
 }
 
@@ -215,7 +216,9 @@ mod tests {
     fn nodes_of_different_settings_notice() {
         let plan = plan(Platform::Cpu, &config(), 1).unwrap();
         let other = EngineConfig { enforce_eager: true, ..config() };
-        let differences = plan.handshake(&config(), "a").differences(&plan.handshake(&other, "b"));
-        assert_eq!(differences.len(), 2, "{differences:?}");
+        let (here, there) = (plan.node_settings(&config()), plan.node_settings(&other));
+        let different: Vec<&str> =
+            here.iter().filter(|(name, value)| there[*name] != **value).map(|(name, _)| *name).collect();
+        assert_eq!((here.len(), different), (there.len(), vec!["enforce-eager"]));
     }
 }

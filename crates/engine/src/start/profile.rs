@@ -14,7 +14,6 @@ use crate::cost::Cost;
 use crate::error::Error;
 use crate::forward::batch::{ForwardBatch, LogitsRows};
 use crate::parallel::executor::Executor;
-use crate::parallel::links::Links;
 use crate::parallel::world::World;
 use crate::schedule::blocks::{BlockPool, BlockTable};
 use crate::schedule::limits::EngineLimits;
@@ -49,7 +48,7 @@ impl Profile {
         limits: &EngineLimits,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        if let Some(Links::Worker(_)) = executor.world().links {
+        if executor.world().follows() {
             return (0..2).try_for_each(|_| executor.follow(batch, limits, cancel));
         }
         let mut table = BlockTable::default();
@@ -61,7 +60,7 @@ impl Profile {
             let largest = ForwardBatch::lent(batch);
             largest.begin(self.length);
             for _ in 0..self.num_seqs {
-                largest.push(tokens, start, &table, LogitsRows::Last);
+                largest.push(tokens, start, table.indices(), LogitsRows::Last);
             }
             executor.forward(batch, cancel, |_logits| Ok(()))?;
         }

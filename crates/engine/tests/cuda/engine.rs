@@ -7,9 +7,9 @@ use flashjob_engine::{Engine, Error, Platform};
 use flashjob_event::{Events, Fact};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::machines::watched;
 use crate::engine::{config, open, request, serve};
 use crate::model::golden::{MODELS, directory, prompts, relative_error};
+use flashjob_test_engine::watched_logits as watched;
 
 /// One rank, and steps that are small: the stand-in takes its time.
 fn on_gpu(dtype: DtypeChoice) -> EngineConfig {

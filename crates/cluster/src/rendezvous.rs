@@ -1,7 +1,7 @@
 //! Nodes that share one model: how they find each other, and how they part.
 //!
 //! The leader listens, the others call it; each says what it means to compute, and what is not alike ends all of them with a
-//! sentence. A link from each worker to the leader then carries steps there and numbers back (`world`, `communicator`).
+//! sentence. A link from each worker to the leader then carries steps there and numbers back (`links`).
 //! Nothing on these links is encrypted, and no peer has to prove its identity: they belong into a network of their own.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{End, Kind};
+use super::frame::Kind;
 use super::handshake::Handshake;
 use super::link::Link;
 use super::links::Links;
-use crate::error::Error;
 use flashjob_config::Machines;
+use flashjob_engine::{End, Error, NodeSettings, Nodes, RendezvousHandler};
+use flashjob_model::Model;
 
 /// Version of the frames and their contents. A change of either is another number.
 const PROTOCOL: u32 = 1;
@@ -59,11 +60,6 @@ impl Rendezvous {
         Self { machines, cancel, met: Mutex::default() }
     }
 
-    /// Rank, number and address of the nodes.
-    pub fn nodes(&self) -> &Machines {
-        &self.machines
-    }
-
     /// Tells all who have been met how this node ends, and waits a moment until they have heard it.
     pub fn end(&self, code: u8, sentence: &str) {
         let end = End { code, sentence: sentence.to_owned() };
@@ -73,18 +69,6 @@ impl Rendezvous {
                 scope.spawn(|| link.end(&end));
             }
         });
-    }
-
-    /// Waits for all the others, or calls the leader until it answers.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] where they do not mean the same job, [`Error::Machines`] where not all of them come,
-    /// [`Error::Cancelled`].
-    pub(crate) fn meet(&self, handshake: &Handshake) -> Result<Links, Error> {
-        match self.machines.follows() {
-            false => self.accept_workers(handshake).map(|links| Links::Leader(links.into())),
-            true => self.connect_to_leader(handshake).map(Links::Worker),
-        }
     }
 
     fn accept_workers(&self, handshake: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
@@ -204,6 +188,25 @@ impl Rendezvous {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Arc<Link>>> {
         self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RendezvousHandler for Rendezvous {
+    fn num_nodes(&self) -> usize {
+        self.machines.count.get()
+    }
+
+    fn node_rank(&self) -> usize {
+        self.machines.index
+    }
+
+    /// Waits for all the others, or calls the leader until it answers.
+    fn rendezvous(&self, model: &Model, settings: &NodeSettings) -> Result<Arc<dyn Nodes>, Error> {
+        let handshake = Handshake::new(model, settings)?;
+        Ok(Arc::new(match self.machines.follows() {
+            false => Links::Leader(self.accept_workers(&handshake)?.into()),
+            true => Links::Worker(self.connect_to_leader(&handshake)?),
+        }))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Frames over real sockets: order, size, strangers, hanging peers.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 
+use super::super::connection::POLL_INTERVAL;
 use super::*;
 
 fn pair(timeout: Duration) -> (Link, TcpStream) {
@@ -105,7 +107,7 @@ fn a_peer_that_hangs_is_given_up() {
 #[test]
 fn whoever_is_cancelled_waits_for_nobody() {
     let (link, _peer) = pair(Duration::from_secs(600));
-    link.cancel.cancel();
+    link.connection.cancel.cancel();
     assert_eq!(link.receive_u32s(Kind::Step, 5), Err(LinkError::Cancelled));
     assert_eq!(link.send(Kind::Step, &[]), Err(LinkError::Cancelled));
 }

@@ -4,30 +4,22 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::frame::End;
 use super::rendezvous::Rendezvous;
-use crate::engine::Engine;
-use crate::error::Error;
-use crate::report::EngineFacts;
-use crate::schedule::limits::EngineLimits;
-use crate::start::loader::Loading;
-use crate::start::platform::Platform;
 use flashjob_config::EngineConfig;
+use flashjob_engine::{End, Engine, EngineFacts, Error, Platform};
 use flashjob_event::Events;
 use flashjob_model::Model;
 
 /// Ranks that are loaded and wait for steps.
 pub struct Worker {
     engine: Engine,
-    /// Bounds of the steps that the leader may ask for.
-    limits: EngineLimits,
 }
 
 impl Worker {
     /// Finds the leader, loads this node's ranks, and reports to it.
     ///
     /// # Errors
-    /// As [`Engine::load_leading`].
+    /// As [`Engine::load_distributed`].
     pub fn load(
         platform: Platform,
         model: &Model,
@@ -36,9 +28,8 @@ impl Worker {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let loading = Loading { platform, model, config, rendezvous: Some(rendezvous), events, cancel };
-        let (engine, limits) = loading.load()?;
-        Ok(Self { engine, limits })
+        let engine = Engine::load_distributed(platform, model, config, rendezvous, events, cancel)?;
+        Ok(Self { engine })
     }
 
     /// Everything that was decided while loading.
@@ -49,11 +40,10 @@ impl Worker {
     /// Computes until the leader says its last word.
     ///
     /// # Errors
-    /// Of computing, and where the leader is gone without one.
+    /// Those of computing, and [`Error::Machines`] where the leader is gone without a word.
     pub fn follow(mut self, cancel: &CancellationToken) -> Result<End, Error> {
-        let Engine { executor, batch, .. } = &mut self.engine;
         loop {
-            match executor.follow(batch, &self.limits, cancel) {
+            match self.engine.follow(cancel) {
                 Ok(()) => {}
                 // The leader's word is how a worker's job ends, well or not: it has no outcome of its own.
                 Err(Error::Ended { end, .. }) => return Ok(end),

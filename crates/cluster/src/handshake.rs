@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use md5::{Digest, Md5};
 
+use flashjob_engine::NodeSettings;
 use flashjob_model::{Dtype, Error, Model, Shard, TensorName, Validation};
 
 /// Settings by name.
@@ -12,11 +13,14 @@ use flashjob_model::{Dtype, Error, Model, Shard, TensorName, Validation};
 pub struct Handshake(BTreeMap<String, String>);
 
 impl Handshake {
-    /// With this setting.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
-        self.0.insert(name.to_owned(), value.to_string());
-        self
+    /// `settings`, this program's version, and a text that stands for `model`.
+    ///
+    /// # Errors
+    /// [`Error`] of the vector of `model` that is read for it.
+    pub fn new(model: &Model, settings: &NodeSettings) -> Result<Self, Error> {
+        let own = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("model", identity(model)?)];
+        let given = settings.iter().map(|(&name, value)| (name, value.clone()));
+        Ok(Self(own.into_iter().chain(given).map(|(name, value)| (name.to_owned(), value)).collect()))
     }
 
     /// Every difference as `name is … there and … here`.
@@ -42,8 +46,8 @@ fn shortened(text: &str) -> String {
 /// A text that two models share only if they are the same one: shapes, sizes of all files and the last vector of weights.
 ///
 /// # Errors
-/// Where that vector cannot be read.
-pub fn identity(model: &Model) -> Result<String, Error> {
+/// [`Error`] of that vector.
+fn identity(model: &Model) -> Result<String, Error> {
     // A few kilobytes that training has changed: two checkpoints of one architecture differ there, and reading all would take
     // as long as loading.
     let norm = model.weights.read(TensorName::FinalNorm, Shard::WHOLE, Dtype::F32, Validation::Trust)?;

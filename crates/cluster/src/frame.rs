@@ -1,5 +1,7 @@
 //! Kinds of frames between nodes, and the ways in which a link ends.
 
+use flashjob_engine::End;
+
 /// Kind of a frame. Its tag is readable in a capture of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -10,7 +12,6 @@ pub enum Kind {
     /// A worker has loaded its part.
     Loaded,
     /// NCCL's unique id, by which ranks find each other.
-    #[cfg(feature = "cuda")]
     UniqueId,
     /// A step to compute.
     Step,
@@ -29,7 +30,6 @@ impl Kind {
             Kind::Hello => b"HELO",
             Kind::Capacity => b"CAPA",
             Kind::Loaded => b"LOAD",
-            #[cfg(feature = "cuda")]
             Kind::UniqueId => b"UNIQ",
             Kind::Step => b"STEP",
             Kind::Parts => b"PART",
@@ -37,15 +37,6 @@ impl Kind {
             Kind::End => b"END ",
         }
     }
-}
-
-/// A peer's last word.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct End {
-    /// The exit code that its process will have.
-    pub code: u8,
-    /// Reason; empty where all went well.
-    pub sentence: String,
 }
 
 /// Failure of a link; every later use of it gives the first one again.

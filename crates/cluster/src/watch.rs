@@ -11,7 +11,7 @@ use super::links::Links;
 /// Between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A thread that looks after links until it is dropped.
+/// A thread that looks after links until it is dropped: with sums on GPUs.
 pub struct Watch {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
