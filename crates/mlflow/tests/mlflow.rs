@@ -46,6 +46,7 @@ fn spec(run_name: &str) -> RunSpec {
         tags: pairs(&[("host", "here")]),
         start,
         member: None,
+        parent: None,
     }
 }
 
