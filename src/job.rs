@@ -22,6 +22,7 @@ mod resend_spooled;
 mod run;
 mod signals;
 mod supervisor;
+mod sweep_list;
 mod terminal;
 mod termination_file;
 mod text_file;
@@ -65,6 +66,11 @@ pub fn main() -> ExitCode {
     }
     let exit = match asked {
         Ok(Command::Run(job)) => return supervised(*job),
+        Ok(Command::Sweep(_)) => exit::before_log(
+            Exit::Configuration,
+            "this version lists a sweep and does not run it; set dry-run=true, or start a job for each combination",
+        ),
+        Ok(Command::ListSweep(sweep)) => terminal::print(&sweep_list::list(&sweep)),
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
