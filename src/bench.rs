@@ -3,27 +3,34 @@
 //! The measured region runs from handing over the first request to the text of the last one, after load and
 //! warm-up. This room does not know where results go.
 
-mod bins;
-mod distribution;
+mod accuracy;
+mod adequacy;
 mod measurement;
+mod occupancy;
 mod recorder;
+mod repeats;
 mod roofline;
-mod token_clock;
+mod step_times;
+mod warm_up;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-pub use bins::Bins;
-pub use distribution::{Distribution, Percentiles};
-pub use measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+pub use accuracy::Accuracy;
+pub use adequacy::warnings;
+pub use measurement::{Latencies, Measurement, PrefixCacheHits};
+pub use occupancy::SteadyWindow;
 pub use recorder::Recorder;
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
-pub use token_clock::TokenClock;
+pub use step_times::StepTimes;
+pub use warm_up::WarmUpReport;
 
+use flashjob_config::{Repeats, WarmUp};
 use flashjob_event::{Events, Fact, Phase};
+use flashjob_results::StoppedBy;
 
 use crate::backend::{self, Backend, Completion, Request};
-use crate::prepare::Prompts;
+use crate::prepare::{self, Prompts};
 
 /// Reason for which there is no measurement.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +38,9 @@ pub enum Error {
     /// The backend failed or was stopped.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// Prompts of a further region, or of the warm-up, cannot be made.
+    #[error(transparent)]
+    Prompts(prepare::Error),
     /// The run finished, but its counts are not exactly those that were asked for.
     #[error("the run is not valid: {0}; nothing is reported from it")]
     Counts(String),
@@ -47,50 +57,119 @@ pub enum Error {
     },
 }
 
-/// Runs the warm-up and then the measured region; `energy_joules` is what its devices have taken so far, where they say.
-/// `recorder` must be among the observers of `events`; what it
-/// has seen so far is a partial measurement when this fails, and `completions` what was complete until then; after
-/// a run to the end they are there in the order of the requests. A request that ends with an error is one of them, unless the
-/// prompts are about exact counts: that run is over at once.
+/// Everything that observes a run, and what ends it.
+pub struct Watch<'a> {
+    /// The stream of facts.
+    pub events: &'a Events,
+    /// Recorder of the measured region; among the observers of `events`.
+    pub recorder: &'a Recorder,
+    /// Step times of the warm-up; among the observers of `events`.
+    pub step_times: &'a StepTimes,
+    /// Energy that the devices have taken so far, in joules, where they say.
+    pub energy_joules: &'a dyn Fn() -> Option<f64>,
+    /// Cancellation of the job.
+    pub cancel: &'a CancellationToken,
+}
+
+/// One measured region of several.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Seed of its prompts and of its sampling.
+    pub seed: u64,
+    /// Its figures.
+    pub measurement: Measurement,
+}
+
+/// Everything that a run has so far; shared with the thread that runs, as one that panics or is left behind returns nothing.
+#[derive(Default)]
+pub struct Progress(Mutex<Achieved>);
+
+/// Results of a run, as far as it has come.
+#[derive(Clone, Debug, Default)]
+pub struct Achieved {
+    /// Course of an automatic warm-up.
+    pub warm_up: Option<WarmUpReport>,
+    /// Completions of the first region, in the order of its requests once it has ended.
+    pub completions: Vec<Completion>,
+    /// Regions that ran to their end.
+    pub regions: Vec<Region>,
+    /// Reason why no further region followed.
+    pub stopped_by: Option<StoppedBy>,
+}
+
+impl Progress {
+    // A panic does not spoil it: each note is whole.
+    fn lock(&self) -> MutexGuard<'_, Achieved> {
+        self.0.lock()
+    }
+
+    /// Takes out what there is.
+    pub fn take(&self) -> Achieved {
+        std::mem::take(&mut self.lock())
+    }
+}
+
+/// Warms up, and then measures regions until there are as many as `repeats` asks for. What has been achieved stands in `progress`,
+/// also where this fails; the recorder has a partial measurement of the region that was not finished. A request that ends with an
+/// error is one of the completions, unless the prompts are about exact counts: that run is over at once.
 ///
 /// # Errors
 /// Errors of the backend, counts that are not exact, or no request that was answered.
 pub fn run(
     backend: &mut dyn Backend,
-    prompts: Prompts,
-    events: &Events,
-    recorder: &Recorder,
-    cancel: &CancellationToken,
-    completions: &Mutex<Vec<Completion>>,
-    energy_joules: &dyn Fn() -> Option<f64>,
-) -> Result<Measurement, Error> {
-    let Prompts { warm_up, measured, exact } = prompts;
-    let mut run = |requests, finished: &mut dyn FnMut(Completion)| match exact {
-        true => run_exactly(backend, requests, events, cancel, finished),
-        false => Ok(backend.run(requests, events, cancel, finished)?),
-    };
-    events.emit(Fact::PhaseStarted(Phase::WarmUp));
-    if !warm_up.is_empty() {
-        // Their completions are dropped, and the recorder ignores all that comes before `Phase::Measure`.
-        run(warm_up, &mut |_| {})?;
+    prompts: &Prompts,
+    how: WarmUp,
+    repeats: Repeats,
+    watch: &Watch<'_>,
+    progress: &Progress,
+) -> Result<(), Error> {
+    watch.events.emit(Fact::PhaseStarted(Phase::WarmUp));
+    let report = warm_up::warm_up(backend, prompts, how, watch)?;
+    progress.lock().warm_up = report;
+    for number in 0.. {
+        region(backend, prompts, number, watch, progress)?;
+        let rates: Vec<f64> =
+            progress.lock().regions.iter().map(|region| region.measurement.output_tokens_per_second()).collect();
+        if let Some(reason) = repeats::stopped_by(repeats, &rates) {
+            progress.lock().stopped_by = Some(reason);
+            break;
+        }
     }
+    Ok(())
+}
+
+/// Measures region `number`, counted from 0, into `progress`.
+fn region(
+    backend: &mut dyn Backend,
+    prompts: &Prompts,
+    number: usize,
+    watch: &Watch<'_>,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let requests = prompts.region(number).map_err(Error::Prompts)?;
     // The backend takes the requests, and their counts are verified against the originals.
-    let expected: Vec<Request> = measured.clone();
-    // A panic does not spoil the list: each push adds a whole completion.
-    let lock = || completions.lock();
-    lock().reserve(measured.len());
+    let expected: Vec<Request> = requests.clone();
+    // Answers of the first region are those that the job gives; of others they are needed for the check alone.
+    let mut others = Vec::new();
+    let mut keep = |completion| match number {
+        0 => progress.lock().completions.push(completion),
+        _ => others.push(completion),
+    };
     // Counters of GPUs run all the time: the difference over the region is its energy.
-    let energy_before = energy_joules();
-    events.emit(Fact::PhaseStarted(Phase::Measure));
-    run(measured, &mut |completion| lock().push(completion))?;
-    let energy_after = energy_joules();
+    let energy_before = (watch.energy_joules)();
+    watch.events.emit(Fact::PhaseStarted(Phase::Measure));
+    run_requests(backend, requests, prompts.exact, watch, &mut keep)?;
+    let energy_after = (watch.energy_joules)();
     // A second look: where other work held the machine up before the region, the limits would be too low.
-    backend.measure_limits_again(events);
-    let mut completions = lock();
+    backend.measure_limits_again(watch.events);
+    let mut achieved = progress.lock();
+    let Achieved { completions, regions, .. } = &mut *achieved;
+    let completions = if number == 0 { completions } else { &mut others };
     completions.sort_by_key(|completion| completion.id);
-    let mut measurement = recorder.measurement();
+    let mut measurement = watch.recorder.measurement();
     measurement.energy_joules = energy_before.zip(energy_after).map(|(before, after)| after - before);
-    if let Err(deviation) = measurement.verify(&expected, &completions) {
+    measurement.requested_output_tokens = expected.iter().map(|request| request.max_tokens as u64).sum();
+    if let Err(deviation) = measurement.verify(&expected, completions) {
         // Answers of a run whose counts are wrong may be wrong themselves. None of them is written.
         completions.clear();
         return Err(Error::Counts(deviation));
@@ -99,20 +178,24 @@ pub fn run(
     if let (Some(first), true) = (errors.clone().next(), errors.count() == expected.len()) {
         return Err(Error::NoAnswers { requests: expected.len(), first: first.clone() });
     }
-    Ok(measurement)
+    regions.push(Region { seed: prompts.seed(number), measurement });
+    Ok(())
 }
 
-/// Runs `requests` until one of them ends with an error.
-fn run_exactly(
+/// Runs `requests`; where they are about exact counts, until one of them ends with an error.
+fn run_requests(
     backend: &mut dyn Backend,
     requests: Vec<Request>,
-    events: &Events,
-    cancel: &CancellationToken,
+    exact: bool,
+    watch: &Watch<'_>,
     finished: &mut dyn FnMut(Completion),
 ) -> Result<(), Error> {
-    let stop = cancel.child_token();
+    if !exact {
+        return Ok(backend.run(requests, watch.events, watch.cancel, finished)?);
+    }
+    let stop = watch.cancel.child_token();
     let mut failed = None;
-    let outcome = backend.run(requests, events, &stop, &mut |completion| {
+    let outcome = backend.run(requests, watch.events, &stop, &mut |completion| {
         if let (None, Some(error)) = (&failed, &completion.error) {
             failed = Some(error.clone());
             stop.cancel();

@@ -6,6 +6,7 @@ mod endings;
 mod machines;
 mod not_finite;
 mod prompts;
+mod regions;
 mod replicas;
 mod results;
 mod samples;

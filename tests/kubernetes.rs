@@ -4,6 +4,7 @@ mod dashboard;
 mod overlays;
 mod play;
 mod semantics;
+mod vllm_names;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -21,19 +21,22 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
-    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: &'static dyn Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
-        let engine = Engine::load_leading(placement, &model, &config.engine, rendezvous, events, cancel);
+        let engine = match rendezvous {
+            None => Engine::load_on(placement, &model, &config.engine, events, cancel),
+            Some(nodes) => Engine::load_distributed(placement, &model, &config.engine, nodes, events, cancel),
+        };
         let engine = engine.map_err(from_loading)?;
         // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
         let report = BackendReport { warnings, ..report(&model, engine.facts()) };
-        let gpus = match placement {
+        let gpus = match engine.facts().num_nodes {
+            1 => engine.facts().tensor_parallel_size * placement.gpus_per_rank(),
             // GPUs of other nodes cannot be asked for their energy from here.
-            Platform::Gpus if engine.facts().num_nodes == 1 => engine.facts().tensor_parallel_size,
-            Platform::Gpus | Platform::Cpu => 0,
+            _ => 0,
         };
         Ok(Self { engine, texts, gpus, report })
     }
@@ -85,19 +88,19 @@ impl Backend for CandleBackend {
 
 /// The ranks of a node that another one leads.
 pub struct CandleWorker {
-    ranks: engine::Worker,
+    ranks: flashjob_cluster::Worker,
     report: BackendReport,
 }
 
 impl CandleWorker {
     /// Reads headers, finds the leader, then reads weights.
-    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: &'static dyn Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, events, cancel, .. } = loading;
         let Some(rendezvous) = rendezvous else {
             return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));
         };
         let model = headers(files, model)?;
-        let ranks = engine::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
+        let ranks = flashjob_cluster::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
         let report = report(&model, ranks.facts());
         Ok(Self { ranks, report })

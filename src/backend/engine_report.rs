@@ -90,6 +90,41 @@ impl EngineReport {
         }
     }
 
+    /// Sequences in one step at most.
+    pub fn max_num_seqs(&self) -> Option<usize> {
+        match self {
+            EngineReport::Candle(report) => Some(report.max_num_seqs),
+            EngineReport::Vllm(report) => report.max_num_seqs,
+        }
+    }
+
+    /// Blocks in the KV cache.
+    pub fn kv_blocks(&self) -> Option<usize> {
+        match self {
+            EngineReport::Candle(report) => Some(report.kv_blocks),
+            EngineReport::Vllm(report) => report.kv_blocks,
+        }
+    }
+
+    /// Size of the KV cache; vLLM does not report one.
+    pub fn kv_cache_bytes(&self) -> Option<u64> {
+        match self {
+            EngineReport::Candle(report) => Some(report.kv_cache_bytes),
+            EngineReport::Vllm(_) => None,
+        }
+    }
+
+    /// GPUs that compute, on all nodes together.
+    pub fn gpus(&self) -> usize {
+        match self {
+            EngineReport::Candle(report) if report.device == "cuda" => report.tensor_parallel_size,
+            EngineReport::Vllm(report) if report.device.as_deref() == Some("cuda") => {
+                report.tensor_parallel_size.unwrap_or(1)
+            }
+            EngineReport::Candle(_) | EngineReport::Vllm(_) => 0,
+        }
+    }
+
     /// Reason for which the machine's limits could not be measured, where that was tried.
     pub fn limits_not_measured(&self) -> Option<&str> {
         match self {

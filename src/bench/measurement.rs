@@ -1,12 +1,15 @@
 //! The measured region in numbers, and the check that its counts are exact.
 
 use std::collections::BTreeMap;
+use std::iter::Sum;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use flashjob_event::FinishReason;
+use flashjob_results::{Bins, Distribution, RequestTiming, TokenClock};
 
-use super::{Bins, Distribution, Roofline, TokenClock};
+use super::Roofline;
+use super::occupancy::{Occupancy, SteadyWindow};
 use crate::backend::{Completion, Request};
 
 /// The measured region in numbers.
@@ -32,6 +35,16 @@ pub struct Measurement {
     pub token_clock: TokenClock,
     /// Prompt tokens saved by the prefix cache; `None` where it is off.
     pub prefix_cache: Option<PrefixCacheHits>,
+    /// Tokens that the requests asked for.
+    pub requested_output_tokens: u64,
+    /// The part in which the batch was full; `None` where it never was for more than a moment.
+    pub steady_window: Option<SteadyWindow>,
+    /// Levels of the batch. Summed up in the steady window and in warnings.
+    #[serde(skip)]
+    pub occupancy: Occupancy,
+    /// Each time between two tokens of a request, in seconds.
+    #[serde(skip)]
+    pub inter_token_seconds: Vec<f64>,
     /// Each request, in order. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,
@@ -46,45 +59,12 @@ pub struct PrefixCacheHits {
     pub hit_tokens: u64,
 }
 
-/// One request. Times count from the moment it was queued; `None` has not happened.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RequestTiming {
-    /// Its place in the workload.
-    pub request: u32,
-    /// Length of its prompt.
-    pub prompt_tokens: u32,
-    /// Tokens it produced.
-    pub output_tokens: u32,
-    /// Until its first place in a step.
-    pub queue_seconds: Option<f64>,
-    /// Until its first token.
-    pub time_to_first_token_seconds: Option<f64>,
-    /// Until its last token.
-    pub last_token_seconds: Option<f64>,
-    /// Until its text was complete.
-    pub end_to_end_seconds: Option<f64>,
-    /// Times it lost its blocks.
-    pub preemptions: u32,
-    /// Reason for its end.
-    pub finish_reason: Option<FinishReason>,
-}
-
-impl RequestTiming {
-    /// Tells that it ended with an error.
-    pub fn failed(&self) -> bool {
-        self.finish_reason == Some(FinishReason::Error)
-    }
-
-    /// E2E of a request that was answered: one that broke off has none.
-    fn answered_seconds(&self) -> Option<f64> {
-        self.end_to_end_seconds.filter(|_| !self.failed())
-    }
-
-    /// Mean time between its tokens (TPOT): undefined for fewer than two.
-    pub fn time_per_output_token_seconds(&self) -> Option<f64> {
-        let (first, last) = (self.time_to_first_token_seconds?, self.last_token_seconds?);
-        // The first token belongs to TTFT: n tokens have n - 1 gaps.
-        (self.output_tokens > 1).then(|| (last - first) / f64::from(self.output_tokens - 1))
+impl Sum for PrefixCacheHits {
+    fn sum<I: Iterator<Item = Self>>(hits: I) -> Self {
+        hits.fold(Self::default(), |sum, hits| Self {
+            prompt_tokens: sum.prompt_tokens + hits.prompt_tokens,
+            hit_tokens: sum.hit_tokens + hits.hit_tokens,
+        })
     }
 }
 
@@ -119,6 +99,51 @@ impl Latencies {
 }
 
 impl Measurement {
+    /// All of `regions` as one measurement: amounts and durations add up, and latencies are over all requests. `None` for none.
+    pub fn together(regions: &[Self]) -> Option<Self> {
+        let (first, rest) = regions.split_first()?;
+        if rest.is_empty() {
+            return Some(first.clone());
+        }
+        let sum = |amount: fn(&Self) -> u64| regions.iter().map(amount).sum();
+        let requests: Vec<RequestTiming> = (0..)
+            .zip(regions)
+            .flat_map(|(region, measurement)| {
+                measurement
+                    .requests
+                    .iter()
+                    .map(move |request| RequestTiming { region: Some(region), ..request.clone() })
+            })
+            .collect();
+        let inter_token_seconds: Vec<f64> =
+            regions.iter().flat_map(|region| region.inter_token_seconds.iter().copied()).collect();
+        let mut inter_token_bins = Bins::default();
+        inter_token_seconds.iter().for_each(|&seconds| inter_token_bins.add(seconds));
+        Some(Self {
+            complete: regions.iter().all(|region| region.complete),
+            elapsed_seconds: regions.iter().map(|region| region.elapsed_seconds).sum(),
+            latencies: Latencies::of(&requests, inter_token_seconds.clone()),
+            preemptions: sum(|region| region.preemptions),
+            steps: sum(|region| region.steps),
+            roofline: Roofline::together(regions.iter().map(|region| region.roofline)),
+            energy_joules: regions.iter().map(|region| region.energy_joules).sum(),
+            inter_token_bins,
+            token_clock: TokenClock::together(regions.iter().map(|region| &region.token_clock)),
+            prefix_cache: regions.iter().map(|region| region.prefix_cache).sum(),
+            requested_output_tokens: sum(|region| region.requested_output_tokens),
+            steady_window: SteadyWindow::together(regions.iter().map(|region| region.steady_window)),
+            // Each region is judged by itself; they are alike.
+            occupancy: first.occupancy.clone(),
+            inter_token_seconds,
+            requests,
+        })
+    }
+
+    /// Output tokens divided by the duration; 0 where no time has passed.
+    pub fn output_tokens_per_second(&self) -> f64 {
+        if self.elapsed_seconds > 0.0 { self.total_output_tokens() as f64 / self.elapsed_seconds } else { 0.0 }
+    }
+
     /// Requests that ended with an error.
     pub fn failed_requests(&self) -> usize {
         self.requests.iter().filter(|request| request.failed()).count()

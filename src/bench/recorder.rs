@@ -6,11 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Mutex, MutexGuard};
 
 use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_results::{Bins, RequestTiming, TokenClock};
 
-use super::bins::Bins;
-use super::measurement::{Latencies, Measurement, PrefixCacheHits, RequestTiming};
+use super::measurement::{Latencies, Measurement, PrefixCacheHits};
+use super::occupancy::Occupancy;
 use super::roofline::{MachineLimits, Needs};
-use super::token_clock::TokenClock;
 
 /// Records the measured region; everything outside it passes by unseen.
 #[derive(Default)]
@@ -34,6 +34,7 @@ struct Region {
     needs: Needs,
     prefix_cache: Option<PrefixCacheHits>,
     token_clock: TokenClock,
+    occupancy: Occupancy,
 }
 
 /// One request while it runs.
@@ -127,7 +128,9 @@ impl Region {
             }
             Fact::TokenGenerated { request, .. } => {
                 if let Some(started) = self.started {
-                    self.token_clock.tick(at.duration_since(started).as_secs_f64());
+                    let seconds = at.duration_since(started).as_secs_f64();
+                    self.token_clock.tick(seconds);
+                    self.occupancy.token(seconds);
                 }
                 if let Some(track) = self.requests.get_mut(&request) {
                     track.output_tokens += 1;
@@ -146,7 +149,12 @@ impl Region {
                 }
             }
             Fact::StepNeeded { flops, bytes } => self.needs.add(flops, bytes),
-            Fact::StepFinished { .. } => self.steps += 1,
+            Fact::StepFinished { running, waiting, kv_blocks_used, .. } => {
+                self.steps += 1;
+                if let Some(started) = self.started {
+                    self.occupancy.step(at.duration_since(started).as_secs_f64(), running, waiting, kv_blocks_used);
+                }
+            }
             _ => {}
         }
     }
@@ -171,6 +179,11 @@ impl Region {
             inter_token_bins: self.inter_token_bins.clone(),
             token_clock: self.token_clock.clone(),
             prefix_cache: self.prefix_cache,
+            // Known to those who made the requests.
+            requested_output_tokens: 0,
+            steady_window: self.occupancy.steady_window(elapsed.as_secs_f64()),
+            occupancy: self.occupancy.clone(),
+            inter_token_seconds: self.inter_token_seconds.clone(),
             requests,
         }
     }
@@ -180,6 +193,7 @@ impl Track {
     fn timing(&self, request: RequestId) -> RequestTiming {
         let since_queued = |at: Option<Instant>| at.map(|at| at.duration_since(self.queued).as_secs_f64());
         RequestTiming {
+            region: None,
             request: request.0,
             prompt_tokens: self.prompt_tokens,
             output_tokens: self.output_tokens,

@@ -122,6 +122,25 @@ pub struct BoundFigures {
 }
 
 impl Roofline {
+    /// That of several regions: needs and limits in time add up; unknown where one of them is.
+    pub(super) fn together(regions: impl Iterator<Item = Self>) -> Self {
+        let sum = |sum: Self, region: Self| Self {
+            limits: match (sum.limits, region.limits) {
+                (Some(one), Some(other)) => Some(one.higher(other)),
+                _ => None,
+            },
+            flops: sum.flops + region.flops,
+            bytes: sum.bytes + region.bytes,
+            limit_seconds: sum.limit_seconds.zip(region.limit_seconds).map(|(one, other)| one + other),
+            compute_bound_seconds: sum
+                .compute_bound_seconds
+                .zip(region.compute_bound_seconds)
+                .map(|(one, other)| one + other),
+            unknown_because: sum.unknown_because.or(region.unknown_because),
+        };
+        regions.reduce(sum).unwrap_or_default()
+    }
+
     /// Figures for a region of `elapsed_seconds`; `None` where nothing was computed.
     pub fn figures(&self, elapsed_seconds: f64) -> Option<RooflineFigures> {
         // Engines that do not report their steps, such as vLLM, have no roofline.

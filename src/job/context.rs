@@ -15,7 +15,7 @@ use super::phases::Phases;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use crate::backend::Rendezvous;
-use crate::bench::Recorder;
+use crate::bench::{Recorder, StepTimes};
 use crate::report::{Privileges, ResultsDirectory};
 
 /// One run: its configuration and everything around it.
@@ -42,6 +42,8 @@ pub struct Observability {
     pub registry: Arc<Registry>,
     /// Recorder of the measured region.
     pub recorder: Arc<Recorder>,
+    /// Step times of the warm-up.
+    pub step_times: Arc<StepTimes>,
     /// Times at which phases started.
     pub phases: Arc<Phases>,
 }
@@ -79,7 +81,7 @@ impl Context {
         privileges: Privileges,
     ) -> Self {
         // The spool is written here, so that a run which is killed while it mounts is in MLflow as well.
-        let tracking = Tracking::start(&job, &directory, started);
+        let tracking = Tracking::start(&job, &directory, started, None);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
         let rendezvous = job.nodes.clone().map(rendezvous);
         let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
@@ -92,7 +94,14 @@ impl Observability {
     fn start() -> Self {
         let registry = Arc::new(Registry::new());
         let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-        let events = Events::to(vec![registry.clone(), recorder.clone(), phases.clone(), Arc::new(FactLog::default())]);
-        Self { events, registry, recorder, phases }
+        let step_times = Arc::new(StepTimes::default());
+        let events = Events::to(vec![
+            registry.clone(),
+            recorder.clone(),
+            step_times.clone(),
+            phases.clone(),
+            Arc::new(FactLog::default()),
+        ]);
+        Self { events, registry, recorder, step_times, phases }
     }
 }

@@ -25,6 +25,8 @@ pub enum Exit {
     Inference,
     /// 6: measured, but the result could not be delivered and is spooled.
     Undelivered,
+    /// 7: measured, but fewer answers are correct than `least-accuracy` asks for.
+    Inaccurate,
     /// 130: interrupted by SIGINT.
     Interrupted,
     /// 143: terminated by SIGTERM.
@@ -34,8 +36,9 @@ pub enum Exit {
 impl Exit {
     /// The end that another process of this job reports as `code`; an unknown code counts as failed inference.
     pub fn of(code: u8) -> Self {
-        use Exit::{Configuration, Done, Interrupted, Model, Storage, Terminated, Undelivered, Unexpected};
-        let others = [Done, Unexpected, Configuration, Storage, Model, Undelivered, Interrupted, Terminated];
+        use Exit::{Configuration, Done, Inaccurate, Interrupted, Model, Storage, Terminated, Undelivered, Unexpected};
+        let others =
+            [Done, Unexpected, Configuration, Storage, Model, Undelivered, Inaccurate, Interrupted, Terminated];
         others.into_iter().find(|exit| exit.code() == code).unwrap_or(Exit::Inference)
     }
 
@@ -49,6 +52,7 @@ impl Exit {
             Exit::Model => 4,
             Exit::Inference => 5,
             Exit::Undelivered => 6,
+            Exit::Inaccurate => 7,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use flashjob_config::JobConfig;
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
+use flashjob_results::Status;
 use flashjob_telemetry::Registry;
 
 use super::context::{Context, Results};
@@ -13,7 +14,8 @@ use super::run::show;
 use super::signals::Signals;
 use super::work::Work;
 use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
-use crate::report::{self, Answerer, Figures, JobResult, ResultsDirectory, Status};
+use crate::bench::{self, Achieved, Measurement, Region};
+use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory};
 
 /// Time that MLflow has to accept what is left at the end of a run.
 const FLUSH: Duration = Duration::from_secs(60);
@@ -60,14 +62,26 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     }
     context.observability.events.emit(Fact::PhaseStarted(Phase::Publish));
     // A run that failed or was stopped shows the part that was measured.
-    let measurement = work.measurement.take().or_else(|| {
+    let Achieved { warm_up, regions, stopped_by, .. } = &mut work.achieved;
+    let (warm_up, stopped_by, regions) = (*warm_up, *stopped_by, std::mem::take(regions));
+    let whole: Vec<Measurement> = regions.iter().map(|region| region.measurement.clone()).collect();
+    let measurement = Measurement::together(&whole).or_else(|| {
         let partial = context.observability.recorder.measurement();
         (!partial.requests.is_empty()).then_some(partial)
     });
     let phases = context.observability.phases.seconds();
     // The configured price is that of one node.
     let price = context.job.price_per_hour.map(|price| price * context.job.num_nodes() as f64);
-    let figures = measurement.as_ref().map(|measurement| Figures::new(measurement, &phases, price));
+    let basis = measurement.as_ref().map(|measurement| Basis {
+        measurement,
+        regions: &regions,
+        phases: &phases,
+        price_per_hour: price,
+        gpus: work.backend.as_ref().map_or(0, |backend| backend.engine.gpus()),
+        accuracy: work.accuracy,
+    });
+    let figures = basis.as_ref().map(Figures::new);
+    let repeats = basis.as_ref().and_then(|basis| RepeatsReport::new(basis, stopped_by));
     let mut result = JobResult {
         status,
         exit_code: exit.code(),
@@ -78,6 +92,10 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(&context.observability.registry),
+        warnings: warnings(&regions, &work, &context.job),
+        warm_up,
+        repeats,
+        accuracy: work.accuracy,
         backend: work.backend.clone(),
         environment: host::describe(&context.resources.privileges),
         phases,
@@ -120,6 +138,13 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     exit
 }
 
+/// Warnings about the first region; the others are like it.
+fn warnings(regions: &[Region], work: &Work, job: &JobConfig) -> Vec<String> {
+    let (Some(region), Some(backend)) = (regions.first(), &work.backend) else { return Vec::new() };
+    let found = bench::warnings(&region.measurement, &backend.engine, job.workload.dataset.measures());
+    found.into_iter().inspect(|sentence| tracing::warn!("{sentence}")).collect()
+}
+
 /// Other work of the machine while it measured.
 fn disturbances(registry: &Registry) -> Vec<String> {
     let rate = registry.disturbing_requests_per_second();
@@ -138,10 +163,10 @@ fn write(results: &Results, job: &JobConfig, result: &JobResult, work: &Work) ->
     if let Some(measurement) = &result.measurement {
         kept &= note("requests.jsonl", directory.write_requests(measurement));
     }
-    if !work.completions.is_empty() && !work.entries.is_empty() {
+    if !work.achieved.completions.is_empty() && !work.entries.is_empty() {
         let model = job.model.0.display().to_string();
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let lines = report::outputs(&work.entries, &work.completions, Answerer { model: &model, created });
+        let lines = report::outputs(&work.entries, &work.achieved.completions, Answerer { model: &model, created });
         kept &= note("outputs.jsonl", directory.write_outputs(lines));
     }
     kept

@@ -5,8 +5,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use flashjob_event::{Event, Fact, Observer, Phase};
-
-use crate::report::PhaseSeconds;
+use flashjob_results::PhaseSeconds;
 
 /// Observes phase starts.
 #[derive(Default)]
@@ -15,16 +14,21 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// Every phase that has started, the last one until now.
+    /// Every phase that has started, the last one until now. One that started several times, as repeated regions do, has all of its
+    /// time at its first place.
     pub fn seconds(&self) -> Vec<PhaseSeconds> {
         let starts = self.starts.lock();
         // A phase ends where the next one starts; the last one is still going on.
         let ends = starts.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
-        starts
-            .iter()
-            .zip(ends)
-            .map(|(&(phase, start), end)| PhaseSeconds { phase, seconds: end.duration_since(start).as_secs_f64() })
-            .collect()
+        let mut all = Vec::<PhaseSeconds>::new();
+        for (&(phase, start), end) in starts.iter().zip(ends) {
+            let seconds = end.duration_since(start).as_secs_f64();
+            match all.iter_mut().find(|earlier| earlier.phase == phase) {
+                Some(earlier) => earlier.seconds += seconds,
+                None => all.push(PhaseSeconds { phase, seconds }),
+            }
+        }
+        all
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{Dataset, JobConfig};
+use flashjob_config::{JobConfig, Repeats};
 use flashjob_event::{Fact, Phase};
 use flashjob_mount::Mounter;
 use flashjob_telemetry::logs::{self, Logs};
@@ -208,7 +208,13 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
 fn expected(job: &JobConfig) -> Expected {
     let requests = job.workload.num_prompts.map_or(0, |number| job.workload.share.of(number.get()).len() as u64);
     // Lines and replies of a dataset have lengths of their own.
-    let output_len = if job.workload.dataset == Dataset::Random { job.workload.output_len.get() } else { 0 };
+    let output_len = if job.workload.dataset.has_input_len() { job.workload.output_len.get() } else { 0 };
+    // A repetition of unknown length has no total.
+    let regions = match job.workload.repeats {
+        Repeats::Count(count) => count.get() as u64,
+        Repeats::UntilClose => 0,
+    };
+    let requests = requests * regions;
     Expected { requests, output_tokens: requests * output_len as u64 }
 }
 

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
 use flashjob_mount::{self as mount, Mounted, Mounter};
+use flashjob_results::InputReport;
 
 use super::Exit;
 use super::context::Context;
@@ -21,10 +20,9 @@ use super::run::blocking;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use super::worker;
-use crate::backend::{self, BackendReport, Completion};
-use crate::bench::{self, Measurement};
+use crate::backend::{self, BackendReport};
+use crate::bench::{self, Accuracy, Achieved, Progress, Watch};
 use crate::prepare::{self, Entry, Place, Prepared};
-use crate::report::InputReport;
 
 /// Longest time that a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -39,12 +37,12 @@ pub struct Work {
     pub inputs: Vec<InputReport>,
     /// Report of the backend, once it is loaded.
     pub backend: Option<BackendReport>,
-    /// The whole measurement; a partial one is with the recorder.
-    pub measurement: Option<Measurement>,
+    /// Regions that ran to their end, and completions, also of a run that did not; a partial measurement is with the recorder.
+    pub achieved: Achieved,
+    /// Correct answers, where the dataset has any.
+    pub accuracy: Option<Accuracy>,
     /// Entries of the dataset, where prompts come from one.
     pub entries: Vec<Entry>,
-    /// Completions, also of a run that did not get to its end.
-    pub completions: Vec<Completion>,
     mounts: Vec<Mounted>,
 }
 
@@ -124,26 +122,51 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
     let cancel = context.signals.cancel().clone();
-    // Shared with the thread that runs: one that panics or is left behind returns nothing, and what was complete by then is
-    // kept.
-    let completions = Arc::new(Mutex::new(Vec::new()));
+    let step_times = observability.step_times.clone();
+    let (how, repeats) = (job.workload.warmup, job.workload.repeats);
+    let progress = Arc::new(Progress::default());
     let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
-        let (completions, gpus) = (completions.clone(), context.resources.gpus.clone());
+        let (progress, gpus) = (progress.clone(), context.resources.gpus.clone());
         move || {
             let used = backend.gpus();
-            let energy_joules = || gpus.energy_joules(used);
-            bench::run(backend.as_mut(), prompts, &events, &recorder, &cancel, &completions, &energy_joules)
+            let watch = Watch {
+                events: &events,
+                recorder: &recorder,
+                step_times: &step_times,
+                energy_joules: &|| gpus.energy_joules(used),
+                cancel: &cancel,
+            };
+            bench::run(backend.as_mut(), &prompts, how, repeats, &watch, &progress)
         }
     })
     .await;
-    work.completions = std::mem::take(&mut completions.lock());
+    work.achieved = progress.take();
+    work.accuracy = Accuracy::of(&work.entries, &work.achieved.completions);
     report_failed(work);
-    let measurement = outcome?.map_err(from_bench)?;
-    if let Some(reason) = measurement.roofline.unknown_because {
+    outcome?.map_err(from_bench)?;
+    let unknown = work.achieved.regions.iter().find_map(|region| region.measurement.roofline.unknown_because);
+    if let Some(reason) = unknown {
         tracing::warn!(reason, "the roofline is unknown");
     }
-    work.measurement = Some(measurement);
-    Ok(())
+    judge(work.accuracy, job.workload.least_accuracy)
+}
+
+/// Holds the share of correct answers against the least that the user takes.
+fn judge(accuracy: Option<Accuracy>, least: Option<f64>) -> Result<(), Failure> {
+    match (accuracy, least) {
+        (Some(accuracy), Some(least)) if accuracy.share() < least => {
+            let Accuracy { questions, correct } = accuracy;
+            Err(Failure::sentence(
+                Exit::Inaccurate,
+                format!(
+                    "{correct} of {questions} answers are correct, a share of {:.4} and below least-accuracy={least}; outputs.jsonl \
+                     says which are not",
+                    accuracy.share()
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn mount_inputs(
@@ -193,8 +216,12 @@ fn report_skipped(work: &Work, dataset: &Path) {
 
 /// Names the entries whose requests ended with an error. Random prompts have none, and no run goes on after theirs.
 fn report_failed(work: &Work) {
-    let errors: HashMap<RequestId, &str> =
-        work.completions.iter().filter_map(|completion| Some((completion.id, completion.error.as_deref()?))).collect();
+    let errors: HashMap<RequestId, &str> = work
+        .achieved
+        .completions
+        .iter()
+        .filter_map(|completion| Some((completion.id, completion.error.as_deref()?)))
+        .collect();
     let failed = || {
         work.entries.iter().filter_map(|entry| match entry {
             Entry::Asked { place, request, .. } => Some((place, *errors.get(request)?)),
@@ -270,6 +297,7 @@ pub(super) fn from_prepare(error: prepare::Error) -> Failure {
 fn from_bench(error: bench::Error) -> Failure {
     match error {
         bench::Error::Backend(error) => from_backend(error),
+        bench::Error::Prompts(error) => from_prepare(error),
         bench::Error::Counts(_) | bench::Error::Request(_) | bench::Error::NoAnswers { .. } => {
             Failure::new(Exit::Inference, error)
         }

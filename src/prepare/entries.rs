@@ -12,16 +12,17 @@ use flashjob_event::RequestId;
 use flashjob_model::{Ask, TextService};
 
 use super::entry::{Entry, Place};
+use super::matcher::Matcher;
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
-use super::{Error, jsonl, share, sharegpt};
+use super::{Error, arithmetic, jsonl, share, sharegpt};
 use crate::backend::Request;
 
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;
 const TOGETHER_BYTES: usize = 1 << 20;
 
-/// Reads the dataset at `path`: requests, and every entry in the file's order.
+/// Reads the dataset at `path`, or the one that is made here: requests, and every entry in its order.
 ///
 /// # Errors
 /// A file that cannot be read; one that holds nothing to run, or less than `num-prompts`; and unless bad input is to be
@@ -29,21 +30,27 @@ const TOGETHER_BYTES: usize = 1 << 20;
 pub(super) fn read(
     workload: &Workload,
     sampling: Sampling,
-    path: &Path,
+    path: Option<&Path>,
     texts: &TextService,
     max_model_len: usize,
 ) -> Result<(Vec<Request>, Vec<Entry>), Error> {
-    let at = path.display();
-    let unreadable = |error: &dyn fmt::Display| Error::Workload(format!("the dataset {at} cannot be read: {error}"));
-    let mut reading = Reading::new(workload, texts, max_model_len, path)?;
-    let file = BufReader::new(File::open(path).map_err(|error| unreadable(&error))?);
-    let outcome = match workload.dataset {
-        Dataset::ShareGpt { reply_length, .. } => read_sharegpt(&mut reading, file, sampling, reply_length),
-        // No file has random prompts.
-        Dataset::Random => Ok(()),
-        Dataset::Jsonl(_) => {
-            let take = &mut |place, asked| reading.take(place, asked);
-            jsonl::read(file, sampling, take).map_err(|error| unreadable(&error))
+    let name = path.map_or_else(|| "dataset=arithmetic".to_owned(), |path| path.display().to_string());
+    let unreadable = |error: &dyn fmt::Display| Error::Workload(format!("the dataset {name} cannot be read: {error}"));
+    let mut reading = Reading::new(workload, texts, max_model_len, name.clone())?;
+    let outcome = match path {
+        None => {
+            arithmetic::read(workload.seed, sampling, &mut |place, asked| reading.take(place, asked));
+            Ok(())
+        }
+        Some(path) => {
+            let file = BufReader::new(File::open(path).map_err(|error| unreadable(&error))?);
+            match workload.dataset {
+                Dataset::ShareGpt { reply_length, .. } => read_sharegpt(&mut reading, file, sampling, reply_length),
+                _ => {
+                    let take = &mut |place, asked| reading.take(place, asked);
+                    jsonl::read(file, sampling, take).map_err(|error| unreadable(&error))
+                }
+            }
         }
     };
     // What stands before the place where a file cannot be read further is judged first.
@@ -60,7 +67,7 @@ fn read_sharegpt(
     sampling: Sampling,
     reply_length: ReplyLength,
 ) -> Result<(), Error> {
-    let at = reading.path.display();
+    let at = reading.name.clone();
     let take = &mut |place, asked| reading.take(place, asked);
     sharegpt::read(file, sampling, reply_length, take).map_err(|error| {
         let what = if error.is_io() { "cannot be read" } else { "is not a JSON array of conversations" };
@@ -71,7 +78,8 @@ fn read_sharegpt(
 /// State of reading a dataset.
 struct Reading<'a> {
     workload: &'a Workload,
-    path: &'a Path,
+    /// The dataset as messages call it.
+    name: String,
     max_model_len: usize,
     texts: &'a TextService,
     encoder: PromptEncoder,
@@ -103,18 +111,14 @@ struct Encodable {
     settings: RequestSettings,
     has_reply: bool,
     form: AnswerForm,
+    answer: Option<Matcher>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(
-        workload: &'a Workload,
-        texts: &'a TextService,
-        max_model_len: usize,
-        path: &'a Path,
-    ) -> Result<Self, Error> {
+    fn new(workload: &'a Workload, texts: &'a TextService, max_model_len: usize, name: String) -> Result<Self, Error> {
         Ok(Self {
             workload,
-            path,
+            name,
             max_model_len,
             texts,
             encoder: PromptEncoder::new(texts.facts(), workload.apply_chat_template, max_model_len)?,
@@ -144,7 +148,7 @@ impl<'a> Reading<'a> {
 
     /// Puts the texts of an entry to those that become tokens.
     fn encodable(&mut self, place: Place, asked: DatasetRequest) -> Result<Encodable, Refusal> {
-        let DatasetRequest { question, settings, reply, form } = asked;
+        let DatasetRequest { question, settings, reply, form, answer } = asked;
         let refuse = |reason: String| Refusal { custom_id: form.custom_id().map(str::to_owned), reason };
         // Answers are matched by `custom_id`: two lines with the same one could not be told apart.
         if let Some(custom_id) = form.custom_id()
@@ -161,7 +165,7 @@ impl<'a> Reading<'a> {
             self.waiting.bytes += ask.bytes();
             self.waiting.asks.push(ask);
         }
-        Ok(Encodable { settings, has_reply, form })
+        Ok(Encodable { settings, has_reply, form, answer })
     }
 
     /// Encodes the entries that wait, and takes them one by one until one is bad and that is to be fatal.
@@ -181,25 +185,25 @@ impl<'a> Reading<'a> {
         };
         let missing = || Err("its tokens are missing".to_owned());
         for (place, encodable) in entries {
-            let request = encodable.and_then(|Encodable { settings, has_reply, form }| {
+            let request = encodable.and_then(|Encodable { settings, has_reply, form, answer }| {
                 let prompt = encoded.next().unwrap_or_else(missing);
                 let reply = has_reply.then(|| encoded.next().unwrap_or_else(missing));
                 let custom_id = form.custom_id().map(str::to_owned);
                 let request = prompt.and_then(|prompt| self.request(prompt, reply, settings));
-                Ok((request.map_err(|reason| Refusal { custom_id, reason })?, form))
+                Ok((request.map_err(|reason| Refusal { custom_id, reason })?, form, answer))
             });
             match request {
-                Ok((request, form)) => {
+                Ok((request, form, answer)) => {
                     let (id, prompt_tokens) = (request.id, request.prompt.len());
                     self.requests.push(request);
-                    self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form });
+                    self.entries.push(Entry::Asked { place, request: id, prompt_tokens, form, answer });
                 }
                 Err(Refusal { custom_id, reason }) if !stop_at_first => {
                     // Skipped entries are kept for their lines in `outputs.jsonl`. A large file that is no dataset at all
                     // would fill the memory with them.
                     self.skipped += 1;
                     if self.skipped > MOST_SKIPPED {
-                        let at = self.path.display();
+                        let at = &self.name;
                         self.failed = Some(Error::Workload(format!(
                             "{at}: more than {MOST_SKIPPED} lines or entries up to {place} are no prompts, the last because \
                              {reason}; is it a dataset?"
@@ -213,7 +217,7 @@ impl<'a> Reading<'a> {
                     });
                 }
                 Err(Refusal { reason, .. }) => {
-                    let (at, reason) = (self.path.display(), shortened(reason, LONGEST_REASON_BYTES));
+                    let (at, reason) = (&self.name, shortened(reason, LONGEST_REASON_BYTES));
                     self.failed = Some(Error::Workload(format!(
                         "{at}, {place}: {reason} (on-bad-input=skip reports such input and goes on)"
                     )));
@@ -260,7 +264,7 @@ impl<'a> Reading<'a> {
     }
 
     fn end(self) -> Result<(Vec<Request>, Vec<Entry>), Error> {
-        let at = self.path.display();
+        let at = &self.name;
         if self.requests.is_empty() {
             let first = self.entries.iter().find_map(|entry| match entry {
                 Entry::Skipped { place, reason, .. } => {
@@ -269,6 +273,14 @@ impl<'a> Reading<'a> {
                 Entry::Asked { .. } => None,
             });
             return Err(Error::Workload(format!("the dataset {at} holds no prompt{}", first.unwrap_or_default())));
+        }
+        let has_answer = |entry: &Entry| matches!(entry, Entry::Asked { answer: Some(_), .. });
+        if let Some(least) = self.workload.least_accuracy
+            && !self.entries.iter().any(has_answer)
+        {
+            return Err(Error::Workload(format!(
+                "least-accuracy is {least}, but no line of {at} has an \"answer\"; add correct answers, or leave it out"
+            )));
         }
         match self.workload.num_prompts {
             // Fewer prompts than asked for would be another workload under the same name.

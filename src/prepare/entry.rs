@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use flashjob_event::RequestId;
 
+use super::matcher::Matcher;
 use super::question::AnswerForm;
 
 /// Place of an entry in its file, counted from 1.
@@ -40,6 +41,8 @@ pub enum Entry {
         prompt_tokens: usize,
         /// Format of its answer.
         form: AnswerForm,
+        /// The correct answer, where the entry has one.
+        answer: Option<Matcher>,
     },
     /// It is left out.
     Skipped {

@@ -12,6 +12,7 @@ use flashjob_config::Sampling;
 
 use super::bounded_json::{self, abbreviated};
 use super::entry::Place;
+use super::matcher::Matcher;
 use super::openai_request::{self, UnknownFields};
 use super::pieces::{self, Piece};
 use super::question::{AnswerForm, DatasetRequest, Endpoint, LONGEST_LABEL_BYTES, Labels, Refusal};
@@ -51,7 +52,7 @@ pub(super) fn read(
 fn parse(line: &[u8], sampling: Sampling) -> Result<DatasetRequest, Refusal> {
     let refuse = |reason: String| Refusal { custom_id: None, reason };
     let line: Value = bounded_json::parse(line).map_err(|error| refuse(not_json(&error)))?;
-    let Value::Object(fields) = line else {
+    let Value::Object(mut fields) = line else {
         return Err(refuse(format!("it is not a JSON object but {}", abbreviated(&line))));
     };
     // A line that looks like one of a batch is held to the rules of a batch: read as a bare prompt, its request would be
@@ -60,8 +61,15 @@ fn parse(line: &[u8], sampling: Sampling) -> Result<DatasetRequest, Refusal> {
         return batch_line(fields, sampling);
     }
     let form = AnswerForm::Plain(Labels::of(&fields).map_err(refuse)?);
+    let answer = answer(&mut fields).map_err(refuse)?;
     let (question, settings) = openai_request::read(fields, sampling, UnknownFields::Ignored).map_err(refuse)?;
-    Ok(DatasetRequest { question, settings, reply: None, form })
+    Ok(DatasetRequest { question, settings, reply: None, form, answer })
+}
+
+/// Takes the correct answer out of a line's fields.
+fn answer(fields: &mut Map<String, Value>) -> Result<Option<Matcher>, String> {
+    let answer = fields.remove("answer").filter(|answer| !answer.is_null());
+    answer.as_ref().map(Matcher::read).transpose()
 }
 
 fn batch_line(mut fields: Map<String, Value>, sampling: Sampling) -> Result<DatasetRequest, Refusal> {
@@ -105,8 +113,9 @@ fn batch_request(
     if body.get(wanted).is_none_or(Value::is_null) {
         return Err(format!("`body` has no `{wanted}`, which its `url` wants"));
     }
+    let answer = answer(&mut fields)?;
     let (question, settings) = openai_request::read(body, sampling, UnknownFields::Refused)?;
-    Ok(DatasetRequest { question, settings, reply: None, form: AnswerForm::Batch { custom_id, endpoint } })
+    Ok(DatasetRequest { question, settings, reply: None, form: AnswerForm::Batch { custom_id, endpoint }, answer })
 }
 
 /// serde_json counts lines too, and here there is only ever one.

@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 
 use flashjob_config::Sampling;
 
+use super::matcher::Matcher;
+
 /// The text or conversation that the model continues.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Question {
@@ -38,6 +40,8 @@ pub(super) struct DatasetRequest {
     /// A recorded reply: as many tokens are generated as it has.
     pub reply: Option<String>,
     pub form: AnswerForm,
+    /// The correct answer, where the line has one.
+    pub answer: Option<Matcher>,
 }
 
 /// A line or entry that cannot be run.

@@ -66,6 +66,7 @@ mod tests {
                 request: id,
                 prompt_tokens: 1,
                 form: AnswerForm::Plain(Labels::default()),
+                answer: None,
             });
         }
         (requests, entries)

@@ -122,6 +122,7 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
         settings: RequestSettings { max_tokens: None, sampling, seed: None, ignore_eos: None },
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
         form: AnswerForm::Plain(entry.as_object().map(Labels::of).transpose().map_err(refuse)?.unwrap_or_default()),
+        answer: None,
     }))
 }
 

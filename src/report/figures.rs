@@ -4,8 +4,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::result::PhaseSeconds;
-use crate::bench::{Distribution, Latencies, Measurement, Percentiles, RooflineFigures};
+use flashjob_results::{ConfidenceInterval, Distribution, Percentiles, PhaseSeconds};
+
+use crate::bench::{Accuracy, Latencies, Measurement, Region, RooflineFigures, SteadyWindow};
 
 /// Every figure of a run, in the order in which a person reads them. The names of the fields are keys of `result.json` and of
 /// metrics in MLflow. Rates are over the measured region.
@@ -17,6 +18,14 @@ pub struct Figures {
     /// Latencies over requests and pairs of tokens.
     #[serde(flatten)]
     pub latencies: LatencyFigures,
+    /// Output tokens that the requests asked for, beside those that were generated.
+    pub requested_output_tokens: f64,
+    /// The part of the region in which the batch was full; `None` where there was none.
+    #[serde(flatten)]
+    pub steady: Option<SteadyFigures>,
+    /// Spread over regions; `None` for a single one.
+    #[serde(flatten)]
+    pub spread: Option<SpreadFigures>,
     /// Requests that ended with an error.
     pub failed_requests: f64,
     /// Times that a running request lost its blocks.
@@ -47,6 +56,63 @@ pub struct Figures {
     /// Price of the elapsed time for each million output tokens; `None` where no price is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_per_million_output_tokens: Option<f64>,
+    /// Output tokens for one unit of the currency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens_per_currency_unit: Option<f64>,
+    /// Output tokens per second divided by the number of GPUs; `None` without GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens_per_second_per_gpu: Option<f64>,
+    /// Output tokens per second divided by the mean power of the GPUs: output tokens per joule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens_per_second_per_watt: Option<f64>,
+    /// Share of correct answers; `None` where no line has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+/// Everything that figures are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis<'a> {
+    /// All regions as one.
+    pub measurement: &'a Measurement,
+    /// Each region that ran to its end; none where the measurement is partial.
+    pub regions: &'a [Region],
+    /// Phases of the job.
+    pub phases: &'a [PhaseSeconds],
+    /// Price of all machines of the job an hour.
+    pub price_per_hour: Option<f64>,
+    /// GPUs that computed.
+    pub gpus: usize,
+    /// Correct answers.
+    pub accuracy: Option<Accuracy>,
+}
+
+/// The window in which the batch was full, per region.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SteadyFigures {
+    /// Output tokens per second within it.
+    pub steady_output_tokens_per_second: f64,
+    /// Its length.
+    pub steady_seconds: f64,
+    /// From the beginning of the region to that of the window.
+    pub ramp_up_seconds: f64,
+    /// From the end of the window to that of the region.
+    pub tail_seconds: f64,
+    /// Highest concurrency of the region, in sequences.
+    pub peak_running_requests: f64,
+}
+
+/// Spread of the throughput over regions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SpreadFigures {
+    /// Number of regions.
+    pub regions: f64,
+    /// Standard deviation of `output_tokens_per_second`.
+    pub output_tokens_per_second_standard_deviation: f64,
+    /// Lower end of the 95 % interval of its mean.
+    pub output_tokens_per_second_low: f64,
+    /// Upper end of the 95 % interval of its mean.
+    pub output_tokens_per_second_high: f64,
 }
 
 /// The seven figures of the blueprint, under its names.
@@ -97,35 +163,80 @@ pub struct LatencyPercentiles {
 }
 
 impl Figures {
-    /// The figures of `measurement`, a run whose machine costs `price_per_hour`.
-    pub fn new(measurement: &Measurement, phases: &[PhaseSeconds], price_per_hour: Option<f64>) -> Self {
-        let elapsed = measurement.elapsed_seconds;
-        let (input, output) = (measurement.total_input_tokens(), measurement.total_output_tokens());
-        let output_tokens = output as f64;
+    /// The figures of a run. Amounts are those of one region, the mean where there are several; rates and latencies are over all of
+    /// them.
+    pub fn new(basis: &Basis<'_>) -> Self {
+        let &Basis { measurement, regions, phases, price_per_hour, gpus, accuracy } = basis;
+        let count = regions.len().max(1) as f64;
+        let (elapsed, output) = (measurement.elapsed_seconds, measurement.total_output_tokens() as f64);
+        let throughput = Throughput::of(measurement, count);
         let (cache, energy) = (measurement.prefix_cache, measurement.energy_joules);
+        let price = price_per_hour.filter(|_| output > 0.0).map(|price| price / 3600.0 * elapsed);
         Self {
-            throughput: Throughput::over(elapsed, measurement.answered_requests(), input, output),
+            throughput,
             latencies: LatencyFigures::of(&measurement.latencies),
-            failed_requests: measurement.failed_requests() as f64,
-            preemptions: measurement.preemptions as f64,
-            steps: measurement.steps as f64,
+            requested_output_tokens: measurement.requested_output_tokens as f64 / count,
+            steady: measurement.steady_window.map(|window| SteadyFigures::of(window, count)),
+            spread: SpreadFigures::of(regions),
+            failed_requests: measurement.failed_requests() as f64 / count,
+            preemptions: measurement.preemptions as f64 / count,
+            steps: measurement.steps as f64 / count,
             roofline: measurement.roofline.figures(elapsed),
-            prefix_cache_hit_tokens: cache.map(|hits| hits.hit_tokens as f64),
+            prefix_cache_hit_tokens: cache.map(|hits| hits.hit_tokens as f64 / count),
             prefix_cache_hit_rate: cache
                 .filter(|hits| hits.prompt_tokens > 0)
                 .map(|hits| hits.hit_tokens as f64 / hits.prompt_tokens as f64),
-            energy_joules: energy,
-            energy_joules_per_output_token: energy.filter(|_| output > 0).map(|joules| joules / output_tokens),
+            energy_joules: energy.map(|joules| joules / count),
+            energy_joules_per_output_token: energy.filter(|_| output > 0.0).map(|joules| joules / output),
             mean_power_watts: energy.filter(|_| elapsed > 0.0).map(|joules| joules / elapsed),
             phases: phases.to_vec(),
-            cost_per_million_output_tokens: price_per_hour
-                .filter(|_| output > 0)
-                .map(|price| price / 3600.0 * elapsed / output_tokens * 1e6),
+            cost_per_million_output_tokens: price.map(|price| price / output * 1e6),
+            output_tokens_per_currency_unit: price.filter(|&price| price > 0.0).map(|price| output / price),
+            output_tokens_per_second_per_gpu: (gpus > 0).then_some(throughput.output_tokens_per_second / gpus as f64),
+            output_tokens_per_second_per_watt: energy.filter(|&joules| joules > 0.0).map(|joules| output / joules),
+            accuracy: accuracy.map(|accuracy| accuracy.share()),
         }
     }
 }
 
+impl SteadyFigures {
+    fn of(window: SteadyWindow, regions: f64) -> Self {
+        Self {
+            steady_output_tokens_per_second: window.output_tokens_per_second(),
+            steady_seconds: window.seconds / regions,
+            ramp_up_seconds: window.ramp_up_seconds / regions,
+            tail_seconds: window.tail_seconds / regions,
+            peak_running_requests: f64::from(window.peak_running),
+        }
+    }
+}
+
+impl SpreadFigures {
+    fn of(regions: &[Region]) -> Option<Self> {
+        let rates: Vec<f64> = regions.iter().map(|region| region.measurement.output_tokens_per_second()).collect();
+        let interval = ConfidenceInterval::of(&rates)?;
+        Some(Self {
+            regions: regions.len() as f64,
+            output_tokens_per_second_standard_deviation: interval.standard_deviation,
+            output_tokens_per_second_low: interval.low,
+            output_tokens_per_second_high: interval.high,
+        })
+    }
+}
+
 impl Throughput {
+    /// The seven of `measurement`, which has so many regions.
+    fn of(measurement: &Measurement, regions: f64) -> Self {
+        let (input, output) = (measurement.total_input_tokens(), measurement.total_output_tokens());
+        let over_all = Self::over(measurement.elapsed_seconds, measurement.answered_requests(), input, output);
+        Self {
+            elapsed_time: over_all.elapsed_time / regions,
+            total_input_tokens: over_all.total_input_tokens / regions,
+            total_output_tokens: over_all.total_output_tokens / regions,
+            ..over_all
+        }
+    }
+
     /// Totals of a region of `elapsed_seconds`, and their rates; 0 where no time has passed.
     pub(super) fn over(elapsed_seconds: f64, answered: usize, input_tokens: u64, output_tokens: u64) -> Self {
         let (input, output) = (input_tokens as f64, output_tokens as f64);
@@ -209,7 +320,15 @@ mod tests {
     fn keys_are_those_that_dashboards_know_in_their_order() {
         let percentiles = Percentiles { mean: 1.0, p50: 2.0, p90: 3.0, p95: 4.0, p99: f64::NAN };
         let ttft = Some(LatencyPercentiles::new("ttft", percentiles));
-        let mut figures = Figures::new(&Recorder::default().measurement(), &[], None);
+        let measurement = Recorder::default().measurement();
+        let mut figures = Figures::new(&Basis {
+            measurement: &measurement,
+            regions: &[],
+            phases: &[],
+            price_per_hour: None,
+            gpus: 0,
+            accuracy: None,
+        });
         figures.latencies = LatencyFigures { ttft, ..LatencyFigures::default() };
         figures.phases = vec![PhaseSeconds { phase: flashjob_event::Phase::Load, seconds: 1.0 }];
         figures.cost_per_million_output_tokens = Some(1.0);
@@ -217,7 +336,7 @@ mod tests {
         let keys: Vec<&str> = object.keys().map(String::as_str).collect();
         let expected = "requests_per_second input_tokens_per_second output_tokens_per_second total_tokens_per_second \
                         elapsed_time total_input_tokens total_output_tokens ttft_seconds_mean ttft_seconds_p50 \
-                        ttft_seconds_p90 ttft_seconds_p95 ttft_seconds_p99 failed_requests preemptions steps \
+                        ttft_seconds_p90 ttft_seconds_p95 ttft_seconds_p99 requested_output_tokens failed_requests preemptions steps \
                         phase_load_seconds cost_per_million_output_tokens";
         assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
         assert_eq!(object["ttft_seconds_p99"], Value::Null);

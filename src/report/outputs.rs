@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use flashjob_event::RequestId;
 
 use crate::backend::Completion;
-use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Place};
+use crate::prepare::{AnswerForm, Endpoint, Entry, Labels, Matcher, Place};
 
 /// Fields that all answers of a run share.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,10 @@ pub fn outputs<'a>(
     let by_id: BTreeMap<RequestId, &Completion> =
         completions.iter().map(|completion| (completion.id, completion)).collect();
     entries.iter().filter_map(move |entry| match entry {
-        Entry::Asked { place, request, prompt_tokens, form } => {
+        Entry::Asked { place, request, prompt_tokens, form, answer } => {
             let completion = by_id.get(request)?;
             Some(match form {
-                AnswerForm::Plain(labels) => plain(*place, labels, completion),
+                AnswerForm::Plain(labels) => plain(*place, labels, completion, answer.as_ref()),
                 AnswerForm::Batch { custom_id, .. } if completion.error.is_some() => {
                     batch(*place, custom_id, &Value::Null, &error_of(*place, completion))
                 }
@@ -55,7 +55,7 @@ pub fn outputs<'a>(
     })
 }
 
-fn plain(place: Place, labels: &Labels, completion: &Completion) -> Value {
+fn plain(place: Place, labels: &Labels, completion: &Completion, answer: Option<&Matcher>) -> Value {
     let mut line = json!({"request": completion.id.0});
     match place {
         Place::Line(number) => line["line"] = json!(number),
@@ -67,6 +67,9 @@ fn plain(place: Place, labels: &Labels, completion: &Completion) -> Value {
     line["output"] = json!(completion.text);
     line["output_tokens"] = json!(completion.tokens.len());
     line["finish_reason"] = json!(completion.reason);
+    if let Some(answer) = answer {
+        line["correct"] = json!(completion.error.is_none() && answer.is_met(&completion.text));
+    }
     if completion.error.is_some() {
         line["error"] = error_of(place, completion);
     }

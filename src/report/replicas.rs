@@ -7,8 +7,10 @@
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
+use flashjob_results::{Bins, Distribution, RequestTiming, TokenClock};
+
 use super::figures::{LatencyFigures, LatencyPercentiles, Throughput};
-use crate::bench::{Bins, Distribution, Latencies, RequestTiming, TokenClock};
+use crate::bench::Latencies;
 
 /// Measurement of one replica.
 #[derive(Clone, Debug)]

@@ -4,46 +4,13 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use flashjob_config::Setting;
-use flashjob_event::Phase;
+use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status};
 
 use super::environment::Environment;
 use super::figures::Figures;
+use super::repeats::RepeatsReport;
 use crate::backend::BackendReport;
-use crate::bench::Measurement;
-
-/// Status of a run that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Measured, with exact counts.
-    Finished,
-    /// Ended by an error.
-    Failed,
-    /// Ended by a signal.
-    Killed,
-}
-
-/// Duration of a phase.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct PhaseSeconds {
-    /// Phase that was timed.
-    pub phase: Phase,
-    /// From its start to the next one's, or to now for the last.
-    pub seconds: f64,
-}
-
-/// Report on one mounted input.
-#[derive(Clone, Debug, Serialize)]
-pub struct InputReport {
-    /// Path of its files.
-    pub location: String,
-    /// `fuse`, `copy` or `existing`.
-    pub method: String,
-    /// Reason for this method.
-    pub reason: String,
-    /// The PAR with its token redacted.
-    pub source: Option<String>,
-}
+use crate::bench::{Accuracy, Measurement, WarmUpReport};
 
 /// Everything that is known about a run when it ends.
 #[derive(Clone, Debug)]
@@ -70,6 +37,14 @@ pub struct JobResult {
     pub backend: Option<BackendReport>,
     /// The machine and the rights of the process.
     pub environment: Environment,
+    /// Warnings about a workload that is too small, or settings that left the machine idle.
+    pub warnings: Vec<String>,
+    /// Course of an automatic warm-up.
+    pub warm_up: Option<WarmUpReport>,
+    /// Each region with its figures; `None` where there was one.
+    pub repeats: Option<RepeatsReport>,
+    /// Correct answers, where the dataset has any.
+    pub accuracy: Option<Accuracy>,
     /// Duration of each phase.
     pub phases: Vec<PhaseSeconds>,
     /// Whole or partial; `None` where nothing was measured.
@@ -77,9 +52,6 @@ pub struct JobResult {
     /// Figures of the measurement; `None` where nothing was measured.
     pub figures: Option<Figures>,
 }
-
-/// Raised when a key of `result.json` changes its meaning.
-const SCHEMA_VERSION: u32 = 1;
 
 /// The content of `result.json`, key by key.
 // The order of the fields is that of the keys in the file.
@@ -101,6 +73,10 @@ struct Document<'a> {
     inputs: &'a [InputReport],
     skipped_inputs: usize,
     disturbances: &'a [String],
+    warnings: &'a [String],
+    warm_up: Option<WarmUpReport>,
+    repeats: Option<&'a RepeatsReport>,
+    accuracy: Option<Accuracy>,
     failed_requests: Option<usize>,
     backend: Option<&'a BackendReport>,
     #[serde(serialize_with = "by_key")]
@@ -175,6 +151,10 @@ impl JobResult {
             inputs: &self.inputs,
             skipped_inputs: self.skipped_inputs,
             disturbances: &self.disturbances,
+            warnings: &self.warnings,
+            warm_up: self.warm_up,
+            repeats: self.repeats.as_ref(),
+            accuracy: self.accuracy,
             failed_requests: measurement.map(Measurement::failed_requests),
             backend: self.backend.as_ref(),
             settings: &self.settings,

@@ -16,7 +16,7 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<26} {}", escape_controls(value));
     };
-    line("status", &format!("{:?}", result.status).to_lowercase());
+    line("status", result.status.name());
     if let Some(error) = &result.error {
         line("error", error);
     }
@@ -28,6 +28,9 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     }
     for disturbance in &result.disturbances {
         line("disturbed", disturbance);
+    }
+    for warning in &result.warnings {
+        line("warning", warning);
     }
     if let Some(figures) = &result.figures {
         figure_lines(figures, result.measurement.as_ref(), &mut line);
@@ -51,10 +54,29 @@ fn figure_lines(figures: &Figures, measurement: Option<&Measurement>, line: &mut
     line("requests per second", &format!("{:.2}", throughput.requests_per_second));
     line("input tokens per second", &format!("{:.2}", throughput.input_tokens_per_second));
     line("output tokens per second", &format!("{:.2}", throughput.output_tokens_per_second));
+    if let Some(spread) = figures.spread {
+        let (low, high) = (spread.output_tokens_per_second_low, spread.output_tokens_per_second_high);
+        line("  of regions, 95 %", &format!("{low:.2} to {high:.2}, {:.0} regions", spread.regions));
+    }
     line("total tokens per second", &format!("{:.2}", throughput.total_tokens_per_second));
     line("elapsed time", &format!("{:.2} s", throughput.elapsed_time));
     line("total input tokens", &format!("{:.0}", throughput.total_input_tokens));
+    if let Some(steady) = figures.steady {
+        line(
+            "  in the steady window",
+            &format!(
+                "{:.2} over {:.2} s; ramp-up {:.2} s, tail {:.2} s",
+                steady.steady_output_tokens_per_second,
+                steady.steady_seconds,
+                steady.ramp_up_seconds,
+                steady.tail_seconds
+            ),
+        );
+    }
     line("total output tokens", &format!("{:.0}", throughput.total_output_tokens));
+    if let Some(accuracy) = figures.accuracy {
+        line("correct answers", &format!("{:.2} %", accuracy * 100.0));
+    }
     let latencies = &figures.latencies;
     for (label, latency) in [
         ("time to first token", latencies.ttft),

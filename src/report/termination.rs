@@ -3,8 +3,10 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use flashjob_results::Status;
+
 use super::figures::to_object;
-use super::result::{JobResult, Status};
+use super::result::JobResult;
 
 /// Kubernetes keeps no more of a termination message
 /// (kubernetes.io, "Determine the Reason for Pod Failure": 4096 bytes).

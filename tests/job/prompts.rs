@@ -16,7 +16,7 @@ fn asking(results: &TempDir, dataset: &str, text: &str) -> Process {
 }
 
 /// A file of JSON lines that a run has left, by its name.
-fn lines(results: &TempDir, name: &str) -> Vec<Value> {
+pub(super) fn lines(results: &TempDir, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(results.path().join("out").join(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

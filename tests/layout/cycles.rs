@@ -74,15 +74,15 @@ fn a_planted_cycle_is_found() {
         let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         on_cycles(edges(&files)).into_keys().collect::<Vec<_>>()
     };
-    let decoder = ("forward/decoder.rs", "use crate::cluster::world::World;");
-    let world = ("cluster/world.rs", "use crate::{cost::Cost, error::Error};");
+    let decoder = ("forward/decoder.rs", "use crate::parallel::world::World;");
+    let world = ("parallel/world.rs", "use crate::{cost::Cost, error::Error};");
     let lib = ("lib.rs", "mod cost; pub use cost::Cost;");
     let error = ("error.rs", "pub enum Error {}");
     let none: [&str; 0] = [];
     assert_eq!(plant(&[decoder, world, lib, error, ("cost.rs", "fn f() { forward::decoder::x() }")]), none);
     let cost = ("cost.rs", "use crate::forward::decoder::Decoder;");
     let found = plant(&[decoder, world, lib, error, cost]);
-    assert_eq!(found, ["cluster/world.rs", "cost.rs", "forward/decoder.rs", "lib.rs"], "lib.rs imports what is on it");
+    assert_eq!(found, ["parallel/world.rs", "cost.rs", "forward/decoder.rs", "lib.rs"], "lib.rs imports what is on it");
     assert_eq!(plant(&[("a.rs", "mod b; use b::B;"), ("a/b.rs", "use super::A;")]), ["a.rs", "a/b.rs"]);
     for (text, found) in [
         ("use super::cost::Cost;", true),

@@ -160,13 +160,14 @@ keys! {
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
 
-        /// Where prompts come from: random, sharegpt or jsonl
+        /// Where prompts come from: random tokens, random tokens behind shared prefixes (prefix), lines of sonnets (sonnet), a file of
+        /// conversations (sharegpt) or of requests (jsonl), or sums with their results (arithmetic)
         #[arg(value_name = "DATASET", help_heading = WORKLOAD)]
         dataset = Text("random");
         /// For dataset=sharegpt a JSON array of conversations; for dataset=jsonl lines with {"prompt": "…"} or an OpenAI batch
         #[arg(value_name = "FILE", help_heading = WORKLOAD)]
         dataset_path = Decided("not set");
-        /// Tokens in each random prompt
+        /// Tokens in each prompt of random, prefix and sonnet
         #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
         input_len = Text("128");
         /// Tokens to generate for each request that does not say itself, as lines of jsonl may with max_tokens, and the
@@ -177,16 +178,33 @@ keys! {
         /// share of them: 0.25 is from three quarters to five quarters
         #[arg(value_name = "SHARE", help_heading = WORKLOAD)]
         random_range_ratio = Text("0");
+        /// For dataset=prefix, different prefixes
+        #[arg(value_name = "PREFIXES", help_heading = WORKLOAD)]
+        prefix_count = Decided("8 for prefix");
+        /// For dataset=prefix, tokens of input-len that are prefix
+        #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
+        prefix_len = Decided("half of input-len for prefix");
+        /// For dataset=prefix, share of the prompts that begin with one of the prefixes
+        #[arg(value_name = "SHARE", help_heading = WORKLOAD)]
+        prefix_share = Decided("1 for prefix");
         /// Requests; of a dataset the first ones
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
-        num_prompts = Decided("64 random ones, or all of the dataset");
+        num_prompts = Decided("64, or all of a file");
         /// Replicas that share the prompts, as many as an Indexed Job has completions; JOB_COMPLETION_INDEX says which of them
         /// this process is
         #[arg(value_name = "REPLICAS", help_heading = WORKLOAD)]
         replica_count = Decided("recipe-replica-count, else 1");
-        /// Requests before the measured region; each ends after 8 tokens
+        /// Requests before the measured region, each of 8 tokens at most; auto runs full batches until step times are stable and
+        /// each step size has been seen
         #[arg(value_name = "REQUESTS", help_heading = WORKLOAD)]
-        warmup = Decided("0 for jsonl, 1 otherwise");
+        warmup = Decided("0 for jsonl and arithmetic, 1 otherwise");
+        /// Measured regions, each with a seed of its own and an empty prefix cache, and the 95 % interval of their mean; 0 goes on
+        /// until it is within 2 % of output_tokens_per_second, with 3 to 10 regions
+        #[arg(value_name = "REGIONS", help_heading = WORKLOAD)]
+        repeats = Text("1");
+        /// Share of correct answers below which the run fails with exit code 7; lines of jsonl say what is correct with "answer"
+        #[arg(value_name = "SHARE", help_heading = WORKLOAD)]
+        least_accuracy = Decided("none");
         /// Seed of prompts and sampling
         #[arg(value_name = "NUMBER", help_heading = WORKLOAD)]
         seed = Text("0");
@@ -201,7 +219,7 @@ keys! {
         top_k = Text("0");
         /// Generate exactly output-len tokens, whatever the model says
         #[arg(value_name = "BOOL", help_heading = WORKLOAD)]
-        ignore_eos = Decided("false for jsonl, true otherwise");
+        ignore_eos = Decided("false for jsonl and arithmetic, true otherwise");
         /// Which prompts go through the model's chat template: auto (conversations: messages, and sharegpt where there is
         /// a template), always (a bare prompt too, as what a user says) or never
         #[arg(value_name = "WHEN", help_heading = WORKLOAD)]

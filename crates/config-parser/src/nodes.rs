@@ -3,7 +3,7 @@
 //! The variables are LeaderWorkerSet's (`LWS_LEADER_ADDRESS`, `LWS_GROUP_SIZE`, `LWS_WORKER_INDEX`); an Indexed Job sets the same
 //! ones. Rank 0 is the leader. A group of one is an ordinary job, and is `None`.
 
-use flashjob_config::{BackendKind, EngineConfig, Nodes, Replica};
+use flashjob_config::{BackendKind, EngineConfig, NodesConfig, Replica};
 
 use super::error::ConfigError;
 use super::keys::Raw;
@@ -14,7 +14,7 @@ use super::{parsing, replica};
 const LONGEST_ADDRESS: usize = 253;
 
 /// Reads the rank of this node. `None`: an error was noted. `Some(None)`: it is the only node.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Nodes>> {
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<NodesConfig>> {
     let port = resolver.read(
         &raw.group_port,
         |text| parsing::whole(text, 1, u64::from(u16::MAX)).map(|port| port as u16),
@@ -64,14 +64,14 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Nodes
         )));
         return None;
     }
-    Some((num_nodes.get() > 1).then_some(Nodes { leader, port, node_rank, num_nodes, timeout }))
+    Some((num_nodes.get() > 1).then_some(NodesConfig { leader, port, node_rank, num_nodes, timeout }))
 }
 
 /// Checks settings that several nodes do not support.
 pub(super) fn check(
     resolver: &mut Resolver,
     raw: &Raw,
-    nodes: &Nodes,
+    nodes: &NodesConfig,
     backend: BackendKind,
     engine: &EngineConfig,
     replica: &Replica,

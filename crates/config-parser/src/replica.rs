@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use flashjob_config::{Dataset, Origin, Replica, Share, Tracking, Workload};
+use flashjob_config::{Origin, Replica, Share, Tracking, Workload};
 
 use super::error::ConfigError;
 use super::keys::Raw;
@@ -85,7 +85,7 @@ pub(super) fn check(
              pod's label batch.kubernetes.io/controller-uid (k8s/overlays/indexed does)"
         )));
     }
-    if let (Dataset::Random, Some(prompts)) = (&workload.dataset, workload.num_prompts)
+    if let (None, Some(prompts)) = (workload.dataset.path(), workload.num_prompts)
         && prompts.get() < count
     {
         resolver.errors.push(ConfigError::Together(format!(

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, Nodes, OutputStorage, Redaction,
-    Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, NodesConfig, OutputStorage,
+    Redaction, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -30,7 +30,7 @@ pub struct JobConfig {
     /// Replica of this process.
     pub replica: Replica,
     /// Node of this process among several that share the model; `None` for a single one.
-    pub nodes: Option<Nodes>,
+    pub nodes: Option<NodesConfig>,
     /// Sampling parameters.
     pub sampling: Sampling,
     /// Settings of the engine.
@@ -56,7 +56,7 @@ impl JobConfig {
 
     /// Returns whether this node is a worker: prompts and results are with the leader.
     pub fn is_worker(&self) -> bool {
-        self.nodes.as_ref().is_some_and(Nodes::is_worker)
+        self.nodes.as_ref().is_some_and(NodesConfig::is_worker)
     }
 
     /// Secrets, which must never be shown.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// This node among those that share the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nodes {
+pub struct NodesConfig {
     /// Name or IP address of the leader, the node of rank 0.
     pub leader: String,
     /// Port of the leader.
@@ -18,7 +18,7 @@ pub struct Nodes {
     pub timeout: Duration,
 }
 
-impl Nodes {
+impl NodesConfig {
     /// Returns whether this node is a worker: another one leads.
     pub fn is_worker(&self) -> bool {
         self.node_rank > 0

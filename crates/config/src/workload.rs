@@ -19,8 +19,12 @@ pub struct Workload {
     pub random_range_ratio: f64,
     /// Requests; `None` is all of the dataset (64 random ones).
     pub num_prompts: Option<NonZeroUsize>,
-    /// Requests before the measured region. Default 0 for the prompts of `jsonl`, 1 for those that measure.
-    pub warmup: usize,
+    /// Requests before the measured region. Default 0 for prompts that want answers, 1 for those that measure.
+    pub warmup: WarmUp,
+    /// Measured regions.
+    pub repeats: Repeats,
+    /// Share of correct answers below which the run fails.
+    pub least_accuracy: Option<f64>,
     /// Seed of prompts and sampling.
     pub seed: u64,
     /// Generate exactly as many tokens as were asked for, whatever the model says. Default false for the prompts of
@@ -56,11 +60,51 @@ fn spread(length: NonZeroUsize, ratio: f64) -> RangeInclusive<usize> {
     length.saturating_sub(distance).max(1)..=length + distance
 }
 
+/// `warmup`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmUp {
+    /// So many requests, each cut to a few tokens.
+    Requests(usize),
+    /// Rounds of as many requests as run at a time, until step times are stable and each step size has been seen.
+    Auto,
+}
+
+/// `repeats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// So many regions.
+    Count(NonZeroUsize),
+    /// Regions until the confidence interval of the throughput is narrow.
+    UntilClose,
+}
+
+impl Repeats {
+    /// One region, and no spread.
+    pub const ONCE: Self = Self::Count(NonZeroUsize::MIN);
+}
+
+/// Prompts that begin alike.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SharedPrefixes {
+    /// Different prefixes.
+    pub count: NonZeroUsize,
+    /// Tokens in each; fewer than in a prompt.
+    pub len: NonZeroUsize,
+    /// Share of the requests that begin with one of them; in (0, 1].
+    pub share: f64,
+}
+
 /// Values of the key `dataset`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Dataset {
     /// Distinct sequences of random tokens.
     Random,
+    /// Random tokens behind shared prefixes of random tokens.
+    Prefix(SharedPrefixes),
+    /// Lines of Shakespeare's sonnets in random order.
+    Sonnet,
+    /// Sums and products with their results: a smoke test of a model's answers.
+    Arithmetic,
     /// A JSON array of conversations between `human` and `gpt`.
     ShareGpt {
         /// Path of the file.
@@ -73,10 +117,20 @@ pub enum Dataset {
 }
 
 impl Dataset {
+    /// Returns whether its prompts are there to measure, so that lengths are part of the workload; others want answers.
+    pub fn measures(&self) -> bool {
+        !matches!(self, Dataset::Jsonl(_) | Dataset::Arithmetic)
+    }
+
+    /// Returns whether each prompt has exactly `input-len` tokens, or as many as `random-range-ratio` lets it have.
+    pub fn has_input_len(&self) -> bool {
+        matches!(self, Dataset::Random | Dataset::Prefix(_) | Dataset::Sonnet)
+    }
+
     /// The file that it is read from, if it is.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Dataset::Random => None,
+            Dataset::Random | Dataset::Prefix(_) | Dataset::Sonnet | Dataset::Arithmetic => None,
             Dataset::ShareGpt { path, .. } | Dataset::Jsonl(path) => Some(path),
         }
     }

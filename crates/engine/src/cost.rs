@@ -30,7 +30,7 @@ pub struct Cost {
     pub windows: Vec<(Option<usize>, usize)>,
 }
 
-/// Weights and threads of one node, as it tells the leader.
+/// Weights and threads of one node, as it tells the one that leads.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NodeLoad {
     weight_bytes: u64,

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::cluster::executor::Executor;
+use tokio_util::sync::CancellationToken;
+
+use crate::device::Device;
+use crate::device::platform::Platform;
+use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
-use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
+use crate::parallel::executor::Executor;
 use crate::report::EngineFacts;
 use crate::schedule::limits::EngineLimits;
 use crate::start::roofline::{CpuNodes, state};
@@ -19,15 +23,18 @@ pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
 pub struct Engine {
     pub(crate) facts: EngineFacts,
     pub(crate) limits: EngineLimits,
+    /// Bounds of the steps that another node may ask for: buffers are as large, also where the cache holds less.
+    pub(crate) bounds: EngineLimits,
     pub(crate) executor: Executor,
     /// Lent to the ranks for as long as they compute it.
     pub(crate) batch: Arc<ForwardBatch>,
     /// Sizes of recorded steps, where steps of decoding are recorded and replayed.
     pub(crate) replay: Option<ReplaySizes>,
     pub(crate) sampler: Sampler,
-    pub(crate) device: Arc<Device>,
+    pub(crate) device: Arc<dyn Device>,
     pub(crate) watcher: Option<LogitsWatcher>,
-    /// Processors whose limits can be measured again.
+    pub(crate) platform: &'static dyn Platform,
+    /// Processors of each node, where limits were measured.
     pub(crate) measured_cpus: Option<CpuNodes>,
 }
 
@@ -35,6 +42,14 @@ impl Engine {
     /// Everything that was decided while loading.
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
+    }
+
+    /// Computes the next step of the node that leads.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] where there is none any more, and [`Error::Compute`].
+    pub fn follow(&mut self, cancel: &CancellationToken) -> Result<(), Error> {
+        self.executor.follow(&mut self.batch, &self.bounds, cancel)
     }
 
     /// Shows all logits from which tokens are chosen to `watcher`, at the cost of copying them: for tests and
@@ -47,7 +62,7 @@ impl Engine {
     /// `events`. Where there is too little memory left for it, what was measured first stands.
     pub fn measure_limits_again(&self, events: &Events) {
         // A second figure may only help: whatever else ran during the first measurement has made it too low.
-        if let Some(Ok(limits)) = self.measured_cpus.map(CpuNodes::limits) {
+        if let Some(limits) = self.measured_cpus.and_then(|cpus| self.platform.limits_again(cpus)) {
             state(limits, events);
         }
     }

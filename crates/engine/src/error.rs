@@ -1,6 +1,5 @@
 //! Failures between a model and its tokens.
 
-use crate::cluster::frame::{End, LinkError};
 use flashjob_event::RequestId;
 use flashjob_model as model;
 
@@ -65,21 +64,20 @@ pub enum Error {
     },
 }
 
-impl From<LinkError> for Error {
-    fn from(error: LinkError) -> Self {
-        match error {
-            LinkError::Cancelled => Error::Cancelled,
-            LinkError::Ended { peer, end } => Error::Ended { peer, end },
-            LinkError::Broken(sentence) => Error::Machines(sentence),
-        }
+impl Error {
+    /// Names what was attempted when an operation failed.
+    pub fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
+        move |source| Error::Compute { attempt, source }
     }
 }
 
-impl Error {
-    /// Names what was attempted when an operation failed.
-    pub(crate) fn compute(attempt: &'static str) -> impl Fn(candle_core::Error) -> Self {
-        move |source| Error::Compute { attempt, source }
-    }
+/// A node's last word.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct End {
+    /// The exit code that its process will have.
+    pub code: u8,
+    /// Reason; empty where all went well.
+    pub sentence: String,
 }
 
 /// In the largest binary unit that keeps it above one.

@@ -82,7 +82,7 @@ impl Engine {
             let start = index * chunk;
             let batch = ForwardBatch::lent(&mut self.batch);
             batch.begin(start + tokens.len());
-            batch.push(tokens, start, &table, LogitsRows::All);
+            batch.push(tokens, start, table.indices(), LogitsRows::All);
             let read = |logits: Option<Tensor>| logits.as_ref().map_or_else(|| Ok(Vec::new()), rows_of);
             rows.extend(self.executor.forward(&self.batch, cancel, read)?);
         }
@@ -203,7 +203,7 @@ impl Run<'_> {
             let sequence = self.scheduler.sequence(chunk.sequence);
             let tokens = &sequence.tokens()[chunk.positions.clone()];
             let wanted = if chunk.samples { LogitsRows::Last } else { LogitsRows::None };
-            batch.push(tokens, chunk.positions.start, sequence.table(), wanted);
+            batch.push(tokens, chunk.positions.start, sequence.table().indices(), wanted);
             *(if chunk.decodes { &mut decode_tokens } else { &mut prefill_tokens }) += tokens.len();
             if chunk.samples {
                 self.sampling.push(chunk.sequence);
@@ -228,7 +228,7 @@ impl Run<'_> {
                     watcher(sequence.id(), sequence.num_tokens(), &row);
                 }
             }
-            sampler.choose(device, &logits, rows)
+            sampler.choose(device.as_ref(), &logits, rows)
         })?;
         let chosen = || sampling.iter().copied().zip(tokens);
         for (index, _) in chosen().filter(|(_, token)| token.is_err()) {

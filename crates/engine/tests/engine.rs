@@ -3,7 +3,6 @@
 mod allocations;
 mod golden;
 mod invariance;
-pub(crate) mod machines;
 mod not_finite;
 mod prefix_caching;
 mod ranks;

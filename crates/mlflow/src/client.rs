@@ -75,6 +75,7 @@ pub(super) struct Run {
 #[derive(Clone, Debug, Deserialize)]
 struct RunInfo {
     run_id: String,
+    run_name: Option<String>,
     experiment_id: String,
     artifact_uri: String,
     lifecycle_stage: String,
@@ -115,6 +116,14 @@ impl Run {
     /// Final status, or `None` while the run is active.
     pub(super) fn status(&self) -> Option<RunStatus> {
         serde_json::from_value(json!(self.info.status)).ok()
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.info.run_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    pub(super) fn start_time_ms(&self) -> Option<i64> {
+        self.info.start_time
     }
 
     pub(super) fn started_before(&self, at_ms: i64) -> bool {
@@ -311,16 +320,36 @@ impl Client {
     /// All runs of the experiment whose `tag` is `value`, with deleted ones last. The server's filter is checked here,
     /// since the result is written to, and deleted where it exists twice.
     pub(super) async fn find_tagged(&self, experiment_id: &str, tag: &str, value: &RunKey) -> Result<Vec<Run>, Error> {
+        let filter = format!("tags.`{tag}` = '{value}'");
+        let found = self.search(experiment_id, &filter).await?;
+        let count = found.len();
+        // A proxy or an incompatible server may ignore the filter; runs of others must never be changed.
+        let is_meant = |run: &Run| run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str());
+        let mut runs: Vec<Run> = found.into_iter().filter(is_meant).collect();
+        let others = count - runs.len();
+        if others > 0 {
+            tracing::warn!(
+                others,
+                server = self.server,
+                filter,
+                "MLflow finds runs that it was not asked for; they are left alone"
+            );
+        }
+        // Sorted, so that every process that looks makes the same choice.
+        runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
+        Ok(runs)
+    }
+
+    /// All runs that the server finds in the experiment with `filter`, deleted ones included.
+    pub(super) async fn search(&self, experiment_id: &str, filter: &str) -> Result<Vec<Run>, Error> {
         #[derive(Deserialize)]
         struct FoundRuns {
             #[serde(default)]
             runs: Vec<Run>,
             next_page_token: Option<String>,
         }
-        let filter = format!("tags.`{tag}` = '{value}'");
         let attempt = format!("look for runs with {filter}");
         let mut runs = Vec::new();
-        let mut others = 0usize;
         let mut page: Option<String> = None;
         let mut left_bytes = LONGEST_SEARCH_BYTES;
         // Bounded: a server that always gives a next page must not keep the job.
@@ -339,25 +368,10 @@ impl Client {
             // One limit for all pages: pages of the largest size each would fit one by one.
             left_bytes -= bytes;
             for run in found.runs {
-                let run = self.checked(&attempt, run)?;
-                // A proxy or an incompatible server may ignore the filter; runs of others must never be changed.
-                match run.experiment_id() == experiment_id && run.tag(tag) == Some(value.as_str()) {
-                    true => runs.push(run),
-                    false => others += 1,
-                }
+                runs.push(self.checked(&attempt, run)?);
             }
             page = found.next_page_token.filter(|token| !token.is_empty());
             if page.is_none() {
-                if others > 0 {
-                    tracing::warn!(
-                        others,
-                        server = self.server,
-                        filter,
-                        "MLflow finds runs that it was not asked for; they are left alone"
-                    );
-                }
-                // Sorted, so that every process that looks makes the same choice.
-                runs.sort_by(|a, b| (a.is_deleted(), a.id()).cmp(&(b.is_deleted(), b.id())));
                 return Ok(runs);
             }
         }

@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
+use super::run::RunKey;
 use flashjob_config::{Redaction, redact};
 use flashjob_retry::retry_after;
 
@@ -94,6 +95,14 @@ pub enum Error {
         /// The ID of the run.
         id: String,
     },
+    /// The run above this one is not there yet.
+    #[error("MLflow {server} does not have the run `{key}` yet, which this one is shown under; it has to arrive first")]
+    NoParent {
+        /// The tracking server.
+        server: String,
+        /// Key of the run above.
+        key: RunKey,
+    },
     /// The runs of one job are there, but cannot be counted together.
     #[error("the replicas' runs at MLflow {server} cannot be counted together: {detail}")]
     Aggregate {
@@ -101,6 +110,66 @@ pub enum Error {
         server: String,
         /// Reason, as a clause.
         detail: String,
+    },
+    /// An experiment whose runs were asked for is not there.
+    #[error("MLflow {server} has no experiment `{name}`; name one that it has, or EXPERIMENT/RUN")]
+    NoExperiment {
+        /// The tracking server.
+        server: String,
+        /// Name that was asked for.
+        name: String,
+    },
+    /// A run that was asked for is not there.
+    #[error(
+        "the experiment `{experiment}` of MLflow {server} has no run `{name}`; give the name or the id of one that it has"
+    )]
+    NoRun {
+        /// The tracking server.
+        server: String,
+        /// Name of the experiment.
+        experiment: String,
+        /// Name or ID that was asked for.
+        name: String,
+    },
+    /// A name that does not tell runs apart.
+    #[error(
+        "the experiment `{experiment}` of MLflow {server} has {count} runs called `{name}`; give the id of one of them"
+    )]
+    SeveralRuns {
+        /// The tracking server.
+        server: String,
+        /// Name of the experiment.
+        experiment: String,
+        /// Name that was asked for.
+        name: String,
+        /// Number of runs.
+        count: usize,
+    },
+    /// More runs than were asked for at most.
+    #[error(
+        "the experiment `{experiment}` of MLflow {server} has {count} finished runs, more than {most}; name runs as EXPERIMENT/RUN"
+    )]
+    TooManyRuns {
+        /// The tracking server.
+        server: String,
+        /// Name of the experiment.
+        experiment: String,
+        /// Number of runs.
+        count: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// Files of a run that the server does not hand out.
+    #[error(
+        "the artifacts of the run {id} are kept at {place} and not behind MLflow {server}; fetch its result.json and name that file"
+    )]
+    ArtifactsElsewhere {
+        /// The tracking server.
+        server: String,
+        /// ID of the run.
+        id: String,
+        /// Address of the artifacts.
+        place: String,
     },
     /// Time ran out while the server had not answered.
     #[error("MLflow {server} did not take it within {seconds:.0} s")]
@@ -117,7 +186,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Request { failure, .. } => failure.is_transient(),
-            Error::OutOfTime { .. } => true,
+            Error::OutOfTime { .. } | Error::NoParent { .. } => true,
             _ => false,
         }
     }
@@ -134,6 +203,11 @@ impl Error {
     pub(super) fn refuses_content(&self) -> bool {
         !self.is_transient()
             && matches!(self, Error::Request { failure: Failure::Answer { status: 400 | 409 | 413 | 422, .. }, .. })
+    }
+
+    /// Returns whether the server answered with this HTTP status.
+    pub(super) fn has_status(&self, wanted: u16) -> bool {
+        matches!(self, Error::Request { failure: Failure::Answer { status, .. }, .. } if *status == wanted)
     }
 
     /// Returns whether the server answered with this MLflow error code.

@@ -17,6 +17,7 @@ mod retry;
 mod run;
 mod sender;
 mod spool;
+mod stored_runs;
 mod tracker;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use error::{Error, Failure};
 pub use group::{Aggregation, Figures, FinishedReplica, Membership, Settled};
 pub use publish::{Access, Outcome, Published, publish};
 pub use run::{Delivery, RunEnd, RunKey, RunLink, RunSpec, RunStatus};
+pub use stored_runs::{StoredRun, StoredRuns};
 pub use tracker::Tracker;
 
 use flashjob_config::Tracking;

@@ -1,5 +1,6 @@
 //! The engine for tests: tiny models with seeded weights, settings, real requests, all facts observed.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -60,6 +61,19 @@ impl Observer for Facts {
     fn observe(&self, event: &Event) {
         self.0.lock().push(event.fact.clone());
     }
+}
+
+/// The bits of all logits from which tokens of `requests` were chosen, by request and position.
+pub fn watched_logits(engine: &mut Engine, requests: Vec<Request>) -> BTreeMap<(u32, usize), Vec<u32>> {
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let watcher = seen.clone();
+    engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
+        let bits = row.iter().map(|number| number.to_bits()).collect();
+        watcher.lock().insert((request, position), bits);
+    })));
+    serve(engine, requests).unwrap();
+    engine.watch_logits(None);
+    std::mem::take(&mut *seen.lock())
 }
 
 /// Outputs by request, and what was stated on the way.

@@ -11,6 +11,7 @@ pub mod mount_table;
 pub mod process;
 pub mod prometheus;
 pub mod real_files;
+pub mod result_files;
 pub mod venv;
 pub mod workplace;
 

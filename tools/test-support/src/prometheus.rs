@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,16 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that scrapes `target`; `None` where there is none (and the test says so).
     pub fn start(target: &str) -> Option<Self> {
+        Self::start_with_rules(target, &[])
+    }
+
+    /// The same with files of rules.
+    pub fn start_with_rules(target: &str, rules: &[&Path]) -> Option<Self> {
         let program = installed("prometheus", "prometheus")?;
         let directory = tempfile::tempdir().unwrap();
         let configuration = directory.path().join("prometheus.yml");
         let text = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: flashjob\n  static_configs:\n  - targets: ['{target}']\n"
+            "global: {{scrape_interval: 1s}}\nrule_files: {rules:?}\nscrape_configs:\n- job_name: flashjob\n  static_configs:\n  - targets: ['{target}']\n"
         );
         std::fs::write(&configuration, text).unwrap();
         let address = format!("127.0.0.1:{}", free_port());

@@ -153,7 +153,7 @@ fn wrong_values_name_their_place_in_the_file() {
              has no `model`; add it there, or write the value itself",
             "input-len is `x` (blueprint recipe_container_command_args), but it must be a whole number from 1 to \
              2147483647",
-            "warmup is `x` (blueprint recipe_container_env warmup), but it must be a whole number from 0 to 2147483647",
+            "warmup is `x` (blueprint recipe_container_env warmup), but it must be a whole number from 0 to 2147483647, or auto",
             "recipe-nvidia-gpu-count is `two` (blueprint recipe_nvidia_gpu_count), but it must be a whole number from 0 to \
              2147483647",
         ]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashjob_config::{
     BackendKind, Credentials, Dataset, DeviceChoice, DtypeChoice, LogFormat, MetricsLinger, MountMode, ParTarget,
-    ReplyLength,
+    ReplyLength, WarmUp,
 };
 
 use super::{PAR, job, job_with, setting};
@@ -19,7 +19,7 @@ fn the_defaults_are_those_of_the_design() {
     let workload = &job.workload;
     assert_eq!((workload.input_len.get(), workload.output_len.get()), (128, 128));
     assert_eq!(workload.num_prompts.map(usize::from), Some(64));
-    assert_eq!((workload.warmup, workload.seed, workload.ignore_eos), (1, 0, true));
+    assert_eq!((workload.warmup, workload.seed, workload.ignore_eos), (WarmUp::Requests(1), 0, true));
     assert_eq!((job.sampling.temperature, job.sampling.top_p, job.sampling.top_k), (0.0, 1.0, None));
     assert_eq!(job.engine.dtype, DtypeChoice::Auto);
     assert_eq!(job.engine.tensor_parallel_size, None);
@@ -121,7 +121,7 @@ fn flags_beat_variables_beat_the_blueprint_beats_defaults() {
         assert_eq!(setting(&job, line.split(' ').next().unwrap()), line);
     }
     let workload = &job.workload;
-    assert_eq!((workload.seed, workload.warmup), (1, 2));
+    assert_eq!((workload.seed, workload.warmup), (1, WarmUp::Requests(2)));
     assert_eq!((workload.output_len.get(), workload.input_len.get()), (3, 5));
 }
 

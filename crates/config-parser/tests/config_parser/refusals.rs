@@ -39,7 +39,11 @@ fn wrong_values_get_one_sentence_each() {
             &format!("tensor-parallel-size is `0` (flag --tensor-parallel-size), but {COUNT}"),
         ),
         (&["--max-model-len=0x10"], &[], &format!("max-model-len is `0x10` (flag --max-model-len), but {COUNT}")),
-        (&["--warmup=-1"], &[], "warmup is `-1` (flag --warmup), but it must be a whole number from 0 to 2147483647"),
+        (
+            &["--warmup=-1"],
+            &[],
+            "warmup is `-1` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto",
+        ),
         (
             &["--seed=-1"],
             &[],
@@ -100,7 +104,11 @@ fn wrong_values_get_one_sentence_each() {
             &[],
             "mount-mode is `s3fs` (flag --mount-mode), but it must be one of auto, fuse, copy",
         ),
-        (&["--dataset=csv"], &[], "dataset is `csv` (flag --dataset), but it must be one of random, sharegpt, jsonl"),
+        (
+            &["--dataset=csv"],
+            &[],
+            "dataset is `csv` (flag --dataset), but it must be one of random, prefix, sonnet, sharegpt, jsonl, arithmetic",
+        ),
         (
             &["--apply-chat-template=yes"],
             &[],
@@ -115,6 +123,53 @@ fn wrong_values_get_one_sentence_each() {
             &["--random-range-ratio=1"],
             &[],
             "random-range-ratio is `1` (flag --random-range-ratio), but it must be a number of at least 0 and below 1",
+        ),
+        (&["--repeats=101"], &[], "repeats is `101` (flag --repeats), but it must be a whole number from 0 to 100"),
+        (&["--repeats=many"], &[], "repeats is `many` (flag --repeats), but it must be a whole number from 0 to 100"),
+        (
+            &["--warmup=auto2"],
+            &[],
+            "warmup is `auto2` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto",
+        ),
+        (
+            &["--least-accuracy=0", "--dataset=arithmetic"],
+            &[],
+            "least-accuracy is `0` (flag --least-accuracy), but it must be a number above 0 and at most 1",
+        ),
+        (
+            &["--prefix-share=1.5", "--dataset=prefix"],
+            &[],
+            "prefix-share is `1.5` (flag --prefix-share), but it must be a number above 0 and at most 1",
+        ),
+        (
+            &["--prefix-len=128", "--dataset=prefix"],
+            &[],
+            "prefix-len is 128, which leaves no token of input-len=128 to tell prompts apart, or no prefix; it must be from 1 to one below input-len",
+        ),
+        (
+            &["--input-len=1", "--dataset=prefix"],
+            &[],
+            "prefix-len is 0, which leaves no token of input-len=1 to tell prompts apart, or no prefix; it must be from 1 to one below input-len",
+        ),
+        (
+            &["--prefix-count=4"],
+            &[],
+            "prefix-count is given, but dataset is `random`, whose prompts share no prefix; set dataset=prefix, or leave it out",
+        ),
+        (
+            &["--least-accuracy=0.9"],
+            &[],
+            "least-accuracy is 0.9, but the prompts of this dataset have no correct answers; set dataset=jsonl with \"answer\" in its lines, dataset=arithmetic, or leave it out",
+        ),
+        (
+            &["--dataset=sonnet", "--dataset-path=x"],
+            &[],
+            "dataset-path is given, but dataset is `sonnet`, which reads no file; set dataset=jsonl or dataset=sharegpt, or leave it out",
+        ),
+        (
+            &["--dataset=sonnet", "--random-range-ratio=0.1"],
+            &[],
+            "random-range-ratio is 0.1, but dataset is not `random`, and its prompts have lengths of their own; leave it out",
         ),
         (&["--ignore-eos", "maybe"], &[], "ignore-eos is `maybe` (flag --ignore-eos), but it must be true or false"),
         (

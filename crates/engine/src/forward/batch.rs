@@ -4,12 +4,9 @@
 //! On a CPU, operations read the slices as they are; a device mirrors them with one upload a step. This file knows
 //! nothing of tensors.
 
-pub mod wire_format;
-
 use std::sync::Arc;
 
 use crate::forward::replay::ReplaySize;
-use crate::schedule::blocks::BlockTable;
 use crate::schedule::limits::EngineLimits;
 
 /// Rows of a chunk whose logits are wanted.
@@ -40,7 +37,6 @@ pub struct ForwardBatch {
     replay: Option<ReplaySize>,
 }
 
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU finds lengths itself, and replays nothing"))]
 impl ForwardBatch {
     /// Buffers for steps within `limits`.
     pub fn with_capacity(limits: &EngineLimits) -> Self {
@@ -83,18 +79,22 @@ impl ForwardBatch {
         (self.longest_queries, self.longest_keys, self.replay) = (0, 0, None);
     }
 
-    /// Adds tokens of one sequence, the first of them at position `start`, all of which `table` has slots for.
-    pub fn push(&mut self, token_ids: &[u32], start: usize, table: &BlockTable, wanted: LogitsRows) {
-        let first_row = self.token_ids.len();
+    /// Adds tokens of one sequence, the first of them at position `start`; `blocks` are those of the sequence in the order of its
+    /// tokens, and hold all of these.
+    pub fn push(&mut self, token_ids: &[u32], start: usize, blocks: impl IntoIterator<Item = u32>, wanted: LogitsRows) {
+        let (first_row, first_block) = (self.token_ids.len(), self.block_table.len());
         let end = start + token_ids.len();
         self.token_ids.extend_from_slice(token_ids);
         self.positions.extend(start as u32..end as u32);
+        self.block_table.extend(blocks.into_iter().take(self.max_blocks));
         // Slots, not blocks: kernels write keys and values of a row without knowing whose row it is.
-        self.slots.extend((start..end).filter_map(|position| table.slot(position, self.block_size)));
-        debug_assert_eq!(self.slots.len(), self.token_ids.len(), "the scheduler gave every token a slot");
+        let (table, block_size) = (&self.block_table[first_block..], self.block_size);
+        self.slots.extend(
+            (start..end)
+                .map(|position| table[position / block_size] * block_size as u32 + (position % block_size) as u32),
+        );
         self.cumulative_queries.push(self.token_ids.len() as u32);
         self.cumulative_keys.push(self.cumulative_keys.last().copied().unwrap_or(0) + end as u32);
-        self.block_table.extend(table.indices().take(self.max_blocks));
         // Padded to a rectangle, as kernels index it by sequence. Block 0 exists always; nothing reads the padding.
         self.block_table.resize(self.sequences() * self.max_blocks, 0);
         let rows = match wanted {
@@ -105,6 +105,12 @@ impl ForwardBatch {
         self.logit_rows.extend(rows.map(|row| row as u32));
         self.longest_queries = self.longest_queries.max(token_ids.len());
         self.longest_keys = self.longest_keys.max(end);
+    }
+
+    /// Wants the logits of these rows, ascending ones, and of no others.
+    pub fn set_logit_rows(&mut self, rows: &[u32]) {
+        self.logit_rows.clear();
+        self.logit_rows.extend_from_slice(rows);
     }
 
     /// Fills a step in which every sequence has one token up to `size`, which must be as wide, with rows that nobody
@@ -200,7 +206,6 @@ impl ForwardBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::blocks::BlockPool;
 
     const LIMITS: EngineLimits = EngineLimits {
         max_num_seqs: 2,
@@ -214,15 +219,11 @@ mod tests {
 
     #[test]
     fn a_step_says_where_each_token_is_and_what_it_sees() {
-        let mut pool = BlockPool::new(8, 4);
-        let (mut decoding, mut prefilling) = (BlockTable::default(), BlockTable::default());
-        pool.grow(&mut decoding, 6).unwrap();
-        pool.grow(&mut prefilling, 3).unwrap();
         let mut step = ForwardBatch::with_capacity(&LIMITS);
         for _ in 0..2 {
             step.begin(6);
-            step.push(&[7], 5, &decoding, LogitsRows::Last);
-            step.push(&[1, 2, 3], 0, &prefilling, LogitsRows::None);
+            step.push(&[7], 5, [0, 1], LogitsRows::Last);
+            step.push(&[1, 2, 3], 0, [2], LogitsRows::None);
             assert_eq!(step.token_ids(), [7, 1, 2, 3]);
             assert_eq!(step.positions(), [5, 0, 1, 2]);
             assert_eq!(step.slots(), [5, 8, 9, 10]);
@@ -232,20 +233,17 @@ mod tests {
             assert_eq!(step.logit_rows(), [0]);
         }
         step.begin(3);
-        step.push(&[1, 2, 3], 0, &prefilling, LogitsRows::All);
+        step.push(&[1, 2, 3], 0, [2], LogitsRows::All);
         assert_eq!((step.logit_rows(), step.block_table()), (&[0, 1, 2][..], &[2][..]));
         assert_eq!((step.longest_queries(), step.longest_keys(), step.replay()), (3, 3, None));
     }
 
     #[test]
     fn a_step_is_filled_up_with_sequences_of_one_token_in_the_spare_block() {
-        let mut pool = BlockPool::new(8, 4);
-        let mut table = BlockTable::default();
-        pool.grow(&mut table, 6).unwrap();
         let mut step = ForwardBatch::with_capacity(&LIMITS);
         let size = ReplaySize { sequences: 3, max_blocks: 4 };
         step.begin(size.max_blocks * 4);
-        step.push(&[7], 5, &table, LogitsRows::Last);
+        step.push(&[7], 5, [0, 1], LogitsRows::Last);
         step.fill_up(size, 8);
         assert_eq!((step.token_ids(), step.positions()), (&[7, 0, 0][..], &[5, 0, 0][..]));
         assert_eq!(step.slots(), [5, 32, 32]);

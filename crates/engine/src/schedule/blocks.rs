@@ -151,13 +151,10 @@ impl BlockTable {
     }
 
     /// Slot of the token at `position`: block × block_size + offset; `None` beyond the blocks held.
+    #[cfg(test)]
     pub fn slot(&self, position: usize, block_size: usize) -> Option<u32> {
-        let block = position / block_size;
-        let index = match self.shared.get(block) {
-            Some(shared) => shared.index(),
-            None => self.own.get(block - self.shared.len())?.0,
-        };
-        Some(index * block_size as u32 + (position % block_size) as u32)
+        let block = self.indices().nth(position / block_size)?;
+        Some(block * block_size as u32 + (position % block_size) as u32)
     }
 
     /// Tells that some of its blocks may have been computed for another sequence.

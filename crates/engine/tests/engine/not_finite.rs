@@ -3,11 +3,10 @@
 use std::num::NonZeroUsize;
 
 use flashjob_config::EngineConfig;
-use flashjob_engine::{NotFinite, Output, Platform, Request};
+use flashjob_engine::{NotFinite, Output, Request};
 use flashjob_event::{Fact, FinishReason, RequestId};
 
 use super::invariance::{RANDOM, preemptions};
-use super::machines::on_two_machines;
 use super::{GREEDY, config, load, request, serve};
 use crate::model::altered::Altered;
 
@@ -103,15 +102,6 @@ fn others_have_the_tokens_that_they_have_without_it_and_its_blocks_are_free() {
             }
         }
     }
-}
-
-#[test]
-fn it_ends_alone_on_two_machines_too() {
-    let model = spoilt(BAD);
-    let name = model.path().to_str().unwrap();
-    let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(2), ..unchecked() };
-    let outputs = on_two_machines(Platform::Cpu, name, &config, |engine| serve(engine, requests()).unwrap().0);
-    assert_eq!(outputs, expected(name));
 }
 
 #[test]

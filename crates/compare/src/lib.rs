@@ -1,0 +1,28 @@
+//! Results of several runs become one comparison: differences in settings and machine, figures with their ratio to the first run,
+//! intervals and significance over repeated regions, and a text in one of five formats.
+//!
+//! It does not know where results come from, reads no files, and knows no engine.
+
+mod comparability;
+mod comparison;
+mod difference;
+mod error;
+mod figures;
+mod names;
+mod render;
+mod run;
+mod statistics;
+mod threshold;
+
+pub use comparability::Incomparable;
+pub use comparison::{Cell, Comparison, FigureRow, RunHeading, Significance};
+pub use difference::{Difference, Subject};
+pub use error::Error;
+pub use figures::Rank;
+pub use render::{Format, render};
+pub use run::Run;
+pub use statistics::welch_p_value;
+pub use threshold::{Below, Threshold};
+
+/// Runs of one comparison at most: more make a table that no one can read.
+pub const MOST_RUNS: usize = 200;

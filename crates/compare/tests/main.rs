@@ -1,0 +1,5 @@
+//! Comparisons from outside: results in, tables out.
+
+mod compare;
+
+use flashjob_test_support::result_files;

@@ -1,0 +1,231 @@
+//! The warm-up: requests before the measured region, so that no kernel, cache or compiled graph is met there for the first time.
+//!
+//! `warmup=N` runs N short requests. `warmup=auto` runs rounds of full batches that shrink to a single sequence, until each size of a
+//! step has been seen and its duration has settled. Nothing of it is part of the region; its duration is reported.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use flashjob_config::WarmUp;
+
+use super::step_times::{Round, size_class};
+use super::{Error, Watch};
+use crate::backend::{Backend, Request};
+use crate::prepare::Prompts;
+
+/// Tokens after which a request ends: by then every kernel has run, on prompts and on single tokens.
+const MAX_TOKENS: usize = 8;
+
+/// Steps that a round spends at each size.
+const STEPS_AT_A_SIZE: usize = 2;
+
+/// Change of a step's duration between two rounds up to which it counts as settled.
+const SETTLED: f64 = 0.05;
+
+/// Rounds at most: on a machine that others use, durations never settle.
+const MOST_ROUNDS: usize = 8;
+
+/// Time after which no further round begins.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Sequences of a full batch where the engine does not say how many it takes.
+const USUAL_BATCH: usize = 256;
+
+/// Course of an automatic warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct WarmUpReport {
+    /// Rounds of full batches.
+    pub rounds: usize,
+    /// Requests of all rounds.
+    pub requests: usize,
+    /// Steps of all rounds.
+    pub steps: usize,
+    /// Durations of steps had settled, and each size had been seen.
+    pub is_stable: bool,
+}
+
+/// Warms up `backend` as `how` says; the report is that of an automatic warm-up.
+///
+/// # Errors
+/// As a run, and prompts that cannot be made.
+pub(super) fn warm_up(
+    backend: &mut dyn Backend,
+    prompts: &Prompts,
+    how: WarmUp,
+    watch: &Watch<'_>,
+) -> Result<Option<WarmUpReport>, Error> {
+    match how {
+        WarmUp::Requests(count) => {
+            let mut requests = prompts.warm_up(count).map_err(Error::Prompts)?;
+            for request in &mut requests {
+                request.max_tokens = request.max_tokens.min(MAX_TOKENS);
+            }
+            if !requests.is_empty() {
+                run(backend, requests, prompts.exact, watch)?;
+            }
+            Ok(None)
+        }
+        WarmUp::Auto => automatic(backend, prompts, watch).map(Some),
+    }
+}
+
+/// Runs requests whose completions are of no use.
+fn run(backend: &mut dyn Backend, requests: Vec<Request>, exact: bool, watch: &Watch<'_>) -> Result<(), Error> {
+    super::run_requests(backend, requests, exact, watch, &mut |_completion| {})
+}
+
+fn automatic(backend: &mut dyn Backend, prompts: &Prompts, watch: &Watch<'_>) -> Result<WarmUpReport, Error> {
+    let began = Instant::now();
+    let places = backend.report().engine.max_num_seqs().unwrap_or(USUAL_BATCH);
+    let batch = places.min(prompts.len()).max(1);
+    let shrinking: Vec<Request> = prompts.warm_up(batch).map_err(Error::Prompts)?;
+    let shrinking: Vec<Request> =
+        shrinking.into_iter().enumerate().map(|(index, request)| shortened(request, index, batch)).collect();
+    let (mut rounds, mut previous) = (Rounds::of(&shrinking), Round::default());
+    let mut report = WarmUpReport { rounds: 0, requests: 0, steps: 0, is_stable: false };
+    watch.step_times.take();
+    while !report.is_stable && report.rounds < MOST_ROUNDS && began.elapsed() < LONGEST {
+        run(backend, shrinking.clone(), prompts.exact, watch)?;
+        let round = watch.step_times.take();
+        report.rounds += 1;
+        report.requests += batch;
+        report.steps += round.len();
+        report.is_stable = rounds.is_settled(&previous, &round);
+        previous = round;
+    }
+    Ok(report)
+}
+
+/// `request`, the one with number `index` of a batch, cut so that the batch passes through all sizes down to one.
+fn shortened(request: Request, index: usize, batch: usize) -> Request {
+    let sizes = sizes(batch).filter(|&size| index < size).count();
+    // The first token comes with the prompt.
+    Request { max_tokens: request.max_tokens.min(1 + STEPS_AT_A_SIZE * sizes), ..request }
+}
+
+/// Sizes that a batch passes through: itself, then the powers of two below it.
+fn sizes(batch: usize) -> impl Iterator<Item = usize> {
+    let powers = std::iter::successors(Some(size_class(batch) / 2), |size| Some(size / 2).filter(|&half| half > 0));
+    std::iter::once(batch).chain(powers.filter(move |&size| size > 0 && size < batch))
+}
+
+/// Size classes that are to be seen, and those that were.
+struct Rounds {
+    wanted: BTreeSet<usize>,
+    seen: BTreeSet<usize>,
+}
+
+impl Rounds {
+    /// The classes that `requests` reach: none smaller where all of them are cut by their own length.
+    fn of(requests: &[Request]) -> Self {
+        let most = requests.iter().map(|request| request.max_tokens).max().unwrap_or(0);
+        // The second token is the first one that is decoded.
+        let running = |token: usize| requests.iter().filter(|request| request.max_tokens >= token).count();
+        Self { wanted: (2..=most).map(|token| size_class(running(token))).collect(), seen: BTreeSet::new() }
+    }
+
+    /// Tells that all sizes were seen, and that `round` was no faster and no slower than the one before it.
+    fn is_settled(&mut self, previous: &Round, round: &Round) -> bool {
+        let (before, now) = (previous.decode_seconds(), round.decode_seconds());
+        self.seen.extend(now.keys());
+        // Prompts that fill up in several steps let the first sequences end earlier: the largest size may never be reached.
+        let is_seen = |size: &usize| self.seen.contains(size) || Some(size) == self.wanted.last();
+        let largest = now.last_key_value();
+        let is_stable = match largest {
+            // No step only decodes: there is nothing to settle.
+            None => previous.len() == round.len() && round.len() > 0,
+            Some((size, seconds)) => {
+                before.get(size).is_some_and(|earlier| (seconds - earlier).abs() <= SETTLED * earlier)
+            }
+        };
+        is_stable && self.wanted.iter().all(is_seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flashjob_config::Sampling;
+    use flashjob_event::{Events, Fact, Phase, RequestId};
+
+    use super::super::StepTimes;
+    use super::*;
+
+    fn batch(count: usize, max_tokens: usize) -> Vec<Request> {
+        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
+        let request =
+            |id| Request { id: RequestId(id as u32), prompt: vec![1], max_tokens, ignore_eos: true, sampling, seed: 0 };
+        (0..count).map(|index| shortened(request(index), index, count)).collect()
+    }
+
+    /// A round in which each of `steps`, sequences and milliseconds, only decodes.
+    fn round(steps: &[(usize, u64)]) -> Round {
+        let times = Arc::new(StepTimes::default());
+        let events = Events::to(vec![times.clone()]);
+        events.emit(Fact::PhaseStarted(Phase::WarmUp));
+        for &(decode_tokens, milliseconds) in steps {
+            events.emit(Fact::StepFinished {
+                duration: Duration::from_millis(milliseconds),
+                prefill_tokens: 0,
+                decode_tokens,
+                running: decode_tokens,
+                waiting: 0,
+                kv_blocks_used: 1,
+            });
+        }
+        times.take()
+    }
+
+    #[test]
+    fn a_batch_shrinks_through_all_sizes() {
+        let requests = batch(12, 100);
+        let running: Vec<usize> =
+            (2..=11).map(|token| requests.iter().filter(|request| request.max_tokens >= token).count()).collect();
+        assert_eq!(running, [12, 12, 8, 8, 4, 4, 2, 2, 1, 1]);
+        assert_eq!(Rounds::of(&requests).wanted, BTreeSet::from([1, 2, 4, 8, 16]));
+        // Requests of two tokens decode once, all together.
+        assert_eq!(Rounds::of(&batch(12, 2)).wanted, BTreeSet::from([16]));
+        assert_eq!(Rounds::of(&batch(1, 100)).wanted, BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn it_is_stable_when_each_size_was_seen_and_two_rounds_agree() {
+        let steps = [(4, 100), (4, 100), (2, 60), (1, 50)];
+        let slower = [(4, 106), (4, 106), (2, 60), (1, 50)];
+        for (previous, now, expected) in [
+            (&[][..], &steps[..], false),
+            (&steps, &steps, true),
+            (&steps, &slower, false),
+            (&slower, &slower, true),
+            (&steps, &steps[..3], false),
+        ] {
+            let mut rounds = Rounds::of(&batch(4, 100));
+            let settled = rounds.is_settled(&round(previous), &round(now));
+            assert_eq!(settled, expected, "{previous:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn steps_outside_the_warm_up_are_not_kept() {
+        let times = Arc::new(StepTimes::default());
+        let events = Events::to(vec![times.clone()]);
+        let step = Fact::StepFinished {
+            duration: Duration::from_millis(1),
+            prefill_tokens: 1,
+            decode_tokens: 0,
+            running: 1,
+            waiting: 0,
+            kv_blocks_used: 1,
+        };
+        events.emit(step.clone());
+        events.emit(Fact::PhaseStarted(Phase::WarmUp));
+        events.emit(step.clone());
+        events.emit(Fact::PhaseStarted(Phase::Measure));
+        events.emit(step);
+        assert_eq!(times.take().len(), 1);
+        assert_eq!(times.take().len(), 0);
+    }
+}
