@@ -188,8 +188,11 @@ pub fn crates(source: &str) -> BTreeSet<String> {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {
             match token {
-                TokenTree::Ident(ident) if names_a_crate(&tokens, at) => drop(found.insert(ident.to_string())),
-                TokenTree::Group(group) => walk(group.stream(), found),
+                TokenTree::Ident(ident) if names_a_crate(&tokens, at) && !continues_a_path(&tokens, at) => {
+                    found.insert(ident.to_string());
+                }
+                // Of `std::{time::Instant}` the outer path says the crate.
+                TokenTree::Group(group) if !continues_a_path(&tokens, at) => walk(group.stream(), found),
                 _ => {}
             }
         }
@@ -202,6 +205,12 @@ pub fn crates(source: &str) -> BTreeSet<String> {
 /// True where the token at `at` may be a crate's name: `name::` or `name as`.
 fn names_a_crate(tokens: &[TokenTree], at: usize) -> bool {
     is_separator(tokens, at + 1) || tokens.get(at + 1).is_some_and(|next| is_word(next, "as"))
+}
+
+/// True where a path leads to the token at `at`, as to `time` in `std::time`. In `use ::time` it begins there.
+fn continues_a_path(tokens: &[TokenTree], at: usize) -> bool {
+    let is_segment = |token: &TokenTree| matches!(token, TokenTree::Ident(_)) && !is_word(token, "use");
+    at >= 3 && is_separator(tokens, at - 2) && is_segment(&tokens[at - 3])
 }
 
 /// Whether `::` stands at `at`.

@@ -119,17 +119,17 @@ fn the_workspace_s_lints_hold_in_each_package() {
 
 #[test]
 fn a_planted_dependency_is_caught() {
-    let manifest = "[package]\nname = \"p\"\n[dependencies]\nserde.workspace = true\nmd-5 = \"0.10\"\n# url\nflashjob-model.workspace = true\n\
+    let manifest = "[package]\nname = \"p\"\n[dependencies]\nserde.workspace = true\ntime.workspace = true\nmd-5 = \"0.10\"\n# url\nflashjob-model.workspace = true\n\
         [build-dependencies]\ncc = { version = \"1\" }\n[dev-dependencies]\nrand.workspace = true\nproptest.workspace = true\n";
-    let code = "//! flashjob_model::Model\nuse serde::Serialize; fn f() { md5::Md5::new(); let flashjob_model = \"flashjob_model::\"; }";
+    let code = "//! flashjob_model::Model\nuse serde::Serialize; use std::time::Duration; use std::{time::Instant}; fn f() { md5::Md5::new(); let flashjob_model = \"flashjob_model::\"; }";
     let tests = "use rand as random;";
     let found = unused(manifest, &[code], &[tests], &["fn main() { cc::Build::new() }"]);
     let pairs: Vec<(&str, &str)> = found.iter().map(|(section, name)| (section.as_str(), name.as_str())).collect();
-    assert_eq!(pairs, [("dependencies", "flashjob-model"), ("dev-dependencies", "proptest")]);
+    assert_eq!(pairs, [("dependencies", "time"), ("dependencies", "flashjob-model"), ("dev-dependencies", "proptest")]);
     assert!(
         unused(
             manifest,
-            &["use serde as s; use md5 as m; use flashjob_model as m; use proptest::x;"],
+            &["use ::time::Date; use serde as s; use md5 as m; use flashjob_model as m; use proptest::x;"],
             &[tests],
             &["cc::x"]
         )
