@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use flashjob_config::EngineConfig;
 use flashjob_engine::{self as engine, Engine, Platform};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
@@ -49,6 +50,14 @@ impl Backend for CandleBackend {
 
     fn gpus(&self) -> usize {
         self.gpus
+    }
+
+    fn reschedule(&mut self, config: &EngineConfig) -> Result<(), Error> {
+        let [max_num_seqs, max_num_batched_tokens] =
+            [config.max_num_seqs, config.max_num_batched_tokens].map(|limit| limit.map(usize::from));
+        self.engine.reschedule(max_num_seqs, max_num_batched_tokens, config.prefix_caching).map_err(from_engine)?;
+        self.report.engine = EngineReport::Candle(Box::new(self.engine.facts().clone()));
+        Ok(())
     }
 
     fn measure_limits_again(&mut self, events: &Events) {

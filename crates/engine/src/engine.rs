@@ -44,6 +44,30 @@ impl Engine {
         &self.facts
     }
 
+    /// Takes other limits of scheduling for the runs that follow, within those that buffers were made for. `None` is what was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a limit above what was loaded; everything stays as it was.
+    pub fn reschedule(
+        &mut self,
+        max_num_seqs: Option<usize>,
+        max_num_batched_tokens: Option<usize>,
+        prefix_caching: bool,
+    ) -> Result<(), Error> {
+        let within = |key: &str, asked: Option<usize>, loaded: usize| match asked {
+            Some(asked) if asked > loaded => Err(Error::Setting(format!(
+                "{key}={asked} is above the {loaded} that the model was loaded with; load it again for more"
+            ))),
+            asked => Ok(asked.unwrap_or(loaded)),
+        };
+        let max_num_seqs = within("max-num-seqs", max_num_seqs, self.bounds.max_num_seqs)?;
+        let max_num_batched_tokens =
+            within("max-num-batched-tokens", max_num_batched_tokens, self.bounds.max_num_batched_tokens)?;
+        self.limits = EngineLimits { max_num_seqs, max_num_batched_tokens, ..self.limits };
+        self.facts = EngineFacts { max_num_seqs, max_num_batched_tokens, prefix_caching, ..self.facts.clone() };
+        Ok(())
+    }
+
     /// Computes the next step of the node that leads.
     ///
     /// # Errors
