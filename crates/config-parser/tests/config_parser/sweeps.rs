@@ -223,6 +223,8 @@ fn wrong_sweeps_are_refused_with_a_sentence() {
         ("metrics-port=1,2", "metrics-port is the same for the whole job and cannot be swept"),
         ("mount-location=/a,/b", "mount-location is the same for the whole job and cannot be swept"),
         ("replica-count=1,2", "replica-count is the same for the whole job and cannot be swept"),
+        // Regions of all combinations take turns.
+        ("repeats=1,2", "repeats is the same for the whole job and cannot be swept"),
         ("sweep=1,2", "sweep is the same for the whole job and cannot be swept"),
         ("JOB_UID=1,2", "`JOB_UID` is not a key of flashjob; see --help"),
         ("job-uid=1,2", "job-uid is the same for the whole job and cannot be swept"),
