@@ -7,6 +7,7 @@ mod candle;
 mod child_environment;
 mod engine_report;
 mod error;
+mod gpus;
 mod presence;
 mod vllm;
 
@@ -22,11 +23,10 @@ use flashjob_model::{Files, SharedTexts, TextService};
 
 pub use engine_report::{EngineReport, VllmReport};
 pub use error::{Cause, Error};
+pub use gpus::watch as watch_gpus;
 pub use presence::{Found, Interpreter, check};
 
 pub use flashjob_cluster::Rendezvous;
-#[cfg(feature = "cuda")]
-pub use flashjob_engine::gpu_identifiers;
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]

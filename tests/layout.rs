@@ -20,7 +20,7 @@ use packages::folders;
 /// Each room of the entrypoint, the package `flashjob`, and the rooms and packages that it may import: `flashjob_NAME` stands
 /// there as `NAME`. `job` alone sees all. Of packages their manifests say what they may import.
 const ROOMS: [(&str, &[&str]); 5] = [
-    ("backend", &["cluster", "config", "engine", "event", "model"]),
+    ("backend", &["cluster", "config", "cuda", "engine", "event", "host", "model"]),
     ("prepare", &["backend", "config", "event", "model"]),
     ("bench", &["backend", "config", "event", "prepare"]),
     ("report", &["backend", "bench", "config", "event", "prepare"]),
@@ -52,7 +52,7 @@ const PROGRAMS: [(&str, &[&str]); 1] = [("src/main.rs", &["job"])];
 /// The only files, or folders where the name ends in `/`, that may hold `unsafe`, each with a reason that no safe crate
 /// covers.
 const UNSAFE_FILES: [(&str, &str); 11] = [
-    ("crates/engine/src/cuda/", "launches, copies between a host and a GPU, and calls of NCCL"),
+    ("crates/cuda/src/", "launches, copies between a host and a GPU, and calls of NCCL"),
     ("crates/cpu/src/", "vector instructions, and buffers that tasks share in disjoint parts"),
     ("crates/mount/src/blocks/buffer.rs", "blocks that are read while they are filled"),
     ("crates/engine/tests/allocations.rs", "an allocator that counts"),

@@ -21,7 +21,7 @@ pub struct CandleBackend {
 
 impl CandleBackend {
     /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
-    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: &'static dyn Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
         let engine = match rendezvous {
@@ -33,10 +33,10 @@ impl CandleBackend {
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
         let report = BackendReport { warnings, ..report(&model, engine.facts()) };
-        let gpus = match placement {
+        let gpus = match engine.facts().num_nodes {
+            1 => engine.facts().tensor_parallel_size * placement.gpus_per_rank(),
             // GPUs of other nodes cannot be asked for their energy from here.
-            Platform::Gpus if engine.facts().num_nodes == 1 => engine.facts().tensor_parallel_size,
-            Platform::Gpus | Platform::Cpu => 0,
+            _ => 0,
         };
         Ok(Self { engine, texts, gpus, report })
     }
@@ -94,7 +94,7 @@ pub struct CandleWorker {
 
 impl CandleWorker {
     /// Reads headers, finds the leader, then reads weights.
-    pub fn open(placement: Platform, loading: &Loading<'_>) -> Result<Self, Error> {
+    pub fn open(placement: &'static dyn Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, events, cancel, .. } = loading;
         let Some(rendezvous) = rendezvous else {
             return Err(Error::Unavailable("a worker has no leader without a rendezvous".to_owned().into()));

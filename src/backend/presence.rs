@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
-use flashjob_engine::{Platform, instructions};
+use flashjob_engine::{Cpu, Platform, instructions};
 
 use super::child_environment;
+use super::gpus::{self, GpuSupport};
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
@@ -14,8 +15,8 @@ const LEAST_CPU_RANKS: usize = 16;
 /// An engine that this image has.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// Our own engine, and its device.
-    Candle(Platform),
+    /// Our own engine, and its kind of devices.
+    Candle(&'static dyn Platform),
     /// vLLM, and the interpreter that imports it.
     Vllm(Interpreter),
 }
@@ -63,7 +64,7 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
 }
 
 /// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
-fn placement(config: &JobConfig) -> Result<Platform, String> {
+fn placement(config: &JobConfig) -> Result<&'static dyn Platform, String> {
     let (all, machines) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.machine_count());
     let asked = match machines {
         1 => format!("tensor-parallel-size={all}"),
@@ -73,8 +74,19 @@ fn placement(config: &JobConfig) -> Result<Platform, String> {
     let ranks = Ranks { here: all.div_ceil(machines), asked };
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(&ranks),
-        DeviceChoice::Cuda => on_gpus(&ranks),
-        DeviceChoice::Auto => on_gpus_if_there_are(&ranks),
+        DeviceChoice::Cuda => match gpus::support() {
+            Some(support) => on_gpus(&support, &ranks),
+            None => Err(
+                "device=cuda cannot be had: this binary was built without the feature `cuda`; use an image that was \
+                         built with it, or device=cpu"
+                    .to_owned(),
+            ),
+        },
+        DeviceChoice::Auto => match gpus::support() {
+            // The log and the result name the device.
+            Some(support) if (support.visible)().is_ok_and(|visible| visible > 0) => on_gpus(&support, &ranks),
+            Some(_) | None => on_the_cpu(&ranks),
+        },
     }
 }
 
@@ -85,7 +97,7 @@ struct Ranks {
     asked: String,
 }
 
-fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
+fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<&'static dyn Platform, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
     if *here > processors {
         return Err(format!(
@@ -93,24 +105,11 @@ fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
              thread; set tensor-parallel-size to {processors} or less"
         ));
     }
-    Ok(Platform::Cpu)
+    Ok(&Cpu)
 }
 
-#[cfg(not(feature = "cuda"))]
-fn on_gpus(_ranks: &Ranks) -> Result<Platform, String> {
-    Err("device=cuda cannot be had: this binary was built without the feature `cuda`; use an image that was built with it, or \
-         device=cpu"
-        .to_owned())
-}
-
-#[cfg(not(feature = "cuda"))]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
-    on_the_cpu(ranks)
-}
-
-#[cfg(feature = "cuda")]
-fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
-    let visible = flashjob_engine::visible_gpus().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
+fn on_gpus(gpus: &GpuSupport, Ranks { here, asked }: &Ranks) -> Result<&'static dyn Platform, String> {
+    let visible = (gpus.visible)().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
         return Err(
             "device=cuda cannot be had: the CUDA driver shows this process no GPU; see whether CUDA_VISIBLE_DEVICES \
@@ -124,16 +123,7 @@ fn on_gpus(Ranks { here, asked }: &Ranks) -> Result<Platform, String> {
              tensor-parallel-size to {visible} or less"
         ));
     }
-    Ok(Platform::Gpus)
-}
-
-#[cfg(feature = "cuda")]
-fn on_gpus_if_there_are(ranks: &Ranks) -> Result<Platform, String> {
-    match flashjob_engine::visible_gpus() {
-        Ok(visible) if visible > 0 => on_gpus(ranks),
-        // Without a driver or a GPU. The log and the result name the device.
-        _ => on_the_cpu(ranks),
-    }
+    Ok(gpus.platform)
 }
 
 /// The `python3` of PATH, if it finds `package`.

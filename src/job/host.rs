@@ -9,6 +9,7 @@ use flashjob_host::cgroup::machine_memory_bytes;
 use flashjob_host::gpus::Gpus;
 
 use super::privileges::Privileges;
+use crate::backend;
 
 /// Host, processor, memory, pod and rights, as `result.json` has them under `environment`.
 #[derive(Clone, Debug, Serialize)]
@@ -29,22 +30,11 @@ struct Environment<'a> {
 }
 
 /// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.
-#[cfg(feature = "cuda")]
 pub fn gpus() -> Gpus {
-    let identifiers = crate::backend::gpu_identifiers();
-    if identifiers.is_empty() {
-        return Gpus::default();
-    }
-    Gpus::watch(&identifiers).unwrap_or_else(|reason| {
+    backend::watch_gpus().unwrap_or_else(|reason| {
         tracing::warn!(%reason, "GPUs are not watched: no GPU metrics, and no energy in the result");
         Gpus::default()
     })
-}
-
-/// None: this build uses no GPUs.
-#[cfg(not(feature = "cuda"))]
-pub fn gpus() -> Gpus {
-    Gpus::default()
 }
 
 /// The host, the pod and the `privileges` of the job's process, for `result.json`.

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
-use flashjob_engine::{self as engine, Engine, EngineFacts, Output, Platform, Request};
+use flashjob_engine::{self as engine, Cpu, Engine, EngineFacts, Output, Platform, Request};
 use flashjob_event::{Events, RequestId};
 use flashjob_model::Model;
 
@@ -78,7 +78,7 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let reference =
         EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), dtype: DtypeChoice::Float32, ..asked.clone() };
     let Answers { computed, continued, facts } = answers(placement, &model, &asked, &prompts)?;
-    let expected = logits(Platform::Cpu, &model, &reference, &continued)?;
+    let expected = logits(&Cpu, &model, &reference, &continued)?;
     // For each sequence the rows of its prompt, then the rows that further tokens were chosen from: its last row and those of
     // steps.
     let expected: Logits = expected
@@ -128,7 +128,7 @@ struct Answers {
 
 /// Each prompt by itself, and then all together, continued step by step.
 fn answers(
-    placement: Platform,
+    placement: &'static dyn Platform,
     model: &Model,
     config: &EngineConfig,
     prompts: &[Vec<u32>],
@@ -174,7 +174,7 @@ fn answers(
 
 /// Logits at every position of each of `sequences`.
 fn logits(
-    placement: Platform,
+    placement: &'static dyn Platform,
     model: &Model,
     config: &EngineConfig,
     sequences: &[Vec<u32>],
@@ -184,7 +184,7 @@ fn logits(
     sequences.iter().map(|tokens| engine.logits(tokens, &cancel).map_err(failed)).collect()
 }
 
-fn load(placement: Platform, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
+fn load(placement: &'static dyn Platform, model: &Model, config: &EngineConfig) -> Result<Engine, (Exit, String)> {
     Engine::load_on(placement, model, config, &Events::default(), &CancellationToken::new())
         .map_err(|error| (Exit::Model, error.to_string()))
 }

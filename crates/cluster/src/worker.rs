@@ -21,7 +21,7 @@ impl Worker {
     /// # Errors
     /// As [`Engine::load_distributed`].
     pub fn load(
-        platform: Platform,
+        platform: &'static dyn Platform,
         model: &Model,
         config: &EngineConfig,
         rendezvous: &Rendezvous,

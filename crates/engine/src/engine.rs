@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::device::Device;
+use crate::device::platform::Platform;
 use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
-use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
 use crate::parallel::executor::Executor;
@@ -30,9 +31,10 @@ pub struct Engine {
     /// Sizes of recorded steps, where steps of decoding are recorded and replayed.
     pub(crate) replay: Option<ReplaySizes>,
     pub(crate) sampler: Sampler,
-    pub(crate) device: Arc<Device>,
+    pub(crate) device: Arc<dyn Device>,
     pub(crate) watcher: Option<LogitsWatcher>,
-    /// Processors whose limits can be measured again.
+    pub(crate) platform: &'static dyn Platform,
+    /// Processors of each node, where limits were measured.
     pub(crate) measured_cpus: Option<CpuNodes>,
 }
 
@@ -60,7 +62,7 @@ impl Engine {
     /// `events`. Where there is too little memory left for it, what was measured first stands.
     pub fn measure_limits_again(&self, events: &Events) {
         // A second figure may only help: whatever else ran during the first measurement has made it too low.
-        if let Some(Ok(limits)) = self.measured_cpus.map(CpuNodes::limits) {
+        if let Some(limits) = self.measured_cpus.and_then(|cpus| self.platform.limits_again(cpus)) {
             state(limits, events);
         }
     }

@@ -8,15 +8,19 @@
 //! - `start`: from configuration and model to a loaded [`Engine`]: memory, devices, weights.
 //! - `schedule`: requests, and the tokens and blocks of each step.
 //! - `forward`: one step, from token ids to logits and from logits to tokens.
-//! - `parallel`: ranks, their collectives, and the nodes that they are on.
-//! - `cuda`: a GPU behind the operations of `forward`.
+//!
+//! And what a step runs on:
+//!
+//! - `device`: the interface to a rank's device, and to a kind of devices.
+//! - `cpu`: processors behind that interface. GPUs are in the package `flashjob-cuda`.
+//! - `parallel`: ranks and their collectives. Other nodes are in the package `flashjob-cluster`.
 //!
 //! `run` ties them together: requests become steps until each has its tokens. Files import each other without cycles, and
 //! name the file that defines an item, not its folder (`tests/layout/cycles.rs` holds both).
 
 mod cost;
-#[cfg(feature = "cuda")]
-mod cuda;
+mod cpu;
+mod device;
 mod engine;
 mod error;
 mod forward;
@@ -27,15 +31,22 @@ mod schedule;
 mod start;
 
 pub use cost::{Cost, NodeLoad};
-#[cfg(feature = "cuda")]
-pub use cuda::driver::{gpu_identifiers, visible_gpus};
+pub use cpu::platform::Cpu;
+pub use device::ops::{
+    AddRmsNorm, Attention, AttentionSettings, Embed, Gated, GatherRows, LayerCache, NormHeads, RopeAndCache,
+};
+pub use device::platform::{DeviceHandles, NodeDevices, Platform};
+pub use device::{Device, Linear, MatrixBuilder, RotaryEmbedding};
 pub use engine::{Engine, LogitsWatcher};
 pub use error::{End, Error};
 pub use forward::batch::{ForwardBatch, LogitsRows};
+pub use forward::kv_cache::CacheOrder;
 pub use forward::replay::ReplaySize;
+pub use parallel::communicator::{Communicator, Connected, Group};
 pub use parallel::nodes::{NodeSettings, Nodes, RendezvousHandler};
+pub use parallel::world::World;
 pub use report::EngineFacts;
 pub use schedule::limits::EngineLimits;
 pub use schedule::request::{NotFinite, Output, Request};
 pub use start::instructions::instructions;
-pub use start::platform::Platform;
+pub use start::roofline::CpuNodes;

@@ -4,7 +4,6 @@
 //! `host_communicator` implements it for threads that share memory. Other nodes stand behind `nodes`.
 
 pub mod communicator;
-pub mod connect;
 pub mod executor;
 pub mod host_communicator;
 pub mod nodes;

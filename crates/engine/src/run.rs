@@ -228,7 +228,7 @@ impl Run<'_> {
                     watcher(sequence.id(), sequence.num_tokens(), &row);
                 }
             }
-            sampler.choose(device, &logits, rows)
+            sampler.choose(device.as_ref(), &logits, rows)
         })?;
         let chosen = || sampling.iter().copied().zip(tokens);
         for (index, _) in chosen().filter(|(_, token)| token.is_err()) {

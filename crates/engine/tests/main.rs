@@ -1,8 +1,6 @@
 //! The engine from outside.
 
 mod allocations;
-mod cuda;
 mod engine;
 
 use flashjob_test_models as model;
-use flashjob_test_support as support;

@@ -1,10 +1,7 @@
-//! Metrics of the GPUs of this process, from NVIDIA's management library (NVML): utilisation, throttling and energy.
+//! Metrics of the GPUs of this process: utilisation, throttling and energy.
 //!
-//! A build without the feature `cuda` has no GPUs. Values that a GPU does not report are `None` and not shown. This crate does
-//! not know who computes on them.
-
-#[cfg(feature = "cuda")]
-mod nvml;
+//! Values that a GPU does not report are `None` and not shown. This crate does not know who computes on them, nor which library
+//! they are read from.
 
 /// One GPU at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,36 +46,35 @@ pub const THROTTLE_REASONS: [&str; 8] = [
     "display_clock_setting",
 ];
 
-/// The GPUs that are sampled.
+/// Reads samples of some GPUs; the package `flashjob-cuda` has one.
+pub trait GpuReader: Send + Sync {
+    /// Samples of all of them, taken now.
+    fn read(&self) -> Vec<GpuSample>;
+
+    /// Energy that the first `count` have consumed since their driver was loaded; `None` if one of them does not report it.
+    fn energy_joules(&self, count: usize) -> Option<f64>;
+}
+
+/// The GPUs that are sampled; by default none.
 #[derive(Default)]
 pub struct Gpus {
-    #[cfg(feature = "cuda")]
-    watched: Option<nvml::Watched>,
+    reader: Option<Box<dyn GpuReader>>,
 }
 
 impl Gpus {
-    /// Samples the GPUs with these identifiers, 16 bytes each as in CUDA, in this order.
-    #[cfg(feature = "cuda")]
-    pub fn watch(identifiers: &[[u8; 16]]) -> Result<Self, String> {
-        Ok(Self { watched: Some(nvml::Watched::open(identifiers)?) })
+    /// The GPUs of `reader`.
+    pub fn new(reader: impl GpuReader + 'static) -> Self {
+        Self { reader: Some(Box::new(reader)) }
     }
 
     /// Samples of all GPUs, taken now.
     pub fn read(&self) -> Vec<GpuSample> {
-        #[cfg(feature = "cuda")]
-        if let Some(watched) = &self.watched {
-            return watched.read();
-        }
-        Vec::new()
+        self.reader.as_ref().map_or_else(Vec::new, |reader| reader.read())
     }
 
     /// Energy that the first `count` GPUs have consumed since their driver was loaded; `None` if one of them does not
-    /// report it.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there are none"))]
+    /// report it, or where there are none.
     pub fn energy_joules(&self, count: usize) -> Option<f64> {
-        #[cfg(feature = "cuda")]
-        return self.watched.as_ref().filter(|_| count > 0)?.energy_joules(count);
-        #[cfg(not(feature = "cuda"))]
-        None
+        self.reader.as_ref().filter(|_| count > 0)?.energy_joules(count)
     }
 }

@@ -2,7 +2,7 @@
 
 #include "cuda_on_host.h"
 
-#include "../../../crates/engine/src/cuda/kernels.cu"  // with crates/engine/tests/cuda/host among the include directories
+#include "../../../crates/cuda/src/kernels.cu"  // with crates/cuda/tests/cuda/host among the include directories
 
 #include "driver.h"
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashjob_cluster::{Rendezvous, Worker};
 use flashjob_config::{EngineConfig, Machines};
-use flashjob_engine::{Engine, Error, Platform, Request};
+use flashjob_engine::{Cpu, Engine, Error, Request};
 use flashjob_event::Events;
 use flashjob_test_engine::{config, open, request, serve, watched_logits};
 use flashjob_test_models::altered::Altered;
@@ -29,11 +29,10 @@ fn on_two_machines<T>(name: &str, config: &EngineConfig, lead: impl FnOnce(&mut 
     std::thread::scope(|scope| {
         let follow = scope.spawn(|| {
             let rendezvous = rendezvous(1);
-            Worker::load(Platform::Cpu, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
+            Worker::load(&Cpu, &open(name), config, &rendezvous, &events, &cancel)?.follow(&cancel)
         });
         let rendezvous = rendezvous(0);
-        let mut engine =
-            Engine::load_distributed(Platform::Cpu, &open(name), config, &rendezvous, &events, &cancel).unwrap();
+        let mut engine = Engine::load_distributed(&Cpu, &open(name), config, &rendezvous, &events, &cancel).unwrap();
         assert_eq!(engine.facts().num_nodes, 2);
         let led = lead(&mut engine);
         drop(engine);
@@ -85,7 +84,7 @@ fn ranks_that_machines_cannot_share_are_refused() {
     let rendezvous = Rendezvous::new(Machines { leader, port: 1, index: 0, count, patience }, CancellationToken::new());
     let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), ..config() };
     let (events, cancel) = (Events::default(), CancellationToken::new());
-    let loaded = Engine::load_distributed(Platform::Cpu, &open("llama-gqa"), &config, &rendezvous, &events, &cancel);
+    let loaded = Engine::load_distributed(&Cpu, &open("llama-gqa"), &config, &rendezvous, &events, &cancel);
     let Err(error @ Error::TensorParallel { .. }) = loaded else { panic!("it loaded") };
     assert!(error.to_string().contains("a multiple of 2"), "{error}");
 }

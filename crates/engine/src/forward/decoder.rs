@@ -1,54 +1,53 @@
 //! The one decoder: a step's tokens in, logits out.
 //!
 //! Whatever distinguishes model families stands in [`DecoderConfig`]; whatever distinguishes devices stands behind
-//! [`Attention`] and `Linear`; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in
-//! memory that was allocated beforehand, and knows nothing of requests or scheduling.
+//! [`Device`]; whatever distinguishes one rank from many stands behind [`Communicator`]. It computes in memory that was
+//! allocated beforehand, and knows nothing of requests or scheduling.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
+use crate::device::ops::{
+    AddRmsNorm, Attention, AttentionSettings, Embed, Gated, GatherRows, LayerCache, NormHeads, RopeAndCache,
+};
+use crate::device::{Device, RotaryEmbedding};
 use crate::error::Error;
-use crate::forward::attention::Attention;
 use crate::forward::batch::ForwardBatch;
-use crate::forward::device::Device;
-use crate::forward::kv_cache::{CacheOrder, KvCache, LayerCache};
-use crate::forward::ops::{AddRmsNorm, Embed, Gated, GatherRows, NormHeads, RopeAndCache, Softcap};
-use crate::forward::rope::RotaryEmbedding;
+use crate::forward::kv_cache::{CacheOrder, KvCache};
+use crate::forward::rope;
 use crate::forward::weights::{DecoderWeights, LayerWeights};
 use crate::forward::workspace::{Rows, Views, Widths, Workspace};
 use crate::parallel::communicator::Communicator;
 use crate::schedule::limits::EngineLimits;
 use flashjob_cpu::AttentionShape;
-use flashjob_model::{DecoderConfig, Dtype, ShardShape};
+use flashjob_model::{DecoderConfig, Dtype, RopeConfig, ShardShape};
 
 /// One rank's part of a model, ready to compute.
 pub struct Decoder {
     config: DecoderConfig,
     weights: DecoderWeights,
     shard: ShardShape,
-    attention: Attention,
+    attention: AttentionSettings,
     ropes: Ropes,
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
-    device: Arc<Device>,
-    #[cfg(feature = "cuda")]
-    graphs: crate::cuda::graph::Graphs,
+    device: Arc<dyn Device>,
 }
 
 /// Angles by kind of layer.
 struct Ropes {
-    unlimited: RotaryEmbedding,
+    unlimited: Box<dyn RotaryEmbedding>,
     /// Angles of layers with a window, where they differ.
-    windowed: Option<RotaryEmbedding>,
+    windowed: Option<Box<dyn RotaryEmbedding>>,
 }
 
 impl Ropes {
-    fn of(&self, window: Option<usize>) -> &RotaryEmbedding {
+    fn of(&self, window: Option<usize>) -> &dyn RotaryEmbedding {
         match (&self.windowed, window) {
-            (Some(windowed), Some(_)) => windowed,
-            _ => &self.unlimited,
+            (Some(windowed), Some(_)) => windowed.as_ref(),
+            _ => self.unlimited.as_ref(),
         }
     }
 }
@@ -83,45 +82,36 @@ pub fn attention_shape(config: &DecoderConfig, shard: &ShardShape) -> AttentionS
 
 impl Decoder {
     /// Allocates activations for the largest step.
+    ///
+    /// # Errors
+    /// [`Error::Compute`]: there is no memory for them.
     pub fn new(
         config: DecoderConfig,
         weights: DecoderWeights,
         limits: &EngineLimits,
         format: DecoderFormat,
         communicator: Box<dyn Communicator>,
-        device: Arc<Device>,
+        device: Arc<dyn Device>,
     ) -> Result<Self, Error> {
         let shard = ShardShape::new(&config, communicator.shard())?;
-        let attention = Attention {
+        let attention = AttentionSettings {
             layout: format.cache.layout(attention_shape(&config, &shard), limits.block_size),
             scale: config.attention_scale,
             softcap: config.attention_softcap,
         };
-        let candle = device.candle();
         let failed = Error::compute("allocate activations");
         let widths = widths(&config, &shard);
-        let workspace = Workspace::new(widths, limits, format.activations, candle).map_err(&failed)?;
-        let angles = |rope| RotaryEmbedding::new(rope, limits.max_model_len, candle).map_err(&failed);
+        let workspace = Workspace::new(widths, limits, format.activations, device.as_ref()).map_err(&failed)?;
+        let angles = |config: &RopeConfig| device.rotary(rope::table(config, limits.max_model_len)).map_err(&failed);
         let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
         let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
-        Ok(Self {
-            config,
-            weights,
-            shard,
-            attention,
-            ropes,
-            workspace,
-            communicator,
-            device,
-            #[cfg(feature = "cuda")]
-            graphs: crate::cuda::graph::Graphs::default(),
-        })
+        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, device })
     }
 
     /// Waits until everything is computed that was begun.
     ///
     /// # Errors
-    /// What went wrong on the way.
+    /// [`Error::Compute`] of an operation that was under way.
     pub fn wait(&self) -> Result<(), Error> {
         self.device.wait().map_err(Error::compute("compute a step"))
     }
@@ -130,7 +120,7 @@ impl Decoder {
     /// until the next call; `None` where no row's are wanted, and on other ranks than the first.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] between two layers; otherwise what an operation said.
+    /// [`Error::Cancelled`] between two layers, and [`Error::Compute`] of an operation.
     pub fn forward(
         &mut self,
         step: &ForwardBatch,
@@ -146,26 +136,12 @@ impl Decoder {
             attention: &self.attention,
             ropes: &self.ropes,
             communicator: self.communicator.as_ref(),
-            device: &self.device,
+            device: self.device.as_ref(),
             views,
             step,
         };
-        // One closure for both ways: what is recorded into a graph is what is launched without one.
-        let compute = || pass.compute(cache, cancel);
-        #[cfg(feature = "cuda")]
-        if self.device.candle().is_cuda() {
-            let gpu = self.device.gpu().map_err(Error::compute("compute a step"))?;
-            // Outside of the graph, which reads the step where it always lies: so one graph serves all steps of its size.
-            gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
-            match step.replay() {
-                Some(size) => self.graphs.compute(gpu, size, compute)?,
-                None => compute()?,
-            }
-        } else {
-            compute()?;
-        }
-        #[cfg(not(feature = "cuda"))]
-        compute()?;
+        // One closure for all ways: what a device records into a graph is what it launches without one.
+        self.device.compute(step, &mut || pass.compute(cache, cancel))?;
         let first = wanted > 0 && self.shard.vocabulary.start == 0;
         Ok(first.then(|| views.gathered.as_ref().unwrap_or(&views.logits).clone()))
     }
@@ -176,10 +152,10 @@ struct ForwardPass<'a> {
     config: &'a DecoderConfig,
     weights: &'a DecoderWeights,
     shard: &'a ShardShape,
-    attention: &'a Attention,
+    attention: &'a AttentionSettings,
     ropes: &'a Ropes,
     communicator: &'a dyn Communicator,
-    device: &'a Device,
+    device: &'a dyn Device,
     views: &'a Views,
     step: &'a ForwardBatch,
 }
@@ -196,13 +172,12 @@ struct Delta<'a> {
 impl ForwardPass<'_> {
     /// Everything from token ids to logits; on a GPU it is queued and nothing is waited for.
     fn compute(&self, cache: &KvCache, cancel: &CancellationToken) -> Result<(), Error> {
-        let Self { config, weights, shard, attention, communicator, device, views, step, .. } = *self;
+        let Self { config, weights, shard, communicator, device, views, step, .. } = *self;
         let failed = Error::compute("compute a step");
         let wanted = step.logit_rows().len();
         let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
-        let (embedding, scale) = (weights.embedding.as_ref(), config.embedding_scale);
-        let embed = Embed { device, embedding, vocabulary, scale, step };
-        views.all.residual.inplace_op1(&embed).map_err(&failed)?;
+        let embed = Embed { step, vocabulary, scale: config.embedding_scale, hidden: &views.all.residual };
+        weights.embedding.embed(&embed).map_err(&failed)?;
         // Each rank knows some rows of the vocabulary and has zeros for the others: the sum is the embedding.
         communicator.all_reduce(&views.all.residual).map_err(&failed)?;
 
@@ -220,7 +195,9 @@ impl ForwardPass<'_> {
             if index == last && wanted == 0 {
                 return Ok(());
             }
-            attention.forward(device, &views.qkv, cache, window, step, &rows.attended).map_err(&failed)?;
+            let settings = self.attention;
+            let attention = Attention { qkv: &views.qkv, settings, window, step, cache, out: &rows.attended };
+            device.attention(&attention).map_err(&failed)?;
             // Beyond the last attention, rows no longer see each other: those without logits are dropped, which for a prompt of
             // thousands of tokens saves the last feed-forward layer.
             if index == last && wanted < step.tokens() {
@@ -231,9 +208,9 @@ impl ForwardPass<'_> {
             delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
         }
         self.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
-        weights.head.forward(device, &rows.normed, &views.logits).map_err(&failed)?;
+        weights.head.forward(&rows.normed, &views.logits).map_err(&failed)?;
         if let Some(cap) = config.logits_softcap {
-            views.logits.inplace_op1(&Softcap { device, cap }).map_err(&failed)?;
+            device.softcap(&views.logits, cap).map_err(&failed)?;
         }
         communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)
     }
@@ -241,14 +218,8 @@ impl ForwardPass<'_> {
     fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
         let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
         let delta = delta.map(|delta| delta.tensor);
-        rows.residual.inplace_op1(&AddRmsNorm {
-            device: self.device,
-            delta,
-            delta_norm,
-            weight,
-            eps,
-            normed: &rows.normed,
-        })
+        let (residual, normed) = (&rows.residual, &rows.normed);
+        self.device.add_rms_norm(&AddRmsNorm { residual, delta, delta_norm, weight, eps, normed })
     }
 
     /// The layer's first half, up to what attention reads.
@@ -262,35 +233,33 @@ impl ForwardPass<'_> {
     ) -> candle_core::Result<()> {
         let qkv = &self.views.qkv;
         self.norm(rows, delta, &layer.input_norm)?;
-        layer.qkv.forward(self.device, &rows.normed, qkv)?;
+        layer.qkv.forward(&rows.normed, qkv)?;
         let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
             let shape = layout.shape();
-            qkv.inplace_op1(&NormHeads { device: self.device, shape, q, k, eps: self.config.rms_norm_eps })?;
+            self.device.norm_heads(&NormHeads { qkv, shape, q, k, eps: self.config.rms_norm_eps })?;
         }
-        let rope = self.ropes.of(window);
-        qkv.inplace_op1(&RopeAndCache { device: self.device, layout, rope, step: self.step, cache })
+        self.ropes.of(window).rope_and_cache(&RopeAndCache { qkv, layout, step: self.step, cache })
     }
 
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
-        layer.o.forward(self.device, &rows.attended, &rows.delta)?;
+        layer.o.forward(&rows.attended, &rows.delta)?;
         // Row-parallel: each rank has multiplied its columns of the weights only, so that results are partial sums (Megatron-LM).
         self.communicator.all_reduce(&rows.delta)?;
         let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
         self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
-        layer.gate_up.forward(self.device, &rows.normed, &rows.gate_up)?;
-        let width = layer.gate_up.out() / 2;
-        rows.activated
-            .inplace_op2(&rows.gate_up, &Gated { device: self.device, activation: self.config.activation, width })?;
-        layer.down.forward(self.device, &rows.activated, &rows.delta)?;
+        layer.gate_up.forward(&rows.normed, &rows.gate_up)?;
+        let (gate_up, activated) = (&rows.gate_up, &rows.activated);
+        self.device.gated(&Gated { gate_up, activation: self.config.activation, activated })?;
+        layer.down.forward(activated, &rows.delta)?;
         self.communicator.all_reduce(&rows.delta)
     }
 
     /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
     fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
-        let gather = |width| GatherRows { device: self.device, step: self.step, width };
-        wanted.residual.inplace_op2(&all.residual, &gather(self.config.hidden_size))?;
-        wanted.attended.inplace_op2(&all.attended, &gather(self.attention.layout.shape().out_width()))
+        let gather = |from, to| self.device.gather_rows(&GatherRows { from, step: self.step, to });
+        gather(&all.residual, &wanted.residual)?;
+        gather(&all.attended, &wanted.attended)
     }
 }

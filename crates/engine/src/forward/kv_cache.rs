@@ -1,11 +1,12 @@
-//! Keys and values of every token that is still needed, in pages.
+//! Keys and values of every token that is still needed, in blocks.
 //!
-//! Pages that no token has reached yet cost no memory. Who owns which block is not known here.
+//! Blocks that no token has reached yet cost no memory. Who owns which block is not known here.
 
-use candle_core::{Device as CandleDevice, Tensor};
+use candle_core::Tensor;
 
+use crate::device::Device;
+use crate::device::ops::LayerCache;
 use crate::error::Error;
-use crate::start::host_memory;
 use flashjob_cpu::{AttentionShape, CacheLayout, Isa};
 use flashjob_model::Dtype;
 
@@ -52,14 +53,6 @@ impl CacheOrder {
     }
 }
 
-/// Cached keys and values of one layer.
-pub struct LayerCache {
-    /// Blocks of [`CacheLayout::block_keys`].
-    pub keys: Tensor,
-    /// Blocks of [`CacheLayout::block_values`].
-    pub values: Tensor,
-}
-
 /// Cached keys and values of all layers.
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -67,7 +60,10 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `blocks` blocks.
-    pub fn new(shape: KvShape, blocks: usize, device: &CandleDevice) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`].
+    pub fn new(shape: KvShape, blocks: usize, device: &dyn Device) -> Result<Self, Error> {
         let layer = || {
             let keys = zeros(blocks * shape.layout.block_keys(), shape.dtype, device)?;
             Ok(LayerCache { keys, values: zeros(blocks * shape.layout.block_values(), shape.dtype, device)? })
@@ -81,14 +77,10 @@ impl KvCache {
     }
 }
 
-fn zeros(count: usize, dtype: Dtype, device: &CandleDevice) -> Result<Tensor, Error> {
+fn zeros(count: usize, dtype: Dtype, device: &dyn Device) -> Result<Tensor, Error> {
     // Zeros, though each slot is written before it is read: the padding of a panel is read, and NaN there would spread.
-    let zeros = match device.is_cpu() {
-        true => host_memory::zeros(count, dtype),
-        false => Tensor::zeros(count, dtype.into(), device),
-    };
     // There is nothing else that can be wrong with zeros.
-    zeros.map_err(|_| Error::DoesNotFit {
+    device.zeros(count, dtype).map_err(|_| Error::DoesNotFit {
         what: "one layer of the KV cache".into(),
         needed_bytes: (count * dtype.size_bytes()) as u64,
         available_bytes: 0,

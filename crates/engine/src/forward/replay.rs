@@ -1,4 +1,4 @@
-//! Sizes of decode steps that a GPU records once and replays: what is launched then depends on the size alone.
+//! Sizes of decode steps that a device records once and replays: what is launched then depends on the size alone.
 //!
 //! A step is filled up to the next size with rows that nobody reads, which cost less than launching hundreds of kernels one
 //! by one. Pure arithmetic: what is recorded is not known here.
@@ -14,7 +14,6 @@ pub struct ReplaySize {
 
 /// The sizes there are.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU records nothing"))]
 pub struct ReplaySizes {
     /// Most sequences of a step.
     pub max_sequences: usize,

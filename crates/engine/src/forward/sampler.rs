@@ -2,14 +2,14 @@
 
 use std::sync::Mutex;
 
-use candle_core::Tensor;
+use candle_core::{Device as CandleDevice, Tensor};
 
+use crate::cpu::access::Operand;
+use crate::device::Device;
 use crate::error::Error;
-use crate::forward::device::Device;
-use crate::forward::ops::access::Operand;
 use crate::forward::sampling::{Candidate, NonFiniteLogits, SamplingKey, sample};
 use flashjob_config::Sampling;
-use flashjob_cpu::argmax;
+use flashjob_cpu::{Pool, argmax};
 
 /// Sampling parameters and randomness of one row.
 #[derive(Clone, Copy, Debug)]
@@ -34,28 +34,36 @@ struct Row {
 }
 
 impl Sampler {
-    /// Chooses a token for each row of `logits`, `[rows_to_sample, vocabulary]`.
+    /// Chooses a token for each row of `logits`, `[rows_to_sample, vocabulary]`, which are on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Compute`] of reading logits, or of what they come from.
     pub fn choose(
         &mut self,
-        device: &Device,
+        device: &dyn Device,
         logits: &Tensor,
         rows_to_sample: &[SamplingRow],
     ) -> Result<&[Result<u32, NonFiniteLogits>], Error> {
         let failed = Error::compute("read logits");
-        #[cfg(feature = "cuda")]
-        if logits.device().is_cuda() {
-            // A vocabulary of logits is half a megabyte a row; a greedy choice needs four bytes of it.
-            if rows_to_sample.iter().all(|choice| choice.sampling.is_greedy()) {
-                return self.most_likely(device, logits, rows_to_sample.len()).map_err(&failed);
-            }
-            let logits = logits.to_device(&candle_core::Device::Cpu).map_err(&failed)?;
-            return self.choose(device, &logits, rows_to_sample);
-        }
-        let pool = device.pool();
         let vocabulary = logits.dim(1).map_err(&failed)?;
-        let operand = Operand::of(logits);
-        let logits = operand.floats().map_err(&failed)?;
         self.best.resize(rows_to_sample.len(), 0);
+        self.tokens.clear();
+        // A vocabulary of logits is half a megabyte a row; a greedy choice needs four bytes of it from a GPU.
+        if rows_to_sample.iter().all(|row| row.sampling.is_greedy()) {
+            device.argmax(logits, &mut self.best).map_err(&failed)?;
+            let token = |&best: &u32| if (best as usize) < vocabulary { Ok(best) } else { Err(NonFiniteLogits) };
+            self.tokens.extend(self.best.iter().map(token));
+            return Ok(&self.tokens);
+        }
+        let logits = logits.to_device(&CandleDevice::Cpu).map_err(&failed)?;
+        let operand = Operand::of(&logits);
+        let logits = operand.floats().map_err(&failed)?;
+        self.sample(device.pool(), logits, vocabulary, rows_to_sample);
+        Ok(&self.tokens)
+    }
+
+    /// Samples a token from each row of `logits`, greedily or not.
+    fn sample(&mut self, pool: &Pool, logits: &[f32], vocabulary: usize, rows_to_sample: &[SamplingRow]) {
         // Also for random rows: the largest logit is what weights are taken relative to, so that no exponential overflows.
         argmax(pool, logits, vocabulary, &mut self.best);
         // Grown, never shrunk: a steady step allocates nothing.
@@ -70,26 +78,6 @@ impl Sampler {
             row.token = sample(logits, self.best[index], sampling, *key, &mut row.candidates);
         });
         let row_token = |row: &Mutex<Row>| row.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token;
-        self.tokens.clear();
         self.tokens.extend(self.rows[..rows_to_sample.len()].iter().map(row_token));
-        Ok(&self.tokens)
-    }
-
-    /// The most likely token of each row of logits that are on a GPU: only the tokens come back.
-    #[cfg(feature = "cuda")]
-    fn most_likely(
-        &mut self,
-        device: &Device,
-        logits: &Tensor,
-        rows: usize,
-    ) -> candle_core::Result<&[Result<u32, NonFiniteLogits>]> {
-        let (gpu, width) = (device.gpu()?, logits.dim(1)?);
-        gpu.argmax(Operand::of(logits).address()?, gpu.step().best(), [rows, width])?;
-        self.best.resize(rows, 0);
-        gpu.step().download_best(&mut self.best)?;
-        self.tokens.clear();
-        let token = |&best: &u32| if (best as usize) < width { Ok(best) } else { Err(NonFiniteLogits) };
-        self.tokens.extend(self.best.iter().map(token));
-        Ok(&self.tokens)
     }
 }

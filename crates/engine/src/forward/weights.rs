@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::linear::Linear;
 use crate::cost::WeightBytes;
+use crate::device::Linear;
 
 /// One layer's weights, merged and packed.
 pub struct LayerWeights {
     /// `[hidden]`.
     pub input_norm: Tensor,
     /// q, k and v, one below the other.
-    pub qkv: Linear,
+    pub qkv: Box<dyn Linear>,
     /// Norms of the heads of q and of k, `[head_dim]` each.
     pub qk_norms: Option<[Tensor; 2]>,
     /// Attention's result back into the residual stream.
-    pub o: Linear,
+    pub o: Box<dyn Linear>,
     /// `[hidden]`: of what `o` gives.
     pub attention_output_norm: Option<Tensor>,
     /// `[hidden]`.
     pub feed_forward_norm: Tensor,
     /// Gate and up projections, one below the other.
-    pub gate_up: Linear,
+    pub gate_up: Box<dyn Linear>,
     /// The feed-forward layer back into the residual stream.
-    pub down: Linear,
+    pub down: Box<dyn Linear>,
     /// `[hidden]`: of what `down` gives.
     pub feed_forward_output_norm: Option<Tensor>,
 }
@@ -32,13 +32,13 @@ pub struct LayerWeights {
 /// One rank's weights.
 pub struct DecoderWeights {
     /// `[vocabulary, hidden]`.
-    pub embedding: Arc<Linear>,
+    pub embedding: Arc<dyn Linear>,
     /// From first to last.
     pub layers: Vec<LayerWeights>,
     /// `[hidden]`.
     pub final_norm: Tensor,
     /// `[vocabulary, hidden]`: the embedding itself where the two are tied.
-    pub head: Arc<Linear>,
+    pub head: Arc<dyn Linear>,
 }
 
 impl DecoderWeights {

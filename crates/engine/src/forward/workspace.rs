@@ -3,10 +3,10 @@
 //! A steady decode has the same number of rows step after step: then even the views stay. This file knows shapes, not
 //! what is computed.
 
-use candle_core::{Device as CandleDevice, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use crate::device::Device;
 use crate::schedule::limits::EngineLimits;
-use crate::start::host_memory;
 use flashjob_model::Dtype;
 
 /// Widths of one rank's activations.
@@ -69,14 +69,9 @@ pub struct Rows {
 impl Workspace {
     /// Buffers for steps within `limits`: of `dtype`, but for the residual stream and the logits, which are always
     /// single precision.
-    pub fn new(widths: Widths, limits: &EngineLimits, dtype: Dtype, device: &CandleDevice) -> Result<Self> {
+    pub fn new(widths: Widths, limits: &EngineLimits, dtype: Dtype, device: &dyn Device) -> Result<Self> {
         let [tokens, wanted] = [limits.max_num_batched_tokens, limits.max_num_logits()];
-        let of = |dtype: Dtype, rows: usize, width: usize| -> Result<Tensor> {
-            match device.is_cpu() {
-                true => host_memory::zeros(rows * width, dtype)?.reshape((rows, width)),
-                false => Tensor::zeros((rows, width), dtype.into(), device),
-            }
-        };
+        let of = |dtype, rows, width| device.zeros(rows * width, dtype)?.reshape((rows, width));
         let wide = |rows, width| of(Dtype::F32, rows, width);
         let buffer = |rows, width| of(dtype, rows, width);
         let all = Rows {
@@ -145,6 +140,13 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::device::CpuDevice;
+    use flashjob_cpu::Pool;
+    use std::sync::Arc;
+
+    fn cpu() -> CpuDevice {
+        CpuDevice::new(Arc::new(Pool::new(1)))
+    }
 
     const WIDTHS: Widths = Widths { hidden: 8, qkv: 12, attended: 6, intermediate: 10, vocabulary: 20, gathered: 40 };
     const LIMITS: EngineLimits = EngineLimits {
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn views_stay_while_the_step_keeps_its_size() {
-        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &cpu()).unwrap();
         let ids = |views: &Views| [&views.qkv, &views.all.delta, &views.wanted.residual, &views.logits].map(Tensor::id);
         let first = ids(workspace.fit(4, 4).unwrap());
         assert_eq!(ids(workspace.fit(4, 4).unwrap()), first);
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_gathered_have_memory_of_their_own() {
-        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &cpu()).unwrap();
         let views = workspace.fit(16, 3).unwrap();
         assert_eq!(views.all.residual.dims(), [16, 8]);
         assert_eq!(views.wanted.residual.dims(), [3, 8]);
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_largest_step_may_come_first() {
-        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &CandleDevice::Cpu).unwrap();
+        let mut workspace = Workspace::new(WIDTHS, &LIMITS, Dtype::F32, &cpu()).unwrap();
         let views = workspace.fit(16, 4).unwrap();
         assert_eq!((views.all.delta.dims(), views.wanted.delta.dims()), (&[16, 8][..], &[4, 8][..]));
         assert_eq!((views.wanted.normed.dims(), views.wanted.activated.dims()), (&[4, 8][..], &[4, 10][..]));
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn its_size_is_known_beforehand() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let workspace = Workspace::new(WIDTHS, &LIMITS, dtype, &CandleDevice::Cpu).unwrap();
+            let workspace = Workspace::new(WIDTHS, &LIMITS, dtype, &cpu()).unwrap();
             let Views { qkv, all, wanted, logits, gathered, .. } = &workspace.whole;
             let Rows { residual, normed, attended, delta, gate_up, activated } = all;
             let wide = [residual, &wanted.residual, logits, gathered.as_ref().unwrap()];

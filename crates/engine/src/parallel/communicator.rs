@@ -3,6 +3,8 @@
 //! Column-parallel products need no word; row-parallel ones and the embedding are summed over ranks, logits put side by
 //! side (Shoeybi et al., 2019). This file knows nothing of layers.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
 use flashjob_model::Shard;
@@ -17,6 +19,14 @@ pub trait Group: Send + Sync {
 
     /// Index of the first rank of this node that failed.
     fn failed_rank(&self) -> Option<usize>;
+}
+
+/// Places of the ranks here among all ranks.
+pub struct Connected {
+    /// By rank, those here.
+    pub communicators: Vec<Box<dyn Communicator>>,
+    /// All ranks; `None` for a single one.
+    pub group: Option<Arc<dyn Group>>,
 }
 
 /// One rank's view of all. Every rank makes the same calls in the same order.

@@ -16,8 +16,8 @@ use candle_core::{Result, Tensor, bail};
 use super::communicator::{Communicator, Group};
 use super::nodes::Nodes;
 use super::world::World;
+use crate::cpu::access::{Operand, change, floats_mut};
 use crate::error::Error;
-use crate::forward::ops::access::{Operand, change, floats_mut};
 use flashjob_model::Shard;
 
 /// Memory that the ranks of one node share.

@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::plan::LoadPlan;
 use super::weights::{self, ShardFormat};
 use crate::cost::Cost;
+use crate::device::Device;
+use crate::device::platform::NodeDevices;
 use crate::error::Error;
 use crate::forward::decoder::Decoder;
-use crate::forward::device::Device;
 use crate::forward::kv_cache::KvCache;
-use crate::parallel::connect::{Connected, connect};
+use crate::parallel::communicator::{Connected, Solo};
 use crate::parallel::executor::{Executor, Rank};
 use crate::parallel::world::World;
 use crate::schedule::limits::EngineLimits;
@@ -30,8 +31,8 @@ pub struct RankLoader<'a> {
     pub config: &'a EngineConfig,
     /// Decisions that were made before devices were opened.
     pub plan: &'a LoadPlan,
-    /// By rank, of those here.
-    pub devices: &'a [Arc<Device>],
+    /// Devices of the ranks here.
+    pub devices: &'a dyn NodeDevices,
     /// The largest step, as all nodes agreed on it.
     pub limits: EngineLimits,
 }
@@ -51,19 +52,16 @@ impl RankLoader<'_> {
         cancel: &CancellationToken,
     ) -> Result<Executor, Error> {
         let config = &self.model.config;
-        let width = |rank| Ok(ShardShape::new(config, Shard { rank, world_size: world.size })?.vocabulary.len());
-        let vocabulary = (0..world.size).map(width).collect::<Result<_, Error>>()?;
-        let Connected { communicators, group } =
-            connect(&world, self.devices, self.limits.max_num_logits(), &vocabulary)?;
+        let Connected { communicators, group } = self.connect(&world)?;
         let total_bytes = weights::total_bytes(self.model, world.shards())?;
         let validation = if self.config.validate_weights { Validation::Finite } else { Validation::Trust };
-        let mut ranks = Vec::with_capacity(self.devices.len());
-        for ((shard, device), communicator) in world.shards().zip(self.devices).zip(communicators) {
+        let mut ranks = Vec::with_capacity(communicators.len());
+        for ((shard, device), communicator) in world.shards().zip(self.devices.ranks()).zip(communicators) {
             let format = ShardFormat { shard, dtype: self.plan.weights_dtype, validation };
-            let weights = weights::load(self.model, format, device, total_bytes, events, cancel)?;
+            let weights = weights::load(self.model, format, device.as_ref(), total_bytes, events, cancel)?;
             cost.add_weights(weights.bytes());
             // Only now: before there are weights, what the cache takes might be missing for reading them.
-            let cache = self.cache(device, num_blocks)?;
+            let cache = self.cache(device.as_ref(), num_blocks)?;
             let (limits, format) = (&self.limits, self.plan.format);
             let decoder = Decoder::new(config.clone(), weights, limits, format, communicator, Arc::clone(device))?;
             ranks.push(Rank { decoder, cache });
@@ -72,8 +70,18 @@ impl RankLoader<'_> {
         Ok(Executor::new(world, ranks.remove(0), others, group))
     }
 
-    fn cache(&self, device: &Device, num_blocks: usize) -> Result<KvCache, Error> {
-        KvCache::new(self.plan.kv_shape, num_blocks + self.limits.num_spare_blocks, device.candle())
+    fn connect(&self, world: &World) -> Result<Connected, Error> {
+        if world.size == 1 {
+            return Ok(Connected { communicators: vec![Box::new(Solo)], group: None });
+        }
+        let config = &self.model.config;
+        let width = |rank| Ok(ShardShape::new(config, Shard { rank, world_size: world.size })?.vocabulary.len());
+        let vocabulary = (0..world.size).map(width).collect::<Result<_, Error>>()?;
+        self.devices.connect(world, self.limits.max_num_logits(), &vocabulary)
+    }
+
+    fn cache(&self, device: &dyn Device, num_blocks: usize) -> Result<KvCache, Error> {
+        KvCache::new(self.plan.kv_shape, num_blocks + self.limits.num_spare_blocks, device)
     }
 
     /// A cache of `num_blocks` and the spare ones for each rank here.
@@ -81,6 +89,6 @@ impl RankLoader<'_> {
     /// # Errors
     /// [`Error::DoesNotFit`].
     pub fn caches(&self, num_blocks: usize) -> Result<Vec<KvCache>, Error> {
-        self.devices.iter().map(|device| self.cache(device, num_blocks)).collect()
+        self.devices.ranks().iter().map(|device| self.cache(device.as_ref(), num_blocks)).collect()
     }
 }

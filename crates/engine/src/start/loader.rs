@@ -6,16 +6,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::instructions::instructions;
 use super::load::RankLoader;
-use super::open::{self, DeviceHandle};
 use super::plan::{self, LoadPlan, Parallelism};
-use super::platform::Platform;
 use super::roofline::{self, CpuNodes};
 use super::{capacity, profile};
 use crate::cost::Cost;
+use crate::cpu::platform::Cpu;
+use crate::device::platform::{DeviceHandles, NodeDevices, Platform};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
-use crate::forward::device::Device;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
 use crate::parallel::executor::Executor;
@@ -39,7 +38,7 @@ impl Engine {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        Self::load_on(Platform::Cpu, model, config, events, cancel)
+        Self::load_on(&Cpu, model, config, events, cancel)
     }
 
     /// Decides how much memory goes where, reads the weights to where they are used, and allocates the KV cache.
@@ -48,7 +47,7 @@ impl Engine {
     /// [`Error::TensorParallel`], [`Error::Setting`] and [`Error::DoesNotFit`] before a weight is read; then
     /// [`Error::Model`] and [`Error::Cancelled`].
     pub fn load_on(
-        platform: Platform,
+        platform: &'static dyn Platform,
         model: &Model,
         config: &EngineConfig,
         events: &Events,
@@ -62,7 +61,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load_on`]; [`Error::Machines`] and [`Error::Ended`] where another node does not come or is gone.
     pub fn load_distributed(
-        platform: Platform,
+        platform: &'static dyn Platform,
         model: &Model,
         config: &EngineConfig,
         rendezvous: &dyn RendezvousHandler,
@@ -75,7 +74,7 @@ impl Engine {
 
 /// Arguments of loading.
 struct Loading<'a> {
-    platform: Platform,
+    platform: &'static dyn Platform,
     model: &'a Model,
     config: &'a EngineConfig,
     rendezvous: Option<&'a dyn RendezvousHandler>,
@@ -90,29 +89,27 @@ impl Loading<'_> {
     fn load(self) -> Result<Engine, Error> {
         let Self { model, config, events, cancel, .. } = self;
         let plan = self.plan()?;
-        let handles = open::open(self.platform, plan.parallelism.ranks_per_node, plan.cpus, plan.dtype)?;
-        let budget = plan.budget(open::free_bytes(&handles)?);
+        let handles = self.platform.open(plan.parallelism.ranks_per_node, plan.cpus, plan.dtype)?;
+        let budget = plan.budget(handles.free_bytes()?);
         let planned = capacity::plan(config, plan.limits, &budget)?;
         // Everything that can be refused on this node alone has been: only now do others wait for it.
         let world = self.meet(&plan)?;
         // Block tables are computed once, by the leader: a block must exist on every node.
         let limits = world.agree(planned)?;
         // Before there are weights: it takes memory of its own for a moment.
-        let measured = self.measure(&plan, &handles, &world)?;
-        let kernels = handles.first().map_or_else(String::new, DeviceHandle::kernels);
-        let (devices, sampling_device) = open::devices(handles, &plan, &limits)?;
-        let loader = RankLoader { model, config, plan: &plan, devices: &devices, limits };
+        let measured = self.measure(handles.as_ref(), &world)?;
+        let kernels = handles.kernels();
+        let devices = handles.ready(&limits, plan.shape)?;
+        let loader = RankLoader { model, config, plan: &plan, devices: devices.as_ref(), limits };
         let mut batch = Arc::new(ForwardBatch::with_capacity(&limits));
         let kv_bytes_per_token = plan.kv_shape.token_bytes().saturating_mul(plan.parallelism.world_size as u64);
         let mut cost = Cost::new(&model.config, kv_bytes_per_token);
-        let (executor, sized) = match self.platform {
-            Platform::Cpu => (loader.load(world, limits.num_blocks, &mut cost, events, cancel)?, limits),
-            Platform::Gpus => {
-                profile::load_and_profile(&loader, world, &budget, &mut batch, &mut cost, (events, cancel))?
-            }
+        let (executor, sized) = match self.platform.profiles() {
+            false => (loader.load(world, limits.num_blocks, &mut cost, events, cancel)?, limits),
+            true => profile::load_and_profile(&loader, world, &budget, &mut batch, &mut cost, (events, cancel))?,
         };
         // The last wait for other nodes: an engine that is ready is ready everywhere.
-        let threads = self.all_loaded(&executor, &devices, &mut cost)?;
+        let threads = all_loaded(&executor, devices.as_ref(), &mut cost)?;
         let facts = facts(&plan, sized, config, kernels, threads, measured, cost);
         events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens: facts.block_size });
         // Buffers were allocated for `limits`, of which the cache may hold less by now.
@@ -122,7 +119,7 @@ impl Loading<'_> {
             max_blocks: bounds.max_blocks_per_seq(),
             spare_block: bounds.num_blocks as u32,
         });
-        let measured_cpus = (self.platform == Platform::Cpu && facts.limits.is_some()).then_some(plan.cpus);
+        let measured_cpus = facts.limits.is_some().then_some(plan.cpus);
         Ok(Engine {
             facts,
             limits: sized,
@@ -131,8 +128,9 @@ impl Loading<'_> {
             batch,
             replay,
             sampler: Sampler::default(),
-            device: sampling_device,
+            device: devices.sampling(),
             watcher: None,
+            platform: self.platform,
             measured_cpus,
         })
     }
@@ -140,9 +138,7 @@ impl Loading<'_> {
     fn plan(&self) -> Result<LoadPlan, Error> {
         let Self { platform, model, config, rendezvous, .. } = *self;
         let nodes = rendezvous.map_or(1, RendezvousHandler::num_nodes);
-        // Only asked for where it decides: the driver starts with the question.
-        let visible_gpus = if config.tensor_parallel_size.is_none() { platform.visible_gpus() } else { 1 };
-        let parallelism = Parallelism::new(platform, &model.config, config, nodes, visible_gpus)?;
+        let parallelism = Parallelism::new(platform, &model.config, config, nodes)?;
         let threads = config.threads.map_or_else(cpu_quota_threads, |threads| threads.get());
         let cpus = CpuNodes { threads, isa: instructions(config.instruction_set)?, nodes };
         let dtype = plan::dtype(config, model.dtype);
@@ -162,24 +158,24 @@ impl Loading<'_> {
     }
 
     /// Measures and states the limits of all nodes together, which are taken to be alike.
-    fn measure(&self, plan: &LoadPlan, handles: &[DeviceHandle], world: &World) -> Result<Measured, Error> {
-        let Some(first) = handles.first().filter(|_| self.config.measure_limits && !world.follows()) else {
+    fn measure(&self, handles: &dyn DeviceHandles, world: &World) -> Result<Measured, Error> {
+        if !self.config.measure_limits || world.follows() {
             return Ok(None);
-        };
-        let measured = first.limits(plan.parallelism.ranks_per_node, plan.cpus)?;
+        }
+        let measured = handles.limits()?;
         if let Ok(limits) = measured {
             roofline::state(limits, self.events);
         }
         Ok(Some(measured))
     }
+}
 
-    /// Waits for all nodes, counts in what they have loaded, and gives the CPU threads of all of them.
-    fn all_loaded(&self, executor: &Executor, devices: &[Arc<Device>], cost: &mut Cost) -> Result<usize, Error> {
-        let threads = self.platform.threads(devices);
-        let elsewhere = executor.world().all_loaded(&cost.loaded(threads))?;
-        elsewhere.iter().for_each(|node| cost.add_node(node));
-        Ok(elsewhere.iter().fold(threads, |sum, node| sum.saturating_add(node.threads)))
-    }
+/// Waits for all nodes, counts in what they have loaded, and gives the CPU threads of all of them.
+fn all_loaded(executor: &Executor, devices: &dyn NodeDevices, cost: &mut Cost) -> Result<usize, Error> {
+    let threads = devices.threads();
+    let elsewhere = executor.world().all_loaded(&cost.loaded(threads))?;
+    elsewhere.iter().for_each(|node| cost.add_node(node));
+    Ok(elsewhere.iter().fold(threads, |sum, node| sum.saturating_add(node.threads)))
 }
 
 /// The report of an engine.

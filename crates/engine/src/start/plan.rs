@@ -1,8 +1,8 @@
 //! Decisions of loading that follow from configuration, model and host alone: pure, before a device is opened.
 
 use super::capacity::MemoryBudget;
-use super::platform::{MAX_NUM_SEQS, Platform};
 use super::roofline::CpuNodes;
+use crate::device::platform::Platform;
 use crate::error::Error;
 use crate::forward::decoder::{self, DecoderFormat};
 use crate::forward::kv_cache::KvShape;
@@ -13,6 +13,10 @@ use crate::schedule::limits::EngineLimits;
 use flashjob_config::{DtypeChoice, EngineConfig};
 use flashjob_cpu::AttentionShape;
 use flashjob_model::{DecoderConfig, Dtype, Shard, ShardShape};
+
+/// Sequences that run at a time, unless configured: on a CPU, products gain no more speed from more rows; a GPU's cache seldom
+/// holds more.
+const MAX_NUM_SEQS: usize = 256;
 
 /// Ranks by the nodes that they are on.
 #[derive(Clone, Debug)]
@@ -28,18 +32,22 @@ pub struct Parallelism {
 }
 
 impl Parallelism {
-    /// As configured, or as many ranks as `platform` has devices for: `visible_gpus` on each node.
+    /// As configured, or as many ranks on each node as `platform` has by default.
     ///
     /// # Errors
     /// [`Error::TensorParallel`] where nodes or heads cannot be divided so.
     pub fn new(
-        platform: Platform,
+        platform: &dyn Platform,
         model: &DecoderConfig,
         config: &EngineConfig,
         num_nodes: usize,
-        visible_gpus: usize,
     ) -> Result<Self, Error> {
-        let default_size = || platform.default_world_size(model, num_nodes, visible_gpus);
+        let suits = |ranks_per_node: usize| {
+            let world_size = ranks_per_node * num_nodes;
+            let shard = |rank| ShardShape::new(model, Shard { rank, world_size });
+            shard(0).and_then(|_| shard(world_size - 1)).is_ok()
+        };
+        let default_size = || platform.default_ranks_per_node(&suits) * num_nodes;
         let world_size = config.tensor_parallel_size.map_or_else(default_size, usize::from);
         if !world_size.is_multiple_of(num_nodes) {
             let reason =
@@ -69,7 +77,7 @@ pub fn dtype(config: &EngineConfig, model: Dtype) -> Dtype {
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
     /// Kind of devices.
-    pub platform: Platform,
+    pub platform: &'static dyn Platform,
     /// Ranks and nodes.
     pub parallelism: Parallelism,
     /// Number format of the KV cache.
@@ -95,7 +103,7 @@ pub struct LoadPlan {
 impl LoadPlan {
     /// Sizes of everything that is allocated but the cache.
     pub fn new(
-        platform: Platform,
+        platform: &'static dyn Platform,
         model: &DecoderConfig,
         config: &EngineConfig,
         parallelism: Parallelism,
@@ -118,7 +126,7 @@ impl LoadPlan {
         let shape = decoder::attention_shape(model, &parallelism.largest);
         let kv_shape = KvShape { layers: model.layers, layout: format.cache.layout(shape, limits.block_size), dtype };
         // Ranks on a CPU share the memory of their node, a GPU has its own.
-        let ranks_in_a_memory = platform.ranks_in_a_memory(parallelism.ranks_per_node);
+        let ranks_in_a_memory = if platform.ranks_share_memory() { parallelism.ranks_per_node } else { 1 };
         let of_memory = |bytes: u64| bytes.saturating_mul(ranks_in_a_memory as u64);
         let memories = (parallelism.world_size / ranks_in_a_memory) as u64;
         let widths = decoder::widths(model, &parallelism.largest);
@@ -169,52 +177,99 @@ fn weight_bytes(config: &DecoderConfig, dtype: Dtype) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::platform::Cpu;
+    use crate::device::platform::DeviceHandles;
+    use crate::forward::kv_cache::CacheOrder;
     use flashjob_cpu::Isa;
+    use flashjob_model::Model;
     use flashjob_test_engine::{config, open};
     use std::num::NonZeroUsize;
 
     const CPUS: CpuNodes = CpuNodes { threads: 4, isa: Isa::Portable, nodes: 1 };
 
-    fn plan(platform: Platform, config: &EngineConfig, num_nodes: usize) -> Result<LoadPlan, Error> {
+    /// Two devices on each node, which are never opened: they have memories of their own, and replay steps.
+    #[derive(Debug)]
+    struct TwoDevices;
+
+    impl Platform for TwoDevices {
+        fn name(&self) -> &'static str {
+            "devices"
+        }
+
+        fn default_ranks_per_node(&self, suits: &dyn Fn(usize) -> bool) -> usize {
+            (1..=2).rev().find(|ranks| suits(*ranks)).unwrap_or(1)
+        }
+
+        fn max_num_batched_tokens(&self) -> usize {
+            8192
+        }
+
+        fn cache_order(&self, _isa: Isa) -> CacheOrder {
+            CacheOrder::Tokens
+        }
+
+        fn weights_dtype(&self, _model: &Model, dtype: Dtype) -> Dtype {
+            dtype
+        }
+
+        fn activations(&self, dtype: Dtype) -> Dtype {
+            dtype
+        }
+
+        fn ranks_share_memory(&self) -> bool {
+            false
+        }
+
+        fn replays(&self) -> bool {
+            true
+        }
+
+        fn open(&self, _ranks: usize, _cpus: CpuNodes, _dtype: Dtype) -> Result<Box<dyn DeviceHandles>, Error> {
+            Err(Error::Setting("there are none".to_owned()))
+        }
+    }
+
+    fn plan(platform: &'static dyn Platform, config: &EngineConfig, num_nodes: usize) -> Result<LoadPlan, Error> {
         let model = open("llama-gqa").config;
-        let parallelism = Parallelism::new(platform, &model, config, num_nodes, 2)?;
+        let parallelism = Parallelism::new(platform, &model, config, num_nodes)?;
         Ok(LoadPlan::new(platform, &model, config, parallelism, [Dtype::F16; 2], CpuNodes { nodes: num_nodes, ..CPUS }))
     }
 
     #[test]
     fn ranks_follow_from_nodes_and_devices_unless_configured() {
-        let size = |platform, nodes| plan(platform, &config(), nodes).unwrap().parallelism.world_size;
-        assert_eq!((size(Platform::Cpu, 1), size(Platform::Cpu, 2), size(Platform::Gpus, 1)), (1, 2, 2));
-        let error = plan(Platform::Cpu, &config(), 64).unwrap_err().to_string();
+        let size =
+            |platform: &'static dyn Platform, nodes| plan(platform, &config(), nodes).unwrap().parallelism.world_size;
+        assert_eq!((size(&Cpu, 1), size(&Cpu, 2), size(&TwoDevices, 1)), (1, 2, 2));
+        let error = plan(&Cpu, &config(), 64).unwrap_err().to_string();
         assert!(error.contains("tensor-parallel-size=64"), "{error}");
     }
 
     #[test]
     fn limits_are_the_platform_s_unless_configured() {
         let defaults = EngineConfig { max_num_seqs: None, max_num_batched_tokens: None, ..config() };
-        let limits = plan(Platform::Gpus, &defaults, 1).unwrap().limits;
+        let limits = plan(&TwoDevices, &defaults, 1).unwrap().limits;
         assert_eq!((limits.max_num_seqs, limits.max_num_batched_tokens), (256, 8192));
         assert_eq!((limits.num_blocks, limits.num_spare_blocks), (0, 1));
         let eager = EngineConfig { enforce_eager: true, ..config() };
-        assert_eq!(plan(Platform::Gpus, &eager, 1).unwrap().limits.num_spare_blocks, 0);
+        assert_eq!(plan(&TwoDevices, &eager, 1).unwrap().limits.num_spare_blocks, 0);
         let asked = EngineConfig { max_num_seqs: NonZeroUsize::new(3), ..config() };
-        let limits = plan(Platform::Cpu, &asked, 1).unwrap().limits;
+        let limits = plan(&Cpu, &asked, 1).unwrap().limits;
         assert_eq!((limits.max_num_seqs, limits.max_num_batched_tokens, limits.block_size), (3, 256, 32));
     }
 
     #[test]
     fn ranks_in_one_memory_need_it_together() {
-        let two = |platform| plan(platform, &config(), 1).unwrap().budget(Some(7));
-        let (cpu, gpus) = (two(Platform::Cpu), two(Platform::Gpus));
+        let two = |platform: &'static dyn Platform| plan(platform, &config(), 1).unwrap().budget(Some(7));
+        let (cpu, devices) = (two(&Cpu), two(&TwoDevices));
         assert_eq!(cpu.free_bytes, Some(7));
         // One rank has all heads, two have half of them each.
-        assert_eq!(cpu.block_bytes, 2 * gpus.block_bytes);
-        assert_eq!(cpu.weight_bytes.div_ceil(2), gpus.weight_bytes);
+        assert_eq!(cpu.block_bytes, 2 * devices.block_bytes);
+        assert_eq!(cpu.weight_bytes.div_ceil(2), devices.weight_bytes);
     }
 
     #[test]
     fn nodes_of_different_settings_notice() {
-        let plan = plan(Platform::Cpu, &config(), 1).unwrap();
+        let plan = plan(&Cpu, &config(), 1).unwrap();
         let other = EngineConfig { enforce_eager: true, ..config() };
         let (here, there) = (plan.node_settings(&config()), plan.node_settings(&other));
         let different: Vec<&str> =

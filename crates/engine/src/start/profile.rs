@@ -1,7 +1,7 @@
 //! Memory that computing takes besides weights and cache: found by computing the largest step once.
 //!
 //! Libraries allocate when they are first used, and drivers load kernels when they are first launched; neither says beforehand how
-//! much. So on a GPU the cache is sized last, as vLLM does: what is free after the largest step is what there is. All sequences of
+//! much. So on such devices the cache is sized last, as vLLM does: what is free after the largest step is what there is. All sequences of
 //! that step share the blocks of one: its keys and values mean nothing.
 
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Profile {
     }
 }
 
-/// Loads ranks on GPUs and sizes their caches by what is free once they have computed the largest step; `before` is what
+/// Loads ranks and sizes their caches by what is free once they have computed the largest step; `before` is what
 /// they had to begin with, and what was planned.
 ///
 /// # Errors
@@ -95,9 +95,9 @@ pub fn load_and_profile(
 /// Needs as they turned out with a cache of `num_blocks` blocks.
 fn measured(loader: &RankLoader<'_>, before: &MemoryBudget, num_blocks: usize) -> Result<MemoryBudget, Error> {
     let cache_bytes = num_blocks as u64 * loader.plan.kv_shape.block_bytes();
-    let free_bytes = loader.devices.iter().map(|device| device.free_bytes());
+    let free_bytes = loader.devices.ranks().iter().map(|device| device.free_bytes());
     let free_bytes = free_bytes.collect::<candle_core::Result<Vec<_>>>();
-    let free_bytes = free_bytes.map_err(Error::compute("ask a GPU for its memory"))?.into_iter().flatten().min();
+    let free_bytes = free_bytes.map_err(Error::compute("ask a device for its memory"))?.into_iter().flatten().min();
     let used = before.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now + cache_bytes));
     // Everything that is there beyond the cache counts as weights: libraries and kernels, too.
     Ok(match used {

@@ -15,13 +15,11 @@ use std::thread::ScopedJoinHandle;
 use candle_core::{Device as CandleDevice, Tensor};
 use tokio_util::sync::CancellationToken;
 
+use crate::device::{Device, Linear, MatrixBuilder};
 use crate::error::Error;
-use crate::forward::device::Device;
-use crate::forward::linear::{Linear, Weight};
 use crate::forward::weights::{DecoderWeights, LayerWeights};
-use flashjob_cpu::{Packing, Storage, WeightSlice};
 use flashjob_event::{Events, Fact};
-use flashjob_model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, RowSlice, Shard, TensorName, Validation};
+use flashjob_model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, Shard, TensorName, Validation};
 
 /// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
 const READERS: usize = 8;
@@ -44,7 +42,7 @@ pub struct ShardFormat {
 pub fn load(
     model: &Model,
     wanted: ShardFormat,
-    device: &Device,
+    device: &dyn Device,
     total_bytes: u64,
     events: &Events,
     cancel: &CancellationToken,
@@ -52,13 +50,13 @@ pub fn load(
     // Reading and packing overlap: eight threads wait for the bucket in turn, while those with bytes pack them.
     let progress = Progress { events, cancel, total_bytes, turn: Mutex::default() };
     let mut loaded = Reading::new(model, wanted, device)?.read_all(&progress)?;
-    let embedding = Arc::new(loaded.matrix(TensorName::Embedding, &[])?);
+    let embedding: Arc<dyn Linear> = Arc::from(loaded.matrix(TensorName::Embedding, &[])?);
     let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
     let layers = layers.collect::<Result<_, Error>>()?;
     let final_norm = loaded.vector(TensorName::FinalNorm)?;
     // Shared, not loaded twice: a large vocabulary is a good part of a small model.
     let tied = model.config.tied_head;
-    let head = if tied { Arc::clone(&embedding) } else { Arc::new(loaded.matrix(TensorName::Head, &[])?) };
+    let head = if tied { Arc::clone(&embedding) } else { Arc::from(loaded.matrix(TensorName::Head, &[])?) };
     Ok(DecoderWeights { embedding, layers, final_norm, head })
 }
 
@@ -113,15 +111,15 @@ enum Task {
 struct Reading<'a> {
     model: &'a Model,
     wanted: ShardFormat,
-    device: &'a Device,
+    device: &'a dyn Device,
     tasks: Vec<Task>,
     /// By their first tensors.
-    matrices: Vec<(TensorName, Destination)>,
+    matrices: Vec<(TensorName, Box<dyn MatrixBuilder>)>,
     vectors: Mutex<HashMap<TensorName, Tensor>>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(model: &'a Model, wanted: ShardFormat, device: &'a Device) -> Result<Self, Error> {
+    fn new(model: &'a Model, wanted: ShardFormat, device: &'a dyn Device) -> Result<Self, Error> {
         let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
         for tensor in model.weights.tensors() {
             // Announced in this order, which is the order of reading: the mount fetches ahead of the readers.
@@ -142,9 +140,9 @@ impl<'a> Reading<'a> {
             let runs = model.weights.runs(tensor, wanted.shard)?;
             tasks.extend(runs.map(|rows| Task::Rows { tensor, rows, matrix, first_row }));
         }
-        let matrices =
-            sizes.into_iter().map(|(name, shape)| Ok((name, Destination::new(device, wanted.dtype, shape)?)));
-        let matrices = matrices.collect::<Result<_, Error>>()?;
+        let room = |(name, shape)| Ok((name, device.matrix(wanted.dtype, shape)?));
+        let matrices = sizes.into_iter().map(room).collect::<candle_core::Result<_>>();
+        let matrices = matrices.map_err(Error::compute("make room for weights"))?;
         Ok(Self { model, wanted, device, tasks, matrices, vectors: Mutex::default() })
     }
 
@@ -166,7 +164,7 @@ impl<'a> Reading<'a> {
             let join = |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
             readers.into_iter().map(join).fold(Ok(()), Result::and)
         })?;
-        let matrices = self.matrices.into_iter().map(|(name, destination)| (name, destination.finish())).collect();
+        let matrices = self.matrices.into_iter().collect();
         let vectors = self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(LoadedTensors { matrices, vectors, device: self.device.candle().clone() })
     }
@@ -184,63 +182,10 @@ impl<'a> Reading<'a> {
             Task::Rows { tensor, rows, matrix, first_row } => {
                 // Rows are packed while they are in this core's cache: a second pass over the weights would cost as much as reading them.
                 let (read, bytes) = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
-                self.matrices[*matrix].1.rows(first_row + rows.start, read.numbers())?;
+                let placed = self.matrices[*matrix].1.rows(first_row + rows.start, read.numbers());
+                placed.map_err(Error::compute("place weights"))?;
                 Ok(bytes)
             }
-        }
-    }
-}
-
-/// Destination of the rows of a matrix.
-enum Destination {
-    /// To the CPU's kernels.
-    Packing(Packing),
-    /// Copied to a GPU, row by row.
-    #[cfg(feature = "cuda")]
-    OnDevice(crate::cuda::matrix::Filling),
-}
-
-impl Destination {
-    fn new(device: &Device, dtype: Dtype, [out, in_]: [usize; 2]) -> Result<Self, Error> {
-        #[cfg(feature = "cuda")]
-        if device.candle().is_cuda() {
-            let filling = device.gpu().and_then(|gpu| crate::cuda::matrix::Filling::new(gpu, out, in_));
-            return Ok(Self::OnDevice(filling.map_err(Error::compute("make room for weights"))?));
-        }
-        let storage = match dtype {
-            Dtype::F32 => Storage::F32,
-            Dtype::Bf16 => Storage::Bf16,
-            Dtype::F16 => Storage::F16,
-        };
-        Ok(Self::Packing(Packing::new(device.pool(), storage, out, in_)))
-    }
-
-    fn rows(&self, first: usize, rows: RowSlice<'_>) -> Result<(), Error> {
-        match self {
-            Self::Packing(packing) => {
-                let rows = match rows {
-                    RowSlice::F32(numbers) => WeightSlice::F32(numbers),
-                    RowSlice::F16(numbers) => WeightSlice::F16(numbers),
-                    RowSlice::Bf16(numbers) => WeightSlice::Bf16(numbers),
-                };
-                packing.rows(first, rows);
-                Ok(())
-            }
-            #[cfg(feature = "cuda")]
-            Self::OnDevice(filling) => match rows {
-                RowSlice::F32(numbers) => filling.rows(first, numbers),
-                RowSlice::F16(numbers) => filling.rows(first, numbers),
-                RowSlice::Bf16(numbers) => filling.rows(first, numbers),
-            }
-            .map_err(Error::compute("place weights")),
-        }
-    }
-
-    fn finish(self) -> Weight {
-        match self {
-            Self::Packing(packing) => Weight::Packed(packing.finish()),
-            #[cfg(feature = "cuda")]
-            Self::OnDevice(filling) => Weight::OnDevice(filling.finish()),
         }
     }
 }
@@ -248,7 +193,7 @@ impl Destination {
 /// Everything that was read, until it is taken.
 struct LoadedTensors {
     /// By their first tensors.
-    matrices: HashMap<TensorName, Weight>,
+    matrices: HashMap<TensorName, Box<dyn MatrixBuilder>>,
     /// Vectors, on the host.
     vectors: HashMap<TensorName, Tensor>,
     device: CandleDevice,
@@ -286,9 +231,12 @@ impl LoadedTensors {
         self.vectors.remove(&name).expect("every tensor of a configuration is read")
     }
 
-    fn matrix(&mut self, first: TensorName, biases: &[TensorName]) -> Result<Linear, Error> {
-        let weight = self.matrices.remove(&first).expect("every tensor of a configuration is read");
+    /// The product with the matrix that begins with `first`; `biases` are stacked as the parts of its rows are.
+    fn matrix(&mut self, first: TensorName, biases: &[TensorName]) -> Result<Box<dyn Linear>, Error> {
+        let matrix = self.matrices.remove(&first).expect("every tensor of a configuration is read");
         let biases: Vec<Tensor> = biases.iter().map(|&bias| self.on_host(bias)).collect();
-        Linear::new(weight, &biases, &self.device).map_err(Error::compute("stack biases"))
+        let stack = || Tensor::cat(&biases, 0)?.to_device(&self.device);
+        let bias = (!biases.is_empty()).then(stack).transpose().map_err(Error::compute("stack biases"))?;
+        Ok(matrix.finish(bias))
     }
 }

@@ -1,0 +1,74 @@
+//! Steps that were recorded as CUDA graphs: one launch in the place of hundreds.
+//!
+//! A size of step is computed as usual the first time, which loads and warms whatever it needs; the second time it is recorded
+//! as it is queued, and replayed from then on. What a step is about lies where it always lies, so a graph holds for every step of
+//! its size. What is recorded is not known here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::CudaGraph;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+use super::gpu::Gpu;
+use flashjob_engine::{Error, ReplaySize};
+
+/// The graphs of one rank, by size of step.
+#[derive(Default)]
+pub struct Graphs {
+    /// `None` where a size has been seen once.
+    seen: HashMap<ReplaySize, Option<Graph>>,
+}
+
+struct Graph(CudaGraph);
+
+// SAFETY: a graph may be used from any thread, by one at a time; it is its rank's alone.
+unsafe impl Send for Graph {}
+
+impl Graphs {
+    /// Computes a step of `size`, of which `queue` queues everything on `gpu`'s stream.
+    ///
+    /// # Errors
+    /// Those of `queue`, and [`Error::Compute`] of recording or replaying.
+    pub fn compute(
+        &mut self,
+        gpu: &Gpu,
+        size: ReplaySize,
+        queue: &mut dyn FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let failed = Error::compute("replay a step; enforce-eager=true does without");
+        match self.seen.get(&size) {
+            Some(Some(Graph(graph))) => graph.launch().w().map_err(failed),
+            Some(None) => {
+                let graph = record(gpu, queue)?;
+                graph.0.launch().w().map_err(failed)?;
+                self.seen.insert(size, Some(graph));
+                Ok(())
+            }
+            // The first step of a size is not recorded: libraries allocate and load when they are first used, which a
+            // recording forbids.
+            None => {
+                queue()?;
+                self.seen.insert(size, None);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Records what `queue` queues; nothing of it is computed.
+fn record(gpu: &Gpu, queue: &mut dyn FnMut() -> Result<(), Error>) -> Result<Graph, Error> {
+    let stream = gpu.stream();
+    let failed = Error::compute("record a step as a CUDA graph; enforce-eager=true does without");
+    // Other ranks' threads may allocate meanwhile.
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w().map_err(&failed)?;
+    let queued = queue();
+    // A recording that was begun must be ended, also where it came to nothing.
+    let graph = Arc::clone(&stream).end_capture(CUgraphInstantiate_flags(0)).w();
+    queued?;
+    match graph.map_err(&failed)? {
+        Some(graph) => Ok(Graph(graph)),
+        None => Err(failed(candle_core::Error::msg("the driver recorded nothing"))),
+    }
+}

@@ -1,0 +1,3 @@
+//! The GPU path without a GPU.
+
+mod cuda;

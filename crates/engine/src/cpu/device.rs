@@ -1,0 +1,189 @@
+//! The operations of a forward pass by the threads of a pool.
+
+use std::sync::Arc;
+
+use candle_core::{Device as CandleDevice, Result, Tensor};
+
+use super::access::{Operand, cache_mut, change, floats_mut};
+use super::host_memory;
+use super::linear::PackedBuilder;
+use crate::device::ops::{AddRmsNorm, Attention, Gated, GatherRows, NormHeads, RopeAndCache};
+use crate::device::{Device, MatrixBuilder, RotaryEmbedding};
+use crate::error::Error;
+use crate::forward::batch::ForwardBatch;
+use flashjob_cpu::{
+    AddedRows, AttentionShape, GateActivation, PagedAttention, Pool, RopeTable, add_rms_norm, argmax, gated_activation,
+    head_rms_norm, paged_attention, rope_and_cache, softcap,
+};
+use flashjob_host::cgroup::free_memory_bytes;
+use flashjob_model::{Activation, Dtype};
+
+/// The threads of one rank.
+pub struct CpuDevice {
+    pool: Arc<Pool>,
+    candle: CandleDevice,
+}
+
+impl CpuDevice {
+    /// The threads of `pool`.
+    pub fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, candle: CandleDevice::Cpu }
+    }
+}
+
+impl Device for CpuDevice {
+    fn candle(&self) -> &CandleDevice {
+        &self.candle
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        Ok(free_memory_bytes())
+    }
+
+    fn zeros(&self, count: usize, dtype: Dtype) -> Result<Tensor> {
+        host_memory::zeros(count, dtype)
+    }
+
+    fn matrix(&self, dtype: Dtype, shape: [usize; 2]) -> Result<Box<dyn MatrixBuilder>> {
+        Ok(Box::new(PackedBuilder::new(&self.pool, dtype, shape)))
+    }
+
+    fn rotary(&self, table: RopeTable) -> Result<Box<dyn RotaryEmbedding>> {
+        Ok(Box::new(CpuRope { pool: Arc::clone(&self.pool), table }))
+    }
+
+    /// Computes it at once: kernels read the lists of `step` where they are.
+    fn compute(
+        &self,
+        _step: &ForwardBatch,
+        queue: &mut dyn FnMut() -> std::result::Result<(), Error>,
+    ) -> std::result::Result<(), Error> {
+        queue()
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn add_rms_norm(&self, op: &AddRmsNorm<'_>) -> Result<()> {
+        const NAME: &str = "add-rms-norm";
+        let weight = Operand::of(op.weight);
+        let (delta, delta_norm) = (op.delta.map(Operand::of), op.delta_norm.map(Operand::of));
+        let delta_norm = delta_norm.as_ref().map(Operand::floats).transpose()?;
+        let delta = match &delta {
+            Some(delta) => Some(AddedRows { rows: delta.floats()?, norm: delta_norm }),
+            None => None,
+        };
+        change(op.residual, NAME, |residual, layout| {
+            let residual = floats_mut(residual, layout)?;
+            change(op.normed, NAME, |normed, layout| {
+                add_rms_norm(&self.pool, residual, delta, weight.floats()?, op.eps, floats_mut(normed, layout)?);
+                Ok(())
+            })
+        })
+    }
+
+    fn norm_heads(&self, op: &NormHeads<'_>) -> Result<()> {
+        let AttentionShape { heads, kv_heads, head_dim } = op.shape;
+        let (q, k, width) = (Operand::of(op.q), Operand::of(op.k), op.shape.qkv_width());
+        change(op.qkv, "norm-heads", |qkv, layout| {
+            let qkv = floats_mut(qkv, layout)?;
+            head_rms_norm(&self.pool, qkv, width, 0, heads, q.floats()?, op.eps);
+            head_rms_norm(&self.pool, qkv, width, heads * head_dim, kv_heads, k.floats()?, op.eps);
+            Ok(())
+        })
+    }
+
+    fn attention(&self, op: &Attention<'_>) -> Result<()> {
+        let (qkv, keys, values) = (Operand::of(op.qkv), Operand::of(&op.cache.keys), Operand::of(&op.cache.values));
+        let arguments = PagedAttention {
+            layout: op.settings.layout,
+            scale: op.settings.scale,
+            q: qkv.floats()?,
+            q_stride: op.settings.layout.shape().qkv_width(),
+            k_cache: keys.cache()?,
+            v_cache: values.cache()?,
+            cu_q: op.step.cumulative_queries(),
+            cu_k: op.step.cumulative_keys(),
+            block_table: op.step.block_table(),
+            max_blocks: op.step.max_blocks(),
+            window: op.window,
+            softcap: op.settings.softcap,
+        };
+        change(op.out, "paged-attention", |out, layout| {
+            paged_attention(&self.pool, &arguments, floats_mut(out, layout)?);
+            Ok(())
+        })
+    }
+
+    fn gated(&self, op: &Gated<'_>) -> Result<()> {
+        let activation = match op.activation {
+            Activation::Silu => GateActivation::Silu,
+            Activation::GeluTanh => GateActivation::GeluTanh,
+        };
+        let (gate_up, width) = (Operand::of(op.gate_up), op.activated.dim(1)?);
+        change(op.activated, "gated-activation", |activated, layout| {
+            gated_activation(&self.pool, gate_up.floats()?, width, activation, floats_mut(activated, layout)?);
+            Ok(())
+        })
+    }
+
+    fn gather_rows(&self, op: &GatherRows<'_>) -> Result<()> {
+        let (from, width) = (Operand::of(op.from), op.to.dim(1)?);
+        change(op.to, "gather-rows", |to, layout| {
+            let (from, to) = (from.floats()?, floats_mut(to, layout)?.chunks_exact_mut(width));
+            // A few rows: waking other threads would take longer than copying them.
+            for (to, &row) in to.zip(op.step.logit_rows()) {
+                let start = row as usize * width;
+                to.copy_from_slice(&from[start..start + width]);
+            }
+            Ok(())
+        })
+    }
+
+    fn softcap(&self, numbers: &Tensor, cap: f32) -> Result<()> {
+        change(numbers, "softcap", |numbers, layout| {
+            softcap(&self.pool, floats_mut(numbers, layout)?, cap);
+            Ok(())
+        })
+    }
+
+    fn argmax(&self, logits: &Tensor, best: &mut [u32]) -> Result<()> {
+        let (operand, width) = (Operand::of(logits), logits.dim(1)?);
+        let logits = operand.floats()?;
+        argmax(&self.pool, logits, width, best);
+        for (row, best) in logits.chunks_exact(width).zip(best) {
+            if !row.get(*best as usize).is_some_and(|logit| logit.is_finite()) {
+                *best = u32::MAX;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Angles by position, and the threads that rotate by them.
+struct CpuRope {
+    pool: Arc<Pool>,
+    table: RopeTable,
+}
+
+impl RotaryEmbedding for CpuRope {
+    fn rope_and_cache(&self, op: &RopeAndCache<'_>) -> Result<()> {
+        const NAME: &str = "rope-and-cache";
+        change(op.qkv, NAME, |qkv, layout| {
+            let qkv = floats_mut(qkv, layout)?;
+            change(&op.cache.keys, NAME, |keys, keys_layout| {
+                change(&op.cache.values, NAME, |values, values_layout| {
+                    let (keys, values) = (cache_mut(keys, keys_layout)?, cache_mut(values, values_layout)?);
+                    let (positions, slots) = (op.step.positions(), op.step.slots());
+                    rope_and_cache(&self.pool, qkv, op.layout, positions, slots, &self.table, keys, values);
+                    Ok(())
+                })
+            })
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! The processors of a node as a platform: ranks are threads, and one memory holds what all of them need.
+
+use std::sync::Arc;
+
+use super::device::CpuDevice;
+use crate::device::Device;
+use crate::device::platform::{DeviceHandles, NodeDevices, Platform};
+use crate::error::Error;
+use crate::forward::kv_cache::CacheOrder;
+use crate::parallel::communicator::{Communicator, Connected};
+use crate::parallel::host_communicator::{HostCommunicator, HostGroup};
+use crate::parallel::world::World;
+use crate::schedule::limits::EngineLimits;
+use crate::start::roofline::CpuNodes;
+use flashjob_cpu::{AttentionShape, Isa, Limits, Pool, TooLittleMemory};
+use flashjob_host::cgroup::free_memory_bytes;
+use flashjob_model::{Dtype, Model};
+
+/// The processors of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
+
+impl Platform for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn default_ranks_per_node(&self, _suits: &dyn Fn(usize) -> bool) -> usize {
+        1
+    }
+
+    fn max_num_batched_tokens(&self) -> usize {
+        2048
+    }
+
+    fn cache_order(&self, isa: Isa) -> CacheOrder {
+        CacheOrder::Panels(isa)
+    }
+
+    fn weights_dtype(&self, model: &Model, dtype: Dtype) -> Dtype {
+        model.weights.kept_as(dtype)
+    }
+
+    fn activations(&self, _dtype: Dtype) -> Dtype {
+        Dtype::F32
+    }
+
+    fn ranks_share_memory(&self) -> bool {
+        true
+    }
+
+    fn limits_again(&self, cpus: CpuNodes) -> Option<Limits> {
+        cpus.limits().ok()
+    }
+
+    fn open(&self, ranks: usize, cpus: CpuNodes, _dtype: Dtype) -> Result<Box<dyn DeviceHandles>, Error> {
+        // As many threads as there are ranks at least; no more than asked for where those are enough.
+        let pool = || Arc::new(Pool::with_isa((cpus.threads / ranks).max(1), cpus.isa));
+        Ok(Box::new(Pools { pools: (0..ranks).map(|_| pool()).collect(), cpus }))
+    }
+}
+
+/// Threads of the ranks of a node.
+struct Pools {
+    pools: Vec<Arc<Pool>>,
+    cpus: CpuNodes,
+}
+
+impl DeviceHandles for Pools {
+    fn free_bytes(&self) -> Result<Option<u64>, Error> {
+        Ok(free_memory_bytes())
+    }
+
+    fn kernels(&self) -> String {
+        self.cpus.isa.name().to_owned()
+    }
+
+    fn limits(&self) -> Result<Result<Limits, TooLittleMemory>, Error> {
+        Ok(self.cpus.limits())
+    }
+
+    /// A pool computes steps of any size.
+    fn ready(self: Box<Self>, _limits: &EngineLimits, _shape: AttentionShape) -> Result<Box<dyn NodeDevices>, Error> {
+        let Self { pools, cpus } = *self;
+        // Ranks are at rest when tokens are chosen: a single one's threads do that, too.
+        let sampling = match &pools[..] {
+            [pool] => Arc::clone(pool),
+            _ => Arc::new(Pool::with_isa(cpus.threads, cpus.isa)),
+        };
+        let device = |pool| Arc::new(CpuDevice::new(pool)) as Arc<dyn Device>;
+        Ok(Box::new(CpuRanks { sampling: device(sampling), ranks: pools.into_iter().map(device).collect() }))
+    }
+}
+
+/// The ranks of a node, and all of its threads for choosing tokens.
+struct CpuRanks {
+    ranks: Vec<Arc<dyn Device>>,
+    sampling: Arc<dyn Device>,
+}
+
+impl NodeDevices for CpuRanks {
+    fn ranks(&self) -> &[Arc<dyn Device>] {
+        &self.ranks
+    }
+
+    fn sampling(&self) -> Arc<dyn Device> {
+        Arc::clone(&self.sampling)
+    }
+
+    fn threads(&self) -> usize {
+        self.ranks.iter().map(|device| device.pool().threads()).sum()
+    }
+
+    fn connect(&self, world: &World, _rows: usize, vocabulary: &Arc<[usize]>) -> Result<Connected, Error> {
+        // Ranks share memory: a sum is an addition there, and copies over a socket are left to connections between nodes.
+        let group = HostGroup::new(world);
+        let member = |index| Box::new(HostCommunicator::new(&group, index, vocabulary)) as Box<dyn Communicator>;
+        Ok(Connected { communicators: (0..self.ranks.len()).map(member).collect(), group: Some(group) })
+    }
+}
