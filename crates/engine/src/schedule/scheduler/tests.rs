@@ -115,29 +115,30 @@ fn run(
         }
         scheduler.schedule();
         let batch = scheduler.batch();
-        let tokens: usize = batch.chunks.iter().map(|chunk| chunk.positions.len()).sum();
+        let tokens: usize = batch.scheduled.iter().map(|scheduled| scheduled.num_scheduled_tokens).sum();
         prop_assert!(tokens > 0, "a step without work");
         prop_assert!(tokens <= limits.max_num_batched_tokens, "the budget does not hold");
-        prop_assert!(batch.chunks.len() <= limits.max_num_seqs);
+        prop_assert!(batch.scheduled.len() <= limits.max_num_seqs);
         for &victim in &batch.preempted {
             requests[victim].cached = 0;
             requests[victim].preemptions += 1;
         }
-        let in_step: HashSet<usize> = batch.chunks.iter().map(|chunk| chunk.sequence).collect();
-        prop_assert_eq!(in_step.len(), batch.chunks.len(), "a sequence has two chunks in one step");
+        let in_step: HashSet<usize> = batch.scheduled.iter().map(|scheduled| scheduled.sequence).collect();
+        prop_assert_eq!(in_step.len(), batch.scheduled.len(), "a sequence is scheduled twice in one step");
         prop_assert!(batch.preempted.iter().all(|victim| !in_step.contains(victim)), "a victim is computed");
-        let first_prefill = batch.chunks.iter().position(|chunk| !chunk.decodes).unwrap_or(batch.chunks.len());
-        prop_assert!(batch.chunks[first_prefill..].iter().all(|chunk| !chunk.decodes), "decodes come first");
+        let first_prefill =
+            batch.scheduled.iter().position(|scheduled| !scheduled.decodes).unwrap_or(batch.scheduled.len());
+        prop_assert!(batch.scheduled[first_prefill..].iter().all(|scheduled| !scheduled.decodes), "decodes come first");
 
         // The oldest unfinished request always makes progress.
         let oldest = (0..requests.len()).find(|index| !finished.contains(index)).unwrap();
-        let starved = !in_step.contains(&oldest) && batch.chunks.len() < limits.max_num_batched_tokens;
+        let starved = !in_step.contains(&oldest) && batch.scheduled.len() < limits.max_num_batched_tokens;
         prop_assert!(!starved || requests[oldest].again, "the oldest request waits");
 
-        for chunk in batch.chunks.iter().filter(|chunk| !running_before.contains(&chunk.sequence)) {
-            let reused = chunk.positions.start;
+        for scheduled in batch.scheduled.iter().filter(|scheduled| !running_before.contains(&scheduled.sequence)) {
+            let reused = scheduled.num_computed_tokens;
             prop_assert!(reused % block_size == 0 && (caching || reused == 0));
-            requests[chunk.sequence].cached = reused;
+            requests[scheduled.sequence].cached = reused;
         }
         for admission in &batch.admitted {
             prop_assert_eq!(requests[admission.sequence].preemptions, 0);
@@ -157,23 +158,27 @@ fn run(
         prop_assert_eq!(blocks.len(), scheduler.pool().used());
 
         let mut sampled = Vec::new();
-        for chunk in &batch.chunks {
-            let request = &mut requests[chunk.sequence];
-            let table = scheduler.sequence(chunk.sequence).table();
-            prop_assert_eq!(chunk.positions.start, request.cached, "tokens are computed in order, without gaps");
-            request.cached = chunk.positions.end;
+        for scheduled in &batch.scheduled {
+            let request = &mut requests[scheduled.sequence];
+            let table = scheduler.sequence(scheduled.sequence).table();
+            prop_assert_eq!(
+                scheduled.num_computed_tokens,
+                request.cached,
+                "tokens are computed in order, without gaps"
+            );
+            request.cached = scheduled.positions().end;
             let known = request.prompt + request.generated;
             prop_assert!(request.cached <= known);
-            prop_assert_eq!(chunk.samples, request.cached == known);
+            prop_assert_eq!(scheduled.samples, request.cached == known);
             let slot = |position: usize| table.slot(position, block_size);
-            let mut read = match chunk.positions.start {
+            let mut read = match scheduled.num_computed_tokens {
                 0 => Some(0),
                 start => slot(start - 1).and_then(|slot| memory.get(&slot).copied()),
             };
-            let before = (0..chunk.positions.start).map(|position| memory[&slot(position).unwrap()]);
+            let before = (0..scheduled.num_computed_tokens).map(|position| memory[&slot(position).unwrap()]);
             let spoilt = before.into_iter().any(|content| content == SPOILT_CONTENT)
-                || request.tokens[chunk.positions.clone()].contains(&SPOILT);
-            for position in chunk.positions.clone() {
+                || request.tokens[scheduled.positions()].contains(&SPOILT);
+            for position in scheduled.positions() {
                 let written = match spoilt {
                     true => SPOILT_CONTENT,
                     false => fingerprint(read.unwrap(), &request.tokens[position]),
@@ -181,8 +186,8 @@ fn run(
                 memory.insert(slot(position).expect("no slot for a token"), written);
                 read = Some(written);
             }
-            if chunk.samples {
-                sampled.push((chunk.sequence, (!spoilt).then(|| chosen(read.unwrap()))));
+            if scheduled.samples {
+                sampled.push((scheduled.sequence, (!spoilt).then(|| chosen(read.unwrap()))));
             }
         }
         for (index, _) in sampled.iter().filter(|(_, token)| token.is_none()) {
@@ -297,12 +302,12 @@ fn a_tight_cache_preempts_the_youngest_and_recomputes_what_it_generated() {
         let batch = scheduler.schedule();
         assert!(batch.preempted.iter().all(|&victim| victim == 1));
         let mut sampled = Vec::new();
-        for chunk in &batch.chunks {
-            if chunk.sequence == 1 && chunk.positions.start == 0 && generated[1] > 0 {
-                recomputed = Some((chunk.positions.len(), generated[1]));
+        for scheduled in &batch.scheduled {
+            if scheduled.sequence == 1 && scheduled.num_computed_tokens == 0 && generated[1] > 0 {
+                recomputed = Some((scheduled.num_scheduled_tokens, generated[1]));
             }
-            generated[chunk.sequence] += usize::from(chunk.samples);
-            sampled.extend(chunk.samples.then_some(chunk.sequence));
+            generated[scheduled.sequence] += usize::from(scheduled.samples);
+            sampled.extend(scheduled.samples.then_some(scheduled.sequence));
         }
         scheduler.advance();
         append_to_all(&mut scheduler, &sampled);
@@ -323,10 +328,10 @@ fn a_preempted_sequence_finds_its_own_blocks_again() {
     while !scheduler.is_done() {
         let batch = scheduler.schedule();
         preempted |= !batch.preempted.is_empty();
-        let youngest = batch.chunks.iter().filter(|chunk| chunk.sequence == 1 && !chunk.decodes);
-        starts.extend(youngest.map(|chunk| chunk.positions.start));
+        let youngest = batch.scheduled.iter().filter(|scheduled| scheduled.sequence == 1 && !scheduled.decodes);
+        starts.extend(youngest.map(|scheduled| scheduled.num_computed_tokens));
         let sampled: Vec<usize> =
-            batch.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.sequence).collect();
+            batch.scheduled.iter().filter(|scheduled| scheduled.samples).map(|scheduled| scheduled.sequence).collect();
         scheduler.advance();
         append_to_all(&mut scheduler, &sampled);
     }
