@@ -42,7 +42,7 @@ impl Engine {
         finished: &mut dyn FnMut(Output),
     ) -> Result<(), Error> {
         // Each run begins with an empty cache: what a warm-up computed must not be found by what is measured after it.
-        let pool = match self.facts.prefix_caching {
+        let pool = match self.report.prefix_caching {
             true => BlockPool::with_prefix_cache(self.limits.num_blocks as u32, self.limits.block_size),
             false => self.empty_pool(),
         };
@@ -154,7 +154,7 @@ impl Run<'_> {
         self.announce();
         let (prefill_tokens, decode_tokens) = self.build();
         let positions = self.scheduler.batch().scheduled.iter().map(|scheduled| scheduled.positions());
-        let StepCost { flops, bytes } = self.engine.facts.cost.of_step(positions, self.sampling.len());
+        let StepCost { flops, bytes } = self.engine.report.cost.of_step(positions, self.sampling.len());
         self.compute(finished)?;
         self.events.emit(Fact::StepNeeded { flops, bytes });
         self.events.emit(Fact::StepFinished {
@@ -175,7 +175,7 @@ impl Run<'_> {
         for admission in &batch.admitted {
             let sequence = self.scheduler.sequence(admission.sequence);
             self.events.emit(Fact::RequestScheduled { request: sequence.id() });
-            if self.engine.facts.prefix_caching {
+            if self.engine.report.prefix_caching {
                 self.events.emit(Fact::PrefixSearched {
                     request: sequence.id(),
                     prompt_tokens: sequence.num_prompt_tokens() as u32,
