@@ -3,13 +3,12 @@
 use std::num::NonZeroUsize;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
-use flashjob_engine::{Engine, Error, Platform};
+use flashjob_cuda::Cuda;
+use flashjob_engine::{Engine, Error};
 use flashjob_event::{Events, Fact};
+use flashjob_test_engine::{config, open, request, serve, watched_logits};
+use flashjob_test_models::golden::{MODELS, directory, prompts, relative_error};
 use tokio_util::sync::CancellationToken;
-
-use crate::engine::{config, open, request, serve};
-use crate::model::golden::{MODELS, directory, prompts, relative_error};
-use flashjob_test_engine::watched_logits as watched;
 
 /// One rank, and steps that are small: the stand-in takes its time.
 fn on_gpu(dtype: DtypeChoice) -> EngineConfig {
