@@ -85,18 +85,18 @@ pub fn run(
     // Between two finishes the oldest sequence gains a token a step, or waits while the budget serves it first.
     let bound: usize = requests.iter().map(|request| 4 * (request.prompt + request.max_tokens)).sum::<usize>() + 10;
     let bound = bound * requests.len().max(1);
-    let mut run = Run { scheduler, limits, requests, memory: HashMap::new(), finished: Vec::new() };
+    let mut simulation = Simulation { scheduler, limits, requests, memory: HashMap::new(), finished: Vec::new() };
     for _ in 0..=bound {
-        if run.scheduler.is_done() {
-            return Ok(run.finished);
+        if simulation.scheduler.is_done() {
+            return Ok(simulation.finished);
         }
-        run.step()?;
+        simulation.step()?;
     }
     Err(TestCaseError::fail("no end in sight"))
 }
 
 /// Requests on their way through a scheduler.
-struct Run<'a> {
+struct Simulation<'a> {
     scheduler: &'a mut Scheduler,
     limits: EngineLimits,
     requests: &'a mut [Reference],
@@ -108,7 +108,7 @@ struct Run<'a> {
 /// Sequences that get a token, and the token, if one can be chosen.
 type Sampled = Vec<(SequenceIndex, Option<u32>)>;
 
-impl Run<'_> {
+impl Simulation<'_> {
     fn step(&mut self) -> Result<(), TestCaseError> {
         let running_before: HashSet<usize> = self.scheduler.running.iter().copied().collect();
         for (index, request) in self.requests.iter().enumerate().filter(|(index, _)| !self.finished.contains(index)) {
