@@ -14,7 +14,7 @@ pub(super) const SWITCHES: [&str; 5] =
     ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos"];
 
 /// Flags that never take a value.
-const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];
+const BARE: [&str; 5] = ["--help", "-h", "--version", "-V", "--allow-different"];
 
 /// Least similarity (Jaro–Winkler) of a wrong name and a known one that is suggested for it.
 const ALIKE: f64 = 0.8;

@@ -39,7 +39,11 @@ fn wrong_values_get_one_sentence_each() {
             &format!("tensor-parallel-size is `0` (flag --tensor-parallel-size), but {COUNT}"),
         ),
         (&["--max-model-len=0x10"], &[], &format!("max-model-len is `0x10` (flag --max-model-len), but {COUNT}")),
-        (&["--warmup=-1"], &[], "warmup is `-1` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto"),
+        (
+            &["--warmup=-1"],
+            &[],
+            "warmup is `-1` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto",
+        ),
         (
             &["--seed=-1"],
             &[],
@@ -100,7 +104,11 @@ fn wrong_values_get_one_sentence_each() {
             &[],
             "mount-mode is `s3fs` (flag --mount-mode), but it must be one of auto, fuse, copy",
         ),
-        (&["--dataset=csv"], &[], "dataset is `csv` (flag --dataset), but it must be one of random, prefix, sonnet, sharegpt, jsonl, arithmetic"),
+        (
+            &["--dataset=csv"],
+            &[],
+            "dataset is `csv` (flag --dataset), but it must be one of random, prefix, sonnet, sharegpt, jsonl, arithmetic",
+        ),
         (
             &["--apply-chat-template=yes"],
             &[],
@@ -118,7 +126,11 @@ fn wrong_values_get_one_sentence_each() {
         ),
         (&["--repeats=101"], &[], "repeats is `101` (flag --repeats), but it must be a whole number from 0 to 100"),
         (&["--repeats=many"], &[], "repeats is `many` (flag --repeats), but it must be a whole number from 0 to 100"),
-        (&["--warmup=auto2"], &[], "warmup is `auto2` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto"),
+        (
+            &["--warmup=auto2"],
+            &[],
+            "warmup is `auto2` (flag --warmup), but it must be a whole number from 0 to 2147483647, or auto",
+        ),
         (
             &["--least-accuracy=0", "--dataset=arithmetic"],
             &[],
