@@ -162,7 +162,7 @@ pub fn open_worker(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Worker
     match found {
         Found::Candle(placement) => Ok(Box::new(candle::CandleWorker::open(placement, loading)?)),
         Found::Vllm(_) => {
-            Err(Error::Unavailable("only backend=candle shares a model with other machines".to_owned().into()))
+            Err(Error::Unavailable("only backend=candle shares a model with other nodes".to_owned().into()))
         }
     }
 }

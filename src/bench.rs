@@ -13,8 +13,7 @@ mod roofline;
 mod step_times;
 mod warm_up;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use accuracy::Accuracy;
@@ -101,7 +100,7 @@ pub struct Achieved {
 impl Progress {
     // A panic does not spoil it: each note is whole.
     fn lock(&self) -> MutexGuard<'_, Achieved> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes out what there is.

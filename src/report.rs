@@ -3,6 +3,7 @@
 //! It does not know how anything was measured. A result is on disk before anything tries to send it.
 
 mod directory;
+mod environment;
 mod figures;
 mod outputs;
 mod repeats;
@@ -12,10 +13,11 @@ mod summary;
 mod termination;
 
 pub use directory::{DirectoryError, Moved, ResultsDirectory};
+pub use environment::{Environment, Privileges, WriteRules};
 pub use figures::{Basis, Figures, named};
 pub use outputs::{Answerer, outputs};
 pub use repeats::RepeatsReport;
 pub use replicas::{ReplicaFigures, ReplicaResult};
-pub use result::{JobResult, settings};
+pub use result::JobResult;
 pub use summary::summary;
 pub use termination::termination_message;

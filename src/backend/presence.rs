@@ -65,13 +65,13 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
 
 /// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
 fn placement(config: &JobConfig) -> Result<&'static dyn Platform, String> {
-    let (all, machines) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.machine_count());
-    let asked = match machines {
+    let (all, num_nodes) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.num_nodes());
+    let asked = match num_nodes {
         1 => format!("tensor-parallel-size={all}"),
-        _ => format!("tensor-parallel-size={all} on {machines} machines"),
+        _ => format!("tensor-parallel-size={all} on {num_nodes} nodes"),
     };
     // Rounded up: a number that nodes cannot share evenly is refused by the engine, which knows the model.
-    let ranks = Ranks { here: all.div_ceil(machines), asked };
+    let ranks = Ranks { here: all.div_ceil(num_nodes), asked };
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(&ranks),
         DeviceChoice::Cuda => match gpus::support() {

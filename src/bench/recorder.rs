@@ -1,8 +1,9 @@
 //! Listens to the measured region and keeps the moments that matter of each request.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 use flashjob_results::{Bins, RequestTiming, TokenClock};
@@ -51,13 +52,13 @@ struct Track {
 impl Recorder {
     /// The measurement so far: whole after the region has run to its end, partial before.
     pub fn measurement(&self) -> Measurement {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = *self.limits.lock();
         self.lock().measurement(limits)
     }
 
     // An observer never panics while it holds the lock, and a half-noted event is better than none.
     fn lock(&self) -> MutexGuard<'_, Region> {
-        self.region.lock().unwrap_or_else(PoisonError::into_inner)
+        self.region.lock()
     }
 }
 
@@ -72,7 +73,7 @@ impl Observer for Recorder {
             // Before anything else is measured, and after it.
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
                 let measured = MachineLimits { flops_per_second, bytes_per_second };
-                let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut limits = self.limits.lock();
                 *limits = Some(limits.map_or(measured, |earlier| earlier.higher(measured)));
             }
             Fact::PhaseStarted(_) => region.open = false,

@@ -1,7 +1,8 @@
 //! Durations of the steps of a warm-up, by the number of sequences that decode in them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use flashjob_event::{Event, Fact, Observer, Phase};
 
@@ -37,7 +38,7 @@ impl StepTimes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

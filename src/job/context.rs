@@ -12,12 +12,11 @@ use flashjob_telemetry::{FactLog, Registry};
 use super::descriptors::KeptBack;
 use super::host;
 use super::phases::Phases;
-use super::privileges::Privileges;
 use super::signals::Signals;
 use super::tracking::Tracking;
 use crate::backend::Rendezvous;
 use crate::bench::{Recorder, StepTimes};
-use crate::report::ResultsDirectory;
+use crate::report::{Privileges, ResultsDirectory};
 
 /// One run: its configuration and everything around it.
 pub struct Context {
@@ -82,9 +81,9 @@ impl Context {
         privileges: Privileges,
     ) -> Self {
         // The spool is written here, so that a run which is killed while it mounts is in MLflow as well.
-        let tracking = Tracking::start(&job, &directory, started);
+        let tracking = Tracking::start(&job, &directory, started, None);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
-        let rendezvous = job.machines.clone().map(rendezvous);
+        let rendezvous = job.nodes.clone().map(rendezvous);
         let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
         let results = Results { directory, tracking, descriptors: KeptBack::take() };
         Self { job, started, signals, observability: Observability::start(), results, resources }

@@ -1,8 +1,8 @@
 //! Descriptors: as many as the system allows, and a few kept back for the result.
 
 use std::fs::File;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Descriptors that the result, the termination message and a first connection for it need at once, generously.
@@ -30,6 +30,6 @@ impl KeptBack {
 
     /// Closes the reserve, so that the files of the result can be opened.
     pub fn give_back(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 }

@@ -71,7 +71,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
     });
     let phases = context.observability.phases.seconds();
     // The configured price is that of one node.
-    let price = context.job.price_per_hour.map(|price| price * context.job.machine_count() as f64);
+    let price = context.job.price_per_hour.map(|price| price * context.job.num_nodes() as f64);
     let basis = measurement.as_ref().map(|measurement| Basis {
         measurement,
         regions: &regions,
@@ -88,7 +88,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         error,
         started_at: clock::rfc3339(context.started),
         ended_at: clock::rfc3339(SystemTime::now()),
-        settings: report::settings(&context.job),
+        settings: context.job.settings.clone(),
         inputs: std::mem::take(&mut work.inputs),
         skipped_inputs: work.skipped().count(),
         disturbances: disturbances(&context.observability.registry),

@@ -2,32 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use serde_json::{Value, json};
-
 use flashjob_host::cgroup::machine_memory_bytes;
 use flashjob_host::gpus::Gpus;
 
-use super::privileges::Privileges;
 use crate::backend;
-
-/// Host, processor, memory, pod and rights, as `result.json` has them under `environment`.
-#[derive(Clone, Debug, Serialize)]
-struct Environment<'a> {
-    host: String,
-    kernel: String,
-    architecture: String,
-    /// Model name of the processor.
-    cpu: Option<String>,
-    /// Processors that the container's quota allows.
-    cpu_threads: usize,
-    /// Widest instruction set of the CPU kernels.
-    cpu_kernels: &'static str,
-    memory_bytes: Option<u64>,
-    /// Names of the downward API.
-    pod: BTreeMap<String, String>,
-    privileges: &'a Privileges,
-}
+use crate::report::{Environment, Privileges};
 
 /// The GPUs that this process may use. That they cannot be watched is said once, and holds nothing up.
 pub fn gpus() -> Gpus {
@@ -37,13 +16,13 @@ pub fn gpus() -> Gpus {
     })
 }
 
-/// The host, the pod and the `privileges` of the job's process, for `result.json`.
-pub fn describe(privileges: &Privileges) -> Value {
+/// The host, the pod and the `privileges` of the job's process.
+pub fn describe(privileges: &Privileges) -> Environment {
     let uname = rustix::system::uname();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     // Processors of other architectures than x86 may have no such line.
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    json!(Environment {
+    Environment {
         host: hostname(),
         kernel: uname.release().to_string_lossy().into_owned(),
         architecture: uname.machine().to_string_lossy().into_owned(),
@@ -52,8 +31,8 @@ pub fn describe(privileges: &Privileges) -> Value {
         cpu_kernels: flashjob_cpu::capabilities(),
         memory_bytes: machine_memory_bytes(),
         pod: kubernetes(),
-        privileges,
-    })
+        privileges: privileges.clone(),
+    }
 }
 
 /// Tags of the run in MLflow.

@@ -1,6 +1,6 @@
 //! Panics: a line in the log each, and a failure of the run with the usual ending.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use super::Exit;
 use super::exit::Failure;
@@ -15,13 +15,13 @@ pub fn log() {
         let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let text = format!("{message}{place}");
         tracing::error!("panic: {text}");
-        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        *PANIC.lock() = Some(text);
     }));
 }
 
 /// The failure that a caught panic means.
 pub fn failure() -> Failure {
-    let text = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let text = PANIC.lock().take();
     let text = text.unwrap_or_else(|| "a thread ended unexpectedly".to_owned());
     Failure::sentence(Exit::Unexpected, format!("unexpected failure ({text}); this is a bug, please report it"))
 }

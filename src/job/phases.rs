@@ -1,7 +1,8 @@
 //! Duration of each phase, from the events that mark their starts.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use flashjob_event::{Event, Fact, Observer, Phase};
 use flashjob_results::PhaseSeconds;
@@ -16,7 +17,7 @@ impl Phases {
     /// Every phase that has started, the last one until now. One that started several times, as repeated regions do, has all of its
     /// time at its first place.
     pub fn seconds(&self) -> Vec<PhaseSeconds> {
-        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let starts = self.starts.lock();
         // A phase ends where the next one starts; the last one is still going on.
         let ends = starts.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
         let mut all = Vec::<PhaseSeconds>::new();
@@ -34,7 +35,7 @@ impl Phases {
 impl Observer for Phases {
     fn observe(&self, event: &Event) {
         if let Fact::PhaseStarted(phase) = event.fact {
-            self.starts.lock().unwrap_or_else(PoisonError::into_inner).push((phase, event.at));
+            self.starts.lock().push((phase, event.at));
         }
     }
 }

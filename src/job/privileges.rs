@@ -16,36 +16,19 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
 };
-use serde::Serialize;
 
 use flashjob_config::JobConfig;
 
-use landlock::WriteRules;
 pub use places::Made;
 use places::Places;
 use user::User;
+
+use crate::report::Privileges;
 
 /// Rights that a job is to have.
 pub struct Plan {
     places: Places,
     user: User,
-}
-
-/// Rights that a job has, for the log and the result.
-#[derive(Clone, Debug, Serialize)]
-pub struct Privileges {
-    /// Numbers of the user and the group, `UID:GID`.
-    pub user: String,
-    /// Reason for being this user.
-    pub user_reason: String,
-    /// Names of effective and permitted capabilities; none.
-    pub capabilities: Vec<String>,
-    /// Programs that it starts cannot gain rights that it has not.
-    pub no_new_privs: bool,
-    /// Others of the same user may read its memory, and it leaves core files.
-    pub dumpable: bool,
-    /// Directories and files that it may write to.
-    pub landlock: WriteRules,
 }
 
 impl Plan {
@@ -99,18 +82,6 @@ impl fmt::Display for Plan {
             self.user.reason(),
             landlock::foreseen(&self.places.writable())
         )
-    }
-}
-
-impl fmt::Display for Privileges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "user {} ({})", self.user, self.user_reason)?;
-        match self.capabilities.as_slice() {
-            [] => f.write_str(", no capabilities")?,
-            held => write!(f, ", capabilities {}", held.join(" "))?,
-        }
-        let no = |is_set: bool| if is_set { "" } else { "not " };
-        write!(f, ", {}no_new_privs, {}dumpable; {}", no(self.no_new_privs), no(self.dumpable), self.landlock)
     }
 }
 

@@ -19,11 +19,10 @@ use flashjob_telemetry::{Expected, LingerEnd, Progress, Sampler, Server};
 use super::context::Context;
 use super::exit::Failure;
 use super::finish::{self, Ending};
-use super::privileges::Privileges;
 use super::signals::Signals;
 use super::work::{self, Work};
 use super::{Exit, clock, exit, linger, panics, terminal, worker};
-use crate::report::ResultsDirectory;
+use crate::report::{Privileges, ResultsDirectory};
 
 /// Interval in which the host is sampled and live points go to MLflow.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -84,7 +83,7 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     let exit = finish(&context, ending).await;
 
     context.observability.events.emit(Fact::PhaseStarted(Phase::Linger));
-    if measured && !context.job.follows() && context.signals.exit().is_none() {
+    if measured && !context.job.is_worker() && context.signals.exit().is_none() {
         linger(&context, &server).await;
     }
     server.stop().await;
@@ -197,7 +196,7 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
     if let Some(error) = &ending.error {
         tell(ending.exit, error);
     }
-    let exit = match context.job.follows() {
+    let exit = match context.job.is_worker() {
         true => worker::finish(&context.job, &context.signals, ending),
         false => finish::finish(context, ending).await,
     };

@@ -17,6 +17,7 @@ use crate::report::{self, JobResult, ResultsDirectory};
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {
     is_asked_for: bool,
+    key: RunKey,
     tracker: Option<Arc<Mutex<Tracker>>>,
     live: Live,
 }
@@ -29,18 +30,20 @@ pub struct Live {
 }
 
 impl Tracking {
-    /// Writes the spool and begins to send. A spool that cannot be written is logged, and the run goes on without it:
+    /// Writes the spool and begins to send; the run will be shown under `parent`. A spool that cannot be written is logged, and the run goes on without it:
     /// `result.json` has everything too.
-    pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime) -> Self {
+    pub fn start(job: &JobConfig, directory: &ResultsDirectory, started: SystemTime, parent: Option<&RunKey>) -> Self {
+        let key = RunKey::random(started);
         // A worker records nothing: its leader has the run.
-        let tracker = job.tracking.as_ref().filter(|_| !job.follows()).and_then(|tracking| {
+        let tracker = job.tracking.as_ref().filter(|_| !job.is_worker()).and_then(|tracking| {
             let spec = RunSpec {
-                key: RunKey::random(started),
+                key: key.clone(),
                 run_name: tracking.run_name.clone().unwrap_or_else(|| default_run_name(job, started)),
                 params: job.settings.iter().map(|s| (s.key.clone(), s.value.clone())).collect(),
                 tags: host::tags(),
                 start: started,
                 member: replicas::membership(job),
+                parent: parent.cloned(),
             };
             // The next run moves only files that the record names: an unknown spool would keep it out of the directory.
             let started = match directory.expect_spool(spec.key.as_str()) {
@@ -51,7 +54,12 @@ impl Tracking {
         });
         let tracker = tracker.map(|tracker| Arc::new(Mutex::new(tracker)));
         let live = Live { tracker: tracker.clone(), step: Arc::default() };
-        Self { is_asked_for: job.tracking.is_some(), tracker, live }
+        Self { is_asked_for: job.tracking.is_some(), key, tracker, live }
+    }
+
+    /// Key of the run, by which others are put under it.
+    pub fn key(&self) -> &RunKey {
+        &self.key
     }
 
     /// Records a tag that became known later.

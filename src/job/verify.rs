@@ -10,8 +10,9 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::json;
@@ -58,8 +59,8 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
         return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
     };
-    if job.machine_count() > 1 {
-        let sentence = "verify looks at the numbers of one machine; leave the LWS variables out";
+    if job.num_nodes() > 1 {
+        let sentence = "verify looks at the numbers of one node; leave the LWS variables out";
         return Err((Exit::Configuration, sentence.to_owned()));
     }
     let model = Model::open(&on_disk(job, &job.model)?).map_err(|error| (Exit::Model, error.to_string()))?;
@@ -142,7 +143,7 @@ fn answers(
     let chosen_from = Arc::new(Mutex::new(HashMap::<(u32, usize), Vec<f32>>::new()));
     let seen = Arc::clone(&chosen_from);
     engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
-        seen.lock().unwrap_or_else(PoisonError::into_inner).insert((request, position), row.to_vec());
+        seen.lock().insert((request, position), row.to_vec());
     })));
     let requests = prompts.iter().zip(0..).map(|(prompt, id)| Request {
         id: RequestId(id),
@@ -162,7 +163,7 @@ fn answers(
     if let Some(error) = not_finite {
         return Err((Exit::Inference, error.to_string()));
     }
-    let mut chosen_from = std::mem::take(&mut *chosen_from.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut chosen_from = std::mem::take(&mut *chosen_from.lock());
     let mut computed = Logits::new();
     for ((rows, prompt), id) in of_prompts.into_iter().zip(prompts).zip(0..) {
         computed.extend(rows);

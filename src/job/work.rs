@@ -82,7 +82,7 @@ impl Drop for Work {
     }
 }
 
-/// Mounts, loads, warms up and measures, noting in `work` what came of it. A worker node loads and follows.
+/// Mounts, loads, warms up and measures, noting in `work` what came of it. A worker node loads, and computes the steps of the leader.
 ///
 /// # Errors
 /// The first phase that fails, with its exit code.
@@ -103,7 +103,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
 
     observability.events.emit(Fact::PhaseStarted(Phase::Load));
     let sources = Sources { model, tokenizer, dataset };
-    if job.follows() {
+    if job.is_worker() {
         let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }

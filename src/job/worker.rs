@@ -21,18 +21,18 @@ use crate::backend::{self, Found};
 /// Characters of an error in the termination message, whose 4096 bytes must hold them whatever they are.
 const LONGEST_ERROR: usize = 600;
 
-/// Loads the ranks of this node and follows the leader to the end.
+/// Loads the ranks of this node and computes the steps of the leader to the end.
 ///
 /// # Errors
 /// A failure of this node, or the one that the leader reports.
 pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: &Sources) -> Result<(), Failure> {
-    if let Some(nodes) = &context.job.machines {
+    if let Some(nodes) = &context.job.nodes {
         tracing::info!(
-            index = nodes.index,
-            machines = nodes.count,
+            node_rank = nodes.node_rank,
+            num_nodes = nodes.num_nodes,
             leader = nodes.leader,
             port = nodes.port,
-            "this machine follows another one"
+            "this node is a worker: the leader schedules, measures and reports"
         );
     }
     let cancel = context.signals.cancel();

@@ -1,11 +1,12 @@
 //! `result.json`: one self-describing document a run.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use flashjob_config::JobConfig;
+use flashjob_config::Setting;
 use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status};
 
+use super::environment::Environment;
 use super::figures::Figures;
 use super::repeats::RepeatsReport;
 use crate::backend::BackendReport;
@@ -24,8 +25,8 @@ pub struct JobResult {
     pub started_at: String,
     /// End of the run, RFC 3339 in UTC.
     pub ended_at: String,
-    /// The whole configuration, redacted: see [`settings`].
-    pub settings: Value,
+    /// The whole configuration, redacted.
+    pub settings: Vec<Setting>,
     /// Report on each mounted input.
     pub inputs: Vec<InputReport>,
     /// Lines or entries of the dataset that could not be run and were left out.
@@ -34,8 +35,8 @@ pub struct JobResult {
     pub disturbances: Vec<String>,
     /// Report of the backend; `None` where it was never loaded.
     pub backend: Option<BackendReport>,
-    /// Host, processor, memory, versions.
-    pub environment: Value,
+    /// The machine and the rights of the process.
+    pub environment: Environment,
     /// Warnings about a workload that is too small, or settings that left the machine idle.
     pub warnings: Vec<String>,
     /// Course of an automatic warm-up.
@@ -50,12 +51,6 @@ pub struct JobResult {
     pub measurement: Option<Measurement>,
     /// Figures of the measurement; `None` where nothing was measured.
     pub figures: Option<Figures>,
-}
-
-/// The whole configuration, redacted, as `key → {value, origin}`.
-pub fn settings(job: &JobConfig) -> Value {
-    let settings = job.settings.iter();
-    settings.map(|s| (s.key.clone(), json!({"value": s.value, "origin": s.origin.to_string()}))).collect()
 }
 
 /// The content of `result.json`, key by key.
@@ -84,8 +79,25 @@ struct Document<'a> {
     accuracy: Option<Accuracy>,
     failed_requests: Option<usize>,
     backend: Option<&'a BackendReport>,
-    settings: &'a Value,
-    environment: &'a Value,
+    #[serde(serialize_with = "by_key")]
+    settings: &'a [Setting],
+    environment: &'a Environment,
+}
+
+/// A setting without its key.
+#[derive(Serialize)]
+struct SettingValue<'a> {
+    value: &'a str,
+    origin: String,
+}
+
+/// Settings as an object of `key: {value, origin}`.
+fn by_key<S: Serializer>(settings: &[Setting], serializer: S) -> Result<S::Ok, S::Error> {
+    let entries = settings.iter().map(|setting| {
+        let Setting { key, value, origin } = setting;
+        (key, SettingValue { value, origin: origin.to_string() })
+    });
+    serializer.collect_map(entries)
 }
 
 /// Figures, or an empty object where there are none.

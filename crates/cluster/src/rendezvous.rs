@@ -17,7 +17,7 @@ use super::frame::Kind;
 use super::handshake::Handshake;
 use super::link::Link;
 use super::links::Links;
-use flashjob_config::Machines;
+use flashjob_config::NodesConfig;
 use flashjob_engine::{End, Error, NodeSettings, Nodes, RendezvousHandler};
 use flashjob_model::Model;
 
@@ -48,7 +48,7 @@ struct Hello {
 
 /// Connections between the nodes of one job. It outlives the engine: whatever ends the job, the others are told.
 pub struct Rendezvous {
-    machines: Machines,
+    nodes: NodesConfig,
     cancel: CancellationToken,
     /// Links by node rank.
     met: Mutex<BTreeMap<usize, Arc<Link>>>,
@@ -56,8 +56,8 @@ pub struct Rendezvous {
 
 impl Rendezvous {
     /// For this node; `cancel` ends every wait.
-    pub fn new(machines: Machines, cancel: CancellationToken) -> Self {
-        Self { machines, cancel, met: Mutex::default() }
+    pub fn new(nodes: NodesConfig, cancel: CancellationToken) -> Self {
+        Self { nodes, cancel, met: Mutex::default() }
     }
 
     /// Tells all who have been met how this node ends, and waits a moment until they have heard it.
@@ -72,7 +72,7 @@ impl Rendezvous {
     }
 
     fn accept_workers(&self, handshake: &Handshake) -> Result<Vec<Arc<Link>>, Error> {
-        let Machines { port, count, patience, .. } = self.machines;
+        let NodesConfig { port, num_nodes: count, timeout: patience, .. } = self.nodes;
         let refused = |error| {
             Error::Setting(format!(
                 "group-port={port} cannot be listened on: {error}; set it to a free port on all machines"
@@ -125,7 +125,7 @@ impl Rendezvous {
 
     /// Takes in a node that has said who it is.
     fn admit(&self, hello: Hello, link: Link, handshake: &Handshake) -> Result<(), Error> {
-        let count = self.machines.count.get();
+        let count = self.nodes.num_nodes.get();
         let Hello { protocol, index, count: theirs, handshake: meant } = hello;
         let peer = link.peer().to_owned();
         // It hears why, whatever it is. A node that calls again has forgotten its first call.
@@ -154,7 +154,7 @@ impl Rendezvous {
     }
 
     fn connect_to_leader(&self, handshake: &Handshake) -> Result<Arc<Link>, Error> {
-        let Machines { leader, port, index, count, patience } = &self.machines;
+        let NodesConfig { leader, port, node_rank: index, num_nodes: count, timeout: patience } = &self.nodes;
         let deadline = Instant::now() + *patience;
         // Pods start in any order: a leader that is not there yet is the usual case, not a failure.
         let stream = loop {
@@ -193,17 +193,17 @@ impl Rendezvous {
 
 impl RendezvousHandler for Rendezvous {
     fn num_nodes(&self) -> usize {
-        self.machines.count.get()
+        self.nodes.num_nodes.get()
     }
 
     fn node_rank(&self) -> usize {
-        self.machines.index
+        self.nodes.node_rank
     }
 
     /// Waits for all the others, or calls the leader until it answers.
     fn rendezvous(&self, model: &Model, settings: &NodeSettings) -> Result<Arc<dyn Nodes>, Error> {
         let handshake = Handshake::new(model, settings)?;
-        Ok(Arc::new(match self.machines.follows() {
+        Ok(Arc::new(match self.nodes.is_worker() {
             false => Links::Leader(self.accept_workers(&handshake)?.into()),
             true => Links::Worker(self.connect_to_leader(&handshake)?),
         }))

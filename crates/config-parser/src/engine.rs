@@ -72,12 +72,12 @@ pub(super) fn check_ranks(
     device: DeviceChoice,
     engine: &EngineConfig,
     gpus: u64,
-    machines: usize,
+    num_nodes: usize,
 ) {
     let Some(ranks) = engine.tensor_parallel_size else { return };
-    // A blueprint for a machine without GPUs has 0; ranks are threads then.
-    if device != DeviceChoice::Cpu && gpus > 0 && ranks.get().div_ceil(machines) as u64 > gpus {
-        let on_each = if machines > 1 { format!(" on {machines} machines") } else { String::new() };
+    // A blueprint for nodes without GPUs has 0; ranks are threads then.
+    if device != DeviceChoice::Cpu && gpus > 0 && ranks.get().div_ceil(num_nodes) as u64 > gpus {
+        let on_each = if num_nodes > 1 { format!(" on {num_nodes} nodes") } else { String::new() };
         resolver.errors.push(ConfigError::Together(format!(
             "tensor-parallel-size is {ranks}{on_each}, above recipe-nvidia-gpu-count, which is {gpus}; each rank needs a GPU of its own"
         )));

@@ -91,13 +91,13 @@ keys! {
         /// weights of 16 bits stay so in memory under float32, being the same numbers
         #[arg(value_name = "DTYPE", help_heading = MODEL)]
         dtype = Text("auto");
-        /// Ranks that share the model, on all machines together
+        /// Ranks that share the model, on all nodes together
         #[arg(value_name = "RANKS", help_heading = MODEL)]
         tensor_parallel_size = Decided("all visible GPUs, 1 on a CPU; times LWS_GROUP_SIZE");
-        /// Port on which the first of several machines that share the model (LWS_GROUP_SIZE) waits for the others
+        /// Port on which the leader of several nodes that share the model (LWS_GROUP_SIZE) waits for the others
         #[arg(value_name = "PORT", help_heading = MODEL)]
         group_port = Text("29500");
-        /// How long machines that share the model wait for each other, in seconds or with a unit (10m)
+        /// How long nodes that share the model wait for each other, in seconds or with a unit (10m)
         #[arg(value_name = "DURATION", help_heading = MODEL)]
         group_timeout = Text("600");
         /// Longest prompt plus output
@@ -259,7 +259,7 @@ keys! {
         /// Directory in which results are written before anything is sent
         #[arg(value_name = "DIR", help_heading = TRACKING)]
         results_dir = Text("results");
-        /// Price of one machine an hour, for the cost per million tokens
+        /// Price of one node an hour, for the cost per million tokens
         #[arg(value_name = "PRICE", help_heading = TRACKING)]
         price_per_hour = Decided("not set");
 
@@ -314,11 +314,11 @@ keys! {
         mlflow_workspace = "MLFLOW_WORKSPACE";
         /// Which of `replica-count` replicas this is, from 0; Kubernetes sets it in the pods of an Indexed Job.
         job_completion_index = "JOB_COMPLETION_INDEX";
-        /// Name or address of the first of several machines that share the model; LeaderWorkerSet sets all three in its pods.
+        /// Name or address of the leader of several nodes that share the model; LeaderWorkerSet sets all three in its pods.
         lws_leader_address = "LWS_LEADER_ADDRESS";
-        /// How many machines share the model; 1 is an ordinary job.
+        /// Number of nodes that share the model; 1 is an ordinary job.
         lws_group_size = "LWS_GROUP_SIZE";
-        /// Which of them this one is, from 0, which leads: it schedules, samples, measures and reports.
+        /// Rank of this node among them, from 0; the leader has rank 0: it schedules, samples, measures and reports.
         lws_worker_index = "LWS_WORKER_INDEX";
         /// Instruction set of the CPU kernels: `avx512`, `avx2` or `portable`, for tests and comparisons; the widest that the
         /// processor has unless given.

@@ -69,7 +69,7 @@ fn keys(page: &mut String, command: &clap::Command) {
         "Each key is a flag (`--input-len 12`, `--input-len=12`, `--input_len 12`), an environment variable in three \
          spellings (`input-len`, `input_len`, `INPUT_LEN`) and an entry of a blueprint's `recipe_container_env`. Flags \
          beat variables, variables beat the blueprint, the blueprint beats the default. A key given twice with different \
-         values in one of these places is an error, and so is a reference such as `$(model)` that nobody resolved. White \
+         values in one of these places is an error, and so is an unresolved reference such as `$(model)`. White \
          space around a value does not count, and a variable with nothing else in it is not set.",
     );
     let mut heading = "";

@@ -40,7 +40,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> O
     });
     let (count, index, job_uid) = (count?, index?, job_uid?);
     let share = match index {
-        // Several replicas of a group are refused by `machines::check`, which knows more.
+        // Several replicas of a group are refused by `nodes::check`, which knows more.
         _ if in_a_group => Share::new(0, count),
         Some(index) => Share::new(index, count),
         None => (count == NonZeroUsize::MIN).then_some(Share::ALL),
@@ -53,8 +53,8 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, in_a_group: bool) -> O
             ),
             // Named after the key that was given.
             None => format!(
-                "{} is {count}, but JOB_COMPLETION_INDEX is not set, so nobody knows which of the prompts are this \
-                 process's; run it as an Indexed Job, or set replica-count=1 to run all of them here",
+                "{} is {count}, but JOB_COMPLETION_INDEX is not set, so which of the prompts are this process's \
+                 is unknown; run it as an Indexed Job, or set replica-count=1 to run all of them here",
                 given_as(raw)
             ),
         }));

@@ -9,7 +9,7 @@ use super::keys::Raw;
 use super::resolver::Resolver;
 use super::storage::output::{self, Output};
 use super::storage::{input, mount};
-use super::{engine, machines, parsing, replica, sampling, telemetry, tracking, workload};
+use super::{engine, nodes, parsing, replica, sampling, telemetry, tracking, workload};
 
 /// Settings that could be resolved, and the errors of others.
 #[derive(Debug)]
@@ -58,8 +58,8 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let inputs = input::resolve(resolver, raw);
     let output = output::resolve(resolver, raw);
     let mount = mount::resolve(resolver, raw);
-    let machines = machines::resolve(resolver, raw);
-    let in_a_group = !matches!(machines, Some(None));
+    let nodes = nodes::resolve(resolver, raw);
+    let in_a_group = !matches!(nodes, Some(None));
     let replica = replica::resolve(resolver, raw, in_a_group);
     let workload = workload::resolve(resolver, raw, replica.as_ref().map(|replica| replica.share));
     let sampling = sampling::resolve(resolver, raw);
@@ -84,13 +84,12 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     if let (Some(replica), Some(workload), Some(tracking)) = (&replica, &workload, &tracking) {
         replica::check(resolver, raw, replica, workload, tracking.as_ref());
     }
-    if let (Some(Some(machines)), Some(backend), Some(engine), Some(replica)) = (&machines, backend, &engine, &replica)
-    {
-        machines::check(resolver, raw, machines, backend, engine, replica);
+    if let (Some(Some(nodes)), Some(backend), Some(engine), Some(replica)) = (&nodes, backend, &engine, &replica) {
+        nodes::check(resolver, raw, nodes, backend, engine, replica);
     }
-    if let (Some(device), Some(engine), Some(Some(gpus)), Some(machines)) = (device, &engine, gpus, &machines) {
-        let count = machines.as_ref().map_or(1, |machines| machines.count.get());
-        engine::check_ranks(resolver, device, engine, gpus, count);
+    if let (Some(device), Some(engine), Some(Some(gpus)), Some(nodes)) = (device, &engine, gpus, &nodes) {
+        let num_nodes = nodes.as_ref().map_or(1, |nodes| nodes.num_nodes.get());
+        engine::check_ranks(resolver, device, engine, gpus, num_nodes);
     }
     let model = ModelPath(model?);
     Some(JobConfig {
@@ -104,7 +103,7 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         mount: mount?,
         workload: workload?,
         replica: replica?,
-        machines: machines?,
+        nodes: nodes?,
         sampling: sampling?,
         engine: engine?,
         tracking: tracking?,

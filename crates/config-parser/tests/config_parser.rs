@@ -3,7 +3,7 @@
 mod blueprint;
 mod commands;
 mod documentation;
-mod machines;
+mod nodes;
 mod precedence;
 mod properties;
 mod refusals;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InputStorage, Machines, ModelPath, MountConfig, OutputStorage, Redaction,
-    Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, NodesConfig, OutputStorage,
+    Redaction, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -30,7 +30,7 @@ pub struct JobConfig {
     /// Replica of this process.
     pub replica: Replica,
     /// Node of this process among several that share the model; `None` for a single one.
-    pub machines: Option<Machines>,
+    pub nodes: Option<NodesConfig>,
     /// Sampling parameters.
     pub sampling: Sampling,
     /// Settings of the engine.
@@ -41,7 +41,7 @@ pub struct JobConfig {
     pub telemetry: TelemetryConfig,
     /// Directory for results before they are sent. Default `results`.
     pub results_dir: PathBuf,
-    /// Price of one machine an hour, in whatever currency the user thinks.
+    /// Price of one node an hour, in any currency.
     pub price_per_hour: Option<f64>,
     /// Every key with its value and its source, in a stable order and without secrets: for people, for MLflow's
     /// parameters and for `result.json`.
@@ -49,14 +49,14 @@ pub struct JobConfig {
 }
 
 impl JobConfig {
-    /// Machines that share the model.
-    pub fn machine_count(&self) -> usize {
-        self.machines.as_ref().map_or(1, |machines| machines.count.get())
+    /// Number of nodes that share the model.
+    pub fn num_nodes(&self) -> usize {
+        self.nodes.as_ref().map_or(1, |nodes| nodes.num_nodes.get())
     }
 
-    /// Returns whether another node leads, which has the prompts and the results.
-    pub fn follows(&self) -> bool {
-        self.machines.as_ref().is_some_and(Machines::follows)
+    /// Returns whether this node is a worker: prompts and results are with the leader.
+    pub fn is_worker(&self) -> bool {
+        self.nodes.as_ref().is_some_and(NodesConfig::is_worker)
     }
 
     /// Secrets, which must never be shown.

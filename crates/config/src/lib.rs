@@ -6,7 +6,7 @@
 mod choice;
 mod engine;
 mod job_config;
-mod machines;
+mod nodes;
 mod origin;
 mod par;
 mod redaction;
@@ -23,7 +23,7 @@ mod workload;
 pub use choice::Choice;
 pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
 pub use job_config::JobConfig;
-pub use machines::Machines;
+pub use nodes::NodesConfig;
 pub use origin::Origin;
 pub use par::{Par, ParError, ParTarget};
 pub use redaction::{escape_controls, hide_pars, holds_par, redact, shortened};

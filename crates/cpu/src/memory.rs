@@ -4,10 +4,12 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 use bytemuck::allocation::try_zeroed_vec;
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
 
 /// Bytes of a cache line, and of the widest vector: what memory is aligned to and asked for in.
 pub const LINE_BYTES: usize = 64;
@@ -25,18 +27,14 @@ pub(super) struct AlignedBytes {
 /// Allocation that the bytes came from, and go back to.
 enum Source {
     Allocator(Layout),
-    #[cfg(unix)]
-    Mapping {
-        start: *mut libc::c_void,
-        bytes: usize,
-    },
+    /// Held to be unmapped with the bytes.
+    Mapping(#[expect(dead_code, reason = "its drop unmaps")] MmapRaw),
 }
 
 impl AlignedBytes {
     /// # Panics
     /// If `bytes` does not fit an address space; aborts where memory is refused.
     pub(super) fn zeroed(bytes: usize) -> AlignedBytes {
-        #[cfg(unix)]
         if bytes >= 2 * HUGE_PAGE_BYTES
             && let Some(mapped) = AlignedBytes::mapped(bytes)
         {
@@ -50,32 +48,16 @@ impl AlignedBytes {
     }
 
     /// The allocator would zero them, on one thread, and knows nothing of huge pages.
-    #[cfg(unix)]
     fn mapped(bytes: usize) -> Option<AlignedBytes> {
+        // Room to begin at a huge page: the system maps at any small one.
         let padded = bytes.checked_add(HUGE_PAGE_BYTES)?;
-        // SAFETY: a new private mapping, which nothing else refers to.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                padded,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return None;
-        }
+        let mapping = MmapRaw::from(MmapOptions::new().len(padded).map_anon().ok()?);
+        let start = mapping.as_mut_ptr();
         let offset = start.align_offset(HUGE_PAGE_BYTES).min(HUGE_PAGE_BYTES);
-        let aligned = start.wrapping_byte_add(offset);
         #[cfg(target_os = "linux")]
-        // SAFETY: inside the mapping; advice changes no contents, and where it is refused pages stay small.
-        unsafe {
-            libc::madvise(aligned, bytes, libc::MADV_HUGEPAGE);
-        }
-        let source = Source::Mapping { start, bytes: padded };
-        NonNull::new(aligned.cast()).map(|start| AlignedBytes { start, source })
+        // Where the advice is refused, pages stay small.
+        let _ = mapping.advise_range(memmap2::Advice::HugePage, offset, bytes);
+        NonNull::new(start.wrapping_add(offset)).map(|start| AlignedBytes { start, source: Source::Mapping(mapping) })
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
@@ -85,14 +67,9 @@ impl AlignedBytes {
 
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
-        match self.source {
+        if let Source::Allocator(layout) = self.source {
             // SAFETY: allocated in `zeroed` with this layout.
-            Source::Allocator(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
-            #[cfg(unix)]
-            // SAFETY: mapped in `mapped` with this length.
-            Source::Mapping { start, bytes } => unsafe {
-                libc::munmap(start, bytes);
-            },
+            unsafe { dealloc(self.start.as_ptr(), layout) }
         }
     }
 }
@@ -163,7 +140,7 @@ impl Arena {
         if bytes > CHUNK_BYTES / 2 {
             return Region { chunk: Arc::new(AlignedBytes::zeroed(bytes)), offset: 0 };
         }
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         let (chunk, used) = match current.take() {
             Some((chunk, used)) if used + bytes <= CHUNK_BYTES => (chunk, used),
             _ => (Arc::new(AlignedBytes::zeroed(CHUNK_BYTES)), 0),

@@ -4,9 +4,9 @@
 //! holds, for each `k` in order, the `k`-th entries of its rows side by side. The last panel is filled up with zeros.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
+use parking_lot::Mutex;
 
 use super::isa::Available;
 use super::memory::{LINE_BYTES, Region};
@@ -239,7 +239,7 @@ impl Packing {
     /// # Panics
     /// If rows are missing.
     pub fn finish(self) -> PackedMatrix {
-        let brought = self.brought.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let brought = self.brought.into_inner();
         let count: usize = brought.iter().map(Range::len).sum();
         assert_eq!(count, self.matrix.out, "rows that were brought to {:?}", self.matrix);
         self.matrix
@@ -269,7 +269,7 @@ impl Packing {
         );
         assert_eq!(rows.storage(), storage, "rows of one matrix must have one type");
         let range = first..first + count;
-        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut brought = self.brought.lock();
         let twice = brought.iter().find(|other| other.start < range.end && range.start < other.end);
         assert!(twice.is_none(), "rows {range:?} are brought, and rows {twice:?} were before");
         brought.push(range.clone());

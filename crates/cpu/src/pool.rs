@@ -9,9 +9,11 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
+
+use parking_lot::Mutex;
 
 use super::Isa;
 use super::isa::Available;
@@ -166,7 +168,7 @@ impl Pool {
         if BUSY.get() {
             return body(0, &mut Scratch::default());
         }
-        let mut scratch = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = self.caller.lock();
         let _busy = Busy::enter();
         if self.workers.is_empty() || wanted <= 1 {
             return body(0, &mut scratch);
@@ -182,7 +184,7 @@ impl Pool {
         let outcome = catch_unwind(AssertUnwindSafe(|| body(0, &mut scratch)));
         self.shared.close();
         drop(scratch);
-        let panicked = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let panicked = self.shared.panic.lock().take();
         if let Some(payload) = outcome.err().or(panicked) {
             resume_unwind(payload);
         }
@@ -263,7 +265,7 @@ impl Shared {
             (&*job.body, job.caller.clone())
         };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(index, scratch))) {
-            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            self.panic.lock().get_or_insert(payload);
         }
         let before = self.state.fetch_sub(1, Ordering::SeqCst);
         if before & OPEN == 0 && before & INSIDE == 1 && self.caller_parked.load(Ordering::SeqCst) {

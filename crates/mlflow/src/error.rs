@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
+use super::run::RunKey;
 use flashjob_config::{Redaction, redact};
 use flashjob_retry::retry_after;
 
@@ -93,6 +94,14 @@ pub enum Error {
         server: String,
         /// The ID of the run.
         id: String,
+    },
+    /// The run above this one is not there yet.
+    #[error("MLflow {server} does not have the run `{key}` yet, which this one is shown under; it has to arrive first")]
+    NoParent {
+        /// The tracking server.
+        server: String,
+        /// Key of the run above.
+        key: RunKey,
     },
     /// The runs of one job are there, but cannot be counted together.
     #[error("the replicas' runs at MLflow {server} cannot be counted together: {detail}")]
@@ -177,7 +186,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Request { failure, .. } => failure.is_transient(),
-            Error::OutOfTime { .. } => true,
+            Error::OutOfTime { .. } | Error::NoParent { .. } => true,
             _ => false,
         }
     }

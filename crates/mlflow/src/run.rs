@@ -72,6 +72,8 @@ pub struct RunSpec {
     pub start: SystemTime,
     /// Position in a job of several attempts or replicas.
     pub member: Option<Membership>,
+    /// Key of the run that this one is shown under, such as that of a sweep: recorded by this process or an earlier one.
+    pub parent: Option<RunKey>,
 }
 
 /// Final status of a run.

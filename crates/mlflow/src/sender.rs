@@ -16,7 +16,7 @@ use super::group::{self, PARENT_TAG};
 use super::record::Record;
 use super::retry;
 use super::spool::{End, Spool};
-use super::{Delivery, Error, RunLink};
+use super::{Delivery, Error, RunKey, RunLink};
 
 /// Share of the time that is reserved for ending the run: a slow upload must not leave it RUNNING.
 const SHARE_FOR_END: f64 = 0.3;
@@ -111,11 +111,12 @@ impl Sender {
         }
         let beginning = &spool.beginning;
         let experiment = self.client.experiment(&self.experiment).await?.experiment_id;
-        let parent = match &beginning.member {
-            Some(member) => {
+        let parent = match (&beginning.member, &beginning.parent) {
+            (Some(member), _) => {
                 group::enter(&self.client, &experiment, member, &beginning.key, beginning.start_time_ms).await?
             }
-            None => None,
+            (None, Some(parent)) => Some(self.parent(&experiment, parent).await?),
+            (None, None) => None,
         };
         // Searched by key first: an earlier creation may have succeeded although its answer was lost.
         let found = self.client.find_runs(&experiment, &beginning.key).await?.into_iter().next();
@@ -131,6 +132,12 @@ impl Sender {
         };
         self.run = Some(run.clone());
         Ok(run)
+    }
+
+    /// The run that this one is shown under. It has a sender of its own, which may still be on its way.
+    async fn parent(&self, experiment: &str, key: &RunKey) -> Result<Run, Error> {
+        let found = self.client.find_runs(experiment, key).await?.into_iter().find(|run| !run.is_deleted());
+        found.ok_or_else(|| Error::NoParent { server: self.client.server().to_owned(), key: key.clone() })
     }
 
     async fn send_journal(&mut self, spool: &Spool) -> Result<(), Error> {

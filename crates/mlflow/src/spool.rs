@@ -40,6 +40,8 @@ pub(super) struct Beginning {
     pub(super) start_time_ms: i64,
     #[serde(default)]
     pub(super) member: Option<Membership>,
+    #[serde(default)]
+    pub(super) parent: Option<RunKey>,
     pub(super) records: Vec<Record>,
 }
 
@@ -122,6 +124,7 @@ impl Spool {
             run_name: spec.run_name.clone(),
             start_time_ms: milliseconds(spec.start),
             member: spec.member.clone(),
+            parent: spec.parent.clone(),
             records: params.chain(tags).collect(),
         };
         write_json(&directory.join("run.json"), &beginning)?;
@@ -370,6 +373,7 @@ mod tests {
             tags: vec![("tag".to_owned(), "2".to_owned())],
             start,
             member: None,
+            parent: None,
         };
         let tracking = Tracking {
             uri: "http://mlflow:5000".parse().unwrap(),

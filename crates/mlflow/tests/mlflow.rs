@@ -47,6 +47,7 @@ fn spec(run_name: &str) -> RunSpec {
         tags: pairs(&[("host", "here")]),
         start,
         member: None,
+        parent: None,
     }
 }
 

@@ -7,11 +7,12 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
@@ -197,7 +198,7 @@ impl Child {
         while !self.log.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        match &*self.last_words.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.last_words.lock() {
             Some(line) => format!("{how}; its last words: {line}"),
             None => format!("{how} without a word"),
         }
@@ -244,7 +245,7 @@ fn log(stderr: impl Read, last_words: &Mutex<Option<String>>) {
         let Some(line) = text.split(['\r', '\n']).map(str::trim_end).rfind(|line| !line.is_empty()) else { continue };
         tracing::info!("vllm: {line}");
         let words = line.chars().take(LONGEST_WORDS).collect();
-        *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+        *last_words.lock() = Some(words);
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Reading is not restricted: what a job reads is the operator's choice, and libraries of GPUs lie anywhere.
 
-use std::fmt;
 use std::path::Path;
 
 use landlock::{
@@ -10,41 +9,13 @@ use landlock::{
     Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 use rustix::process::geteuid;
-use serde::Serialize;
+
+use crate::report::WriteRules;
 
 /// Rights over files that are taken away: all of writing. Older kernels than Linux 5.19 forbid every move between directories, so
 /// that there nothing is taken.
 fn writing() -> BitFlags<AccessFs> {
     AccessFs::from_write(ABI::V3)
-}
-
-/// Rules in force, or the reason for their absence.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum WriteRules {
-    /// Rules that the kernel enforces.
-    InForce {
-        /// The kernel's version of the interface.
-        abi: u32,
-        /// Files, and directories with everything below.
-        writable: Vec<String>,
-    },
-    /// No rules are enforced.
-    Missing {
-        /// Reason for their absence.
-        not_in_force: String,
-    },
-}
-
-impl fmt::Display for WriteRules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InForce { abi, writable } => {
-                write!(f, "Landlock (ABI {abi}) lets it write {} alone", writable.join(", "))
-            }
-            Self::Missing { not_in_force } => write!(f, "Landlock is not in force: {not_in_force}"),
-        }
-    }
 }
 
 /// Rules that a job which may write to `writable` would have here. Tried on a thread that ends with it.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
 use flashjob_engine::{Engine, Error, Output, Request};
 use flashjob_event::{Event, Events, Fact, Observer, RequestId};
 use flashjob_model::Model;
 use flashjob_test_models::golden::directory;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// The likeliest token, always.
@@ -58,7 +59,7 @@ pub struct Facts(pub Mutex<Vec<Fact>>);
 
 impl Observer for Facts {
     fn observe(&self, event: &Event) {
-        self.0.lock().unwrap().push(event.fact.clone());
+        self.0.lock().push(event.fact.clone());
     }
 }
 
@@ -68,11 +69,11 @@ pub fn watched_logits(engine: &mut Engine, requests: Vec<Request>) -> BTreeMap<(
     let watcher = seen.clone();
     engine.watch_logits(Some(Box::new(move |RequestId(request), position, row| {
         let bits = row.iter().map(|number| number.to_bits()).collect();
-        watcher.lock().unwrap().insert((request, position), bits);
+        watcher.lock().insert((request, position), bits);
     })));
     serve(engine, requests).unwrap();
     engine.watch_logits(None);
-    std::mem::take(&mut *seen.lock().unwrap())
+    std::mem::take(&mut *seen.lock())
 }
 
 /// Outputs by request, and what was stated on the way.
@@ -83,6 +84,6 @@ pub fn serve(engine: &mut Engine, requests: Vec<Request>) -> Result<(Vec<Output>
         outputs.push(output);
     })?;
     outputs.sort_by_key(|output| output.id);
-    let facts = std::mem::take(&mut *facts.0.lock().unwrap());
+    let facts = std::mem::take(&mut *facts.0.lock());
     Ok((outputs, facts))
 }

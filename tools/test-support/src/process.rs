@@ -10,9 +10,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Default time limit of a program.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -236,14 +238,14 @@ impl Collector {
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 8192];
             while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-                sink.lock().unwrap().extend_from_slice(&buffer[..length]);
+                sink.lock().extend_from_slice(&buffer[..length]);
             }
         });
         Self { text, thread: Some(thread) }
     }
 
     fn so_far(&self) -> String {
-        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.text.lock()).into_owned()
     }
 
     /// Everything. A grandchild that holds the pipe open is not waited for longer than a second.

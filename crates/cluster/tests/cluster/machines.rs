@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use flashjob_cluster::{Rendezvous, Worker};
-use flashjob_config::{EngineConfig, Machines};
+use flashjob_config::{EngineConfig, NodesConfig};
 use flashjob_engine::{Cpu, Engine, Error, Request};
 use flashjob_event::Events;
 use flashjob_test_engine::{config, open, request, serve, watched_logits};
@@ -21,9 +21,9 @@ fn load(name: &str, config: &EngineConfig) -> Engine {
 fn on_two_machines<T>(name: &str, config: &EngineConfig, lead: impl FnOnce(&mut Engine) -> T) -> T {
     let port = free_port();
     let rendezvous = |index| {
-        let (leader, count, patience) =
+        let (leader, num_nodes, timeout) =
             ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
-        Rendezvous::new(Machines { leader, port, index, count, patience }, CancellationToken::new())
+        Rendezvous::new(NodesConfig { leader, port, node_rank: index, num_nodes, timeout }, CancellationToken::new())
     };
     let (events, cancel) = (Events::default(), CancellationToken::new());
     std::thread::scope(|scope| {
@@ -80,8 +80,9 @@ fn prefixes_are_cached_by_the_leader() {
 
 #[test]
 fn ranks_that_machines_cannot_share_are_refused() {
-    let (leader, count, patience) = ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
-    let rendezvous = Rendezvous::new(Machines { leader, port: 1, index: 0, count, patience }, CancellationToken::new());
+    let (leader, num_nodes, timeout) = ("127.0.0.1".to_owned(), NonZeroUsize::new(2).unwrap(), Duration::from_secs(60));
+    let rendezvous =
+        Rendezvous::new(NodesConfig { leader, port: 1, node_rank: 0, num_nodes, timeout }, CancellationToken::new());
     let config = EngineConfig { tensor_parallel_size: NonZeroUsize::new(1), ..config() };
     let (events, cancel) = (Events::default(), CancellationToken::new());
     let loaded = Engine::load_distributed(&Cpu, &open("llama-gqa"), &config, &rendezvous, &events, &cancel);

@@ -35,7 +35,7 @@ fn what_would_run_prompts_twice_or_never_is_refused() {
     let tracked = "--mlflow-uri=http://h";
     for (words, variables, expected) in [
         (&["--replica-count=0"] as &[&str], &[] as &[(&str, &str)], "replica-count is `0`"),
-        (&["--replica-count=3"], &[], "JOB_COMPLETION_INDEX is not set, so nobody knows which of the prompts"),
+        (&["--replica-count=3"], &[], "JOB_COMPLETION_INDEX is not set, so which of the prompts are this"),
         (&[], &[("JOB_COMPLETION_INDEX", "1")], "JOB_COMPLETION_INDEX is 1, but replica-count is 1"),
         (&["--replica-count=3"], &[("JOB_COMPLETION_INDEX", "3")], "numbered from 0"),
         (&["--replica-count=3"], &[("JOB_COMPLETION_INDEX", "-1")], "JOB_COMPLETION_INDEX is `-1`"),

@@ -83,7 +83,7 @@ fn loading_states_all_bytes_and_then_that_it_is_ready() {
     let model = open("llama-mqa-tied");
     let events = Events::to(vec![facts.clone()]);
     let engine = Engine::load(&model, &config(), &events, &CancellationToken::new()).unwrap();
-    let facts = facts.0.lock().unwrap();
+    let facts = facts.0.lock();
     let mut read = 0;
     for fact in &facts[..facts.len() - 1] {
         let Fact::WeightsRead { bytes, total_bytes } = fact else { panic!("{fact:?}") };

@@ -1,9 +1,9 @@
-//! The index of this process among several machines that share one model, from variables.
+//! The rank of this node among several that share one model, from variables.
 //!
 //! The variables are LeaderWorkerSet's (`LWS_LEADER_ADDRESS`, `LWS_GROUP_SIZE`, `LWS_WORKER_INDEX`); an Indexed Job sets the same
-//! ones. Machine 0 leads. A group of one is an ordinary job, and says so by being `None`.
+//! ones. Rank 0 is the leader. A group of one is an ordinary job, and is `None`.
 
-use flashjob_config::{BackendKind, EngineConfig, Machines, Replica};
+use flashjob_config::{BackendKind, EngineConfig, NodesConfig, Replica};
 
 use super::error::ConfigError;
 use super::keys::Raw;
@@ -13,22 +13,22 @@ use super::{parsing, replica};
 /// A DNS name has 253 characters at most.
 const LONGEST_ADDRESS: usize = 253;
 
-/// Decides which machine this is. `None`: an error was noted. `Some(None)`: the only one.
-pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Machines>> {
+/// Reads the rank of this node. `None`: an error was noted. `Some(None)`: it is the only node.
+pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<NodesConfig>> {
     let port = resolver.read(
         &raw.group_port,
         |text| parsing::whole(text, 1, u64::from(u16::MAX)).map(|port| port as u16),
         u16::to_string,
     );
-    let patience = resolver.read(
+    let timeout = resolver.read(
         &raw.group_timeout,
         |text| {
-            parsing::duration(text).and_then(|patience| match patience.is_zero() {
+            parsing::duration(text).and_then(|timeout| match timeout.is_zero() {
                 true => Err("it must be above 0".to_owned()),
-                false => Ok(patience),
+                false => Ok(timeout),
             })
         },
-        |patience| patience.as_secs_f64().to_string(),
+        |timeout| timeout.as_secs_f64().to_string(),
     );
     let leader = resolver.variable(&raw.lws_leader_address, "group-leader", |text| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte);
@@ -37,64 +37,64 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Machi
             false => Err("it must be a host name or an IP address, without a port".to_owned()),
         }
     });
-    let count = resolver.variable(&raw.lws_group_size, "group-size", parsing::count);
-    let index = resolver.variable(&raw.lws_worker_index, "group-index", |text| {
-        parsing::whole(text, 0, parsing::LARGEST_COUNT).map(|index| index as usize)
+    let num_nodes = resolver.variable(&raw.lws_group_size, "group-size", parsing::count);
+    let node_rank = resolver.variable(&raw.lws_worker_index, "group-index", |text| {
+        parsing::whole(text, 0, parsing::LARGEST_COUNT).map(|node_rank| node_rank as usize)
     });
-    let (port, patience, leader, count, index) = (port?, patience?, leader?, count?, index?);
+    let (port, timeout, leader, num_nodes, node_rank) = (port?, timeout?, leader?, num_nodes?, node_rank?);
     let names = ["LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX"];
-    let (leader, count, index) = match (leader, count, index) {
+    let (leader, num_nodes, node_rank) = match (leader, num_nodes, node_rank) {
         (None, None, None) => return Some(None),
-        (Some(leader), Some(count), Some(index)) => (leader, count, index),
-        (leader, count, index) => {
-            let given = [leader.is_some(), count.is_some(), index.is_some()];
+        (Some(leader), Some(num_nodes), Some(node_rank)) => (leader, num_nodes, node_rank),
+        (leader, num_nodes, node_rank) => {
+            let given = [leader.is_some(), num_nodes.is_some(), node_rank.is_some()];
             let which = |set| names.iter().zip(given).filter(move |(_, given)| *given == set).map(|(name, _)| *name);
             let are = if which(true).count() > 1 { "are" } else { "is" };
             resolver.errors.push(ConfigError::Together(format!(
-                "{} {are} set without {}; a machine of a group needs all three, and one that works alone none of them",
+                "{} {are} set without {}; a node of a group needs all three, and one that works alone none of them",
                 which(true).collect::<Vec<_>>().join(" and "),
                 which(false).collect::<Vec<_>>().join(" and ")
             )));
             return None;
         }
     };
-    if index >= count.get() {
+    if node_rank >= num_nodes.get() {
         resolver.errors.push(ConfigError::Together(format!(
-            "LWS_WORKER_INDEX is {index}, but LWS_GROUP_SIZE is {count}, whose machines are numbered from 0"
+            "LWS_WORKER_INDEX is {node_rank}, but LWS_GROUP_SIZE is {num_nodes}, whose nodes are numbered from 0"
         )));
         return None;
     }
-    Some((count.get() > 1).then_some(Machines { leader, port, index, count, patience }))
+    Some((num_nodes.get() > 1).then_some(NodesConfig { leader, port, node_rank, num_nodes, timeout }))
 }
 
 /// Checks settings that several nodes do not support.
 pub(super) fn check(
     resolver: &mut Resolver,
     raw: &Raw,
-    machines: &Machines,
+    nodes: &NodesConfig,
     backend: BackendKind,
     engine: &EngineConfig,
     replica: &Replica,
 ) {
-    let count = machines.count;
+    let num_nodes = nodes.num_nodes;
     let mut refuse = |sentence: String| resolver.errors.push(ConfigError::Together(sentence));
     if backend != BackendKind::Candle {
         refuse(format!(
-            "LWS_GROUP_SIZE is {count}, but only backend=candle shares a model with other machines; set it, or leave the LWS_ \
+            "LWS_GROUP_SIZE is {num_nodes}, but only backend=candle shares a model with other nodes; set it, or leave the LWS_ \
              variables out"
         ));
     }
     if let Some(ranks) = engine.tensor_parallel_size
-        && !ranks.get().is_multiple_of(count.get())
+        && !ranks.get().is_multiple_of(num_nodes.get())
     {
         refuse(format!(
-            "tensor-parallel-size is {ranks}, which {count} machines (LWS_GROUP_SIZE) cannot share evenly; set it to a multiple of \
-             {count}"
+            "tensor-parallel-size is {ranks}, which {num_nodes} nodes (LWS_GROUP_SIZE) cannot share evenly; set it to a multiple of \
+             {num_nodes}"
         ));
     }
     if replica.share.count() > 1 {
         refuse(format!(
-            "{} is {}, but LWS_GROUP_SIZE is {count}: a group of machines runs all prompts; leave one of the two out",
+            "{} is {}, but LWS_GROUP_SIZE is {num_nodes}: a group of nodes runs all prompts; leave one of the two out",
             replica::given_as(raw),
             replica.share.count()
         ));
