@@ -3,6 +3,7 @@
 mod blueprint;
 mod check;
 mod clock;
+mod compare;
 mod context;
 mod descriptors;
 mod exit;
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
+        Ok(Command::Compare(asked)) => compare::compare(&asked),
         Ok(Command::Render(asked)) => blueprint::render(&asked),
         Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
         Ok(Command::Completions(shell)) => terminal::print(&config_parser::completions(shell)),

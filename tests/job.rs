@@ -2,6 +2,7 @@
 
 mod answers;
 mod caching;
+mod compare;
 mod endings;
 mod machines;
 mod not_finite;
