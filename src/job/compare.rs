@@ -34,7 +34,7 @@ pub fn compare(asked: &Compare) -> Exit {
 fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
     let threshold = asked.fail_below.as_deref().map(str::parse::<Threshold>).transpose();
     let threshold = threshold.map_err(|error| vec![error.to_string()])?;
-    let mut found = Found::default();
+    let mut found = NamedRuns::default();
     for argument in &asked.runs {
         let added = match argument.strip_prefix(IN_MLFLOW) {
             Some(path) => found.add_from_mlflow(path, asked.tracking.as_ref()),
@@ -63,13 +63,13 @@ fn format(asked: CompareFormat) -> Format {
 
 /// Runs that were found so far.
 #[derive(Default)]
-struct Found {
+struct NamedRuns {
     runs: Vec<Run>,
     /// Name of each run by the place where it lies: two names may lead to one.
     places: HashMap<PathBuf, String>,
 }
 
-impl Found {
+impl NamedRuns {
     /// Keeps a run, unless its place was named before.
     fn add(&mut self, place: PathBuf, name: String, result: RunResult) -> Result<(), String> {
         if let Some(earlier) = self.places.insert(place, name.clone()) {

@@ -1,5 +1,7 @@
 //! Runs that measured different things: a ratio of their figures would say nothing about engine, machine or settings.
 
+use std::path::Path;
+
 use flashjob_results::Status;
 
 use super::run::Run;
@@ -101,6 +103,11 @@ fn model(run: &Run) -> Option<String> {
 }
 
 fn quantisation(run: &Run) -> Option<String> {
+    // Weights of a GGUF file may be numbers again in memory: then its name alone tells of their blocks.
+    let model = run.settings.get("model").map(Path::new);
+    if let Some(file) = model.filter(|model| model.extension().is_some_and(|extension| extension == "gguf")) {
+        return Some(format!("that of {}", file.file_name()?.display()));
+    }
     let backend = run.backend.as_ref()?;
     let of_weights = backend.weights_dtype().filter(|format| !PLAIN_FORMATS.contains(format));
     Some(backend.quantization().or(of_weights).unwrap_or("none").to_owned())

@@ -24,6 +24,7 @@ fn runs_that_measured_something_else_are_refused_or_marked() {
         (vec![(vec!["metrics", "total_output_tokens"], json!(9.0))], "the number of output tokens is 9 and not 2048"),
         (vec![(vec!["backend", "engine", "quantization"], json!("fp8"))], "quantisation is fp8 and not none"),
         (vec![(vec!["backend", "engine", "weights_dtype"], json!("q4_0"))], "quantisation is q4_0 and not none"),
+        (setting("model", "m/smol.Q4_1.gguf"), "quantisation is that of smol.Q4_1.gguf and not none"),
         (vec![(vec!["backend", "engine", "prefix_caching"], json!(true))], "the prefix cache is on and not off"),
         (
             vec![(vec!["backend", "parameters"], json!(7))],
