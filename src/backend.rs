@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{JobConfig, Sampling};
+use flashjob_config::{EngineConfig, JobConfig, Sampling};
 use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
@@ -91,6 +91,15 @@ pub trait Backend: Send {
     /// Number of GPUs that it computes on: the first ones of those that this process may use.
     fn gpus(&self) -> usize {
         0
+    }
+
+    /// Takes the limits of scheduling from `config`, the rest of which is what was loaded: of our own engine, which needs no new
+    /// weights for them. An engine that cannot is loaded again by those who ask.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where it cannot.
+    fn reschedule(&mut self, _config: &EngineConfig) -> Result<(), Error> {
+        Err(Error::Unavailable("this engine takes other limits of scheduling only when it starts".to_owned().into()))
     }
 
     /// Measures once more, after a run, what the machine can do, where that was measured before it; what comes of it is stated in

@@ -13,6 +13,7 @@ mod results;
 mod samples;
 mod signals;
 mod supervisor;
+mod sweeps;
 mod uploads;
 mod verify;
 mod vllm;

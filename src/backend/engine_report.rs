@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use flashjob_engine::EngineFacts;
+use flashjob_engine::CandleReport;
 
 /// Report of the engine that runs, as it stands in the log and in the result.
 #[derive(Clone, Debug, Serialize)]
@@ -12,7 +12,7 @@ use flashjob_engine::EngineFacts;
 #[serde(untagged)]
 pub enum EngineReport {
     /// Our own engine.
-    Candle(Box<EngineFacts>),
+    Candle(Box<CandleReport>),
     /// vLLM in a child process.
     Vllm(Box<VllmReport>),
 }

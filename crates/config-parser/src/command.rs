@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap_complete::Shell;
-use flashjob_config::{JobConfig, OutputStorage, Setting, Tracking};
+use flashjob_config::{JobConfig, OutputStorage, Setting, Sweep, Tracking};
 
 use super::error::ConfigError;
 use super::flags::{CompareFormat, RenderFormat};
@@ -13,6 +13,10 @@ use super::flags::{CompareFormat, RenderFormat};
 pub enum Command {
     /// Run the job of this configuration.
     Run(Box<JobConfig>),
+    /// Run each combination of this sweep.
+    Sweep(Box<Sweep>),
+    /// List the combinations of this sweep.
+    ListSweep(Box<Sweep>),
     /// Show the job and what is wrong with it.
     Check(Check),
     /// Compare the model's numbers where the job would run with those of the CPU in single precision.
@@ -35,8 +39,10 @@ pub enum Command {
 /// The outcome of `flashjob check`, as far as text alone can tell.
 #[derive(Debug)]
 pub struct Check {
-    /// The job, if nothing is wrong.
+    /// The job, if nothing is wrong; of a sweep the first one that can run.
     pub job: Option<Box<JobConfig>>,
+    /// The sweep, where one is given and nothing is wrong.
+    pub sweep: Option<Sweep>,
     /// Settings that could be resolved, in the order of [`JobConfig::settings`].
     pub settings: Vec<Setting>,
     /// Everything that is wrong.

@@ -23,6 +23,7 @@ mod resolver;
 mod sampling;
 mod slot;
 mod storage;
+mod sweep;
 mod telemetry;
 mod tracking;
 mod workload;
@@ -120,19 +121,37 @@ fn gather(
     (resolver, raw)
 }
 
-fn run(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+fn run(mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    if let Some(Some(request)) = sweep::read(&mut resolver, raw) {
+        let is_dry_run = request.is_dry_run;
+        let sweep = Box::new(sweep::plan(resolver, raw, request).map_err(Stop::Invalid)?);
+        return Ok(if is_dry_run { Command::ListSweep(sweep) } else { Command::Sweep(sweep) });
+    }
     let resolved = resolve::job(resolver, raw);
     resolved.job.map(|job| Command::Run(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
 }
 
-fn verify(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+fn verify(mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    if raw.sweep.given.is_some() {
+        resolver.errors.push(ConfigError::Together("verify compares one configuration; leave sweep out".to_owned()));
+    }
     let resolved = resolve::job(resolver, raw);
     resolved.job.map(|job| Command::Verify(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
 }
 
-fn check(resolver: Resolver, raw: &Raw) -> Command {
+fn check(mut resolver: Resolver, raw: &Raw) -> Command {
+    if let Some(Some(request)) = sweep::read(&mut resolver, raw) {
+        return Command::Check(match sweep::plan(resolver, raw, request) {
+            Ok(sweep) => {
+                let job = sweep.planned().next().map(|(_, job)| job.config.clone());
+                let settings = job.as_ref().map(|job| job.settings.clone()).unwrap_or_default();
+                Check { job, sweep: Some(sweep), settings, errors: Vec::new() }
+            }
+            Err(errors) => Check { job: None, sweep: None, settings: Vec::new(), errors },
+        });
+    }
     let resolve::Resolved { job, settings, errors } = resolve::job(resolver, raw);
-    Command::Check(Check { job: job.map(Box::new), settings, errors })
+    Command::Check(Check { job: job.map(Box::new), sweep: None, settings, errors })
 }
 
 fn publish(dir: PathBuf, resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {

@@ -1,6 +1,7 @@
 //! A run's record, against a real MLflow: what arrives, and what happens when it cannot.
 
 mod connection;
+mod end_to_end;
 mod experiments;
 mod fault_proxy;
 mod faults;
