@@ -43,7 +43,10 @@ fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
         added.map_err(|sentence| vec![sentence])?;
     }
     let comparison = Comparison::new(&found.runs, asked.allow_different);
-    let comparison = comparison.map_err(|error| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+    let comparison = comparison.map_err(|error| match error {
+        comparing::Error::NotComparable(sentences) => sentences,
+        error => vec![error.to_string()],
+    })?;
     let text = comparing::render(&comparison, format(asked.format), terminal::width());
     terminal::print(&text.map_err(|error| vec![format!("the comparison cannot be written: {error}")])?);
     let below = threshold.map(|threshold| threshold.below(&comparison)).unwrap_or_default();

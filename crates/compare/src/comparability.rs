@@ -66,10 +66,7 @@ fn not_measured(run: &Run) -> Option<String> {
         Status::Finished => Some("it has finished without a complete measurement".to_owned()),
         Status::Failed | Status::Killed => {
             let error = run.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-            Some(format!(
-                "it was {}{error}",
-                if run.status == Status::Failed { "not finished: it failed" } else { "killed" }
-            ))
+            Some(format!("it {}{error}", if run.status == Status::Failed { "failed" } else { "was killed" }))
         }
     }
 }
