@@ -34,7 +34,7 @@ pub fn compare(asked: &Compare) -> Exit {
 fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
     let threshold = asked.fail_below.as_deref().map(str::parse::<Threshold>).transpose();
     let threshold = threshold.map_err(|error| vec![error.to_string()])?;
-    let mut found = Found::default();
+    let mut found = NamedRuns::default();
     for argument in &asked.runs {
         let added = match argument.strip_prefix(IN_MLFLOW) {
             Some(path) => found.add_from_mlflow(path, asked.tracking.as_ref()),
@@ -43,7 +43,10 @@ fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
         added.map_err(|sentence| vec![sentence])?;
     }
     let comparison = Comparison::new(&found.runs, asked.allow_different);
-    let comparison = comparison.map_err(|error| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+    let comparison = comparison.map_err(|error| match error {
+        comparing::Error::NotComparable(sentences) => sentences,
+        error => vec![error.to_string()],
+    })?;
     let text = comparing::render(&comparison, format(asked.format), terminal::width());
     terminal::print(&text.map_err(|error| vec![format!("the comparison cannot be written: {error}")])?);
     let below = threshold.map(|threshold| threshold.below(&comparison)).unwrap_or_default();
@@ -63,13 +66,13 @@ fn format(asked: CompareFormat) -> Format {
 
 /// Runs that were found so far.
 #[derive(Default)]
-struct Found {
+struct NamedRuns {
     runs: Vec<Run>,
     /// Name of each run by the place where it lies: two names may lead to one.
     places: HashMap<PathBuf, String>,
 }
 
-impl Found {
+impl NamedRuns {
     /// Keeps a run, unless its place was named before.
     fn add(&mut self, place: PathBuf, name: String, result: RunResult) -> Result<(), String> {
         if let Some(earlier) = self.places.insert(place, name.clone()) {

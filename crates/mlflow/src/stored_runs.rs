@@ -28,7 +28,7 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
-    /// ID of the run.
+    /// ID that the server gave the run.
     pub fn id(&self) -> &str {
         self.run.id()
     }
