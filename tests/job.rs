@@ -2,6 +2,7 @@
 
 mod answers;
 mod caching;
+mod child_engine;
 mod endings;
 mod machines;
 mod not_finite;
@@ -10,6 +11,7 @@ mod regions;
 mod replicas;
 mod results;
 mod samples;
+mod sglang;
 mod signals;
 mod supervisor;
 mod uploads;
