@@ -2,6 +2,7 @@
 
 mod answers;
 mod caching;
+mod child_engine;
 mod compare;
 mod endings;
 mod machines;
@@ -11,6 +12,7 @@ mod regions;
 mod replicas;
 mod results;
 mod samples;
+mod sglang;
 mod signals;
 mod supervisor;
 mod sweeps;

@@ -137,7 +137,7 @@ fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
         max_tokens: request.max_tokens,
         stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
         sampling: request.sampling,
-        seed: request.seed,
+        seed: request.seed.number(),
     }
 }
 

@@ -8,6 +8,7 @@ mod arguments;
 mod blueprint;
 mod command;
 mod engine;
+mod engine_arguments;
 mod environment;
 mod error;
 mod flags;
