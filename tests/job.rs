@@ -2,6 +2,8 @@
 
 mod answers;
 mod caching;
+mod child_engine;
+mod compare;
 mod endings;
 mod machines;
 mod not_finite;
@@ -10,8 +12,10 @@ mod regions;
 mod replicas;
 mod results;
 mod samples;
+mod sglang;
 mod signals;
 mod supervisor;
+mod sweeps;
 mod uploads;
 mod verify;
 mod vllm;

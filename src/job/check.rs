@@ -7,7 +7,7 @@ use flashjob_config_parser::Check;
 use flashjob_mount as mount;
 
 use super::privileges::Plan;
-use super::{Exit, sweep_list, terminal};
+use super::{Exit, sweep, terminal};
 use crate::backend;
 
 /// Prints settings and problems. Exit 2 where there is a problem.
@@ -18,11 +18,8 @@ pub fn check(check: &Check) -> Exit {
         let _ = writeln!(text, "{:<28} {}  ({})", setting.key, escape_controls(&setting.value), setting.origin);
     }
     if let Some(sweep) = &check.sweep {
-        let _ = writeln!(
-            text,
-            "\nthese are the settings of the first combination that can run\n\n{}",
-            sweep_list::list(sweep)
-        );
+        let _ =
+            writeln!(text, "\nthese are the settings of the first combination that can run\n\n{}", sweep::list(sweep));
     }
     let mut problems: Vec<String> = check.errors.iter().map(ToString::to_string).collect();
     problems.extend(jobs(check).filter_map(|job| backend::check(job).err()));

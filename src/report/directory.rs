@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use flashjob_results::Sweep;
+
 use self::record::{FILES, Mark, Record, SPOOL, unfinished};
 use super::result::JobResult;
 use crate::bench::Measurement;
@@ -115,6 +117,11 @@ impl ResultsDirectory {
         self.moved.as_ref()
     }
 
+    /// Name of the run that writes here.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -122,7 +129,7 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", LOG];
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE, LOG];
         let paths = names.iter().map(|name| self.path.join(name));
         // A link leads to what is not this run's.
         paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()
@@ -173,6 +180,17 @@ impl ResultsDirectory {
     pub fn write_result(&self, result: &JobResult) -> io::Result<()> {
         self.write("result.json", |file| {
             serde_json::to_writer_pretty(&mut *file, &result.to_json())?;
+            file.write_all(b"\n")
+        })
+    }
+
+    /// Writes `sweep.json`.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_sweep(&self, sweep: &Sweep) -> io::Result<()> {
+        self.write(Sweep::FILE, |file| {
+            serde_json::to_writer_pretty(&mut *file, sweep)?;
             file.write_all(b"\n")
         })
     }

@@ -14,7 +14,7 @@ pub(super) const SWITCHES: [&str; 6] =
     ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos", "dry-run"];
 
 /// Flags that never take a value.
-const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];
+const BARE: [&str; 5] = ["--help", "-h", "--version", "-V", "--allow-different"];
 
 /// Least similarity (Jaro–Winkler) of a wrong name and a known one that is suggested for it.
 const ALIKE: f64 = 0.8;

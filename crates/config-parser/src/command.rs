@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use flashjob_config::{JobConfig, OutputStorage, Setting, Sweep, Tracking};
 
 use super::error::ConfigError;
-use super::flags::RenderFormat;
+use super::flags::{CompareFormat, RenderFormat};
 
 /// The command that the user gave.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Command {
     Verify(Box<JobConfig>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
+    /// Show results of several runs side by side.
+    Compare(Box<Compare>),
     /// Turn a blueprint into a manifest.
     Render(Render),
     /// Judge a blueprint.
@@ -45,6 +47,21 @@ pub struct Check {
     pub settings: Vec<Setting>,
     /// Everything that is wrong.
     pub errors: Vec<ConfigError>,
+}
+
+/// Arguments of `flashjob compare`.
+#[derive(Debug)]
+pub struct Compare {
+    /// Results directories, `result.json` files, or `mlflow:EXPERIMENT[/RUN]`.
+    pub runs: Vec<String>,
+    /// Format of the comparison.
+    pub format: CompareFormat,
+    /// Least ratio of throughput, as it was written.
+    pub fail_below: Option<String>,
+    /// Show runs that measured something else, too.
+    pub allow_different: bool,
+    /// Server that holds runs of MLflow.
+    pub tracking: Option<Tracking>,
 }
 
 /// Arguments of `flashjob render`.

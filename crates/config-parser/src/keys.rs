@@ -159,6 +159,12 @@ keys! {
         /// Measure what the processors can do, before the run and after it, in less than a second each: the roofline of the result
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
+        /// Arguments of vLLM's own for backend=vllm: a JSON object, or words like --kv-cache-dtype=fp8
+        #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
+        vllm_args = Decided("none");
+        /// Arguments of SGLang's own for backend=sglang: a JSON object, or words like --attention-backend=fa3
+        #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
+        sglang_args = Decided("none");
 
         /// Where prompts come from: random tokens, random tokens behind shared prefixes (prefix), lines of sonnets (sonnet), a file of
         /// conversations (sharegpt) or of requests (jsonl), or sums with their results (arithmetic)

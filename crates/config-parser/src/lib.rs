@@ -8,6 +8,7 @@ mod arguments;
 mod blueprint;
 mod command;
 mod engine;
+mod engine_arguments;
 mod environment;
 mod error;
 mod flags;
@@ -36,13 +37,13 @@ use flashjob_config::Origin;
 
 pub use clap_complete::Shell;
 
-pub use command::{Check, Command, Publish, Render};
+pub use command::{Check, Command, Compare, Publish, Render};
 pub use error::{ConfigError, Stop};
-pub use flags::RenderFormat;
+pub use flags::{CompareFormat, RenderFormat};
 pub use manual::manual;
 pub use reference::{expand as expand_references, unresolved as unresolved_reference};
 
-use flags::Asked;
+use flags::{Asked, Comparing};
 use keys::{Raw, Texts};
 use resolver::Resolver;
 
@@ -77,7 +78,10 @@ pub fn parse(
         Asked::Check(texts) => (texts, Box::new(|resolver, raw| Ok(check(resolver, raw)))),
         Asked::Verify(texts) => (texts, Box::new(verify)),
         Asked::Publish { dir, texts } => {
-            (texts, Box::new(move |resolver, raw| publish(PathBuf::from(&dir), resolver, raw)))
+            (texts, Box::new(move |resolver, raw| publish(PathBuf::from(dir), resolver, raw)))
+        }
+        Asked::Compare { arguments, texts } => {
+            (texts, Box::new(move |resolver, raw| compare(arguments, resolver, raw)))
         }
         Asked::Help(_) | Asked::Completions(_) | Asked::Render(_) | Asked::Validate { .. } => {
             return Err(Stop::Invalid(errors));
@@ -88,7 +92,7 @@ pub fn parse(
 }
 
 /// Turns raw values into a command.
-type Finish = dyn Fn(Resolver, &Raw) -> Result<Command, Stop>;
+type Finish = dyn FnOnce(Resolver, &Raw) -> Result<Command, Stop>;
 
 /// Fills the raw struct from all sources, the strongest first.
 fn gather(
@@ -154,6 +158,16 @@ fn check(mut resolver: Resolver, raw: &Raw) -> Command {
 fn publish(dir: PathBuf, resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
     let resolve::Destination { tracking, output } = resolve::destination(resolver, raw).map_err(Stop::Invalid)?;
     Ok(Command::Publish(Box::new(Publish { dir, tracking, output })))
+}
+
+fn compare(arguments: Comparing, mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    let Comparing { runs, format, fail_below, allow_different } = arguments;
+    match tracking::resolve(&mut resolver, raw) {
+        Some(tracking) if resolver.errors.is_empty() => {
+            Ok(Command::Compare(Box::new(Compare { runs, format, fail_below, allow_different, tracking })))
+        }
+        _ => Err(Stop::Invalid(resolver.errors)),
+    }
 }
 
 /// The completion script for `shell`.

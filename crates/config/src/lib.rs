@@ -5,6 +5,7 @@
 
 mod choice;
 mod engine;
+mod engine_arguments;
 mod job_config;
 mod nodes;
 mod origin;
@@ -23,6 +24,7 @@ mod workload;
 
 pub use choice::Choice;
 pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
+pub use engine_arguments::EngineArguments;
 pub use job_config::JobConfig;
 pub use nodes::NodesConfig;
 pub use origin::Origin;

@@ -7,6 +7,7 @@ mod fault_proxy;
 mod faults;
 mod publishing;
 mod recording;
+mod stored_runs;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};

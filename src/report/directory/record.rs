@@ -14,11 +14,13 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use flashjob_results::Sweep;
+
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
 /// Files of a run, directly in `results-dir`.
-pub(super) const FILES: [&str; 4] = ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl"];
+pub(super) const FILES: [&str; 5] = ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE];
 
 /// The folder of runs that wait for MLflow, one folder each.
 pub(super) const SPOOL: &str = "mlflow";
