@@ -65,6 +65,7 @@ pub(super) fn fill(raw: &mut Raw, path: &str, bytes: &[u8], errors: &mut Vec<Con
     let Ok(text) = std::str::from_utf8(bytes) else {
         return refuse("is not UTF-8 text; give the JSON file itself".to_owned());
     };
+    // Some editors begin a file with a byte order mark.
     let file = match serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')) {
         Ok(file @ Value::Object(_)) => file,
         Ok(_) => return refuse("is not a JSON object; give the JSON that the recipe is deployed with".to_owned()),

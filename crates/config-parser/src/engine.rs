@@ -40,6 +40,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<EngineConfig
     let validate_weights = resolver.read(&raw.validate_weights, parsing::boolean, bool::to_string);
     let measure_limits = resolver.read(&raw.measure_limits, parsing::boolean, bool::to_string);
     let instruction_set = resolver.variable(&raw.flashjob_isa, "flashjob-isa", parsing::choice::<InstructionSet>);
+    // Only where both are given: a default is chosen to fit the other one.
     if let (Some(Some(tokens)), Some(Some(sequences))) = (max_num_batched_tokens, max_num_seqs)
         && tokens < sequences
     {

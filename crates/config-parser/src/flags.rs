@@ -223,6 +223,7 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
     };
     let mut flags = long(&command);
     let of_their_own = ["render", "compare"];
+    // Other commands have the flags of a run, or some of them.
     flags.extend(command.get_subcommands().filter(|command| of_their_own.contains(&command.get_name())).flat_map(long));
     flags.sort();
     flags.dedup();

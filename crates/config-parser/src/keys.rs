@@ -91,6 +91,7 @@ pub(super) fn shown(field: &str) -> String {
 
 /// The heading of the key of `field` in the help text.
 pub(super) fn heading(field: &str) -> Option<&'static str> {
+    // Asked of clap, which has read the attributes: the table itself cannot see into them.
     static HEADINGS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
         let command = <Texts as clap::Args>::augment_args(clap::Command::new("keys"));
         let heading = |arg: &clap::Arg| Some((arg.get_id().to_string(), arg.get_help_heading()?.to_owned()));

@@ -31,6 +31,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Nodes
         |timeout| timeout.as_secs_f64().to_string(),
     );
     let leader = resolver.variable(&raw.lws_leader_address, "group-leader", |text| {
+        // Colons are those of an IPv6 address; a name that Kubernetes makes has letters, digits, hyphens and dots.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte);
         match text.bytes().all(plain) && text.len() <= LONGEST_ADDRESS {
             true => Ok(text.to_owned()),
@@ -47,6 +48,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Nodes
         (None, None, None) => return Some(None),
         (Some(leader), Some(num_nodes), Some(node_rank)) => (leader, num_nodes, node_rank),
         (leader, num_nodes, node_rank) => {
+            // A half-configured group would wait for nodes that never come, or run the whole job on each.
             let given = [leader.is_some(), num_nodes.is_some(), node_rank.is_some()];
             let which = |set| names.iter().zip(given).filter(move |(_, given)| *given == set).map(|(name, _)| *name);
             let are = if which(true).count() > 1 { "are" } else { "is" };

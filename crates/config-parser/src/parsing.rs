@@ -106,6 +106,7 @@ pub(super) fn shown_seconds(duration: &Duration) -> String {
 
 /// A value out of a short list of names.
 pub(super) fn choice<T: Choice>(text: &str) -> Result<T, String> {
+    // In this spelling alone, as vLLM and SGLang take the words of their own choices.
     let found = T::NAMES.iter().find(|(name, _)| *name == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<&str> = T::NAMES.iter().map(|(name, _)| *name).collect();

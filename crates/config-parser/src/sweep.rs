@@ -60,6 +60,7 @@ impl Axis {
         if rows.iter().flatten().any(|text| text.trim().is_empty()) {
             return Err(format!("{name} has an empty value"));
         }
+        // Two runs of one combination would differ in their number alone; several regions of one are what `repeats` is for.
         let mut seen = HashSet::new();
         match rows.iter().find(|row| !seen.insert(*row)) {
             Some(row) => Err(format!("{name} has the value {} twice", quoted(&row.join("/")))),
@@ -118,6 +119,7 @@ pub(super) fn read(resolver: &mut Resolver, raw: &Raw) -> Option<Option<Request>
     }
     match combinations(&given.text) {
         Ok(combinations) => {
+            // Like any key, so that the settings of each combination say of which sweep it is.
             resolver.note(&raw.sweep, given.text.clone(), given.origin.clone());
             Some(Some(Request { combinations, origin: given.origin.clone(), is_dry_run: is_dry_run? }))
         }
@@ -137,6 +139,7 @@ fn combinations(text: &str) -> Result<Vec<Values>, Vec<String>> {
     if text.len() > LONGEST_BYTES {
         return Err(vec![format!("it has {} bytes, above the {LONGEST_BYTES} that are read", text.len())]);
     }
+    // No key begins with a bracket: what a text is meant as cannot be mistaken.
     match text.chars().next() {
         Some('[') => json::listed(text),
         Some('{') => product(&json::axes(text)?),

@@ -37,6 +37,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<TelemetryCon
     let metrics_linger = resolver.read(
         &raw.metrics_linger_seconds,
         |text| match text {
+            // Decided at the end, when it is known who has scraped.
             "auto" => Ok(MetricsLinger::Auto),
             _ => parsing::duration(text).map(MetricsLinger::For).map_err(|reason| format!("{reason}, or auto")),
         },

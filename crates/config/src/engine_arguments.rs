@@ -15,7 +15,7 @@ impl EngineArguments {
         Self(arguments)
     }
 
-    /// All names.
+    /// Names of all arguments, in the order in which they were given.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -51,7 +51,7 @@ pub enum Reload {
     Nothing,
     /// Scheduler and KV cache, with the same weights.
     Scheduler,
-    /// The model.
+    /// The model, with all that depends on its weights.
     Model,
 }
 

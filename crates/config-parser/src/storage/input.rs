@@ -71,6 +71,7 @@ fn input(entry: &Entry, refused: &mut Vec<String>) -> Option<InputStorage> {
         // With a bucket_name the platform mounts the bucket; without either, the files are there already.
         (None, _) => Ok(None),
     });
+    // Every field is read before any is missed, so that all mistakes of an entry are reported.
     let location = entry.read("mount_location", &mut note, |value| {
         parse_location(value.map(text).transpose()?.unwrap_or(InputStorage::DEFAULT_LOCATION))
     });

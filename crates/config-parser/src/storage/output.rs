@@ -84,6 +84,7 @@ fn parse_list(text: &str) -> Result<Output, String> {
             several => Err(format!("it has {several} entries, but results go to one place")),
         };
     };
+    // With bucket_name the platform uploads a directory by itself, and results are written there.
     match (entry.text("par")?, entry.text("bucket_name")?, entry.text("mount_location")?) {
         (Some(_), Some(_), _) => Err("an entry has either par or bucket_name".to_owned()),
         (Some(par), None, _) => writable(parse_par(par)?, parse_prefix(entry.text("prefix")?.unwrap_or_default())?),

@@ -35,6 +35,7 @@ pub(super) fn sort(combinations: &mut [Values]) {
     let ranks: Vec<(usize, usize)> = combinations.iter().map(&mut rank).collect();
     let mut ranked: Vec<((usize, usize), Values)> =
         ranks.into_iter().zip(combinations.iter_mut().map(std::mem::take)).collect();
+    // A rank is the place of the first combination of its group, and the sort is stable: what is equal keeps its order.
     ranked.sort_by_key(|(rank, _)| *rank);
     for (place, (_, values)) in combinations.iter_mut().zip(ranked) {
         *place = values;
@@ -45,6 +46,7 @@ pub(super) fn sort(combinations: &mut [Values]) {
 pub(super) fn reloads<'a>(combinations: impl Iterator<Item = (&'a Values, Option<BackendKind>)>) -> Vec<Reload> {
     let mut before: Option<&Values> = None;
     let reload = |(values, backend): (&'a Values, Option<BackendKind>)| {
+        // One that is refused changes nothing: the next one is compared with the last that ran.
         let Some(backend) = backend else { return Reload::Nothing };
         match before.replace(values).map_or(Reload::Model, |before| difference(before, values)) {
             // Other engines take these limits when they start, together with the model.

@@ -21,6 +21,7 @@ pub(crate) fn plan(mut resolver: Resolver, raw: &Raw, request: Request) -> Resul
     let Request { mut combinations, origin, .. } = request;
     let keys = swept_fields(&combinations);
     check_given(&mut resolver, raw, &keys, &origin);
+    // Before anything is numbered: numbers are places in the order in which combinations run.
     order::sort(&mut combinations);
     let resolved: Vec<(Values, Resolved)> =
         combinations.into_iter().map(|values| resolve(&resolver, raw, values)).collect();
@@ -90,6 +91,7 @@ fn resolve(resolver: &Resolver, raw: &Raw, values: Values) -> (Values, Resolved)
             slot.given = Some(Given { text: text.trim().to_owned(), origin: Origin::Sweep });
         }
     }
+    // With the errors so far: a key that is missing because its flag was misspelt is not reported once more.
     let resolved = resolve::job(resolver.clone(), &raw);
     (values, resolved)
 }
@@ -99,6 +101,7 @@ fn note_errors_of_all(resolved: &[(Values, Resolved)], errors: &mut Vec<ConfigEr
     let is_in_all = |error: &ConfigError| resolved.iter().all(|(_, resolved)| resolved.errors.contains(error));
     for (_, Resolved { errors: found, .. }) in resolved {
         for error in found {
+            // One value is wrong in every combination that has it; values that contradict each other may be so in one alone.
             let concerns_all = !matches!(error, ConfigError::Together(_)) || is_in_all(error);
             if concerns_all && !errors.contains(error) {
                 errors.push(error.clone());
@@ -109,6 +112,7 @@ fn note_errors_of_all(resolved: &[(Values, Resolved)], errors: &mut Vec<ConfigEr
 
 /// Several processes that share one job cannot run several.
 fn check_processes(resolved: &[(Values, Resolved)], raw: &Raw, errors: &mut Vec<ConfigError>) {
+    // Neither depends on a key that may be swept: any job says it for all.
     let Some(job) = resolved.iter().find_map(|(_, resolved)| resolved.job.as_ref()) else { return };
     if job.num_nodes() > 1 {
         errors.push(ConfigError::Together(format!(

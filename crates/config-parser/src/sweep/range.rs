@@ -45,6 +45,7 @@ pub(super) fn expand(text: &str) -> Result<Vec<String>, String> {
         return Err(format!("the range {shown} ends before it begins"));
     }
     let numbers = std::iter::successors(Some(start), |number| step.after(*number)).take_while(|number| *number <= end);
+    // One more than allowed is enough to see that there are too many, however long the range is.
     let texts: Vec<String> = numbers.take(MOST_COMBINATIONS + 1).map(|number| number.to_string()).collect();
     match texts.len() > MOST_COMBINATIONS {
         true => Err(format!("the range {shown} has more than {MOST_COMBINATIONS} values")),

@@ -21,7 +21,7 @@ fn axis(word: &str) -> Result<Axis, String> {
         [_] => Ok(range::expand(item)?.into_iter().map(|text| vec![text]).collect()),
         linked => Ok(vec![row(linked, item)?]),
     };
-    // Splitting an empty list gives one empty value.
+    // Splitting an empty list gives one empty value, where there is none at all.
     let items = list.split(',').filter(|_| !list.is_empty());
     Axis::collect(fields, items.map(rows))
 }
