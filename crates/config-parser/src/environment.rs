@@ -64,6 +64,7 @@ pub(super) fn read(
         if text.trim().is_empty() || is_service_link(field, &text) {
             continue;
         }
+        // By key, as three spellings of a name are one.
         match found.get(field) {
             Some((first_name, first)) if *first != text => {
                 // Two spellings of one key with different values: neither has precedence.

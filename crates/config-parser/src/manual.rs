@@ -21,6 +21,7 @@ pub fn manual() -> String {
     commands(&mut page, &command);
     keys(&mut page, &command);
     variables(&mut page);
+    // One line break at the end, as the formatter of Markdown has it.
     page.truncate(page.trim_end().len());
     page.push('\n');
     page

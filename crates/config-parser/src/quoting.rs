@@ -10,6 +10,7 @@ pub(super) fn quoted(text: &str) -> String {
     if text.is_empty() {
         return "empty".to_owned();
     }
+    // Redacted before it is cut: a token that was cut in two would not be found.
     let redacted = redact(text);
     let mut shown: String = redacted.chars().take(LONGEST_SHOWN).flat_map(char::escape_debug).collect();
     if redacted.chars().count() > LONGEST_SHOWN {

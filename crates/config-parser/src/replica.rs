@@ -78,6 +78,7 @@ pub(super) fn check(
     workload: &Workload,
     tracking: Option<&Tracking>,
 ) {
+    // Named after the key that the user gave, which may be the blueprint's.
     let (count, key) = (replica.share.count(), given_as(raw));
     if count > 1 && tracking.is_some() && replica.job_uid.is_none() {
         resolver.errors.push(ConfigError::Together(format!(

@@ -44,6 +44,7 @@ impl ModelPath {
             [] => vec![Path::new(InputStorage::DEFAULT_LOCATION)],
             inputs => inputs.iter().map(|input| input.location.as_path()).collect(),
         };
+        // Mounted files first: a name like `llama` may well be a folder of the working directory, too.
         locations.into_iter().chain([Path::new(".")]).map(|location| location.join(&self.0)).collect()
     }
 }

@@ -65,6 +65,7 @@ impl JobConfig {
 
     /// Secrets, which must never be shown.
     pub fn secrets(&self) -> Vec<Secret> {
+        // Of a PAR the token alone: bucket and object are named in messages.
         let pars = self.inputs.iter().filter_map(|input| input.par.as_ref()).chain(self.output.iter().map(|o| &o.par));
         let mut secrets: Vec<Secret> = pars.map(|par| par.token().clone()).collect();
         secrets.extend(self.tracking.iter().flat_map(|tracking| tracking.credentials.secrets()));
@@ -73,6 +74,7 @@ impl JobConfig {
 
     /// `sentence` without these texts: for files, MLflow and standard output, where no log redacts it.
     pub fn hide(&self, sentence: &str) -> String {
+        // Made for each sentence: they are few, and a redaction that was kept could miss a secret.
         Redaction::new(&self.secrets()).apply(sentence).into_owned()
     }
 }

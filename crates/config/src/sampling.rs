@@ -16,6 +16,7 @@ pub struct Sampling {
 impl Sampling {
     /// Returns whether sampling is greedy: the likeliest token is taken.
     pub fn is_greedy(&self) -> bool {
+        // Where one token is kept, nothing is drawn, whatever the temperature.
         self.temperature == 0.0 || self.top_k.is_some_and(|k| k.get() == 1)
     }
 }

@@ -45,6 +45,7 @@ impl Altered {
     /// A copy of `fixture`.
     pub fn of(fixture: &str) -> Self {
         let directory = TempDir::new().unwrap();
+        // Copied, as the fixtures are committed and other tests read them meanwhile.
         for entry in std::fs::read_dir(golden::directory(fixture)).unwrap() {
             let entry = entry.unwrap();
             std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();

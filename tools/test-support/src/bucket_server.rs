@@ -50,6 +50,7 @@ impl BucketServer {
 
     /// Ends the PAR of `url`: it is unknown from now on.
     pub fn revoke(&self, url: &str) {
+        // The admin endpoint knows a PAR by its token alone.
         let token = url.split("/p/").nth(1).unwrap().split('/').next().unwrap();
         let answer = self.admin("DELETE", &format!("/admin/pars/{token}"), None);
         assert_eq!(answer["revoked"], true, "there is such a PAR");
@@ -92,6 +93,7 @@ impl BucketServer {
 
     /// One request to the admin endpoint. Works with and without an async runtime.
     pub fn admin(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        // Over a plain socket: clients of HTTP block or need a runtime, and callers are on both sides of one.
         let body = body.unwrap_or(json!(null)).to_string();
         let answer = self.request(method, path, &body);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -101,6 +103,7 @@ impl BucketServer {
 
     /// The whole answer to one request.
     pub fn request(&self, method: &str, path: &str, body: &str) -> String {
+        // The server closes it, so that the answer ends where the connection does and its length need not be read.
         let mut stream = TcpStream::connect(self.address).unwrap();
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: {length}");

@@ -12,6 +12,7 @@ pub fn everything_in(folder: &Path) -> BTreeMap<PathBuf, (u32, u32, Vec<u8>)> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            // Links are not followed: they may lead outside, or in a circle.
             let there = path.symlink_metadata().unwrap();
             let content = if there.is_symlink() {
                 path.read_link().unwrap().into_os_string().into_encoded_bytes()

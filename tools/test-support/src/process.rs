@@ -33,6 +33,7 @@ impl Process {
     /// Any program, by path or by name.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
+        // A variable of the developer's, such as INPUT_LEN, would be read as configuration.
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         Self { command, input: None, timeout: PATIENCE }
@@ -52,6 +53,7 @@ impl Process {
 
     /// The same, run by another program: `setpriv OPTIONS PROGRAM ARGUMENTS`.
     pub fn through<S: AsRef<OsStr>>(self, words: impl IntoIterator<Item = S>) -> Self {
+        // A new command: what was to be run becomes the last words of the other program.
         let mut words = words.into_iter();
         let mut process = Self::new(words.next().expect("a program"));
         process.command.args(words).arg(self.command.get_program()).args(self.command.get_args());
@@ -148,6 +150,7 @@ impl Running {
     /// Waits until standard error holds `text`.
     pub fn wait_for_stderr(&mut self, text: &str) {
         while !self.stderr.so_far().contains(text) {
+            // A program that failed to start is reported now, and not when its time is over.
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended ({status}) and never said {text:?}:\n{}", self.stderr.so_far());
             }
@@ -164,6 +167,7 @@ impl Running {
     /// Waits for its end, or kills it when the time is over.
     pub fn wait(mut self) -> Finished {
         let mut timed_out = false;
+        // Polled, as no wait of the standard library has a time limit.
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -181,6 +185,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Both are refused where it has ended already. Without the wait it would stay as a zombie until the last test.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -251,6 +256,7 @@ impl Collector {
     /// Everything. A grandchild that holds the pipe open is not waited for longer than a second.
     fn end(&mut self) -> String {
         if let Some(thread) = self.thread.take() {
+            // Not joined: the thread ends with the last holder of the pipe, which may be a daemon.
             let patience = Instant::now() + Duration::from_secs(1);
             while !thread.is_finished() && Instant::now() < patience {
                 std::thread::sleep(Duration::from_millis(5));
@@ -290,6 +296,7 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
 
 /// A TCP port without a listener at the moment.
 pub fn free_port() -> u16 {
+    // Closed again at once: another program may take it before the caller does, which is rare as ports are given out in turn.
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -22,6 +22,7 @@ pub struct Workplace {
 impl Workplace {
     /// A new folder; the shell runs `end` before it is removed, where `$1` is the folder.
     pub fn ended_by(end: &str) -> Self {
+        // Kept: the guard removes it, which a destructor of a killed process could not.
         let path = tempfile::tempdir().unwrap().keep();
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD, "sh"]).arg(&path).arg(end);
