@@ -44,6 +44,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "report",
             "results",
             "telemetry",
+            "timeline",
         ],
     ),
 ];

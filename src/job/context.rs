@@ -8,6 +8,7 @@ use flashjob_event::Events;
 use flashjob_host::gpus::Gpus;
 use flashjob_mount::Mounter;
 use flashjob_telemetry::{FactLog, Registry};
+use flashjob_timeline::Timeline;
 
 use super::descriptors::KeptBack;
 use super::host;
@@ -42,6 +43,8 @@ pub struct Observability {
     pub registry: Arc<Registry>,
     /// Recorder of the measured region.
     pub recorder: Arc<Recorder>,
+    /// The measured region over time, for the report and the live page.
+    pub timeline: Arc<Timeline>,
     /// Step times of the warm-up.
     pub step_times: Arc<StepTimes>,
     /// Times at which phases started.
@@ -94,14 +97,15 @@ impl Observability {
     fn start() -> Self {
         let registry = Arc::new(Registry::new());
         let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-        let step_times = Arc::new(StepTimes::default());
+        let (timeline, step_times) = (Arc::new(Timeline::default()), Arc::new(StepTimes::default()));
         let events = Events::to(vec![
             registry.clone(),
             recorder.clone(),
+            timeline.clone(),
             step_times.clone(),
             phases.clone(),
             Arc::new(FactLog::default()),
         ]);
-        Self { events, registry, recorder, step_times, phases }
+        Self { events, registry, recorder, timeline, step_times, phases }
     }
 }
