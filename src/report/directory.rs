@@ -3,6 +3,7 @@
 //! An earlier run's files move to `earlier/`; whatever else is there stays as it is and where it is.
 
 mod earlier;
+mod page;
 mod record;
 
 use std::fs::{self, File};
@@ -11,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flashjob_results::RecordedTimeline;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -23,6 +25,8 @@ use super::result::JobResult;
 use crate::bench::Measurement;
 
 pub use self::earlier::Moved;
+use self::page::PAGE;
+pub use self::page::PageError;
 
 const LOG: &str = FILES[0];
 
@@ -122,7 +126,7 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", LOG];
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", RecordedTimeline::FILE, PAGE, LOG];
         let paths = names.iter().map(|name| self.path.join(name));
         // A link leads to what is not this run's.
         paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()

@@ -19,6 +19,11 @@ pub enum Command {
     Verify(Box<JobConfig>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
+    /// Render the page of a results directory again.
+    Report {
+        /// The `results-dir` of a run or a sweep.
+        dir: PathBuf,
+    },
     /// Turn a blueprint into a manifest.
     Render(Render),
     /// Judge a blueprint.
