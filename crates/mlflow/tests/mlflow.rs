@@ -4,6 +4,7 @@ mod connection;
 mod experiments;
 mod fault_proxy;
 mod faults;
+mod pages;
 mod publishing;
 mod recording;
 
