@@ -2,6 +2,7 @@
 # holds the very binary that was tested. It labels them, too.
 ARG CUDA_BASE=debian:bookworm-slim
 ARG VLLM_BASE=vllm/vllm-openai:v0.32.0
+ARG SGLANG_BASE=lmsysorg/sglang:v0.5.23
 
 # One static binary and nothing else.
 FROM scratch AS cpu
@@ -19,6 +20,18 @@ ENTRYPOINT ["/flashjob"]
 FROM ${VLLM_BASE} AS vllm
 COPY flashjob /flashjob
 # A user without a name and a home: torch asks for the one, and compiled kernels are kept in the other.
+ENV results_dir=/results \
+    HOME=/tmp \
+    USER=flashjob
+USER 65532:65532
+WORKDIR /
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/flashjob"]
+
+# The same beside an SGLang that is there already, for backend=sglang: any base whose `python3` in PATH imports sglang.
+FROM ${SGLANG_BASE} AS sglang
+COPY flashjob /flashjob
 ENV results_dir=/results \
     HOME=/tmp \
     USER=flashjob

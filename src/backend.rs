@@ -4,11 +4,12 @@
 //! replaced by another one unseen: what was asked for runs, or the job ends with a sentence that says why not.
 
 mod candle;
-mod child_environment;
+mod child_engine;
 mod engine_report;
 mod error;
 mod gpus;
 mod presence;
+mod sglang;
 mod vllm;
 
 use std::path::Path;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{JobConfig, Sampling};
+use flashjob_config::{EngineConfig, JobConfig, Sampling};
 use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
-pub use engine_report::{EngineReport, VllmReport};
+use child_engine::ChildEngine;
+
+pub use engine_report::{ChildEngineReport, EngineReport};
 pub use error::{Cause, Error};
 pub use gpus::watch as watch_gpus;
 pub use presence::{Found, Interpreter, check};
@@ -41,8 +44,34 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Sampling parameters.
     pub sampling: Sampling,
-    /// With `id` and a token's position, decides every random choice.
-    pub seed: u64,
+    /// With `id` and a token's position, decides every random choice of our own engine.
+    pub seed: Seed,
+}
+
+/// Source of a request's random choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// The job's.
+    Job(u64),
+    /// One that the user set for this request.
+    Request(u64),
+}
+
+impl Seed {
+    /// The number, whoever has set it.
+    pub fn number(self) -> u64 {
+        match self {
+            Seed::Job(seed) | Seed::Request(seed) => seed,
+        }
+    }
+
+    /// The number that the user set for this request.
+    pub fn of_request(self) -> Option<u64> {
+        match self {
+            Seed::Job(_) => None,
+            Seed::Request(seed) => Some(seed),
+        }
+    }
 }
 
 /// Outcome of a request.
@@ -91,6 +120,15 @@ pub trait Backend: Send {
     /// Number of GPUs that it computes on: the first ones of those that this process may use.
     fn gpus(&self) -> usize {
         0
+    }
+
+    /// Takes the limits of scheduling from `config`, the rest of which is what was loaded: of our own engine, which needs no new
+    /// weights for them. An engine that cannot is loaded again by those who ask.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where it cannot.
+    fn reschedule(&mut self, _config: &EngineConfig) -> Result<(), Error> {
+        Err(Error::Unavailable("this engine takes other limits of scheduling only when it starts".to_owned().into()))
     }
 
     /// Measures once more, after a run, what the machine can do, where that was measured before it; what comes of it is stated in
@@ -150,7 +188,8 @@ pub struct Loading<'a> {
 pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Error> {
     match found {
         Found::Candle(placement) => Ok(Box::new(candle::CandleBackend::open(placement, loading)?)),
-        Found::Vllm(interpreter) => Ok(Box::new(vllm::VllmBackend::open(&interpreter, loading)?)),
+        Found::Vllm(interpreter) => Ok(Box::new(ChildEngine::open(&vllm::VLLM, &interpreter, loading)?)),
+        Found::Sglang(interpreter) => Ok(Box::new(ChildEngine::open(&sglang::SGLANG, &interpreter, loading)?)),
     }
 }
 
@@ -161,7 +200,7 @@ pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Err
 pub fn open_worker(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Worker>, Error> {
     match found {
         Found::Candle(placement) => Ok(Box::new(candle::CandleWorker::open(placement, loading)?)),
-        Found::Vllm(_) => {
+        Found::Vllm(_) | Found::Sglang(_) => {
             Err(Error::Unavailable("only backend=candle shares a model with other nodes".to_owned().into()))
         }
     }

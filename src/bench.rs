@@ -103,6 +103,15 @@ impl Progress {
         self.0.lock()
     }
 
+    /// Tells that there are as many regions as `repeats` asks for, and notes the reason.
+    pub fn is_done(&self, repeats: Repeats) -> bool {
+        let mut achieved = self.lock();
+        let rates: Vec<f64> =
+            achieved.regions.iter().map(|region| region.measurement.output_tokens_per_second()).collect();
+        achieved.stopped_by = repeats::stopped_by(repeats, &rates);
+        achieved.stopped_by.is_some()
+    }
+
     /// Takes out what there is.
     pub fn take(&self) -> Achieved {
         std::mem::take(&mut self.lock())
@@ -123,29 +132,41 @@ pub fn run(
     watch: &Watch<'_>,
     progress: &Progress,
 ) -> Result<(), Error> {
-    watch.events.emit(Fact::PhaseStarted(Phase::WarmUp));
-    let report = warm_up::warm_up(backend, prompts, how, watch)?;
-    progress.lock().warm_up = report;
-    for number in 0.. {
-        region(backend, prompts, number, watch, progress)?;
-        let rates: Vec<f64> =
-            progress.lock().regions.iter().map(|region| region.measurement.output_tokens_per_second()).collect();
-        if let Some(reason) = repeats::stopped_by(repeats, &rates) {
-            progress.lock().stopped_by = Some(reason);
-            break;
-        }
+    warm_up(backend, prompts, how, watch, progress)?;
+    while !progress.is_done(repeats) {
+        region(backend, prompts, watch, progress)?;
     }
     Ok(())
 }
 
-/// Measures region `number`, counted from 0, into `progress`.
-fn region(
+/// Warms up before the first region of `progress`.
+///
+/// # Errors
+/// As [`run`].
+pub fn warm_up(
     backend: &mut dyn Backend,
     prompts: &Prompts,
-    number: usize,
+    how: WarmUp,
     watch: &Watch<'_>,
     progress: &Progress,
 ) -> Result<(), Error> {
+    watch.events.emit(Fact::PhaseStarted(Phase::WarmUp));
+    let report = warm_up::warm_up(backend, prompts, how, watch)?;
+    progress.lock().warm_up = report;
+    Ok(())
+}
+
+/// Measures the next region of `progress`.
+///
+/// # Errors
+/// As [`run`].
+pub fn region(
+    backend: &mut dyn Backend,
+    prompts: &Prompts,
+    watch: &Watch<'_>,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let number = progress.lock().regions.len();
     let requests = prompts.region(number).map_err(Error::Prompts)?;
     // The backend takes the requests, and their counts are verified against the originals.
     let expected: Vec<Request> = requests.clone();

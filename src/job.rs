@@ -3,6 +3,7 @@
 mod blueprint;
 mod check;
 mod clock;
+mod compare;
 mod context;
 mod descriptors;
 mod exit;
@@ -23,6 +24,7 @@ mod resend_spooled;
 mod run;
 mod signals;
 mod supervisor;
+mod sweep;
 mod terminal;
 mod termination_file;
 mod text_file;
@@ -38,7 +40,7 @@ use std::process::ExitCode;
 
 pub use exit::Exit;
 
-use flashjob_config::{JobConfig, MountMode};
+use flashjob_config::{JobConfig, MountMode, Sweep};
 use flashjob_config_parser::{self as config_parser, Command, Stop};
 use flashjob_model as model;
 use flashjob_mount as mount;
@@ -57,7 +59,7 @@ pub fn main() -> ExitCode {
     let read_file = |path: &Path| text_file::read(path);
     let asked = config_parser::parse(std::env::args_os().skip(1), std::env::vars_os(), &read_file);
     // Commands that run no job fork as well where this is PID 1, which has to reap orphans and pass signals on.
-    let is_job = matches!(asked, Ok(Command::Run(_)));
+    let is_job = matches!(asked, Ok(Command::Run(_) | Command::Sweep(_)));
     if !is_job
         && supervisor::is_first()
         && let Err(code) = supervisor::part(&Remains::default(), ())
@@ -65,10 +67,17 @@ pub fn main() -> ExitCode {
         return code;
     }
     let exit = match asked {
-        Ok(Command::Run(job)) => return supervised(*job),
+        Ok(Command::Run(job)) => return supervised(*job, None),
+        Ok(Command::Sweep(sweep)) => match sweep::whole(&sweep) {
+            Some(job) => return supervised(job, Some(*sweep)),
+            // A sweep of which nothing can run is refused before.
+            None => terminal::print(&sweep::list(&sweep)),
+        },
+        Ok(Command::ListSweep(sweep)) => terminal::print(&sweep::list(&sweep)),
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
+        Ok(Command::Compare(asked)) => compare::compare(&asked),
         Ok(Command::Report { dir }) => report::report(&dir),
         Ok(Command::Render(asked)) => blueprint::render(&asked),
         Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
@@ -79,9 +88,9 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// Runs `job` in a process that has given up its rights, beside one that mounts for it and one that watches it. To be called while
+/// Runs `job`, or the combinations of `sweep` that it is the whole of, in a process that has given up its rights, beside one that mounts for it and one that watches it. To be called while
 /// there is one thread.
-fn supervised(job: JobConfig) -> ExitCode {
+fn supervised(job: JobConfig, sweep: Option<Sweep>) -> ExitCode {
     let mounts = job.mount.mode != MountMode::Copy && job.mount.descriptor.is_none();
     if mounts && job.inputs.iter().any(|input| input.par.is_some()) {
         mount::enter_if_needed();
@@ -102,7 +111,7 @@ fn supervised(job: JobConfig) -> ExitCode {
     };
     let given_up = plan.give_up().and_then(|privileges| supervisor::end_with_watcher().map(|()| privileges));
     match given_up {
-        Ok(privileges) => ExitCode::from(run::run(job, mounter, privileges).code()),
+        Ok(privileges) => ExitCode::from(run::run(job, sweep, mounter, privileges).code()),
         Err(error) => failed(&format!("the job's process cannot give up its rights: {error}")),
     }
 }

@@ -2,6 +2,8 @@
 
 mod answers;
 mod caching;
+mod child_engine;
+mod compare;
 mod endings;
 mod machines;
 mod not_finite;
@@ -11,8 +13,10 @@ mod replicas;
 mod report;
 mod results;
 mod samples;
+mod sglang;
 mod signals;
 mod supervisor;
+mod sweeps;
 mod uploads;
 mod verify;
 mod vllm;

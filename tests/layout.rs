@@ -30,6 +30,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "backend",
             "bench",
             "bucket",
+            "compare",
             "config",
             "config_parser",
             "cpu",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use flashjob_config::EngineConfig;
 use flashjob_engine::{self as engine, Engine, Platform};
 use flashjob_event::{Events, Fact};
 use flashjob_model::{Files, Model, TextService};
@@ -32,9 +33,9 @@ impl CandleBackend {
         // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
-        let report = BackendReport { warnings, ..report(&model, engine.facts()) };
-        let gpus = match engine.facts().num_nodes {
-            1 => engine.facts().tensor_parallel_size * placement.gpus_per_rank(),
+        let report = BackendReport { warnings, ..report(&model, engine.report()) };
+        let gpus = match engine.report().num_nodes {
+            1 => engine.report().tensor_parallel_size * placement.gpus_per_rank(),
             // GPUs of other nodes cannot be asked for their energy from here.
             _ => 0,
         };
@@ -49,6 +50,14 @@ impl Backend for CandleBackend {
 
     fn gpus(&self) -> usize {
         self.gpus
+    }
+
+    fn reschedule(&mut self, config: &EngineConfig) -> Result<(), Error> {
+        let [max_num_seqs, max_num_batched_tokens] =
+            [config.max_num_seqs, config.max_num_batched_tokens].map(|limit| limit.map(usize::from));
+        self.engine.reschedule(max_num_seqs, max_num_batched_tokens, config.prefix_caching).map_err(from_engine)?;
+        self.report.engine = EngineReport::Candle(Box::new(self.engine.report().clone()));
+        Ok(())
     }
 
     fn measure_limits_again(&mut self, events: &Events) {
@@ -102,7 +111,7 @@ impl CandleWorker {
         let model = headers(files, model)?;
         let ranks = flashjob_cluster::Worker::load(placement, &model, &config.engine, rendezvous, events, cancel);
         let ranks = ranks.map_err(|error| of_leader(error, from_loading))?;
-        let report = report(&model, ranks.facts());
+        let report = report(&model, ranks.report());
         Ok(Self { ranks, report })
     }
 }
@@ -128,7 +137,7 @@ fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
         max_tokens: request.max_tokens,
         stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
         sampling: request.sampling,
-        seed: request.seed,
+        seed: request.seed.number(),
     }
 }
 
@@ -136,7 +145,7 @@ fn headers(files: &dyn Files, model: &Path) -> Result<Model, Error> {
     Model::open_through(files, model).map_err(|error| Error::Model(Cause::Model(error).into()))
 }
 
-fn report(model: &Model, engine: &engine::EngineFacts) -> BackendReport {
+fn report(model: &Model, engine: &engine::CandleReport) -> BackendReport {
     BackendReport {
         backend: "candle",
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use flashjob_engine::EngineFacts;
+use flashjob_engine::CandleReport;
 
 /// Report of the engine that runs, as it stands in the log and in the result.
 #[derive(Clone, Debug, Serialize)]
@@ -12,16 +12,17 @@ use flashjob_engine::EngineFacts;
 #[serde(untagged)]
 pub enum EngineReport {
     /// Our own engine.
-    Candle(Box<EngineFacts>),
-    /// vLLM in a child process.
-    Vllm(Box<VllmReport>),
+    Candle(Box<CandleReport>),
+    /// An engine in a child process.
+    Child(Box<ChildEngineReport>),
 }
 
-/// vLLM's configuration once it is loaded, as `driver.py` reads it. `None` is what vLLM itself leaves open.
+/// Configuration of an engine in a child process once it is loaded, as its driver reads it. `None` is what the engine itself leaves
+/// open, or does not have.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct VllmReport {
-    /// `cpu`, `cuda`, `rocm` or another platform of vLLM's.
+pub struct ChildEngineReport {
+    /// `cpu`, `cuda`, `rocm` or another platform of the engine's.
     pub device: Option<String>,
     /// Product name of the device.
     pub device_name: Option<String>,
@@ -55,6 +56,11 @@ pub struct VllmReport {
     pub compilation_mode: Option<String>,
     /// Use of CUDA graphs.
     pub cuda_graphs: Option<String>,
+    /// Kernels that sample, where they are chosen apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling_kernels: Option<String>,
+    /// Arguments of its own that the user gave.
+    pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 impl EngineReport {
@@ -62,7 +68,7 @@ impl EngineReport {
     pub fn device(&self) -> Option<&str> {
         match self {
             EngineReport::Candle(report) => Some(report.device),
-            EngineReport::Vllm(report) => report.device.as_deref(),
+            EngineReport::Child(report) => report.device.as_deref(),
         }
     }
 
@@ -70,15 +76,15 @@ impl EngineReport {
     pub fn dtype(&self) -> Option<&str> {
         match self {
             EngineReport::Candle(report) => Some(report.dtype),
-            EngineReport::Vllm(report) => report.dtype.as_deref(),
+            EngineReport::Child(report) => report.dtype.as_deref(),
         }
     }
 
-    /// Number format in which weights are kept; vLLM does not report one.
+    /// Number format in which weights are kept; engines in a child process do not report one.
     pub fn weights_dtype(&self) -> Option<&str> {
         match self {
             EngineReport::Candle(report) => Some(report.weights_dtype),
-            EngineReport::Vllm(_) => None,
+            EngineReport::Child(_) => None,
         }
     }
 
@@ -86,7 +92,7 @@ impl EngineReport {
     pub fn kernels(&self) -> Option<&str> {
         match self {
             EngineReport::Candle(report) => Some(&report.kernels),
-            EngineReport::Vllm(report) => report.kernels.as_deref(),
+            EngineReport::Child(report) => report.kernels.as_deref(),
         }
     }
 
@@ -94,7 +100,7 @@ impl EngineReport {
     pub fn max_num_seqs(&self) -> Option<usize> {
         match self {
             EngineReport::Candle(report) => Some(report.max_num_seqs),
-            EngineReport::Vllm(report) => report.max_num_seqs,
+            EngineReport::Child(report) => report.max_num_seqs,
         }
     }
 
@@ -102,15 +108,15 @@ impl EngineReport {
     pub fn kv_blocks(&self) -> Option<usize> {
         match self {
             EngineReport::Candle(report) => Some(report.kv_blocks),
-            EngineReport::Vllm(report) => report.kv_blocks,
+            EngineReport::Child(report) => report.kv_blocks,
         }
     }
 
-    /// Size of the KV cache; vLLM does not report one.
+    /// Size of the KV cache; engines in a child process do not report one.
     pub fn kv_cache_bytes(&self) -> Option<u64> {
         match self {
             EngineReport::Candle(report) => Some(report.kv_cache_bytes),
-            EngineReport::Vllm(_) => None,
+            EngineReport::Child(_) => None,
         }
     }
 
@@ -118,10 +124,10 @@ impl EngineReport {
     pub fn gpus(&self) -> usize {
         match self {
             EngineReport::Candle(report) if report.device == "cuda" => report.tensor_parallel_size,
-            EngineReport::Vllm(report) if report.device.as_deref() == Some("cuda") => {
+            EngineReport::Child(report) if report.device.as_deref() == Some("cuda") => {
                 report.tensor_parallel_size.unwrap_or(1)
             }
-            EngineReport::Candle(_) | EngineReport::Vllm(_) => 0,
+            EngineReport::Candle(_) | EngineReport::Child(_) => 0,
         }
     }
 
@@ -129,7 +135,7 @@ impl EngineReport {
     pub fn limits_not_measured(&self) -> Option<&str> {
         match self {
             EngineReport::Candle(report) => report.limits_not_measured.as_deref(),
-            EngineReport::Vllm(_) => None,
+            EngineReport::Child(_) => None,
         }
     }
 }

@@ -39,9 +39,11 @@ pub enum Cause {
     /// Error of opening a model's texts, which all that wait for them share.
     #[error("{0}")]
     Texts(#[source] Arc<model::Error>),
-    /// The system starts no process for vLLM.
-    #[error("vLLM cannot be started by {}: {source}", interpreter.display())]
+    /// The system starts no process for an engine.
+    #[error("{engine} cannot be started by {}: {source}", interpreter.display())]
     Start {
+        /// Name of the engine.
+        engine: &'static str,
         /// Path of the Python interpreter.
         interpreter: PathBuf,
         /// Reason of the system.
@@ -73,7 +75,8 @@ mod tests {
         assert_eq!(error.to_string(), sentence);
         let engine = error.source().unwrap().downcast_ref::<engine::Error>();
         assert!(matches!(engine, Some(engine::Error::Model(model::Error::Read { .. }))), "{engine:?}");
-        let start = Error::Unavailable(Cause::Start { interpreter: "python3".into(), source: read() }.into());
+        let start =
+            Error::Unavailable(Cause::Start { engine: "vLLM", interpreter: "python3".into(), source: read() }.into());
         assert_eq!(start.to_string(), "vLLM cannot be started by python3: entity not found");
         assert!(start.source().unwrap().is::<io::Error>());
     }

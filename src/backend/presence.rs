@@ -6,8 +6,10 @@ use std::process::Stdio;
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
 use flashjob_engine::{Cpu, Platform, instructions};
 
-use super::child_environment;
+use super::child_engine::{self, Product};
 use super::gpus::{self, GpuSupport};
+use super::sglang::SGLANG;
+use super::vllm::VLLM;
 
 /// Ranks that a CPU may have however few processors it has: to try out what will run on GPUs.
 const LEAST_CPU_RANKS: usize = 16;
@@ -19,6 +21,8 @@ pub enum Found {
     Candle(&'static dyn Platform),
     /// vLLM, and the interpreter that imports it.
     Vllm(Interpreter),
+    /// SGLang, and the interpreter that imports it.
+    Sglang(Interpreter),
 }
 
 /// A Python that can import an engine.
@@ -51,16 +55,22 @@ pub fn check(config: &JobConfig) -> Result<Found, String> {
             instructions(config.engine.instruction_set).map_err(|error| error.to_string())?;
             placement(config).map(Found::Candle)
         }
-        BackendKind::Vllm => match super::vllm::refused(config) {
-            Some(refused) => Err(refused),
-            None => interpreter("vllm").map(Found::Vllm).ok_or_else(|| {
-                "backend=vllm was asked for, but this image has no vLLM (no `python3` in PATH that finds a package `vllm`), and \
-                 no other engine is run in its place; use an image that has it (scripts/image vllm), or backend=candle"
-                    .to_owned()
-            }),
-        },
-        BackendKind::Sglang => Err(sglang()),
+        BackendKind::Vllm => child(&VLLM, config).map(Found::Vllm),
+        BackendKind::Sglang => child(&SGLANG, config).map(Found::Sglang),
     }
+}
+
+/// The interpreter of an engine that can do what `config` asks for.
+fn child(product: &Product, config: &JobConfig) -> Result<Interpreter, String> {
+    let (Product { name, backend, .. }, refused) = (product, child_engine::refused(product, config));
+    refused.map_or(Ok(()), Err)?;
+    interpreter(backend).ok_or_else(|| {
+        format!(
+            "backend={backend} was asked for, but this image has no {name} (no `python3` in PATH that finds a package \
+             `{backend}`), and no other engine is run in its place; use an image that has it (scripts/image {backend}), or \
+             backend=candle"
+        )
+    })
 }
 
 /// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
@@ -129,25 +139,10 @@ fn on_gpus(gpus: &GpuSupport, Ranks { here, asked }: &Ranks) -> Result<&'static 
 /// The `python3` of PATH, if it finds `package`.
 fn interpreter(package: &str) -> Option<Interpreter> {
     let python = find_program("python3")?;
-    let mut probe = child_environment::command(&python);
+    let mut probe = child_engine::command(&python);
     // It shares nothing with the job's own streams: a warning of Python in the log would look like the job's.
     probe.args(["-c", CAN_IMPORT, package]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success()).then(|| Interpreter::at(python))
-}
-
-fn sglang() -> String {
-    match interpreter("sglang") {
-        Some(python) => format!(
-            "backend=sglang was asked for and SGLang is installed ({}), but flashjob cannot drive it; use backend=vllm in an \
-             image that has vLLM, or backend=candle",
-            python.path().display()
-        ),
-        None => {
-            "backend=sglang was asked for, but this image has no SGLang, and no other engine is run in its place; no \
-                 version of flashjob can drive it yet; use backend=candle"
-                .to_owned()
-        }
-    }
 }
 
 fn find_program(program: &str) -> Option<PathBuf> {

@@ -236,6 +236,7 @@ mod tests {
     use flashjob_event::{Event, Fact, Observer, Phase, RequestId};
 
     use super::*;
+    use crate::backend::Seed;
     use crate::bench::Recorder;
 
     const REQUEST: RequestId = RequestId(0);
@@ -256,7 +257,8 @@ mod tests {
         use FinishReason::{Error, Length, Stop};
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
         let verified = |produced: u32, reason, ignore_eos| {
-            let request = Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos, sampling, seed: 0 };
+            let request =
+                Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos, sampling, seed: Seed::Job(0) };
             let error = (reason == Error).then(String::new);
             let tokens = (0..produced).collect();
             let completion = Completion { id: REQUEST, tokens, text: String::new(), reason, error };
@@ -276,7 +278,8 @@ mod tests {
             assert_eq!(verified(produced, reason, ignore_eos).is_ok(), good, "{produced} {reason:?} {ignore_eos}");
         }
         // Events and completions must agree on the reason.
-        let request = Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos: false, sampling, seed: 0 };
+        let request =
+            Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos: false, sampling, seed: Seed::Job(0) };
         let completion = Completion { id: REQUEST, tokens: vec![0], text: String::new(), reason: Error, error: None };
         let deviation = measured(1, Stop).verify(&[request], &[completion]).unwrap_err();
         assert_eq!(deviation, "request 0 ended by error, but events say otherwise");

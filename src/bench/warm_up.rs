@@ -153,11 +153,18 @@ mod tests {
 
     use super::super::StepTimes;
     use super::*;
+    use crate::backend::Seed;
 
     fn batch(count: usize, max_tokens: usize) -> Vec<Request> {
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
-        let request =
-            |id| Request { id: RequestId(id as u32), prompt: vec![1], max_tokens, ignore_eos: true, sampling, seed: 0 };
+        let request = |id| Request {
+            id: RequestId(id as u32),
+            prompt: vec![1],
+            max_tokens,
+            ignore_eos: true,
+            sampling,
+            seed: Seed::Job(0),
+        };
         (0..count).map(|index| shortened(request(index), index, count)).collect()
     }
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use flashjob_config::{escape_controls, hide_pars};
+use flashjob_config::{JobConfig, Sweep, escape_controls, hide_pars};
 use flashjob_config_parser::Check;
 use flashjob_mount as mount;
 
 use super::privileges::Plan;
-use super::{Exit, terminal};
+use super::{Exit, sweep, terminal};
 use crate::backend;
 
 /// Prints settings and problems. Exit 2 where there is a problem.
@@ -17,9 +17,13 @@ pub fn check(check: &Check) -> Exit {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<28} {}  ({})", setting.key, escape_controls(&setting.value), setting.origin);
     }
+    if let Some(sweep) = &check.sweep {
+        let _ =
+            writeln!(text, "\nthese are the settings of the first combination that can run\n\n{}", sweep::list(sweep));
+    }
     let mut problems: Vec<String> = check.errors.iter().map(ToString::to_string).collect();
+    problems.extend(jobs(check).filter_map(|job| backend::check(job).err()));
     if let Some(job) = &check.job {
-        problems.extend(backend::check(job).err());
         for input in &job.inputs {
             // A mount that is passed in answers no request before the job serves it.
             if job.mount.descriptor.is_none() || input.par.is_none() {
@@ -44,4 +48,16 @@ pub fn check(check: &Check) -> Exit {
     }
     terminal::print(&text);
     Exit::Configuration
+}
+
+/// The job, or the first one of each engine of a sweep: looking for an engine starts a program.
+fn jobs(check: &Check) -> impl Iterator<Item = &JobConfig> {
+    let mut seen = Vec::new();
+    let of_sweep = check.sweep.iter().flat_map(Sweep::planned).map(|(_, job)| &*job.config);
+    let alone = check.job.as_deref().filter(|_| check.sweep.is_none());
+    of_sweep.chain(alone).filter(move |job| {
+        let is_new = !seen.contains(&job.backend);
+        seen.push(job.backend);
+        is_new
+    })
 }

@@ -89,15 +89,43 @@ impl Context {
         let rendezvous = job.nodes.clone().map(rendezvous);
         let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
         let results = Results { directory, tracking, descriptors: KeptBack::take() };
-        Self { job, started, signals, observability: Observability::start(), results, resources }
+        Self {
+            job,
+            started,
+            signals,
+            observability: Observability::watching(Arc::new(Registry::new()), Arc::default()),
+            results,
+            resources,
+        }
+    }
+}
+
+impl Context {
+    /// The context of one combination of the sweep that this one runs: a configuration, results and observers of its own.
+    pub fn of_combination(&self, job: JobConfig, directory: ResultsDirectory) -> Self {
+        let started = SystemTime::now();
+        let tracking = Tracking::start(&job, &directory, started, Some(self.results.tracking.key()));
+        // The reserve of the sweep is there for all of its combinations.
+        let results = Results { directory, tracking, descriptors: KeptBack::default() };
+        let Resources { gpus, rendezvous, mounter, privileges } = &self.resources;
+        let resources = Resources {
+            gpus: gpus.clone(),
+            rendezvous: rendezvous.clone(),
+            mounter: mounter.clone(),
+            privileges: privileges.clone(),
+        };
+        // The live page and the sampler know one timeline. It has the last region, which is this combination's when it ends.
+        let Observability { registry, timeline, .. } = &self.observability;
+        let observability = Observability::watching(registry.clone(), timeline.clone());
+        Self { job, started, signals: self.signals.clone(), observability, results, resources }
     }
 }
 
 impl Observability {
-    fn start() -> Self {
-        let registry = Arc::new(Registry::new());
+    /// A stream of facts whose counts go to `registry`, and whose measured region goes to `timeline`.
+    fn watching(registry: Arc<Registry>, timeline: Arc<Timeline>) -> Self {
         let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-        let (timeline, step_times) = (Arc::new(Timeline::default()), Arc::new(StepTimes::default()));
+        let step_times = Arc::new(StepTimes::default());
         let events = Events::to(vec![
             registry.clone(),
             recorder.clone(),

@@ -27,6 +27,8 @@ pub enum Exit {
     Undelivered,
     /// 7: measured, but fewer answers are correct than `least-accuracy` asks for.
     Inaccurate,
+    /// 8: a run that is compared is slower than `--fail-below` allows.
+    BelowThreshold,
     /// 130: interrupted by SIGINT.
     Interrupted,
     /// 143: terminated by SIGTERM.
@@ -53,6 +55,7 @@ impl Exit {
             Exit::Inference => 5,
             Exit::Undelivered => 6,
             Exit::Inaccurate => 7,
+            Exit::BelowThreshold => 8,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         }

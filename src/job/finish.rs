@@ -19,10 +19,10 @@ use crate::bench::{self, Achieved, Measurement, Region};
 use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory};
 
 /// Time that MLflow has to accept what is left at the end of a run.
-const FLUSH: Duration = Duration::from_secs(60);
+pub const FLUSH: Duration = Duration::from_secs(60);
 
 /// Time that MLflow has after a signal: the process must be gone within 5 seconds of it.
-const FLUSH_AFTER_SIGNAL: Duration = Duration::from_millis(2000);
+pub const FLUSH_AFTER_SIGNAL: Duration = Duration::from_millis(2000);
 
 /// Further time after a signal for the job's parent run.
 const SETTLE_AFTER_SIGNAL: Duration = Duration::from_millis(1000);
@@ -55,58 +55,13 @@ impl Ending {
 }
 
 /// Writes the result to disk, unmounts, publishes, and prints the summary; gives the exit code.
-pub async fn finish(context: &Context, ending: Ending) -> Exit {
-    let Ending { status, mut exit, error, mut work } = ending;
-    let error = error.map(|error| context.job.hide(&error));
-    if let Some(error) = &error {
-        tracing::error!(exit_code = exit.code(), "{error}");
-    }
-    context.observability.events.emit(Fact::PhaseStarted(Phase::Publish));
-    // A run that failed or was stopped shows the part that was measured.
-    let Achieved { warm_up, regions, stopped_by, .. } = &mut work.achieved;
-    let (warm_up, stopped_by, regions) = (*warm_up, *stopped_by, std::mem::take(regions));
-    let whole: Vec<Measurement> = regions.iter().map(|region| region.measurement.clone()).collect();
-    let measurement = Measurement::together(&whole).or_else(|| {
-        let partial = context.observability.recorder.measurement();
-        (!partial.requests.is_empty()).then_some(partial)
-    });
-    let phases = context.observability.phases.seconds();
-    // The configured price is that of one node.
-    let price = context.job.price_per_hour.map(|price| price * context.job.num_nodes() as f64);
-    let basis = measurement.as_ref().map(|measurement| Basis {
-        measurement,
-        regions: &regions,
-        phases: &phases,
-        price_per_hour: price,
-        gpus: work.backend.as_ref().map_or(0, |backend| backend.engine.gpus()),
-        accuracy: work.accuracy,
-    });
-    let figures = basis.as_ref().map(Figures::new);
-    let repeats = basis.as_ref().and_then(|basis| RepeatsReport::new(basis, stopped_by));
-    let mut result = JobResult {
-        status,
-        exit_code: exit.code(),
-        error,
-        started_at: clock::rfc3339(context.started),
-        ended_at: clock::rfc3339(SystemTime::now()),
-        settings: context.job.settings.clone(),
-        inputs: std::mem::take(&mut work.inputs),
-        skipped_inputs: work.skipped().count(),
-        disturbances: disturbances(&context.observability.registry),
-        warnings: warnings(&regions, &work, &context.job),
-        warm_up,
-        repeats,
-        accuracy: work.accuracy,
-        backend: work.backend.clone(),
-        environment: host::describe(&context.resources.privileges),
-        phases,
-        measurement,
-        figures,
-    };
+pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
+    let mut result = conclude(context, &mut ending);
+    let Ending { status, mut exit, mut work, .. } = ending;
     // On disk before anything that can hang or fail.
     context.results.descriptors.give_back();
     let mut kept = write(&context.results, &context.job, &result, &work);
-    write_page(context);
+    write_page(context, &result);
     // After the files of the result, as it may wait for the kernel; before the network, so that a slow server leaves no
     // mount behind.
     tokio::task::block_in_place(|| work.unmount());
@@ -116,7 +71,7 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         exit = Exit::Unexpected;
     }
     let is_uploaded = status != Status::Finished || upload(context).await;
-    let (run_url, is_tracked) = track(context, status, &result).await;
+    let (run_url, is_tracked) = track(context, status, &result, FLUSH).await;
     if exit == Exit::Done && !(is_uploaded && is_tracked) {
         exit = Exit::Undelivered;
     }
@@ -143,6 +98,82 @@ pub async fn finish(context: &Context, ending: Ending) -> Exit {
         false => report::summary(&result, &directory, run_url.as_deref()),
     });
     exit
+}
+
+/// Writes the result of one combination of a sweep and publishes it; MLflow has `flush` for it. What belongs to the whole job (mounts,
+/// termination message, summary) is left to its end.
+pub async fn finish_combination(context: &Context, mut ending: Ending, flush: Duration) -> JobResult {
+    let mut result = conclude(context, &mut ending);
+    let Ending { status, exit, work, .. } = ending;
+    let kept = write(&context.results, &context.job, &result, &work);
+    write_page(context, &result);
+    let is_uploaded = status != Status::Finished || upload(context).await;
+    let (_, is_tracked) = track(context, status, &result, flush).await;
+    let code = match exit {
+        Exit::Done if !kept => Exit::Unexpected,
+        Exit::Done if !(is_uploaded && is_tracked) => Exit::Undelivered,
+        exit => exit,
+    };
+    if code.code() != result.exit_code {
+        result.exit_code = code.code();
+        write_result(&context.results.directory, &result);
+        write_report(&context.results.directory);
+    }
+    if !kept {
+        tracing::error!(result = %result.to_json(), "a combination's results could not be written; this line has them");
+    }
+    result
+}
+
+/// The result of `ending`, whose regions and reports of inputs it takes.
+fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
+    let Ending { status, exit, error, work } = ending;
+    *error = error.take().map(|error| context.job.hide(&error));
+    if let Some(error) = error {
+        tracing::error!(exit_code = exit.code(), "{error}");
+    }
+    context.observability.events.emit(Fact::PhaseStarted(Phase::Publish));
+    // A run that failed or was stopped shows the part that was measured.
+    let Achieved { warm_up, regions, stopped_by, .. } = &mut work.achieved;
+    let (warm_up, stopped_by, regions) = (*warm_up, *stopped_by, std::mem::take(regions));
+    let whole: Vec<Measurement> = regions.iter().map(|region| region.measurement.clone()).collect();
+    let measurement = Measurement::together(&whole).or_else(|| {
+        let partial = context.observability.recorder.measurement();
+        (!partial.requests.is_empty()).then_some(partial)
+    });
+    let phases = context.observability.phases.seconds();
+    // The configured price is that of one node.
+    let price = context.job.price_per_hour.map(|price| price * context.job.num_nodes() as f64);
+    let basis = measurement.as_ref().map(|measurement| Basis {
+        measurement,
+        regions: &regions,
+        phases: &phases,
+        price_per_hour: price,
+        gpus: work.backend.as_ref().map_or(0, |backend| backend.engine.gpus()),
+        accuracy: work.accuracy,
+    });
+    let figures = basis.as_ref().map(Figures::new);
+    let repeats = basis.as_ref().and_then(|basis| RepeatsReport::new(basis, stopped_by));
+    JobResult {
+        status: *status,
+        exit_code: exit.code(),
+        error: error.clone(),
+        started_at: clock::rfc3339(context.started),
+        ended_at: clock::rfc3339(SystemTime::now()),
+        settings: context.job.settings.clone(),
+        inputs: std::mem::take(&mut work.inputs),
+        skipped_inputs: work.skipped().count(),
+        disturbances: disturbances(&context.observability.registry),
+        warnings: warnings(&regions, work, &context.job),
+        warm_up,
+        repeats,
+        accuracy: work.accuracy,
+        backend: work.backend.clone(),
+        environment: host::describe(&context.resources.privileges),
+        phases,
+        measurement,
+        figures,
+    }
 }
 
 /// Warnings about the first region; the others are like it.
@@ -180,9 +211,12 @@ fn write(results: &Results, job: &JobConfig, result: &JobResult, work: &Work) ->
 }
 
 /// Writes the timeline, and the page that is made of all files. A result is whole without them.
-fn write_page(context: &Context) {
+fn write_page(context: &Context, result: &JobResult) {
     let directory = &context.results.directory;
-    if let Some(timeline) = context.observability.timeline.recorded() {
+    // Combinations of a sweep share the timeline: of one that was not measured it would be another's.
+    if result.measurement.is_some()
+        && let Some(timeline) = context.observability.timeline.recorded()
+    {
         note(RecordedTimeline::FILE, directory.write_timeline(&timeline));
     }
     write_report(directory);
@@ -226,9 +260,9 @@ async fn upload(context: &Context) -> bool {
 }
 
 /// Sends the end of the run to MLflow: the run's address there, and whether MLflow has all that it should have.
-async fn track(context: &Context, status: Status, result: &JobResult) -> (Option<String>, bool) {
+async fn track(context: &Context, status: Status, result: &JobResult, flush: Duration) -> (Option<String>, bool) {
     let Context { job, signals, results, .. } = context;
-    match end_tracking(results, signals, status, result).await {
+    match end_tracking(results, signals, status, result, flush).await {
         Some(Delivery::Delivered { link, notes }) => {
             for note in notes {
                 tracing::warn!("{note}");
@@ -254,7 +288,13 @@ async fn track(context: &Context, status: Status, result: &JobResult) -> (Option
 }
 
 /// Hands the end of the run to the tracker. A signal that arrives meanwhile makes it a killed run and leaves little time.
-async fn end_tracking(results: &Results, signals: &Signals, status: Status, result: &JobResult) -> Option<Delivery> {
+async fn end_tracking(
+    results: &Results,
+    signals: &Signals,
+    status: Status,
+    result: &JobResult,
+    flush: Duration,
+) -> Option<Delivery> {
     let run_status = match status {
         Status::Finished => RunStatus::Finished,
         Status::Failed => RunStatus::Failed,
@@ -266,7 +306,7 @@ async fn end_tracking(results: &Results, signals: &Signals, status: Status, resu
         return tracking.finish(directory, run_status, result, FLUSH_AFTER_SIGNAL).await;
     }
     // A signal drops this attempt half-way. The second one hands over the same end: the spool makes that safe.
-    let patient = cancel.run_until_cancelled(tracking.finish(directory, run_status, result, FLUSH)).await;
+    let patient = cancel.run_until_cancelled(tracking.finish(directory, run_status, result, flush)).await;
     match patient {
         Some(delivery) => delivery,
         None => tracking.finish(directory, RunStatus::Killed, result, FLUSH_AFTER_SIGNAL).await,

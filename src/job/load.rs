@@ -62,7 +62,8 @@ pub async fn load_and_prepare(
         }
         prepared
     };
-    let loading = load(context, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
+    let loading =
+        load(context, &context.job, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
     // Both to their end: a thread that reads weights can be cancelled, but not dropped.
     let (loaded, prepared) = tokio::join!(loading, preparing);
     let (prepared, backend) = (prepared?, loaded?);
@@ -80,12 +81,13 @@ pub fn texts(sources: &Sources) -> SharedTexts {
     SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone())
 }
 
-/// Runs `open`, which makes a backend of the model, or a worker that another node leads.
+/// Runs `open`, which makes a backend of the model of `job`, or a worker that another node leads.
 ///
 /// # Errors
 /// The failure with its exit code.
 pub async fn load<T: Send + 'static>(
     context: &Context,
+    job: &JobConfig,
     found: Found,
     files: MountedFiles,
     sources: &Sources,
@@ -93,7 +95,7 @@ pub async fn load<T: Send + 'static>(
     cancel: CancellationToken,
     open: fn(Found, &Loading<'_>) -> Result<T, backend::Error>,
 ) -> Result<T, Failure> {
-    let (job, events) = (context.job.clone(), context.observability.events.clone());
+    let (job, events) = (job.clone(), context.observability.events.clone());
     let rendezvous = context.resources.rendezvous.clone();
     let Sources { model, tokenizer, .. } = sources.clone();
     blocking(&cancel.clone(), STEP_PATIENCE, move || {
@@ -114,7 +116,7 @@ pub async fn load<T: Send + 'static>(
 }
 
 /// Prepares the requests for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
-async fn prepare(
+pub async fn prepare(
     job: &JobConfig,
     signals: &Signals,
     texts: SharedTexts,

@@ -10,7 +10,8 @@ use flashjob_results::PhaseSeconds;
 /// Observes phase starts.
 #[derive(Default)]
 pub struct Phases {
-    starts: Mutex<Vec<(Phase, Instant)>>,
+    /// `None` is a pause.
+    starts: Mutex<Vec<(Option<Phase>, Instant)>>,
 }
 
 impl Phases {
@@ -22,6 +23,7 @@ impl Phases {
         let ends = starts.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]);
         let mut all = Vec::<PhaseSeconds>::new();
         for (&(phase, start), end) in starts.iter().zip(ends) {
+            let Some(phase) = phase else { continue };
             let seconds = end.duration_since(start).as_secs_f64();
             match all.iter_mut().find(|earlier| earlier.phase == phase) {
                 Some(earlier) => earlier.seconds += seconds,
@@ -30,12 +32,17 @@ impl Phases {
         }
         all
     }
+
+    /// Ends the phase that goes on: what follows belongs to another combination of a sweep.
+    pub fn pause(&self) {
+        self.starts.lock().push((None, Instant::now()));
+    }
 }
 
 impl Observer for Phases {
     fn observe(&self, event: &Event) {
         if let Fact::PhaseStarted(phase) = event.fact {
-            self.starts.lock().push((phase, event.at));
+            self.starts.lock().push((Some(phase), event.at));
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use flashjob_config::Credentials;
+use flashjob_config::{Credentials, OutputStorage};
 use flashjob_config_parser::Publish;
 use flashjob_event::Events;
 use flashjob_mlflow::{self as mlflow, Access, Outcome};
+use flashjob_results::{CombinationStatus, Sweep};
+use tokio::runtime::Runtime;
 
 use super::{Exit, exit, replicas, terminal, upload};
 use crate::report::ResultsDirectory;
@@ -21,9 +23,28 @@ pub fn publish(asked: Publish) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
+    let exit = publish_one(&asked, &access, &runtime);
+    // The combinations of a sweep after the sweep itself: in MLflow they are shown under it.
+    let combinations = Sweep::read(&asked.dir).map(|sweep| sweep.combinations).unwrap_or_default();
+    let of_sweep = combinations.iter().filter(|combination| combination.status != CombinationStatus::Refused);
+    of_sweep.fold(exit, |exit, combination| {
+        let output = asked
+            .output
+            .clone()
+            .map(|output| OutputStorage { prefix: format!("{}{}/", output.prefix, combination.directory), ..output });
+        let asked = Publish { dir: asked.dir.join(&combination.directory), output, tracking: asked.tracking.clone() };
+        match publish_one(&asked, &access, &runtime) {
+            Exit::Done => exit,
+            failed => failed,
+        }
+    })
+}
+
+/// Sends what one directory has.
+fn publish_one(asked: &Publish, access: &Access, runtime: &Runtime) -> Exit {
     // The bucket first: what MLflow says does not keep the files from where they belong.
-    let sent = runtime.block_on(to_bucket(&asked));
-    match runtime.block_on(mlflow::publish(&asked.dir, &access, LIMIT)) {
+    let sent = runtime.block_on(to_bucket(asked));
+    match runtime.block_on(mlflow::publish(&asked.dir, access, LIMIT)) {
         // A directory whose run was not tracked has no spool, which is no failure where the bucket was asked for.
         Err(_) if asked.output.is_some() && asked.tracking.is_none() => sent,
         Err(error) => exit::before_log(Exit::Configuration, &error.to_string()),

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{JobConfig, Repeats};
+use flashjob_config::{JobConfig, Repeats, Sweep};
 use flashjob_event::{Fact, Phase};
 use flashjob_mount::Mounter;
 use flashjob_telemetry::logs::{self, Logs};
@@ -21,7 +21,7 @@ use super::exit::Failure;
 use super::finish::{self, Ending};
 use super::signals::Signals;
 use super::work::{self, Work};
-use super::{Exit, clock, exit, linger, panics, terminal, worker};
+use super::{Exit, clock, exit, linger, panics, sweep, terminal, worker};
 use crate::report::{Privileges, ResultsDirectory};
 
 /// Interval in which the host is sampled and live points go to MLflow.
@@ -30,21 +30,21 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for which threads that do not look at their cancellation may hold up the exit.
 const LEAVE_BEHIND_AFTER: Duration = Duration::from_millis(200);
 
-/// Runs `job` to its end, in a process that has `privileges` and nothing more.
-pub fn run(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
+/// Runs `job`, or the combinations of `sweep`, to the end, in a process that has `privileges` and nothing more.
+pub fn run(job: JobConfig, sweep: Option<Sweep>, mounter: Mounter, privileges: Privileges) -> Exit {
     // Computing has threads of its own. These two serve metrics, uploads and signals beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
-    let exit = runtime.block_on(run_in_runtime(job, mounter, privileges));
+    let exit = runtime.block_on(run_in_runtime(job, sweep.as_ref(), mounter, privileges));
     // A thread that is stuck in a read or a kernel must not keep the process from ending.
     runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
     exit
 }
 
-async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges) -> Exit {
+async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter, privileges: Privileges) -> Exit {
     let started = SystemTime::now();
     let (directory, log) = match open_results(&job, started, &privileges) {
         Ok(opened) => opened,
@@ -59,13 +59,19 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     announce(&job, &directory, &privileges);
     let context = Context::new(job, started, signals, directory, mounter, privileges);
     let registry = &context.observability.registry;
+    let total = match sweep {
+        Some(sweep) => sweep.planned().map(|(_, planned)| expected(&planned.config)).fold(NOTHING, |sum, one| {
+            Expected { requests: sum.requests + one.requests, output_tokens: sum.output_tokens + one.output_tokens }
+        }),
+        None => expected(&context.job),
+    };
 
     // Before anything is mounted: a port that is taken would leave the job without metrics, which shows only when they are
     // needed.
     let live = Live {
         timeline: context.observability.timeline.clone(),
         log: log.tail(),
-        expected: expected(&context.job),
+        expected: total,
         name: context.job.model_name(),
     };
     let server = match Server::start(context.job.telemetry.metrics_address, registry.clone(), live).await {
@@ -77,7 +83,13 @@ async fn run_in_runtime(job: JobConfig, mounter: Mounter, privileges: Privileges
     };
     tracing::info!(address = %server.address(), "metrics are served");
     let mut work = Work::default();
-    let outcome = observed(&context, &log, work::perform(&context, &mut work)).await;
+    let performed = async {
+        match sweep {
+            Some(sweep) => sweep::perform(&context, sweep, &mut work).await,
+            None => work::perform(&context, &mut work).await,
+        }
+    };
+    let outcome = observed(&context, &log, total, performed).await;
 
     let measured = outcome.is_ok();
     let ending = match (context.signals.exit(), outcome) {
@@ -145,6 +157,7 @@ fn announce(job: &JobConfig, directory: &ResultsDirectory, privileges: &Privileg
 async fn observed(
     context: &Context,
     log: &Logs,
+    total: Expected,
     work: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let registry = &context.observability.registry;
@@ -159,7 +172,7 @@ async fn observed(
         tracing::warn!(%error, "host metrics are not sampled");
     }
     let points = live.follow(registry.clone(), SAMPLE_INTERVAL);
-    let progress = Progress::start(registry.clone(), log, expected(&context.job));
+    let progress = Progress::start(registry.clone(), log, total);
     let outcome = caught(work).await;
     points.abort();
     drop(progress);
@@ -210,6 +223,9 @@ async fn finish(context: &Context, ending: Ending) -> Exit {
     tell(exit, "its result could not be delivered, or a signal stopped it meanwhile; its log says which");
     exit
 }
+
+/// Totals of no job.
+const NOTHING: Expected = Expected { requests: 0, output_tokens: 0 };
 
 /// Totals that the progress bar counts towards.
 fn expected(job: &JobConfig) -> Expected {

@@ -19,6 +19,11 @@ pub fn tell(line: &str) -> Exit {
     print(&format!("{}\n", shown(line)))
 }
 
+/// Columns of standard output, where that is a terminal.
+pub fn width() -> Option<u16> {
+    terminal_size::terminal_size_of(std::io::stdout()).map(|(columns, _)| columns.0)
+}
+
 /// Prints one line to standard error.
 pub fn complain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "flashjob: {}", shown(line));

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
-use flashjob_engine::{self as engine, Cpu, Engine, EngineFacts, Output, Platform, Request};
+use flashjob_engine::{self as engine, CandleReport, Cpu, Engine, Output, Platform, Request};
 use flashjob_event::{Events, RequestId};
 use flashjob_model::Model;
 
@@ -124,7 +124,7 @@ struct Answers {
     computed: Logits,
     /// The prompts and the tokens chosen.
     continued: Vec<Vec<u32>>,
-    facts: EngineFacts,
+    facts: CandleReport,
 }
 
 /// Each prompt by itself, and then all together, continued step by step.
@@ -170,7 +170,7 @@ fn answers(
         let steps = prompt.len()..prompt.len() + CONTINUED;
         computed.extend(steps.map(|position| chosen_from.remove(&(id, position)).unwrap_or_default()));
     }
-    Ok(Answers { computed, continued, facts: engine.facts().clone() })
+    Ok(Answers { computed, continued, facts: engine.report().clone() })
 }
 
 /// Logits at every position of each of `sequences`.

@@ -67,12 +67,12 @@ impl Work {
     }
 
     /// The files of all mounts, read from their block maps.
-    fn files(&self) -> MountedFiles {
+    pub(super) fn files(&self) -> MountedFiles {
         MountedFiles::new(self.mounts.iter().filter_map(Mounted::direct).collect())
     }
 
     /// The first error that readers of a mount met, if any: the cause behind a model that cannot be read.
-    fn storage_failure(&self) -> Option<Failure> {
+    pub(super) fn storage_failure(&self) -> Option<Failure> {
         self.mounts.iter().find_map(|mounted| mounted.health()).map(|cause| Failure::new(Exit::Storage, cause))
     }
 }
@@ -90,20 +90,10 @@ impl Drop for Work {
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
     // Before anything is mounted: a backend that is missing ends the job in a second, and not after a download.
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
+    mount(context, work).await?;
     let (job, observability) = (&context.job, &context.observability);
-    observability.events.emit(Fact::PhaseStarted(Phase::Mount));
-    mount_inputs(job, &context.resources.mounter, &observability.events, &context.signals, work).await?;
-    // Only now, as each of them may lie in a mounted input.
-    let model = located(job, &job.model, "model", Exit::Model)?;
-    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
-    let dataset = match job.workload.dataset.path() {
-        None => None,
-        // One that is not there is a mistake in what was asked for, not in a model.
-        Some(path) => Some(located(job, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
-    };
-
+    let sources = sources(job)?;
     observability.events.emit(Fact::PhaseStarted(Phase::Load));
-    let sources = Sources { model, tokenizer, dataset };
     if job.is_worker() {
         let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
@@ -141,15 +131,54 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         }
     })
     .await;
+    let outcome = outcome.and_then(|ran| ran.map_err(from_bench));
+    take_up(context, work, &progress, outcome)
+}
+
+/// Mounts the inputs of the job into `work`.
+///
+/// # Errors
+/// The first input that cannot be mounted.
+pub(super) async fn mount(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    let Context { job, observability, resources, signals, .. } = context;
+    observability.events.emit(Fact::PhaseStarted(Phase::Mount));
+    mount_inputs(job, &resources.mounter, &observability.events, signals, work).await
+}
+
+/// Paths of everything that `job` reads, once its inputs are mounted: each of them may lie in one.
+///
+/// # Errors
+/// What is not there.
+pub(super) fn sources(job: &JobConfig) -> Result<Sources, Failure> {
+    let model = located(job, &job.model, "model", Exit::Model)?;
+    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
+    let dataset = match job.workload.dataset.path() {
+        None => None,
+        // One that is not there is a mistake in what was asked for, not in a model.
+        Some(path) => Some(located(job, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
+    };
+    Ok(Sources { model, tokenizer, dataset })
+}
+
+/// Takes what a run has achieved into `work`, says what did not go well, and judges its answers where `outcome` is good.
+///
+/// # Errors
+/// Those of `outcome`, and too few correct answers.
+pub(super) fn take_up(
+    context: &Context,
+    work: &mut Work,
+    progress: &Progress,
+    outcome: Result<(), Failure>,
+) -> Result<(), Failure> {
     work.achieved = progress.take();
     work.accuracy = Accuracy::of(&work.entries, &work.achieved.completions);
     report_failed(work);
-    outcome?.map_err(from_bench)?;
+    outcome?;
     let unknown = work.achieved.regions.iter().find_map(|region| region.measurement.roofline.unknown_because);
     if let Some(reason) = unknown {
         tracing::warn!(reason, "the roofline is unknown");
     }
-    judge(work.accuracy, job.workload.least_accuracy)
+    judge(work.accuracy, context.job.workload.least_accuracy)
 }
 
 /// Holds the share of correct answers against the least that the user takes.
@@ -295,7 +324,7 @@ pub(super) fn from_prepare(error: prepare::Error) -> Failure {
     }
 }
 
-fn from_bench(error: bench::Error) -> Failure {
+pub(super) fn from_bench(error: bench::Error) -> Failure {
     match error {
         bench::Error::Backend(error) => from_backend(error),
         bench::Error::Prompts(error) => from_prepare(error),

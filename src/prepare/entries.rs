@@ -16,7 +16,7 @@ use super::matcher::Matcher;
 use super::prompt_encoder::PromptEncoder;
 use super::question::{AnswerForm, DatasetRequest, Refusal, RequestSettings};
 use super::{Error, arithmetic, jsonl, share, sharegpt};
-use crate::backend::Request;
+use crate::backend::{Request, Seed};
 
 /// Entries that are encoded together at most, and bytes of their texts after which no more are read before that.
 const TOGETHER: usize = 4096;
@@ -259,7 +259,7 @@ impl<'a> Reading<'a> {
             max_tokens,
             ignore_eos: settings.ignore_eos.unwrap_or(self.workload.ignore_eos),
             sampling: settings.sampling,
-            seed: settings.seed.unwrap_or(self.workload.seed),
+            seed: settings.seed.map_or(Seed::Job(self.workload.seed), Seed::Request),
         })
     }
 

@@ -10,7 +10,7 @@ use flashjob_event::RequestId;
 use flashjob_model::TextService;
 
 use super::{Error, random_prompts, share, sonnet};
-use crate::backend::Request;
+use crate::backend::{Request, Seed};
 
 /// Prompts where neither the user nor a file says how many.
 const DEFAULT_PROMPTS: usize = 64;
@@ -111,10 +111,10 @@ impl Prompts {
         match &self.source {
             Source::Drawn(drawing) => drawing.draw(self.seed(number), drawing.count()),
             // A line with a seed of its own asks for the same tokens each time.
-            Source::Fixed { seed } => {
-                let drawn_anew = |request: &Request| Request {
-                    seed: if request.seed == *seed { self.seed(number) } else { request.seed },
-                    ..request.clone()
+            Source::Fixed { .. } => {
+                let drawn_anew = |request: &Request| match request.seed {
+                    Seed::Job(_) => Request { seed: Seed::Job(self.seed(number)), ..request.clone() },
+                    Seed::Request(_) => request.clone(),
                 };
                 Ok(self.first.iter().map(drawn_anew).collect())
             }

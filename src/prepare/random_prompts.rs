@@ -11,7 +11,7 @@ use flashjob_event::RequestId;
 use flashjob_model::TextFacts;
 
 use super::Error;
-use crate::backend::Request;
+use crate::backend::{Request, Seed};
 
 /// The stream of lengths, beside that of tokens: how far lengths spread does not change how tokens are drawn.
 const LENGTHS: u64 = 1;
@@ -73,7 +73,7 @@ pub(super) fn draw(
                 max_tokens: lengths.random_range(output_lengths.clone()),
                 ignore_eos: workload.ignore_eos,
                 sampling,
-                seed: workload.seed,
+                seed: Seed::Job(workload.seed),
             });
         }
     }

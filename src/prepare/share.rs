@@ -47,6 +47,7 @@ mod tests {
     use flashjob_event::RequestId;
 
     use super::*;
+    use crate::backend::Seed;
     use crate::prepare::{AnswerForm, Labels, Place};
 
     fn dataset() -> (Vec<Request>, Vec<Entry>) {
@@ -60,7 +61,14 @@ mod tests {
             }
             let id = RequestId(requests.len() as u32);
             let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
-            requests.push(Request { id, prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed: 0 });
+            requests.push(Request {
+                id,
+                prompt: vec![1],
+                max_tokens: 1,
+                ignore_eos: true,
+                sampling,
+                seed: Seed::Job(0),
+            });
             entries.push(Entry::Asked {
                 place,
                 request: id,

@@ -12,7 +12,7 @@ use flashjob_event::RequestId;
 use flashjob_model::{Ask, TextService};
 
 use super::Error;
-use crate::backend::Request;
+use crate::backend::{Request, Seed};
 
 /// Twelve sonnets, a verse in each line.
 const VERSES: &str = include_str!("sonnets.txt");
@@ -69,7 +69,14 @@ pub(super) fn draw(
         }
         prompt.truncate(input);
         let id = RequestId(number as u32);
-        Request { id, prompt, max_tokens: output, ignore_eos: workload.ignore_eos, sampling, seed: workload.seed }
+        Request {
+            id,
+            prompt,
+            max_tokens: output,
+            ignore_eos: workload.ignore_eos,
+            sampling,
+            seed: Seed::Job(workload.seed),
+        }
     });
     Ok(requests.collect())
 }

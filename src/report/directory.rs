@@ -12,13 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flashjob_results::RecordedTimeline;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use flashjob_results::{RecordedTimeline, Sweep};
 
 use self::record::{FILES, Mark, Record, SPOOL, unfinished};
 use super::result::JobResult;
@@ -119,6 +120,11 @@ impl ResultsDirectory {
         self.moved.as_ref()
     }
 
+    /// Name of the run that writes here.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -126,7 +132,7 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", RecordedTimeline::FILE, PAGE, LOG];
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE, RecordedTimeline::FILE, PAGE, LOG];
         let paths = names.iter().map(|name| self.path.join(name));
         // A link leads to what is not this run's.
         paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()
@@ -177,6 +183,17 @@ impl ResultsDirectory {
     pub fn write_result(&self, result: &JobResult) -> io::Result<()> {
         self.write("result.json", |file| {
             serde_json::to_writer_pretty(&mut *file, &result.to_json())?;
+            file.write_all(b"\n")
+        })
+    }
+
+    /// Writes `sweep.json`.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_sweep(&self, sweep: &Sweep) -> io::Result<()> {
+        self.write(Sweep::FILE, |file| {
+            serde_json::to_writer_pretty(&mut *file, sweep)?;
             file.write_all(b"\n")
         })
     }

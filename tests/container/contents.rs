@@ -121,14 +121,19 @@ fn the_same_binary_and_base_become_the_same_image() {
     let variables = [
         ("CUDA_BASE", "flashjob:base-test"),
         ("VLLM_BASE", "flashjob:base-test"),
+        ("SGLANG_BASE", "flashjob:base-test"),
         ("LIBRARIES", libraries_shown.as_str()),
         ("SBOM", sbom.as_str()),
     ];
     let bucket = super::development_bucket();
     let (flashjob, bucket) = (env!("CARGO_BIN_EXE_flashjob"), bucket.as_str());
-    for (target, binary, layers) in
-        [("cpu", flashjob, "1"), ("development", bucket, "1"), ("vllm", flashjob, "2"), ("cuda", flashjob, "3")]
-    {
+    for (target, binary, layers) in [
+        ("cpu", flashjob, "1"),
+        ("development", bucket, "1"),
+        ("vllm", flashjob, "2"),
+        ("sglang", flashjob, "2"),
+        ("cuda", flashjob, "3"),
+    ] {
         let tags = ["one", "another"].map(|word| format!("flashjob-{target}-test:{word}"));
         let ids = tags.each_ref().map(|tag| {
             // Made anew each time, as a download makes them.

@@ -57,7 +57,7 @@ impl ErrorKind {
             }
             ErrorKind::WritingNotAllowed => "Make a PAR with access type AnyObjectReadWrite or AnyObjectWrite",
             ErrorKind::NotFound => "Check the name; names are case-sensitive",
-            ErrorKind::Changed => "Start again once nobody writes to the object any more",
+            ErrorKind::Changed => "Start again once the object is not written to any more",
             ErrorKind::Throttled => "Start fewer readers at once, or try again later",
             ErrorKind::ServerFailed => "Try again later; the request id helps the provider's support",
             ErrorKind::Unreachable => "Check the host in the PAR's URL, the network and its proxies",

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rendezvous::Rendezvous;
 use flashjob_config::EngineConfig;
-use flashjob_engine::{End, Engine, EngineFacts, Error, Platform};
+use flashjob_engine::{CandleReport, End, Engine, Error, Platform};
 use flashjob_event::Events;
 use flashjob_model::Model;
 
@@ -33,8 +33,8 @@ impl Worker {
     }
 
     /// Everything that was decided while loading.
-    pub fn facts(&self) -> &EngineFacts {
-        self.engine.facts()
+    pub fn report(&self) -> &CandleReport {
+        self.engine.report()
     }
 
     /// Computes until the leader says its last word.

@@ -1,5 +1,7 @@
 //! Runs that measured different things: a ratio of their figures would say nothing about engine, machine or settings.
 
+use std::path::Path;
+
 use flashjob_results::Status;
 
 use super::run::Run;
@@ -64,10 +66,7 @@ fn not_measured(run: &Run) -> Option<String> {
         Status::Finished => Some("it has finished without a complete measurement".to_owned()),
         Status::Failed | Status::Killed => {
             let error = run.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-            Some(format!(
-                "it was {}{error}",
-                if run.status == Status::Failed { "not finished: it failed" } else { "killed" }
-            ))
+            Some(format!("it {}{error}", if run.status == Status::Failed { "failed" } else { "was killed" }))
         }
     }
 }
@@ -101,6 +100,11 @@ fn model(run: &Run) -> Option<String> {
 }
 
 fn quantisation(run: &Run) -> Option<String> {
+    // Weights of a GGUF file may be numbers again in memory: then its name alone tells of their blocks.
+    let model = run.settings.get("model").map(Path::new);
+    if let Some(file) = model.filter(|model| model.extension().is_some_and(|extension| extension == "gguf")) {
+        return Some(format!("that of {}", file.file_name()?.display()));
+    }
     let backend = run.backend.as_ref()?;
     let of_weights = backend.weights_dtype().filter(|format| !PLAIN_FORMATS.contains(format));
     Some(backend.quantization().or(of_weights).unwrap_or("none").to_owned())

@@ -201,9 +201,9 @@ fn notes(runs: &[Run]) -> Vec<String> {
     let mut notes = Vec::new();
     let single: Vec<String> = runs.iter().filter(|run| run.regions < 2).map(|run| format!("`{}`", run.name)).collect();
     if !single.is_empty() {
-        let which = if single.len() == runs.len() { "each run".to_owned() } else { single.join(", ") };
+        let which = if single.len() == runs.len() { String::new() } else { format!(" for {}", single.join(", ")) };
         notes.push(format!(
-            "no significance is claimed for {which}: one measured region says nothing about its spread; set repeats=5 or more"
+            "no significance is claimed{which}: one measured region says nothing about its spread; set repeats=5 or more"
         ));
     }
     if single.len() < runs.len() {

@@ -24,5 +24,5 @@ pub use run::Run;
 pub use statistics::welch_p_value;
 pub use threshold::{Below, Threshold};
 
-/// Runs of one comparison at most: more make a table that no one can read.
+/// Runs of one comparison at most: a table of more is beyond reading.
 pub const MOST_RUNS: usize = 200;

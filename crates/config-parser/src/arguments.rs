@@ -10,11 +10,11 @@ use super::error::ConfigError;
 use super::quoting::{quoted, quoted_value};
 
 /// Keys that mean `true` when no value follows.
-pub(super) const SWITCHES: [&str; 5] =
-    ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos"];
+pub(super) const SWITCHES: [&str; 6] =
+    ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos", "dry-run"];
 
 /// Flags that never take a value.
-const BARE: [&str; 4] = ["--help", "-h", "--version", "-V"];
+const BARE: [&str; 5] = ["--help", "-h", "--version", "-V", "--allow-different"];
 
 /// Least similarity (Jaro–Winkler) of a wrong name and a known one that is suggested for it.
 const ALIKE: f64 = 0.8;

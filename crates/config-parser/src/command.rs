@@ -3,22 +3,28 @@
 use std::path::PathBuf;
 
 use clap_complete::Shell;
-use flashjob_config::{JobConfig, OutputStorage, Setting, Tracking};
+use flashjob_config::{JobConfig, OutputStorage, Setting, Sweep, Tracking};
 
 use super::error::ConfigError;
-use super::flags::RenderFormat;
+use super::flags::{CompareFormat, RenderFormat};
 
 /// The command that the user gave.
 #[derive(Debug)]
 pub enum Command {
     /// Run the job of this configuration.
     Run(Box<JobConfig>),
+    /// Run each combination of this sweep.
+    Sweep(Box<Sweep>),
+    /// List the combinations of this sweep.
+    ListSweep(Box<Sweep>),
     /// Show the job and what is wrong with it.
     Check(Check),
     /// Compare the model's numbers where the job would run with those of the CPU in single precision.
     Verify(Box<JobConfig>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
+    /// Show results of several runs side by side.
+    Compare(Box<Compare>),
     /// Render the page of a results directory again.
     Report {
         /// The `results-dir` of a run or a sweep.
@@ -38,12 +44,29 @@ pub enum Command {
 /// The outcome of `flashjob check`, as far as text alone can tell.
 #[derive(Debug)]
 pub struct Check {
-    /// The job, if nothing is wrong.
+    /// The job, if nothing is wrong; of a sweep the first one that can run.
     pub job: Option<Box<JobConfig>>,
+    /// The sweep, where one is given and nothing is wrong.
+    pub sweep: Option<Sweep>,
     /// Settings that could be resolved, in the order of [`JobConfig::settings`].
     pub settings: Vec<Setting>,
     /// Everything that is wrong.
     pub errors: Vec<ConfigError>,
+}
+
+/// Arguments of `flashjob compare`.
+#[derive(Debug)]
+pub struct Compare {
+    /// Results directories, `result.json` files, or `mlflow:EXPERIMENT[/RUN]`.
+    pub runs: Vec<String>,
+    /// Format of the comparison.
+    pub format: CompareFormat,
+    /// Least ratio of throughput, as it was written.
+    pub fail_below: Option<String>,
+    /// Show runs that measured something else, too.
+    pub allow_different: bool,
+    /// Server that holds runs of MLflow.
+    pub tracking: Option<Tracking>,
 }
 
 /// Arguments of `flashjob render`.

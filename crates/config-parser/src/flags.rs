@@ -40,6 +40,8 @@ enum Subcommand {
     Verify(Box<Texts>),
     /// Sends results that could not be delivered when they were measured
     Publish(PublishArguments),
+    /// Shows results of several runs side by side, with the ratio to the first one and its significance
+    Compare(CompareArguments),
     /// Renders report.html again from the files of a results-dir
     Report {
         /// The results-dir of a run or a sweep
@@ -75,6 +77,43 @@ struct PublishArguments {
 }
 
 #[derive(clap::Args)]
+struct CompareArguments {
+    /// Results directories, result.json files, or mlflow:EXPERIMENT[/RUN]; ratios are to the first one
+    #[arg(required = true, value_name = "RUNS")]
+    runs: Vec<String>,
+    /// How the comparison is written: table, markdown, csv, json or html
+    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+    format: CompareFormat,
+    /// Exit code 8 where a run has fewer output tokens per second than this share of the first one's
+    #[arg(long, value_name = "RATIO")]
+    fail_below: Option<String>,
+    /// Show runs that measured something else than the first one, marked as not comparable
+    #[arg(long)]
+    allow_different: bool,
+    /// MLflow tracking server that holds the runs, http:// or https://
+    #[arg(long, value_name = "URL")]
+    mlflow_uri: Option<String>,
+    /// AI Blueprints JSON file that fills whatever flags and variables leave open
+    #[arg(long, value_name = "FILE")]
+    blueprint: Option<String>,
+}
+
+/// Formats of the command `compare`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CompareFormat {
+    /// Aligned columns for a terminal.
+    Table,
+    /// Tables of GitHub's Markdown.
+    Markdown,
+    /// A line for each value.
+    Csv,
+    /// One document.
+    Json,
+    /// One page without scripts.
+    Html,
+}
+
+#[derive(clap::Args)]
 struct RenderArguments {
     /// AI Blueprints JSON file to render
     #[arg(long, value_name = "FILE")]
@@ -102,6 +141,15 @@ struct ValidateArguments {
     blueprint: PathBuf,
 }
 
+/// Arguments of the command `compare` that no key reads.
+#[derive(Debug)]
+pub(super) struct Comparing {
+    pub(super) runs: Vec<String>,
+    pub(super) format: CompareFormat,
+    pub(super) fail_below: Option<String>,
+    pub(super) allow_different: bool,
+}
+
 /// The request of the command line.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -111,6 +159,10 @@ pub(super) enum Asked {
     Verify(Texts),
     Publish {
         dir: String,
+        texts: Texts,
+    },
+    Compare {
+        arguments: Comparing,
         texts: Texts,
     },
     /// Render the page of a results directory.
@@ -133,7 +185,12 @@ impl Asked {
             Self::Render(Render { blueprint, .. }) | Self::Validate { blueprint } => {
                 Some(("--blueprint", blueprint.to_string_lossy().into_owned()))
             }
-            Self::Run(_) | Self::Check(_) | Self::Verify(_) | Self::Completions(_) | Self::Help(_) => None,
+            Self::Run(_)
+            | Self::Check(_)
+            | Self::Verify(_)
+            | Self::Compare { .. }
+            | Self::Completions(_)
+            | Self::Help(_) => None,
         }
     }
 }
@@ -159,6 +216,7 @@ pub(super) fn command() -> clap::Command {
         .mut_subcommand("verify", |command| command.mut_args(describe))
         // clap moves a command that it mutates to the end: mutating all of them keeps the declared order.
         .mut_subcommand("publish", |command| command)
+        .mut_subcommand("compare", |command| command)
         .mut_subcommand("report", |command| command)
         .mut_subcommand("render", |command| command)
         .mut_subcommand("validate", |command| command)
@@ -174,7 +232,8 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
     };
     let mut flags = long(&command);
-    flags.extend(command.get_subcommands().filter(|command| command.get_name() == "render").flat_map(long));
+    let of_their_own = ["render", "compare"];
+    flags.extend(command.get_subcommands().filter(|command| of_their_own.contains(&command.get_name())).flat_map(long));
     flags.sort();
     flags.dedup();
     let words = arguments::normalise(words, &flags, &commands, errors);
@@ -198,6 +257,11 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
             let PublishArguments { dir, mlflow_uri, output_par, output_prefix, blueprint } = publish;
             let texts = Texts { mlflow_uri, output_par, output_prefix, blueprint, ..Texts::default() };
             Some(Asked::Publish { dir, texts })
+        }
+        Ok(CommandLine { command: Some(Subcommand::Compare(compare)), .. }) => {
+            let CompareArguments { runs, format, fail_below, allow_different, mlflow_uri, blueprint } = compare;
+            let texts = Texts { mlflow_uri, blueprint, ..Texts::default() };
+            Some(Asked::Compare { arguments: Comparing { runs, format, fail_below, allow_different }, texts })
         }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Some(Asked::Help(error.to_string()))

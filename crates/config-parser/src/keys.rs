@@ -3,6 +3,8 @@
 //! [`Texts`] is what one source says (clap and serde derive both readers from the same fields);
 //! [`Raw`] is what all sources say together, each value with its origin. Nothing here judges a value.
 
+use std::sync::LazyLock;
+
 use flashjob_config::Origin;
 
 use super::slot::{Given, Preset, Reach, Slot};
@@ -39,6 +41,14 @@ macro_rules! keys {
         }
 
         impl Raw {
+            /// The slot of a field that all sources may give.
+            pub fn slot_mut(&mut self, field: &str) -> Option<&mut Slot> {
+                match field {
+                    $(stringify!($field) => Some(&mut self.$field),)*
+                    _ => None,
+                }
+            }
+
             /// Takes from `texts` what no source before it gave; `origin` says where each field's text was found.
             pub fn fill(&mut self, texts: Texts, origin: impl Fn(&'static str) -> Origin) {
                 let fill = |slot: &mut Slot, text: Option<&str>| {
@@ -64,14 +74,30 @@ macro_rules! keys {
     };
 }
 
-const MODEL: &str = "Model and engine";
-const WORKLOAD: &str = "Workload";
+pub(super) const MODEL: &str = "Model and engine";
+pub(super) const WORKLOAD: &str = "Workload";
+const SWEEP: &str = "Sweep";
 const STORAGE: &str = "Object storage";
 const TRACKING: &str = "Results and tracking";
 const WATCHING: &str = "Metrics and logs";
 const BLUEPRINT: &str = "Blueprint";
 
 use Preset::{Decided, Required, Text};
+
+/// The key of `field` as it is written in messages.
+pub(super) fn shown(field: &str) -> String {
+    field.replace('_', "-")
+}
+
+/// The heading of the key of `field` in the help text.
+pub(super) fn heading(field: &str) -> Option<&'static str> {
+    static HEADINGS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+        let command = <Texts as clap::Args>::augment_args(clap::Command::new("keys"));
+        let heading = |arg: &clap::Arg| Some((arg.get_id().to_string(), arg.get_help_heading()?.to_owned()));
+        command.get_arguments().filter_map(heading).collect()
+    });
+    HEADINGS.iter().find(|(known, _)| known == field).map(|(_, heading)| heading.as_str())
+}
 
 keys! {
     everyone {
@@ -133,6 +159,12 @@ keys! {
         /// Measure what the processors can do, before the run and after it, in less than a second each: the roofline of the result
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
+        /// Arguments of vLLM's own for backend=vllm: a JSON object, or words like --kv-cache-dtype=fp8
+        #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
+        vllm_args = Decided("none");
+        /// Arguments of SGLang's own for backend=sglang: a JSON object, or words like --attention-backend=fa3
+        #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
+        sglang_args = Decided("none");
 
         /// Where prompts come from: random tokens, random tokens behind shared prefixes (prefix), lines of sonnets (sonnet), a file of
         /// conversations (sharegpt) or of requests (jsonl), or sums with their results (arithmetic)
@@ -202,6 +234,13 @@ keys! {
         /// and left out)
         #[arg(value_name = "ACTION", help_heading = WORKLOAD)]
         on_bad_input = Text("fail");
+
+        /// Values of some keys to run one after the other, in all combinations: KEY=VALUE,VALUE words or JSON (docs/sweeps.md)
+        #[arg(value_name = "WORDS", help_heading = SWEEP)]
+        sweep = Decided("none: one run");
+        /// List the combinations of the sweep and what of the engine each sets up anew, and run none
+        #[arg(value_name = "BOOL", help_heading = SWEEP)]
+        dry_run = Text("false");
 
         /// JSON list of {"par", "mount_location", "volume_size_in_gbs", "include", "exclude"}
         #[arg(value_name = "JSON", help_heading = STORAGE)]

@@ -8,6 +8,7 @@ mod arguments;
 mod blueprint;
 mod command;
 mod engine;
+mod engine_arguments;
 mod environment;
 mod error;
 mod flags;
@@ -23,6 +24,7 @@ mod resolver;
 mod sampling;
 mod slot;
 mod storage;
+mod sweep;
 mod telemetry;
 mod tracking;
 mod workload;
@@ -35,13 +37,13 @@ use flashjob_config::Origin;
 
 pub use clap_complete::Shell;
 
-pub use command::{Check, Command, Publish, Render};
+pub use command::{Check, Command, Compare, Publish, Render};
 pub use error::{ConfigError, Stop};
-pub use flags::RenderFormat;
+pub use flags::{CompareFormat, RenderFormat};
 pub use manual::manual;
 pub use reference::{expand as expand_references, unresolved as unresolved_reference};
 
-use flags::Asked;
+use flags::{Asked, Comparing};
 use keys::{Raw, Texts};
 use resolver::Resolver;
 
@@ -77,7 +79,10 @@ pub fn parse(
         Asked::Check(texts) => (texts, Box::new(|resolver, raw| Ok(check(resolver, raw)))),
         Asked::Verify(texts) => (texts, Box::new(verify)),
         Asked::Publish { dir, texts } => {
-            (texts, Box::new(move |resolver, raw| publish(PathBuf::from(&dir), resolver, raw)))
+            (texts, Box::new(move |resolver, raw| publish(PathBuf::from(dir), resolver, raw)))
+        }
+        Asked::Compare { arguments, texts } => {
+            (texts, Box::new(move |resolver, raw| compare(arguments, resolver, raw)))
         }
         Asked::Help(_) | Asked::Completions(_) | Asked::Report { .. } | Asked::Render(_) | Asked::Validate { .. } => {
             return Err(Stop::Invalid(errors));
@@ -88,7 +93,7 @@ pub fn parse(
 }
 
 /// Turns raw values into a command.
-type Finish = dyn Fn(Resolver, &Raw) -> Result<Command, Stop>;
+type Finish = dyn FnOnce(Resolver, &Raw) -> Result<Command, Stop>;
 
 /// Fills the raw struct from all sources, the strongest first.
 fn gather(
@@ -118,24 +123,52 @@ fn gather(
     (resolver, raw)
 }
 
-fn run(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+fn run(mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    if let Some(Some(request)) = sweep::read(&mut resolver, raw) {
+        let is_dry_run = request.is_dry_run;
+        let sweep = Box::new(sweep::plan(resolver, raw, request).map_err(Stop::Invalid)?);
+        return Ok(if is_dry_run { Command::ListSweep(sweep) } else { Command::Sweep(sweep) });
+    }
     let resolved = resolve::job(resolver, raw);
     resolved.job.map(|job| Command::Run(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
 }
 
-fn verify(resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+fn verify(mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    if raw.sweep.given.is_some() {
+        resolver.errors.push(ConfigError::Together("verify compares one configuration; leave sweep out".to_owned()));
+    }
     let resolved = resolve::job(resolver, raw);
     resolved.job.map(|job| Command::Verify(Box::new(job))).ok_or(Stop::Invalid(resolved.errors))
 }
 
-fn check(resolver: Resolver, raw: &Raw) -> Command {
+fn check(mut resolver: Resolver, raw: &Raw) -> Command {
+    if let Some(Some(request)) = sweep::read(&mut resolver, raw) {
+        return Command::Check(match sweep::plan(resolver, raw, request) {
+            Ok(sweep) => {
+                let job = sweep.planned().next().map(|(_, job)| job.config.clone());
+                let settings = job.as_ref().map(|job| job.settings.clone()).unwrap_or_default();
+                Check { job, sweep: Some(sweep), settings, errors: Vec::new() }
+            }
+            Err(errors) => Check { job: None, sweep: None, settings: Vec::new(), errors },
+        });
+    }
     let resolve::Resolved { job, settings, errors } = resolve::job(resolver, raw);
-    Command::Check(Check { job: job.map(Box::new), settings, errors })
+    Command::Check(Check { job: job.map(Box::new), sweep: None, settings, errors })
 }
 
 fn publish(dir: PathBuf, resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
     let resolve::Destination { tracking, output } = resolve::destination(resolver, raw).map_err(Stop::Invalid)?;
     Ok(Command::Publish(Box::new(Publish { dir, tracking, output })))
+}
+
+fn compare(arguments: Comparing, mut resolver: Resolver, raw: &Raw) -> Result<Command, Stop> {
+    let Comparing { runs, format, fail_below, allow_different } = arguments;
+    match tracking::resolve(&mut resolver, raw) {
+        Some(tracking) if resolver.errors.is_empty() => {
+            Ok(Command::Compare(Box::new(Compare { runs, format, fail_below, allow_different, tracking })))
+        }
+        _ => Err(Stop::Invalid(resolver.errors)),
+    }
 }
 
 /// The completion script for `shell`.

@@ -9,7 +9,7 @@ use super::keys::Raw;
 use super::resolver::Resolver;
 use super::storage::output::{self, Output};
 use super::storage::{input, mount};
-use super::{engine, nodes, parsing, replica, sampling, telemetry, tracking, workload};
+use super::{engine, engine_arguments, nodes, parsing, replica, sampling, telemetry, tracking, workload};
 
 /// Settings that could be resolved, and the errors of others.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let workload = workload::resolve(resolver, raw, replica.as_ref().map(|replica| replica.share));
     let sampling = sampling::resolve(resolver, raw);
     let engine = engine::resolve(resolver, raw);
+    let vllm_arguments = resolver.read_open(&raw.vllm_args, engine_arguments::parse, ToString::to_string);
+    let sglang_arguments = resolver.read_open(&raw.sglang_args, engine_arguments::parse, ToString::to_string);
     let tracking = tracking::resolve(resolver, raw);
     let telemetry = telemetry::resolve(resolver, raw);
     let results_dir = results_dir(resolver, raw, output.as_ref());
@@ -106,6 +108,8 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
         nodes: nodes?,
         sampling: sampling?,
         engine: engine?,
+        vllm_arguments: vllm_arguments?.unwrap_or_default(),
+        sglang_arguments: sglang_arguments?.unwrap_or_default(),
         tracking: tracking?,
         telemetry: telemetry?,
         price_per_hour: price_per_hour?,

@@ -9,7 +9,7 @@ use super::reference::unresolved;
 use super::slot::{Given, Preset, Slot};
 
 /// Settings and errors so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Resolver {
     settings: Vec<(usize, Setting)>,
     /// Errors found so far.

@@ -36,7 +36,7 @@ pub(super) struct Slot {
 impl Slot {
     /// The key as it is written in messages.
     pub fn key(&self) -> String {
-        self.field.replace('_', "-")
+        super::keys::shown(self.field)
     }
 }
 

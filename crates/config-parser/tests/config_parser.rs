@@ -9,6 +9,7 @@ mod properties;
 mod refusals;
 mod replica;
 mod secrets;
+mod sweeps;
 
 use std::ffi::OsString;
 use std::io;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    BackendKind, DeviceChoice, EngineConfig, InputStorage, ModelPath, MountConfig, NodesConfig, OutputStorage,
-    Redaction, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
+    BackendKind, DeviceChoice, EngineArguments, EngineConfig, InputStorage, ModelPath, MountConfig, NodesConfig,
+    OutputStorage, Redaction, Replica, Sampling, Secret, Setting, TelemetryConfig, Tracking, Workload,
 };
 
 /// A job, fully decided. Values that depend on the machine or the model stay `Option`: `None` means
@@ -35,6 +35,10 @@ pub struct JobConfig {
     pub sampling: Sampling,
     /// Settings of the engine.
     pub engine: EngineConfig,
+    /// Arguments of vLLM's own, for `backend=vllm`.
+    pub vllm_arguments: EngineArguments,
+    /// Arguments of SGLang's own, for `backend=sglang`.
+    pub sglang_arguments: EngineArguments,
     /// Tracking server; `None` keeps results local.
     pub tracking: Option<Tracking>,
     /// Settings of metrics and logs.

@@ -5,6 +5,7 @@
 
 mod choice;
 mod engine;
+mod engine_arguments;
 mod job_config;
 mod nodes;
 mod origin;
@@ -16,12 +17,14 @@ mod secret;
 mod setting;
 mod spellings;
 mod storage;
+mod sweep;
 mod telemetry;
 mod tracking;
 mod workload;
 
 pub use choice::Choice;
 pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
+pub use engine_arguments::EngineArguments;
 pub use job_config::JobConfig;
 pub use nodes::NodesConfig;
 pub use origin::Origin;
@@ -33,6 +36,7 @@ pub use secret::Secret;
 pub use setting::Setting;
 pub use spellings::Redaction;
 pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
+pub use sweep::{Combination, PlannedJob, Refusal, Reload, Sweep, SweptValue};
 pub use telemetry::{LogFormat, MetricsLinger, TelemetryConfig};
 pub use tracking::{Credentials, Tracking};
 pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, Repeats, ReplyLength, SharedPrefixes, WarmUp, Workload};

@@ -11,17 +11,20 @@ pub enum Origin {
     Variable(String),
     /// A part of the blueprint file, such as `recipe_container_env input-len`.
     Blueprint(String),
+    /// The sweep, of which this is one combination.
+    Sweep,
     /// The default, as no source gave the key.
     Default,
 }
 
 impl Origin {
-    /// One stable word for tables and files: `flag`, `variable`, `blueprint` or `default`.
+    /// One stable word for tables and files: `flag`, `variable`, `blueprint`, `sweep` or `default`.
     pub fn name(&self) -> &'static str {
         match self {
             Origin::Flag => "flag",
             Origin::Variable(_) => "variable",
             Origin::Blueprint(_) => "blueprint",
+            Origin::Sweep => "sweep",
             Origin::Default => "default",
         }
     }
@@ -41,6 +44,7 @@ impl fmt::Display for Origin {
             Origin::Flag => f.write_str("flag"),
             Origin::Variable(name) => write!(f, "variable {name}"),
             Origin::Blueprint(part) => write!(f, "blueprint {part}"),
+            Origin::Sweep => f.write_str("sweep"),
             Origin::Default => f.write_str("default"),
         }
     }

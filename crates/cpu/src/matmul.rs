@@ -132,7 +132,7 @@ impl Plan<'_> {
         panels..panels
     }
 
-    /// Computes those panels of one block of rows that nobody else has claimed.
+    /// Computes those panels of one block of rows that no other thread has claimed.
     fn work<S: Simd, P: Panel>(&self, simd: S, block: usize, claims: &AtomicUsize, scratch: &mut Scratch) {
         let mut panels = self.claim(claims);
         if panels.is_empty() {

@@ -18,7 +18,7 @@ pub const LINE_BYTES: usize = 64;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A fixed number of zeroed bytes, aligned to a cache line; from some MiB on in huge pages where the system has them,
-/// first touched by whoever writes there first.
+/// first touched by the thread that writes there first.
 pub(super) struct AlignedBytes {
     start: NonNull<u8>,
     source: Source,
@@ -97,7 +97,7 @@ pub fn untouched_zeros<T: Zeroable + Copy>(len: usize) -> Option<Vec<T>> {
     Some(zeros)
 }
 
-/// Asks the system for huge pages behind memory that nobody has touched yet. What walks through small pages waits for
+/// Asks the system for huge pages behind memory that has not been touched yet. What walks through small pages waits for
 /// address translation, and each first touch of one is an interruption.
 pub fn prefer_huge_pages<T>(memory: &[T]) {
     #[cfg(target_os = "linux")]
@@ -155,7 +155,7 @@ impl Region {
         self.as_mut_ptr()
     }
 
-    /// Nobody else has these bytes; whoever writes must not read them at the same time.
+    /// No other region has these bytes; a thread that writes must not read them at the same time.
     pub(super) fn as_mut_ptr(&self) -> *mut u8 {
         self.chunk.start.as_ptr().wrapping_add(self.offset)
     }
@@ -210,7 +210,7 @@ impl<'a, T> Parts<'a, T> {
     /// The entries in `range`.
     ///
     /// # Safety
-    /// While the result lives, nobody else has any of these entries.
+    /// While the result lives, no other reference to any of these entries exists.
     ///
     /// # Panics
     /// If `range` is out of bounds.

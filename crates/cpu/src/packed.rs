@@ -211,7 +211,7 @@ impl std::fmt::Debug for PackedMatrix {
 /// A matrix in the making: its rows arrive in any order, from any number of threads.
 pub struct Packing {
     matrix: PackedMatrix,
-    /// Rows that somebody has brought.
+    /// Rows that have been brought.
     brought: Mutex<Vec<Range<usize>>>,
 }
 
@@ -276,7 +276,7 @@ impl Packing {
         range
     }
 
-    /// Writes `range`, which nobody else writes.
+    /// Writes `range`, which no other thread writes.
     fn pack(&self, range: Range<usize>, rows: WeightSlice<'_>) {
         match rows {
             WeightSlice::F32(rows) => self.pack_as(range, rows),
@@ -300,7 +300,7 @@ impl Packing {
                 if end - row == panel {
                     for place in (0..panel).step_by(4) {
                         let four = [0, 1, 2, 3].map(|i| part(first_of_panel + storage.row_at(place + i, panel)));
-                        // SAFETY: the panel has `in_` rows of `panel` entries of this type, which nobody reads yet; all
+                        // SAFETY: the panel has `in_` rows of `panel` entries of this type, which no thread reads yet; all
                         // of it is this call's alone.
                         unsafe { interleave(four, to.add(first * panel + place), panel) };
                     }

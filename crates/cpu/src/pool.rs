@@ -55,7 +55,7 @@ struct Worker {
 struct Shared {
     /// Epoch, whether open, workers inside.
     state: AtomicU64,
-    /// Written by the caller only while the state is closed with nobody inside.
+    /// Written by the caller only while the state is closed with no worker inside.
     job: UnsafeCell<Option<Job>>,
     /// One a worker: it sleeps, or is about to.
     parked: Box<[AtomicBool]>,
@@ -154,7 +154,7 @@ impl Pool {
                 if index >= tasks {
                     break;
                 }
-                // On a panic nobody begins another task.
+                // On a panic no worker begins another task.
                 let guard = OnPanic(|| next.store(tasks, Ordering::Relaxed));
                 task(index, scratch);
                 std::mem::forget(guard);
@@ -163,7 +163,7 @@ impl Pool {
     }
 
     /// Runs `body` on the calling thread and on up to `wanted - 1` workers that join in time, at most once each.
-    /// The body itself divides the work, and must do all of it if nobody joins.
+    /// The body itself divides the work, and must do all of it if none joins.
     pub(super) fn participate(&self, wanted: usize, body: &Body<'_>) {
         if BUSY.get() {
             return body(0, &mut Scratch::default());
@@ -193,14 +193,14 @@ impl Pool {
 
 impl Shared {
     fn open(&self, job: Job) {
-        // SAFETY: the caller's lock is held and the state is closed with nobody inside: nobody else looks at the job.
+        // SAFETY: the caller's lock is held and the state is closed with no worker inside: no other thread looks at the job.
         unsafe { *self.job.get() = Some(job) };
         let state = self.state.load(Ordering::Relaxed);
         debug_assert_eq!(state & (OPEN | INSIDE), 0);
         self.state.store((state + EPOCH) | OPEN, Ordering::SeqCst);
     }
 
-    /// Lets nobody else in, and waits for those inside.
+    /// Lets no more workers in, and waits for those inside.
     fn close(&self) {
         let mut state = self.state.fetch_and(!OPEN, Ordering::SeqCst) & !OPEN;
         let mut spins = 0;

@@ -158,6 +158,16 @@ impl QueryRows {
             causal: true,
         }
     }
+
+    /// Keys that a query sees to its left and to its right; −1 is no bound. A bound on either side makes the mask local instead of
+    /// causal.
+    fn bounds(&self, window: Option<usize>, longest_keys: usize) -> (c_int, c_int) {
+        match (self.causal, window) {
+            (false, _) => (-1, -1),
+            (true, None) => (longest_keys as c_int, 0),
+            (true, Some(window)) => (window as c_int - 1, 0),
+        }
+    }
 }
 
 impl Gpu {
@@ -188,13 +198,8 @@ impl Gpu {
     /// Queues one call of the kernel.
     fn run_mha(&self, at: &PagedQueries, rows: &QueryRows) {
         let AttentionShape { kv_heads, head_dim, .. } = at.shape;
-        // −1 is no bound. A bound on either side makes the mask local instead of causal.
         let window = at.window.filter(|&window| window < at.longest_keys);
-        let (left, right) = match (rows.causal, window) {
-            (false, _) => (-1, -1),
-            (true, None) => (at.longest_keys as c_int, 0),
-            (true, Some(window)) => (window as c_int - 1, 0),
-        };
+        let (left, right) = rows.bounds(window, at.longest_keys);
         // Keys and values of a token lie side by side over all heads: strides say so, and nothing is copied into another order.
         let token_stride = kv_heads * head_dim;
         let rounded = |length: usize| length.next_multiple_of(128) as u32;

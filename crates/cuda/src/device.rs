@@ -19,11 +19,11 @@ use flashjob_model::Dtype;
 
 /// A GPU, and the threads of its host.
 pub struct GpuDevice {
+    /// Recorded steps, which its rank alone replays; given back before what they read and launch.
+    graphs: Mutex<Graphs>,
     gpu: Arc<Gpu>,
     host: Arc<Pool>,
     candle: CandleDevice,
-    /// Recorded steps; its rank alone computes.
-    graphs: Mutex<Graphs>,
 }
 
 impl GpuDevice {

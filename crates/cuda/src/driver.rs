@@ -30,7 +30,7 @@ pub fn gpu_identifiers() -> Vec<[u8; 16]> {
 /// Makes the GPU with this number among those that are visible the one that NCCL is set up on by this thread.
 ///
 /// # Errors
-/// What the driver says.
+/// The driver's own error.
 pub fn choose_gpu(ordinal: usize) -> std::result::Result<(), DriverError> {
     CudaContext::new(ordinal)?.bind_to_thread()
 }

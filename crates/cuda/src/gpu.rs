@@ -36,7 +36,7 @@ impl Gpu {
     /// The GPU with this number among those that are visible, for activations of `dtype`, which has 16 bits.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's own error.
     pub fn open(ordinal: usize, dtype: Dtype) -> Result<Self> {
         // A stream of its own, not the default one: that cannot be captured into a graph.
         let device = CudaDevice::new_with_stream(ordinal)?;
@@ -56,7 +56,7 @@ impl Gpu {
     /// With room for steps within `limits` on a rank of `shape`.
     ///
     /// # Errors
-    /// Where there is no memory for it.
+    /// Memory that is refused.
     pub fn for_steps(mut self, limits: &EngineLimits, shape: AttentionShape) -> Result<Self> {
         self.step = Some(StepMirror::new(self.stream(), limits, shape)?);
         Ok(self)
@@ -93,7 +93,7 @@ impl Gpu {
     /// Bytes that may still be allocated.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's own error.
     pub fn free_bytes(&self) -> Result<u64> {
         let (free, _total) = self.stream().context().mem_get_info().map_err(candle_core::Error::wrap)?;
         Ok(free as u64)

@@ -116,7 +116,7 @@ impl Gpu {
     /// See `add_rms_norm`.
     ///
     /// # Errors
-    /// If a row is too long for one block, and what the driver says.
+    /// A row that is too long for one block, and the driver's own error.
     pub fn add_rms_norm(&self, [rows, hidden]: [usize; 2], at: AddRmsNormAt, eps: f32) -> Result<()> {
         let AddRmsNormAt { residual, delta, delta_norm, weight, normed } = at;
         if packs(hidden) > MOST_THREADS * KEPT_PACKS {

@@ -29,7 +29,7 @@ impl Gpu {
     /// Queues a product of `rows` rows; sums are single precision.
     ///
     /// # Errors
-    /// What cuBLAS says.
+    /// The error of cuBLAS.
     pub fn product(&self, rows: usize, [out, in_]: [usize; 2], at: ProductAt) -> Result<()> {
         if rows == 0 || out == 0 {
             return Ok(());

@@ -34,7 +34,7 @@ impl Gpu {
     /// Measures the limits of this GPU.
     ///
     /// # Errors
-    /// What the driver says; there is too little memory for it.
+    /// The driver's own error, too little memory among others.
     pub fn limits(&self) -> Result<Limits> {
         Ok(Limits {
             flops_per_second: self.product_rate()?,

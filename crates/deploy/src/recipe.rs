@@ -160,7 +160,7 @@ fn reason(key: &str) -> &'static str {
         "mig_resource_request" => "a part of a GPU is chosen by the machine's device plugin",
         "recipe_ephemeral_storage_size" => "there is no limit of this kind here",
         "recipe_liveness_probe_params" | "recipe_readiness_probe_params" | "recipe_startup_probe_params" => {
-            "nobody probes here; the image has no shell to do it with"
+            "nothing probes here; the image has no shell to do it with"
         }
         "recipe_prometheus_enabled" => "point Prometheus at the container's port",
         "pre_filled_sample_name" => "only the portal shows it",

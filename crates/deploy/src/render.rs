@@ -162,7 +162,7 @@ pub(super) fn output_locations(recipe: &Recipe) -> Vec<(String, Option<i64>)> {
             (entry["bucket_name"].as_str().unwrap_or_default(), entry["mount_location"].as_str().unwrap_or_default());
         recipe.leave_out(
             "output_object_storage",
-            format!("{at} is there, but nobody takes it to the bucket {bucket}; give output_par, which flashjob writes to itself"),
+            format!("{at} is there, but nothing takes it to the bucket {bucket}; give output_par, which flashjob writes to itself"),
         );
     }
     entries

@@ -11,7 +11,7 @@ use crate::forward::batch::ForwardBatch;
 use crate::forward::replay::ReplaySizes;
 use crate::forward::sampler::Sampler;
 use crate::parallel::executor::Executor;
-use crate::report::EngineFacts;
+use crate::report::CandleReport;
 use crate::schedule::limits::EngineLimits;
 use crate::start::roofline::{CpuNodes, state};
 use flashjob_event::{Events, RequestId};
@@ -21,7 +21,7 @@ pub type LogitsWatcher = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
 
 /// A loaded model that serves requests, one run at a time.
 pub struct Engine {
-    pub(crate) facts: EngineFacts,
+    pub(crate) report: CandleReport,
     pub(crate) limits: EngineLimits,
     /// Bounds of the steps that another node may ask for: buffers are as large, also where the cache holds less.
     pub(crate) bounds: EngineLimits,
@@ -40,8 +40,32 @@ pub struct Engine {
 
 impl Engine {
     /// Everything that was decided while loading.
-    pub fn facts(&self) -> &EngineFacts {
-        &self.facts
+    pub fn report(&self) -> &CandleReport {
+        &self.report
+    }
+
+    /// Takes other limits of scheduling for the runs that follow, within those that buffers were made for. `None` is what was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a limit above what was loaded; everything stays as it was.
+    pub fn reschedule(
+        &mut self,
+        max_num_seqs: Option<usize>,
+        max_num_batched_tokens: Option<usize>,
+        prefix_caching: bool,
+    ) -> Result<(), Error> {
+        let within = |key: &str, asked: Option<usize>, loaded: usize| match asked {
+            Some(asked) if asked > loaded => Err(Error::Setting(format!(
+                "{key}={asked} is above the {loaded} that the model was loaded with; load it again for more"
+            ))),
+            asked => Ok(asked.unwrap_or(loaded)),
+        };
+        let max_num_seqs = within("max-num-seqs", max_num_seqs, self.bounds.max_num_seqs)?;
+        let max_num_batched_tokens =
+            within("max-num-batched-tokens", max_num_batched_tokens, self.bounds.max_num_batched_tokens)?;
+        self.limits = EngineLimits { max_num_seqs, max_num_batched_tokens, ..self.limits };
+        self.report = CandleReport { max_num_seqs, max_num_batched_tokens, prefix_caching, ..self.report.clone() };
+        Ok(())
     }
 
     /// Computes the next step of the node that leads.

@@ -45,7 +45,7 @@ pub use forward::replay::ReplaySize;
 pub use parallel::communicator::{Communicator, Connected, Group};
 pub use parallel::nodes::{NodeSettings, Nodes, RendezvousHandler};
 pub use parallel::world::World;
-pub use report::EngineFacts;
+pub use report::CandleReport;
 pub use schedule::limits::EngineLimits;
 pub use schedule::request::{NotFinite, Output, Request};
 pub use start::instructions::instructions;

@@ -3,9 +3,9 @@
 use crate::cost::Cost;
 use flashjob_cpu::Limits;
 
-/// Decisions and costs of an engine, as results state them.
+/// Decisions and costs of this engine, `candle` in results, as results state them.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct EngineFacts {
+pub struct CandleReport {
     /// `cpu` or `cuda`.
     pub device: &'static str,
     /// Number format of the KV cache; weights are numbers of this format, too.

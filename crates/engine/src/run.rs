@@ -12,8 +12,9 @@ use crate::forward::batch::{ForwardBatch, LogitsRows};
 use crate::forward::sampler::SamplingRow;
 use crate::forward::sampling::SamplingKey;
 use crate::schedule::blocks::{BlockPool, BlockTable};
-use crate::schedule::request::{Output, Request};
-use crate::schedule::scheduler::{Failed, NeverFits, Scheduler, SequenceIndex};
+use crate::schedule::request::{NeverFits, Output, Request};
+use crate::schedule::scheduler::{Failed, Scheduler};
+use crate::schedule::scheduler_output::SequenceIndex;
 use crate::schedule::sequence::Sequence;
 use flashjob_event::{Events, Fact, RequestId};
 
@@ -41,7 +42,7 @@ impl Engine {
         finished: &mut dyn FnMut(Output),
     ) -> Result<(), Error> {
         // Each run begins with an empty cache: what a warm-up computed must not be found by what is measured after it.
-        let pool = match self.facts.prefix_caching {
+        let pool = match self.report.prefix_caching {
             true => BlockPool::with_prefix_cache(self.limits.num_blocks as u32, self.limits.block_size),
             false => self.empty_pool(),
         };
@@ -152,8 +153,8 @@ impl Run<'_> {
         self.scheduler.schedule();
         self.announce();
         let (prefill_tokens, decode_tokens) = self.build();
-        let chunks = self.scheduler.batch().chunks.iter().map(|chunk| chunk.positions.clone());
-        let StepCost { flops, bytes } = self.engine.facts.cost.of_step(chunks, self.sampling.len());
+        let positions = self.scheduler.batch().scheduled.iter().map(|scheduled| scheduled.positions());
+        let StepCost { flops, bytes } = self.engine.report.cost.of_step(positions, self.sampling.len());
         self.compute(finished)?;
         self.events.emit(Fact::StepNeeded { flops, bytes });
         self.events.emit(Fact::StepFinished {
@@ -174,7 +175,7 @@ impl Run<'_> {
         for admission in &batch.admitted {
             let sequence = self.scheduler.sequence(admission.sequence);
             self.events.emit(Fact::RequestScheduled { request: sequence.id() });
-            if self.engine.facts.prefix_caching {
+            if self.engine.report.prefix_caching {
                 self.events.emit(Fact::PrefixSearched {
                     request: sequence.id(),
                     prompt_tokens: sequence.num_prompt_tokens() as u32,
@@ -190,23 +191,23 @@ impl Run<'_> {
         self.rows.clear();
         let Engine { batch, replay, limits, .. } = &mut *self.engine;
         let batch = ForwardBatch::lent(batch);
-        let chunks = &self.scheduler.batch().chunks;
+        let all = &self.scheduler.batch().scheduled;
         let (mut prefill_tokens, mut decode_tokens) = (0, 0);
-        let longest = chunks.iter().map(|chunk| chunk.positions.end).max().unwrap_or(0);
-        let replay = replay.filter(|_| chunks.iter().all(|chunk| chunk.decodes)).map(|sizes| {
-            let size = sizes.at_least(chunks.len(), longest.div_ceil(limits.block_size));
+        let longest = all.iter().map(|scheduled| scheduled.positions().end).max().unwrap_or(0);
+        let replay = replay.filter(|_| all.iter().all(|scheduled| scheduled.decodes)).map(|sizes| {
+            let size = sizes.at_least(all.len(), longest.div_ceil(limits.block_size));
             (size, sizes.spare_block)
         });
         // A replayed step has a table as wide as its size, whatever its sequences need.
         batch.begin(replay.map_or(longest, |(size, _)| size.max_blocks * limits.block_size));
-        for chunk in chunks {
-            let sequence = self.scheduler.sequence(chunk.sequence);
-            let tokens = &sequence.tokens()[chunk.positions.clone()];
-            let wanted = if chunk.samples { LogitsRows::Last } else { LogitsRows::None };
-            batch.push(tokens, chunk.positions.start, sequence.table().indices(), wanted);
-            *(if chunk.decodes { &mut decode_tokens } else { &mut prefill_tokens }) += tokens.len();
-            if chunk.samples {
-                self.sampling.push(chunk.sequence);
+        for scheduled in all {
+            let sequence = self.scheduler.sequence(scheduled.sequence);
+            let tokens = &sequence.tokens()[scheduled.positions()];
+            let wanted = if scheduled.samples { LogitsRows::Last } else { LogitsRows::None };
+            batch.push(tokens, scheduled.num_computed_tokens, sequence.table().indices(), wanted);
+            *(if scheduled.decodes { &mut decode_tokens } else { &mut prefill_tokens }) += tokens.len();
+            if scheduled.samples {
+                self.sampling.push(scheduled.sequence);
                 self.rows.push(sampling_row(sequence));
             }
         }

@@ -7,4 +7,5 @@ pub mod blocks;
 pub mod limits;
 pub mod request;
 pub mod scheduler;
+pub mod scheduler_output;
 pub mod sequence;

@@ -4,4 +4,3 @@ mod allocations;
 mod engine;
 
 use flashjob_test_models as model;
-use flashjob_test_support as support;

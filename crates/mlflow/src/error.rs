@@ -156,7 +156,7 @@ pub enum Error {
         experiment: String,
         /// Number of runs.
         count: usize,
-        /// The limit.
+        /// Runs that are read at most.
         most: usize,
     },
     /// Files of a run that the server does not hand out.
@@ -166,7 +166,7 @@ pub enum Error {
     ArtifactsElsewhere {
         /// The tracking server.
         server: String,
-        /// ID of the run.
+        /// ID that the server gave the run.
         id: String,
         /// Address of the artifacts.
         place: String,

@@ -10,6 +10,9 @@ use super::client::{ArtifactStore, Client, Run};
 use super::{Error, RunStatus, retry};
 use flashjob_config::Tracking;
 
+/// Time for the first answer: a person waits for it, and an address may be wrong.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
+
 /// Reads runs of one tracking server within one time limit.
 pub struct StoredRuns {
     client: Client,
@@ -25,7 +28,7 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
-    /// ID of the run.
+    /// ID that the server gave the run.
     pub fn id(&self) -> &str {
         self.run.id()
     }
@@ -85,7 +88,8 @@ impl StoredRuns {
     }
 
     async fn experiment(&self, name: &str) -> Result<Option<String>, Error> {
-        let found = retry::until(self.deadline, self.client.server(), async || self.client.find_experiment(name).await);
+        let deadline = self.deadline.min(Instant::now() + FIRST_ANSWER);
+        let found = retry::until(deadline, self.client.server(), async || self.client.find_experiment(name).await);
         Ok(found.await?.map(|experiment| experiment.experiment_id))
     }
 

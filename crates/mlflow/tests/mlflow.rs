@@ -1,12 +1,14 @@
 //! A run's record, against a real MLflow: what arrives, and what happens when it cannot.
 
 mod connection;
+mod end_to_end;
 mod experiments;
 mod fault_proxy;
 mod faults;
 mod pages;
 mod publishing;
 mod recording;
+mod stored_runs;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};

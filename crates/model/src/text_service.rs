@@ -143,7 +143,7 @@ impl From<Texts> for TextService {
     }
 }
 
-/// A [`TextService`] that is opened once, by whoever needs it first; others wait for that.
+/// A [`TextService`] that is opened once, by its first user; others wait for that.
 #[derive(Clone)]
 pub struct SharedTexts(Arc<LazyLock<Opened, Opening>>);
 
@@ -170,7 +170,7 @@ impl SharedTexts {
         Self(Arc::new(LazyLock::new(open)))
     }
 
-    /// Opens them, or waits for whoever does.
+    /// Opens them, or waits while another thread does.
     ///
     /// # Errors
     /// As [`Texts::open`], and [`Error::TextsEnded`].

@@ -68,7 +68,7 @@ impl Apart {
                 Ok(*facts)
             }
             Ok(Answer::Refused(sentence)) => Err(Error::Texts(sentence)),
-            Ok(_) => Err(self.ended("said what nobody asked it".to_owned())),
+            Ok(_) => Err(self.ended("said something without being asked".to_owned())),
             Err(end) => Err(self.ended(end)),
         }
     }
@@ -178,9 +178,9 @@ impl Apart {
         let end = match process.answer(patience(order.bytes())) {
             Ok(Answer::Encoded { results, .. }) => match <[Answered; 1]>::try_from(results) {
                 Ok([answered]) => return Ok(Ok(answered)),
-                Err(_) => "answered what nobody asked it".to_owned(),
+                Err(_) => "answered another question than it was asked".to_owned(),
             },
-            Ok(_) => "answered what nobody asked it".to_owned(),
+            Ok(_) => "answered another question than it was asked".to_owned(),
             Err(end) => end,
         };
         self.died();
@@ -195,7 +195,7 @@ impl Apart {
         let end = match process.answer(patience(order.bytes())) {
             Ok(Answer::Decoded(Ok(text))) => return Ok(text),
             Ok(Answer::Decoded(Err(sentence))) => return Err(Error::Texts(sentence)),
-            Ok(_) => "answered what nobody asked it".to_owned(),
+            Ok(_) => "answered another question than it was asked".to_owned(),
             Err(end) => end,
         };
         self.died();

@@ -214,7 +214,7 @@ impl Target {
             let (own, there) = (self.file.metadata()?, fs::symlink_metadata(path)?);
             Ok((own.dev(), own.ino(), own.len()) == (there.dev(), there.ino(), self.object.size_bytes))
         };
-        let another = || io::Error::other("somebody else has put another file in its place");
+        let another = || io::Error::other("another process has put another file in its place");
         // The modification time marks completeness: the bytes must be on disk before the file has its name.
         let modified = self.object.modified.unwrap_or_else(SystemTime::now);
         self.file.sync_data()?;

@@ -129,7 +129,7 @@ impl DirectFile {
             Read::Ready(result) => result,
             // Blocks this thread until the fetch task wakes it directly; a hop over another thread would cost
             // microseconds for each block.
-            // On this thread: whoever brings the bytes wakes it, and no other one on the way.
+            // On this thread: the thread that brings the bytes wakes it, and no other one on the way.
             Read::Waiting(future) => self.blocks.runtime().block_on(future),
         };
         Ok(bytes?)

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn made_directories_go_unless_somebody_uses_them() {
+    fn made_directories_go_unless_they_are_in_use() {
         let root = tempfile::tempdir().unwrap();
         let location = root.path().join("a/b/c");
         drop(MadeDirectories::make(&location).unwrap());

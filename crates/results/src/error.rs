@@ -29,9 +29,9 @@ pub enum Error {
         "`{path}` has more than {most} {what}, the limit for such a file; another program has written it, or it is damaged"
     )]
     TooLarge {
-        /// The file.
+        /// File that is too large.
         path: String,
-        /// The limit.
+        /// Largest number of them.
         most: u64,
         /// Unit of the limit.
         what: &'static str,
@@ -54,9 +54,9 @@ pub enum Error {
         env!("CARGO_PKG_VERSION")
     )]
     OtherVersion {
-        /// The file.
+        /// File of another version.
         path: String,
-        /// Its version.
+        /// Version that it names.
         found: u64,
     },
     /// JSON whose keys or values are not those of a result.

@@ -12,7 +12,7 @@ pub enum Better {
 /// Description of one figure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figure {
-    /// Name in words.
+    /// Name in words, in lower case.
     pub label: String,
     /// Unit, empty for a number without one.
     pub unit: &'static str,

@@ -34,12 +34,12 @@ pub enum StoppedBy {
     Limit,
 }
 
-/// One region.
+/// One measured region.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Region {
     /// Seed of its prompts.
     pub seed: u64,
-    /// Its figures.
+    /// Figures of this region alone.
     pub metrics: Metrics,
 }
 

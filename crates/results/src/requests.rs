@@ -11,7 +11,7 @@ use super::request_timing::RequestTiming;
 /// Bytes of a line at most: one has some 250.
 const LONGEST_LINE_BYTES: u64 = 64 << 10;
 
-/// Lines at most.
+/// Lines of a file at most.
 const MOST_REQUESTS: u64 = 100_000_000;
 
 /// Reads the timings of a run, one request after another. It ends after the first error.

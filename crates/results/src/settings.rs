@@ -7,7 +7,7 @@ use super::limits;
 /// Settings of one run at most: there are some 60 keys.
 const MOST_SETTINGS: usize = 1000;
 
-/// One setting.
+/// One key of the configuration with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Key of the configuration.
@@ -28,7 +28,7 @@ impl Settings {
         self.0.iter().find(|setting| setting.key == key).map(|setting| setting.value.as_str())
     }
 
-    /// All settings.
+    /// All settings, one after another.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()
     }

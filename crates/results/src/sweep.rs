@@ -2,11 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{Error, shown};
 use super::limits::{self, LARGEST_RESULT_BYTES, MOST_COMBINATIONS};
-use super::run_result::{RunResult, check_version};
+use super::run_result::{RunResult, SCHEMA_VERSION, check_version};
 
 /// The combinations of a sweep.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,14 +19,14 @@ pub struct Sweep {
 }
 
 /// One combination of settings.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Combination {
     /// Its number, from 1.
     pub number: u64,
     /// Name of its directory in that of the sweep.
     pub directory: String,
     /// Settings that the sweep varies: values by key.
-    #[serde(deserialize_with = "limits::map::<_, _, 100>")]
+    #[serde(deserialize_with = "limits::map::<_, _, 100>", serialize_with = "as_map")]
     pub settings: Vec<(String, String)>,
     /// State of its run.
     pub status: CombinationStatus,
@@ -41,7 +42,7 @@ pub struct Combination {
 }
 
 /// State of a combination's run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CombinationStatus {
     /// Measured, with exact counts.
@@ -80,7 +81,7 @@ impl Sweep {
     }
 
     /// Name of the file.
-    pub(super) const FILE: &str = "sweep.json";
+    pub const FILE: &str = "sweep.json";
 
     /// Combinations that were measured.
     pub fn finished(&self) -> impl Iterator<Item = &Combination> {
@@ -99,6 +100,20 @@ impl Sweep {
     pub fn result(&self, combination: &Combination) -> Result<RunResult, Error> {
         RunResult::read(&self.result_path(combination))
     }
+}
+
+/// The content of the file.
+impl Serialize for Sweep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("schema_version", &SCHEMA_VERSION)?;
+        map.serialize_entry("combinations", &self.combinations)?;
+        map.end()
+    }
+}
+
+fn as_map<S: Serializer>(entries: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(entries.iter().map(|(key, value)| (key, value)))
 }
 
 fn is_plain_name(name: &str) -> bool {

@@ -1,143 +1,79 @@
-"""Runs vLLM for flashjob: settings and orders come as lines of JSON on standard input, answers go to standard output.
+"""Runs vLLM for flashjob: vLLM's own offline path, `LLM.generate`, with its steps observed.
 
-Both sides of the talk are described in protocol.rs. Everything that vLLM or its libraries print goes to standard error. When
-standard input closes, flashjob is gone: the whole process group ends then, whatever it is doing.
+What a step computed is seen where the offline path receives it from the engine core's process, and told while that process computes:
+nothing is asked of vLLM in addition.
 """
 
-import json
+import dataclasses
 import os
-import queue
-import signal
-import sys
-import threading
 import time
+from collections import deque
 
-# A folder that happens to be called `vllm` in the working directory is not vLLM.
-sys.path[:] = [path for path in sys.path if path]
+from flashjob_driver import Refused, parameters, parsed_arguments, refuse_version, serve
 
+# The attention that layers have chosen is known in the engine core's process, and a function that is sent there can tell it.
+os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
-class Refused(Exception):
-    """What was asked for cannot be had here."""
+FIRST_VERSION, LAST_VERSION = (0, 25), (0, 33)
 
-
-class Flashjob:
-    """The other side."""
-
-    def __init__(self):
-        # vLLM and what it starts print where they like: the pipe is kept to ourselves.
-        self.output = os.dup(1)
-        os.set_inheritable(self.output, False)
-        os.dup2(2, 1)
-        self.orders = queue.SimpleQueue()
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def listen(self):
-        # Unbuffered: Python's own reader would be locked when this process ends in the middle of a read.
-        rest = b""
-        while read := os.read(0, 1 << 20):
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                self.orders.put(json.loads(line))
-        os.killpg(0, signal.SIGKILL)
-
-    def say(self, what, value=None):
-        message = what if value is None else {what: value}
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        while line:
-            line = line[os.write(self.output, line) :]
+# Tokens of steps that wait to be told; with more, telling them comes before the next step. Some tens of megabytes.
+MOST_UNTOLD_TOKENS = 1 << 18
 
 
-def last_sentence(error):
-    """What an exception comes to, without the call that it came from."""
-    # pydantic wraps what went wrong in a list of what it had been given.
-    if hasattr(error, "errors") and callable(error.errors):
-        try:
-            return "; ".join(entry["msg"] for entry in error.errors())[:1000]
-        except Exception:
-            pass
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:1000] if text else type(error).__name__
+def describe_worker(worker):
+    """Facts that only a worker's process knows."""
+    import torch
+
+    layers = worker.vllm_config.compilation_config.static_forward_context.values()
+    kernels = {layer.get_attn_backend().get_name() for layer in layers if callable(getattr(layer, "get_attn_backend", None))}
+    return {"kernels": ", ".join(sorted(kernels)) or None, "threads": torch.get_num_threads()}
 
 
-def parameters(folder):
-    """Numbers in the checkpoint's safetensors, a tied head not twice; None where it has none."""
-    with open(os.path.join(folder, "config.json")) as file:
-        tied = json.load(file).get("tie_word_embeddings", False)
-    index = os.path.join(folder, "model.safetensors.index.json")
-    if os.path.exists(index):
-        with open(index) as file:
-            names = set(json.load(file)["weight_map"].values())
-    else:
-        names = {name for name in os.listdir(folder) if name.endswith(".safetensors")}
-    total = 0
-    for name in names:
-        with open(os.path.join(folder, name), "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for tensor, described in header.items():
-            if tensor != "__metadata__" and not (tied and tensor == "lm_head.weight"):
-                count = 1
-                for length in described["shape"]:
-                    count *= length
-                total += count
-    return total if names else None
+class Names(dict):
+    """Numbers of requests by vLLM's names for them, which are a counter and a few random letters."""
 
+    def __init__(self, first):
+        self.first = first
 
-class Stats:
-    """What vLLM's scheduler says of its last step."""
-
-    def __init__(self):
-        self.last = None
-        self.preempted = 0
-
-    def logger(self):
-        from vllm.v1.metrics.loggers import StatLoggerBase
-
-        stats = self
-
-        class Logger(StatLoggerBase):
-            def __init__(self, vllm_config, engine_index=0):
-                pass
-
-            def record(self, scheduler_stats=None, iteration_stats=None, *_, **__):
-                stats.last = scheduler_stats or stats.last
-                if iteration_stats is not None:
-                    stats.preempted += iteration_stats.num_preempted_reqs
-
-            def log_engine_initialized(self):
-                pass
-
-        return Logger
+    def __missing__(self, name):
+        number = self[name] = int(name.partition("-")[0]) - self.first
+        return number
 
 
 class Engine:
-    """vLLM's engine, in this process."""
-
-    def __init__(self, settings):
+    def __init__(self, settings, flashjob):
+        self.flashjob = flashjob
         threads = settings["threads"]
         if threads is not None:
             # Before torch counts processors; as many as asked for, wherever the system puts them.
             os.environ["OMP_NUM_THREADS"] = str(threads)
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        import torch
-
         import vllm
+
+        self.version = vllm.__version__
+        refuse_version("vLLM", self.version, FIRST_VERSION, LAST_VERSION)
+        import torch
+        from vllm import LLM
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
-        from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = "rocm" if current_platform.is_rocm() else current_platform.device_type
+        self.device_name = current_platform.get_device_name()
         if settings["device"] != "auto" and settings["device"] != self.device:
             raise Refused(
-                f"device={settings['device']} cannot be had: this image's vLLM {vllm.__version__} computes on {self.device} "
+                f"device={settings['device']} cannot be had: this image's vLLM {self.version} computes on {self.device} "
                 "here; use an image whose vLLM is made for it, or device=auto"
             )
         on_gpus = self.device != "cpu"
         ranks = settings["tensor_parallel_size"] or (torch.accelerator.device_count() if on_gpus else 1)
-        asked = {
+        decided = {
             key: settings[key]
             for key in (
+                "model",
+                "tokenizer",
                 "dtype",
                 "max_model_len",
                 "gpu_memory_utilization",
@@ -151,42 +87,41 @@ class Engine:
             )
             if settings[key] is not None
         }
-        arguments = EngineArgs(
-            model=settings["model"],
-            tokenizer=settings["tokenizer"],
-            tensor_parallel_size=ranks,
-            skip_mm_profiling=True,
-            limit_mm_per_prompt={"image": 0, "video": 0, "audio": 0},
-            **asked,
+        given = parsed_arguments(
+            EngineArgs.add_cli_args(FlexibleArgumentParser()), settings["arguments"], "vLLM", "vllm-args"
         )
-        self.stats = Stats()
-        self.engine = LLMEngine.from_engine_args(arguments, stat_loggers=[self.stats.logger()])
-        # In this process, as VLLM_ENABLE_V1_MULTIPROCESSING=0 has it: its requests tell which of them were preempted.
-        self.scheduler = self.engine.engine_core.engine_core.scheduler
-        self.gpus = ranks if on_gpus else 0
-        self.folder = settings["model"]
-        self.version = vllm.__version__
-        self.threads = torch.get_num_threads()
+        fields = {field.name for field in dataclasses.fields(EngineArgs)}
+        arguments = {
+            "skip_mm_profiling": True,
+            "limit_mm_per_prompt": {"image": 0, "video": 0, "audio": 0},
+            **{name: value for name, value in given.items() if name in fields},
+            **decided,
+            "tensor_parallel_size": ranks,
+        }
+        self.llm = LLM.from_engine_args(EngineArgs(**arguments))
+        self.config = self.llm.llm_engine.vllm_config
+        self.gpus = self.config.parallel_config.world_size if on_gpus else 0
+        self.arguments = settings["arguments"]
+        self.observe()
 
-    def facts(self):
-        config = self.engine.vllm_config
+    def report(self):
+        config = self.config
         model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
         compiled = config.compilation_config
         return {
             "version": self.version,
-            "parameters": parameters(self.folder),
+            "parameters": parameters(model.model),
             "max_model_len": model.max_model_len,
             "gpus": self.gpus,
             "kv_blocks": cache.num_gpu_blocks,
             "block_tokens": cache.block_size,
             "engine": {
                 "device": self.device,
-                "device_name": self.device_name(),
+                "device_name": self.device_name,
                 "dtype": str(model.dtype).removeprefix("torch."),
                 "quantization": model.quantization,
                 "kv_cache_dtype": str(cache.cache_dtype),
-                "kernels": self.attention(),
-                "threads": self.threads,
+                **self.llm.collective_rpc(describe_worker)[0],
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
                 "kv_blocks": cache.num_gpu_blocks,
                 "block_tokens": cache.block_size,
@@ -197,33 +132,44 @@ class Engine:
                 "enforce_eager": bool(model.enforce_eager),
                 "compilation_mode": getattr(compiled.mode, "name", str(compiled.mode)),
                 "cuda_graphs": getattr(compiled.cudagraph_mode, "name", str(compiled.cudagraph_mode)),
+                "arguments": self.arguments,
             },
         }
 
-    def device_name(self):
-        from vllm.platforms import current_platform
+    def observe(self):
+        """Keeps what each step brings, and tells it in time that the front end would spend waiting."""
+        engine = self.llm.llm_engine
+        get_output, step = engine.engine_core.get_output, engine.step
+        # Where the engine core has no process of its own there is nothing to wait for.
+        arrived = getattr(engine.engine_core, "outputs_queue", None)
+        self.untold, self.untold_tokens, self.output = deque(), 0, None
 
-        return current_platform.get_device_name()
+        def observed_get_output():
+            while self.untold and (arrived is None or arrived.empty() or self.untold_tokens > MOST_UNTOLD_TOKENS):
+                self.tell(*self.untold.popleft())
+            self.output = get_output()
+            return self.output
 
-    def attention(self):
-        """What the layers chose; several where they differ."""
-        layers = self.engine.vllm_config.compilation_config.static_forward_context.values()
-        found = {
-            layer.get_attn_backend().get_name() for layer in layers if callable(getattr(layer, "get_attn_backend", None))
-        }
-        return ", ".join(sorted(found)) or None
+        def observed_step():
+            finished = step()
+            output, self.output = self.output, None
+            if output is not None:
+                self.untold.append((output, time.monotonic_ns(), finished))
+                self.untold_tokens += len(output.outputs)
+            return finished
 
-    def run(self, taken, flashjob):
-        """Hands over all of `taken` and says what becomes of it, step by step."""
+        engine.engine_core.get_output, engine.step = observed_get_output, observed_step
+
+    def take(self, requests):
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
-        if self.engine.vllm_config.cache_config.enable_prefix_caching:
+        if self.config.cache_config.enable_prefix_caching and not self.llm.reset_prefix_cache():
             # What a warm-up computed must not be found by what is measured after it.
-            if not self.engine.reset_prefix_cache():
-                raise RuntimeError("the prefix cache cannot be emptied between two regions")
-        for request in taken:
-            parameters = SamplingParams(
+            raise RuntimeError("the prefix cache cannot be emptied between two regions")
+        self.numbers = [request["id"] for request in requests]
+        self.prompts = [{"prompt_token_ids": request["prompt"]} for request in requests]
+        self.sampling = [
+            SamplingParams(
                 max_tokens=request["max_tokens"],
                 ignore_eos=request["ignore_eos"],
                 stop_token_ids=request["stop_tokens"],
@@ -231,90 +177,66 @@ class Engine:
                 top_p=request["top_p"],
                 top_k=request["top_k"],
                 seed=request["seed"],
-                output_kind=RequestOutputKind.DELTA,
             )
-            prompt = {"prompt_token_ids": request["prompt"]}
-            self.engine.add_request(str(request["id"]), prompt, parameters)
-        texts = {request["id"]: [] for request in taken}
-        begun, preemptions, known = set(), {}, self.stats.preempted
-        while self.engine.has_unfinished_requests():
-            started = time.monotonic_ns()
-            outputs = self.engine.step()
-            at = time.monotonic_ns()
-            # What is in the way of the next step from here on is told after it is known.
-            requests = [self.progress(output, texts, begun) for output in outputs]
-            step = {"at": at, "took": at - started, "requests": requests, **self.levels()}
-            if self.stats.preempted != known:
-                known = self.stats.preempted
-                step["preempted"] = self.preempted(preemptions)
-            flashjob.say("step", step)
-        flashjob.say("done")
+            for request in requests
+        ]
 
-    def progress(self, output, texts, begun):
-        request, [part] = int(output.request_id), output.outputs
-        told = {"id": request, "new": list(part.token_ids)}
-        texts[request].append(part.text)
-        if request not in begun and told["new"]:
-            begun.add(request)
-            if output.metrics is not None and output.metrics.scheduled_ts > 0:
-                told["scheduled"] = int(output.metrics.scheduled_ts * 1e9)
-            if self.engine.vllm_config.cache_config.enable_prefix_caching:
-                told["cached"] = output.num_cached_tokens or 0
-        if output.finished:
+    def run(self):
+        self.names, self.begun = Names(self.llm.request_counter.counter), set()
+        self.levels = {"running": 0, "waiting": 0, "kv_blocks_used": 0}
+        self.last = time.monotonic_ns()
+        self.flashjob.say("running", self.last)
+        self.llm.generate(self.prompts, self.sampling, use_tqdm=False)
+        while self.untold:
+            self.tell(*self.untold.popleft())
+
+    def tell(self, output, at, finished):
+        """Says a step: its tokens with the engine core's time, which is of the same clock, and what ended with the front end's."""
+        self.untold_tokens -= len(output.outputs)
+        computed = int(output.timestamp * 1e9)
+        numbers, names = self.numbers, self.names
+        if output.outputs:
+            step = {
+                "at": computed,
+                "took": max(0, computed - self.last),
+                "tokens": [(numbers[names[one.request_id]], one.new_token_ids) for one in output.outputs],
+                **self.levels_of(output.scheduler_stats),
+                **self.events_of(output.outputs),
+            }
+            self.flashjob.say("step", step)
+        self.last = max(self.last, computed)
+        for request in finished:
+            [part] = request.outputs
+            number = numbers[names[request.request_id]]
             # `error` is the request's own; what vLLM has aborted unasked is not.
             if part.finish_reason not in ("length", "stop", "error"):
-                raise RuntimeError(f"request {request} ended with `{part.finish_reason}`")
-            told["end"] = [part.finish_reason, "".join(texts.pop(request))]
-        return told
+                raise RuntimeError(f"request {number} ended with `{part.finish_reason}`")
+            self.flashjob.say("end", {"id": number, "at": at, "reason": part.finish_reason, "text": part.text})
 
-    def levels(self):
-        last = self.stats.last
-        if last is None:
-            return {"running": 0, "waiting": 0, "kv_blocks_used": 0}
-        blocks = self.engine.vllm_config.cache_config.num_gpu_blocks
-        return {
-            "running": last.num_running_reqs,
-            "waiting": last.num_waiting_reqs,
-            "kv_blocks_used": round(last.kv_cache_usage * blocks),
-        }
+    def levels_of(self, stats):
+        if stats is not None:
+            self.levels = {
+                "running": stats.num_running_reqs,
+                "waiting": stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+                "kv_blocks_used": round(stats.kv_cache_usage * self.config.cache_config.num_gpu_blocks),
+            }
+        return self.levels
 
-    def preempted(self, known):
-        """Requests that lost their blocks since this was asked last, once for each time."""
-        found = []
-        for name, request in self.scheduler.requests.items():
-            times = request.num_preemptions
-            # vLLM adds a few random letters to the names that it is given.
-            found += [int(name.partition("-")[0])] * (times - known.get(name, 0))
-            known[name] = times
-        return found
-
-
-def main():
-    flashjob = Flashjob()
-    # So that what vLLM has started is shut down on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        engine = Engine(flashjob.orders.get())
-        flashjob.say("loaded", engine.facts())
-        taken = []
-        while True:
-            order = flashjob.orders.get()
-            if order == "run":
-                engine.run(taken, flashjob)
-                taken = []
-            else:
-                taken = order["take"]
-                flashjob.say("taken", len(taken))
-    except Refused as refused:
-        flashjob.say("refused", str(refused))
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        flashjob.say("failed", last_sentence(error))
-    finally:
-        # Nothing that is still to come can be asked to stop in an orderly way.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def events_of(self, outputs):
+        first, preempted = [], []
+        for one in outputs:
+            if not one.events and one.prefill_stats is None:
+                continue
+            number = self.numbers[self.names[one.request_id]]
+            scheduled = [event.timestamp for event in one.events or () if event.type.name == "SCHEDULED"]
+            preempted += [number for event in one.events or () if event.type.name == "PREEMPTED"]
+            if number not in self.begun:
+                self.begun.add(number)
+                cached = None
+                if self.config.cache_config.enable_prefix_caching and one.prefill_stats is not None:
+                    cached = one.prefill_stats.num_cached_tokens
+                first.append({"id": number, "scheduled": int(scheduled[0] * 1e9) if scheduled else None, "cached": cached})
+        return {"first": first, "preempted": preempted}
 
 
-main()
+serve(Engine)

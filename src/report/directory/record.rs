@@ -14,12 +14,21 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use flashjob_results::{RecordedTimeline, Sweep};
+
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
 /// Files of a run, directly in `results-dir`.
-pub(super) const FILES: [&str; 6] =
-    ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl", "timeline.json", "report.html"];
+pub(super) const FILES: [&str; 7] = [
+    "flashjob.log",
+    "result.json",
+    "requests.jsonl",
+    "outputs.jsonl",
+    Sweep::FILE,
+    RecordedTimeline::FILE,
+    "report.html",
+];
 
 /// The folder of runs that wait for MLflow, one folder each.
 pub(super) const SPOOL: &str = "mlflow";

@@ -144,6 +144,6 @@ mod tests {
         assert_eq!(of("a", "b"), of("a", "b"));
         assert!(of("a", "b") != of("a", "c") && of("a", "b") != of("b", "b"));
         let other_token = Par::parse("https://host/p/renewed/n/ns/b/a/o/").unwrap();
-        assert_eq!(of("a", "b"), place(Path::new("/x"), &other_token, "b"), "whoever renews a PAR goes on");
+        assert_eq!(of("a", "b"), place(Path::new("/x"), &other_token, "b"), "an upload goes on under a renewed PAR");
     }
 }

@@ -33,7 +33,7 @@ fn on_two_machines<T>(name: &str, config: &EngineConfig, lead: impl FnOnce(&mut 
         });
         let rendezvous = rendezvous(0);
         let mut engine = Engine::load_distributed(&Cpu, &open(name), config, &rendezvous, &events, &cancel).unwrap();
-        assert_eq!(engine.facts().num_nodes, 2);
+        assert_eq!(engine.report().num_nodes, 2);
         let led = lead(&mut engine);
         drop(engine);
         rendezvous.end(3, "the test says so");

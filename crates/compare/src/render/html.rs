@@ -18,7 +18,8 @@ body { color: var(--text); background: var(--back); font: 15px/1.5 system-ui, sa
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.8rem; text-align: left; vertical-align: top; }
-td.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 td.best { color: var(--best); font-weight: 700; }
 .warn { color: var(--warn); }
 ";
@@ -71,7 +72,14 @@ fn table(caption: &str, grid: &Grid) -> Markup {
         div class="scroll" tabindex="0" role="region" aria-label=(caption) {
             table {
                 caption { (caption) }
-                thead { tr { @for heading in &grid.heading { th scope="col" { (one_line(heading)) } } } }
+                thead {
+                    tr {
+                        @for (column, heading) in grid.heading.iter().enumerate() {
+                            @let is_number = grid.is_numeric && column >= grid.named;
+                            th scope="col" class=[is_number.then_some("number")] { (one_line(heading)) }
+                        }
+                    }
+                }
                 tbody {
                     @for row in &grid.rows {
                         tr {

@@ -65,7 +65,7 @@ pub(super) fn differences(comparison: &Comparison) -> Grid {
     let value = |value: &Option<String>| GridCell::plain(value.as_deref().unwrap_or(MISSING));
     let differences = &comparison.differences;
     if comparison.runs.len() <= MOST_COLUMNS {
-        let heading = ["".to_owned(), "difference".to_owned()].into_iter().chain(names).collect();
+        let heading = ["subject".to_owned(), "difference".to_owned()].into_iter().chain(names).collect();
         let mut before = None;
         let rows = differences.iter().map(|difference| {
             // The subject stands beside the first of its rows.

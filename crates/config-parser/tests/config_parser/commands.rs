@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flashjob_config_parser::{Command, Shell, Stop, completions};
+use flashjob_config_parser::{Command, Compare, CompareFormat, Shell, Stop, completions};
 
 use super::{PAR, check, parse_with};
 
@@ -43,6 +43,29 @@ fn publish_needs_no_model_and_takes_secrets_that_no_spool_holds() {
         Ok(Command::Publish(publish)) => assert!(publish.tracking.is_none() && publish.output.is_none()),
         other => panic!("{other:?}"),
     }
+}
+
+/// The arguments of `flashjob compare` with these words.
+fn compared(words: &[&str], variables: &[(&str, &str)]) -> Compare {
+    match parse_with(&[&["compare"], words].concat(), variables, &[]) {
+        Ok(Command::Compare(compare)) => *compare,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn compare_needs_no_model_and_takes_any_number_of_runs() {
+    let plain = compared(&["a", "b/result.json", "mlflow:x/y"], &[("input-len", "nonsense")]);
+    assert_eq!(plain.runs, ["a", "b/result.json", "mlflow:x/y"]);
+    assert_eq!((plain.format, plain.fail_below, plain.allow_different), (CompareFormat::Table, None, false));
+    assert!(plain.tracking.is_none());
+
+    let words = ["--allow-different", "a", "--format=html", "b", "--fail-below", "0.9"];
+    let asked = compared(&words, &[("MLFLOW_TRACKING_URI", "http://h")]);
+    assert_eq!(asked.runs, ["a", "b"], "no run is taken for the value of a switch");
+    assert_eq!((asked.format, asked.allow_different), (CompareFormat::Html, true));
+    assert_eq!(asked.fail_below.as_deref(), Some("0.9"));
+    assert_eq!(asked.tracking.map(|tracking| tracking.uri.to_string()).as_deref(), Some("http://h/"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{errors, job, setting};
 
 const LEADER: (&str, &str) = ("LWS_LEADER_ADDRESS", "flashjob-0.flashjob.default");
 
-fn group<'a>(size: &'a str, index: &'a str) -> [(&'a str, &'a str); 3] {
+pub fn group<'a>(size: &'a str, index: &'a str) -> [(&'a str, &'a str); 3] {
     [LEADER, ("LWS_GROUP_SIZE", size), ("LWS_WORKER_INDEX", index)]
 }
 

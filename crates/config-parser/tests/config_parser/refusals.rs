@@ -96,6 +96,18 @@ fn wrong_values_get_one_sentence_each() {
             &[],
             "dtype is `float8` (flag --dtype), but it must be one of auto, float16, bfloat16, float32, half, float",
         ),
+        (
+            &["--vllm-args={\"max_loras\": 4"],
+            &[],
+            "vllm-args is `{\"max_loras\": 4` (flag --vllm-args), but it must be a JSON object: EOF while parsing an object at line 1 \
+             column 15",
+        ),
+        (
+            &[],
+            &[("SGLANG_ARGS", "attention-backend=fa3")],
+            "sglang-args is `attention-backend=fa3` (variable SGLANG_ARGS), but it must be a JSON object or words like --name=value, \
+             and `attention-backend=fa3` is neither",
+        ),
         (&["--backend=vLLM"], &[], "backend is `vLLM` (flag --backend), but it must be one of candle, vllm, sglang"),
         (&[], &[("DEVICE", "gpu")], "device is `gpu` (variable DEVICE), but it must be one of auto, cpu, cuda"),
         (&["--log-format=xml"], &[], "log-format is `xml` (flag --log-format), but it must be one of auto, text, json"),
@@ -470,7 +482,7 @@ fn wrong_values_get_one_sentence_each() {
         (
             &["frob"],
             &[],
-            "`frob` is neither a flag nor a command; the commands are run, check, verify, publish, report, render, validate, completions",
+            "`frob` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
         ),
         (&["--blueprint=absent.json"], &[], "the blueprint `absent.json` cannot be read: entity not found"),
     ];
@@ -493,7 +505,7 @@ fn wrong_commands_get_one_sentence_each() {
         (&["runn"], "`runn` is neither a flag nor a command; did you mean run?"),
         (
             &["run", "x"],
-            "`x` is neither a flag nor a command; the commands are run, check, verify, publish, report, render, validate, completions",
+            "`x` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
         ),
         (&["publish"], "<DIR> is missing; see --help"),
         (&["publish", "results", "--model=m"], "--model does not belong to this command; see --help"),

@@ -3,13 +3,12 @@
 use std::num::NonZeroUsize;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
-use flashjob_engine::{Engine, Error, Platform};
+use flashjob_cuda::Cuda;
+use flashjob_engine::{Engine, Error};
 use flashjob_event::{Events, Fact};
+use flashjob_test_engine::{config, open, request, serve, watched_logits};
+use flashjob_test_models::golden::{MODELS, directory, prompts, relative_error};
 use tokio_util::sync::CancellationToken;
-
-use crate::engine::{config, open, request, serve};
-use crate::model::golden::{MODELS, directory, prompts, relative_error};
-use flashjob_test_engine::watched_logits as watched;
 
 /// One rank, and steps that are small: the stand-in takes its time.
 fn on_gpu(dtype: DtypeChoice) -> EngineConfig {
@@ -51,7 +50,7 @@ fn logits_on(ranks: usize) {
 fn logits_in(ranks: usize, dtype: DtypeChoice, unit: f32) {
     for name in MODELS {
         let mut engine = load(name, &on_gpus(ranks, dtype));
-        assert_eq!((engine.facts().device, engine.facts().tensor_parallel_size), ("cuda", ranks));
+        assert_eq!((engine.report().device, engine.report().tensor_parallel_size), ("cuda", ranks));
         let mut largest: f32 = 0.0;
         for prompt in prompts(name) {
             let computed = engine.logits(&prompt.tokens, &CancellationToken::new()).unwrap();
@@ -78,7 +77,7 @@ fn decode_and_preemption_change_no_token() {
         let blocks = 9;
         let mut small = on_gpus(ranks, DtypeChoice::Float16);
         small.prefix_caching = prefix_caching;
-        let facts = load(name, &small).facts().clone();
+        let facts = load(name, &small).report().clone();
         let block_bytes = facts.kv_cache_bytes / (facts.kv_blocks * ranks) as u64;
         small.kv_cache_memory_bytes = Some(blocks * block_bytes);
         let mut engine = load(name, &small);
@@ -112,7 +111,7 @@ fn replayed_steps_give_the_very_logits_of_launched_ones() {
         let config = on_gpus(ranks, DtypeChoice::Bfloat16);
         let (mut replaying, mut launching) =
             (load(name, &config), load(name, &EngineConfig { enforce_eager: true, ..config }));
-        assert_eq!((replaying.facts().cuda_graphs, launching.facts().cuda_graphs), (true, false));
+        assert_eq!((replaying.report().cuda_graphs, launching.report().cuda_graphs), (true, false));
         let requests =
             || (0..7).map(|id| request(id, &vec![3 + id; 1 + 9 * id as usize], 10 + 7 * id as usize)).collect();
         let expected = watched_logits(&mut launching, requests());

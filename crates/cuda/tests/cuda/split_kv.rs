@@ -47,7 +47,7 @@ fn each_key_is_in_one_part_and_parts_follow_each_other() {
         num_spare_blocks: 0,
         vocab_size: 10,
     });
-    let lengths = [1, 4, 5, 37, 160, 79];
+    let lengths: [usize; 6] = [1, 4, 5, 37, 160, 79];
     step.begin(160);
     let mut next = 0;
     for length in lengths {

@@ -11,7 +11,7 @@ use flashjob_model::Dtype;
 /// `[count]`.
 ///
 /// # Errors
-/// Where the system refuses the memory.
+/// Memory that the system refuses.
 pub fn zeros(count: usize, dtype: Dtype) -> Result<Tensor> {
     match dtype {
         Dtype::F32 => tensor::<f32>(count),

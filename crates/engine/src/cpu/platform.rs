@@ -56,17 +56,17 @@ impl Platform for Cpu {
     fn open(&self, ranks: usize, cpus: CpuNodes, _dtype: Dtype) -> Result<Box<dyn DeviceHandles>, Error> {
         // As many threads as there are ranks at least; no more than asked for where those are enough.
         let pool = || Arc::new(Pool::with_isa((cpus.threads / ranks).max(1), cpus.isa));
-        Ok(Box::new(Pools { pools: (0..ranks).map(|_| pool()).collect(), cpus }))
+        Ok(Box::new(CpuHandles { pools: (0..ranks).map(|_| pool()).collect(), cpus }))
     }
 }
 
 /// Threads of the ranks of a node.
-struct Pools {
+struct CpuHandles {
     pools: Vec<Arc<Pool>>,
     cpus: CpuNodes,
 }
 
-impl DeviceHandles for Pools {
+impl DeviceHandles for CpuHandles {
     fn free_bytes(&self) -> Result<Option<u64>, Error> {
         Ok(free_memory_bytes())
     }

@@ -54,7 +54,7 @@ impl Executor {
     /// be at it. When this returns, no rank here holds `step` any more.
     ///
     /// # Errors
-    /// Of the rank that failed first, `read` being rank 0's part; the others then stop, too.
+    /// The error of the rank that failed first, `read` being rank 0's part; the others then stop, too.
     pub fn forward<T>(
         &mut self,
         step: &Arc<ForwardBatch>,
@@ -118,7 +118,7 @@ impl Executor {
     /// Gives each rank another cache, in order of rank.
     ///
     /// # Errors
-    /// If a rank's thread has ended.
+    /// [`Error::Cancelled`]: a rank's thread has ended.
     pub fn change_caches(&mut self, caches: Vec<KvCache>) -> Result<(), Error> {
         let mut caches = caches.into_iter();
         if let Some(cache) = caches.next() {

@@ -20,6 +20,15 @@ pub struct Request {
     pub seed: u64,
 }
 
+/// A request that could not run even if it had the whole cache to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeverFits {
+    /// Tokens whose keys and values it needs to keep at its longest.
+    pub needed_tokens: usize,
+    /// Tokens that the cache holds.
+    pub cache_tokens: usize,
+}
+
 /// Outcome of a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {

@@ -11,58 +11,13 @@
 //! a look at them: where prefixes are cached, a sequence begins behind what is computed already.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use super::blocks::{BlockPool, BlockTable};
 use super::limits::EngineLimits;
-use super::request::{Output, Request};
+use super::request::{NeverFits, Output, Request};
+use super::scheduler_output::{Admission, ScheduledSequence, SchedulerOutput, SequenceIndex};
 use super::sequence::Sequence;
 use flashjob_event::FinishReason;
-
-/// A sequence's number: the order in which it was added.
-pub type SequenceIndex = usize;
-
-/// A piece of one sequence, computed in one step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    /// Sequence that the tokens belong to.
-    pub sequence: SequenceIndex,
-    /// Positions computed; never empty.
-    pub positions: Range<usize>,
-    /// It reaches the last known token, so its last row's logits choose the next one.
-    pub samples: bool,
-    /// It is one token of a sequence whose prefill is done.
-    pub decodes: bool,
-}
-
-/// The next step, and the changes that made it possible.
-#[derive(Debug, Default)]
-pub struct SchedulerOutput {
-    /// Decoding sequences first, then prefill chunks.
-    pub chunks: Vec<Chunk>,
-    /// Sequences that lost their blocks, youngest first.
-    pub preempted: Vec<SequenceIndex>,
-    /// Sequences that run for the first time.
-    pub admitted: Vec<Admission>,
-}
-
-/// A sequence runs for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Index of the sequence.
-    pub sequence: SequenceIndex,
-    /// Tokens of its prompt whose keys and values were found in the cache.
-    pub reused_tokens: usize,
-}
-
-/// A sequence that could not run even if it had the whole cache to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeverFits {
-    /// Tokens whose keys and values it needs to keep at its longest.
-    pub needed_tokens: usize,
-    /// Tokens that the cache holds.
-    pub cache_tokens: usize,
-}
 
 /// Outcome for a sequence for which no token could be chosen.
 #[derive(Debug)]
@@ -163,9 +118,9 @@ impl Scheduler {
         &self.batch
     }
 
-    /// Decides the next step. Its chunks are empty only when every sequence is finished.
+    /// Decides the next step. It schedules nothing only when every sequence is finished.
     pub fn schedule(&mut self) -> &SchedulerOutput {
-        self.batch.chunks.clear();
+        self.batch.scheduled.clear();
         self.batch.preempted.clear();
         self.batch.admitted.clear();
         let mut budget = self.limits.max_num_batched_tokens;
@@ -186,7 +141,7 @@ impl Scheduler {
             let index = self.running[place];
             place += 1;
             if self.sequences[index].is_decoding() && self.make_room(index) {
-                *budget -= self.push_chunk(index, 1, true);
+                *budget -= self.push(index, 1, true);
             }
         }
     }
@@ -201,7 +156,7 @@ impl Scheduler {
                 return true;
             }
             // Recomputing costs least for the youngest: it has the fewest tokens, and none that is older waits for it.
-            // `index` runs, so there is a youngest one. It has no chunk in this batch yet: it is `index` or younger.
+            // `index` runs, so there is a youngest one. It is not in this batch yet: it is `index` or younger.
             let Some(youngest) = self.running.pop() else { return false };
             // Its blocks go back whole. Swapping them to the host would cost a copy each way; recomputing them is one prefill.
             self.send_back(youngest);
@@ -231,7 +186,7 @@ impl Scheduler {
             }
             let index = self.running[place];
             if !self.sequences[index].is_decoding() {
-                *budget -= self.push_chunk(index, *budget, false);
+                *budget -= self.push(index, *budget, false);
             }
         }
     }
@@ -268,26 +223,28 @@ impl Scheduler {
             // One that is computed again may be older than some that run already.
             let place = self.running.partition_point(|&running| running < index);
             self.running.insert(place, index);
-            *budget -= self.push_chunk(index, *budget, false);
+            *budget -= self.push(index, *budget, false);
         }
     }
 
-    fn push_chunk(&mut self, index: SequenceIndex, most: usize, decodes: bool) -> usize {
+    /// Schedules what is not computed of a sequence, `most` tokens at most; returns how many.
+    fn push(&mut self, index: SequenceIndex, most: usize, decodes: bool) -> usize {
         let sequence = &self.sequences[index];
-        let computed = sequence.num_computed_tokens;
-        let tokens = (sequence.num_tokens() - computed).min(most);
-        let positions = computed..computed + tokens;
-        let samples = positions.end == sequence.num_tokens();
-        self.batch.chunks.push(Chunk { sequence: index, positions, samples, decodes });
-        tokens
+        let num_computed_tokens = sequence.num_computed_tokens;
+        let num_scheduled_tokens = (sequence.num_tokens() - num_computed_tokens).min(most);
+        let samples = num_computed_tokens + num_scheduled_tokens == sequence.num_tokens();
+        let scheduled =
+            ScheduledSequence { sequence: index, num_computed_tokens, num_scheduled_tokens, samples, decodes };
+        self.batch.scheduled.push(scheduled);
+        num_scheduled_tokens
     }
 
     /// Notes that the scheduled step was computed: other sequences can find what is in the cache now. Called before
     /// [`Self::append`] of the tokens that the step chose.
     pub fn advance(&mut self) {
-        for chunk in self.batch.chunks.drain(..) {
-            let sequence = &mut self.sequences[chunk.sequence];
-            sequence.num_computed_tokens = chunk.positions.end;
+        for scheduled in self.batch.scheduled.drain(..) {
+            let sequence = &mut self.sequences[scheduled.sequence];
+            sequence.num_computed_tokens = scheduled.positions().end;
             if self.pool.caches_prefixes() && !sequence.is_isolated {
                 sequence.remember(&mut self.pool);
             }
@@ -317,8 +274,8 @@ impl Scheduler {
     /// query does not see by a weight of zero, and zero times NaN is NaN: the beginning of another sequence that is not finite
     /// further on may be spoilt, and this one with it. Computed all for itself, it shows.
     pub fn fail(&mut self, index: SequenceIndex) -> Failed {
-        // Its chunk must not be noted as computed: other sequences would find blocks with NaN in them.
-        self.batch.chunks.retain(|chunk| chunk.sequence != index);
+        // Its tokens must not be noted as computed: other sequences would find blocks with NaN in them.
+        self.batch.scheduled.retain(|scheduled| scheduled.sequence != index);
         let sequence = &mut self.sequences[index];
         self.pool.forget(&sequence.table, sequence.num_reused_tokens);
         if !sequence.table.shares() {

@@ -20,7 +20,7 @@ use crate::forward::sampler::Sampler;
 use crate::parallel::executor::Executor;
 use crate::parallel::nodes::RendezvousHandler;
 use crate::parallel::world::World;
-use crate::report::EngineFacts;
+use crate::report::CandleReport;
 use crate::schedule::limits::EngineLimits;
 use flashjob_config::EngineConfig;
 use flashjob_cpu::{Limits, TooLittleMemory, cpu_quota_threads};
@@ -110,8 +110,8 @@ impl Loading<'_> {
         };
         // The last wait for other nodes: an engine that is ready is ready everywhere.
         let threads = all_loaded(&executor, devices.as_ref(), &mut cost)?;
-        let facts = facts(&plan, sized, config, kernels, threads, measured, cost);
-        events.emit(Fact::EngineReady { kv_blocks: facts.kv_blocks, block_tokens: facts.block_size });
+        let report = report(&plan, sized, config, kernels, threads, measured, cost);
+        events.emit(Fact::EngineReady { kv_blocks: report.kv_blocks, block_tokens: report.block_size });
         // Buffers were allocated for `limits`, of which the cache may hold less by now.
         let bounds = EngineLimits { num_blocks: sized.num_blocks, ..limits };
         let replay = plan.replays.then_some(ReplaySizes {
@@ -119,9 +119,9 @@ impl Loading<'_> {
             max_blocks: bounds.max_blocks_per_seq(),
             spare_block: bounds.num_blocks as u32,
         });
-        let measured_cpus = facts.limits.is_some().then_some(plan.cpus);
+        let measured_cpus = report.limits.is_some().then_some(plan.cpus);
         Ok(Engine {
-            facts,
+            report,
             limits: sized,
             bounds,
             executor,
@@ -179,7 +179,7 @@ fn all_loaded(executor: &Executor, devices: &dyn NodeDevices, cost: &mut Cost) -
 }
 
 /// The report of an engine.
-fn facts(
+fn report(
     plan: &LoadPlan,
     limits: EngineLimits,
     config: &EngineConfig,
@@ -187,10 +187,10 @@ fn facts(
     threads: usize,
     measured: Measured,
     cost: Cost,
-) -> EngineFacts {
+) -> CandleReport {
     let Parallelism { world_size, num_nodes, .. } = plan.parallelism;
     let cache_bytes = limits.num_blocks as u64 * plan.kv_shape.block_bytes();
-    EngineFacts {
+    CandleReport {
         device: plan.platform.name(),
         dtype: plan.dtype.name(),
         weights_dtype: plan.weights_dtype.name(),

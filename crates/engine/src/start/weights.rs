@@ -63,7 +63,7 @@ pub fn load(
 /// Bytes that these ranks read together.
 ///
 /// # Errors
-/// Where the model cannot be split so.
+/// [`Error::Model`]: the model cannot be split so.
 pub fn total_bytes(model: &Model, shards: impl Iterator<Item = Shard>) -> Result<u64, Error> {
     let of = |shard| model.weights.tensors().map(move |tensor| model.weights.stored_bytes(tensor, shard));
     Ok(shards.flat_map(of).sum::<Result<u64, _>>()?)

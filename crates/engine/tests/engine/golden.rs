@@ -52,7 +52,7 @@ fn sixteen_bits_stay_close_to_the_reference() {
     {
         for name in MODELS {
             let mut engine = load(name, &EngineConfig { dtype, ..config() });
-            assert_eq!(engine.facts().dtype, name_of_dtype);
+            assert_eq!(engine.report().dtype, name_of_dtype);
             let error = largest_error(&mut engine, &prompts(name));
             // Phi 3 multiplies keys, and queries again, by a magnitude above 1. Gemma 2 in float16 was measured at 4.0 units with
             // AVX2 and AVX-512, and at 4.2 with the portable kernels, whose multiply-adds round twice: some keys and values are
@@ -77,7 +77,7 @@ fn sixteen_bits_stay_close_to_the_reference() {
 fn auto_is_the_checkpoints_own_format() {
     for (name, expected) in [("llama-gqa", "bfloat16"), ("llama-mqa-tied", "float32")] {
         let config = EngineConfig { dtype: DtypeChoice::Auto, ..config() };
-        assert_eq!(load(name, &config).facts().dtype, expected);
+        assert_eq!(load(name, &config).report().dtype, expected);
     }
 }
 
@@ -105,9 +105,9 @@ fn weights_kept_in_16_bits_are_the_numbers_that_single_precision_would_hold() {
         let wide = wide.open().unwrap();
         let mut wide = Engine::load(&wide, &config(), &Events::default(), &CancellationToken::new()).unwrap();
         let mut narrow = load(name, &config());
-        let kept = |engine: &Engine| (engine.facts().dtype, engine.facts().weights_dtype);
+        let kept = |engine: &Engine| (engine.report().dtype, engine.report().weights_dtype);
         assert_eq!((kept(&narrow), kept(&wide)), (("float32", "bfloat16"), ("float32", "float32")));
-        assert_eq!(2 * narrow.facts().cost.weight_bytes, wide.facts().cost.weight_bytes);
+        assert_eq!(2 * narrow.report().cost.weight_bytes, wide.report().cost.weight_bytes);
         for prompt in prompts(name) {
             let logits = |engine: &mut Engine| engine.logits(&prompt.tokens, &CancellationToken::new()).unwrap();
             for (narrow, wide) in logits(&mut narrow).iter().zip(logits(&mut wide)) {

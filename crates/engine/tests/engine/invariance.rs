@@ -62,7 +62,7 @@ fn alone_together_in_chunks_or_after_preemption_a_request_computes_the_same_bits
             assert_eq!(alone_bits.len(), expected);
 
             // Six blocks: what the longest request needs, 90 + 88 - 1 tokens of 32. Others grow by more than one block.
-            let block_bytes = engine.facts().kv_cache_bytes / engine.facts().kv_blocks as u64;
+            let block_bytes = engine.report().kv_cache_bytes / engine.report().kv_blocks as u64;
             let number = NonZeroUsize::new;
             for (how, config) in [
                 ("in a batch of 7", base.clone()),

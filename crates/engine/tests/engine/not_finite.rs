@@ -79,7 +79,7 @@ fn others_have_the_tokens_that_they_have_without_it_and_its_blocks_are_free() {
     let expected = expected(name);
     let block_bytes = {
         let facts = load(name, &unchecked());
-        facts.facts().kv_cache_bytes / facts.facts().kv_blocks as u64
+        facts.report().kv_cache_bytes / facts.report().kv_blocks as u64
     };
     let number = NonZeroUsize::new;
     for prefix_caching in [false, true] {

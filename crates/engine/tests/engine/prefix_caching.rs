@@ -43,7 +43,7 @@ fn prefilled(facts: &[Fact]) -> usize {
 }
 
 fn block_bytes(engine: &Engine) -> u64 {
-    engine.facts().kv_cache_bytes / engine.facts().kv_blocks as u64
+    engine.report().kv_cache_bytes / engine.report().kv_blocks as u64
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn equal_beginnings_are_computed_once_and_give_the_same_bits() {
             let one_by_one = EngineConfig { max_num_seqs: NonZeroUsize::new(1), dtype, ..config() };
             let mut off = load(name, &one_by_one);
             let mut on = load(name, &EngineConfig { prefix_caching: true, ..one_by_one });
-            assert_eq!((off.facts().prefix_caching, on.facts().prefix_caching), (false, true));
+            assert_eq!((off.report().prefix_caching, on.report().prefix_caching), (false, true));
             let (expected, expected_bits, facts) = watched(&mut off, requests(&lengths));
             assert!(!facts.iter().any(|fact| matches!(fact, Fact::PrefixSearched { .. })));
             let all: usize = lengths.iter().map(|(_, length, _)| length).sum();

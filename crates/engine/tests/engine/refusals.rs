@@ -13,12 +13,12 @@ use super::{config, load, open, request, serve};
 fn a_request_that_can_never_be_served_is_refused_before_the_run() {
     // Cached are at most 3 blocks of 32 tokens; the model goes further.
     let block_bytes = {
-        let facts = load("llama-gqa", &config()).facts().clone();
+        let facts = load("llama-gqa", &config()).report().clone();
         facts.kv_cache_bytes / facts.kv_blocks as u64
     };
     let small = EngineConfig { kv_cache_memory_bytes: Some(3 * block_bytes), ..config() };
     let mut engine = load("llama-gqa", &small);
-    assert_eq!(engine.facts().max_model_len, 96);
+    assert_eq!(engine.report().max_model_len, 96);
     let vocab_size = open("llama-gqa").config.vocab_size as u32;
     let good = request(0, &[1, 2, 3], 4);
     for (bad, expected) in [

@@ -92,7 +92,7 @@ fn loading_states_all_bytes_and_then_that_it_is_ready() {
     }
     assert_eq!(read, model.weights.total_bytes());
     let Some(&Fact::EngineReady { kv_blocks, block_tokens }) = facts.last() else { panic!("{:?}", facts.last()) };
-    assert_eq!((kv_blocks, block_tokens), (engine.facts().kv_blocks, 32));
+    assert_eq!((kv_blocks, block_tokens), (engine.report().kv_blocks, 32));
 }
 
 /// Cancels when it has seen as many facts of interest as it was told to wait for.

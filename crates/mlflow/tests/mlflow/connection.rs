@@ -3,83 +3,15 @@
 use std::path::Path;
 
 use flashjob_config::{Credentials, Secret};
-use flashjob_mlflow::{Client, Outcome, RunStatus, Tracker, check, publish};
+use flashjob_mlflow::{Client, RunStatus, Tracker, check};
 
 use super::fault_proxy::{Fault, FaultProxy};
-use super::{LONG, access, delivered, end, spec, spooled, tracking, unique};
+use super::{LONG, delivered, end, spec, tracking, unique};
 use crate::support::mlflow_server;
 use crate::support::process::{Process, free_port};
 
-fn basic(username: &str, password: &str) -> Credentials {
+pub fn basic(username: &str, password: &str) -> Credentials {
     Credentials::Basic { username: username.to_owned(), password: Secret::new(password) }
-}
-
-/// Fails if a file below `directory` holds `secret`.
-fn assert_nowhere(directory: &Path, secret: &str) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            assert_nowhere(&path, secret);
-        } else {
-            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
-            assert!(!text.contains(secret), "{} holds a secret", path.display());
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_server_with_a_login_takes_the_right_password_only() {
-    let Some(server) = mlflow_server::with_login() else { return };
-    let experiment = unique("login");
-    let (name, password) = mlflow_server::ADMIN;
-    for (credentials, expected) in [
-        (Credentials::Anonymous, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"),
-        (basic(name, "wr0ng-s3cret"), "the MLflow user name, password or token is not accepted"),
-        (Credentials::Bearer(Secret::new("wr0ng-s3cret")), "the MLflow user name, password or token is not accepted"),
-    ] {
-        let results = tempfile::tempdir().unwrap();
-        let mut tracking = tracking(server.uri(), &experiment);
-        tracking.credentials = credentials;
-        let mut tracker = Tracker::start(&tracking, &spec("login"), results.path()).unwrap();
-        let reason = spooled(tracker.finish(end(RunStatus::Finished, &[]), LONG).await);
-        assert!(reason.contains("it answered 401") && reason.contains(expected), "{reason}");
-        assert!(!reason.contains("wr0ng-s3cret"), "{reason}");
-        assert_nowhere(results.path(), "wr0ng-s3cret");
-        assert_eq!(server.experiment_id(&experiment), None);
-    }
-    let results = tempfile::tempdir().unwrap();
-    let artifact = results.path().join("result.json");
-    std::fs::write(&artifact, "{}").unwrap();
-    let mut tracking = tracking(server.uri(), &experiment);
-    tracking.credentials = basic(name, password);
-    let mut tracker = Tracker::start(&tracking, &spec("login"), results.path()).unwrap();
-    tracker.metric("live", 1.0, 1);
-    let mut end = end(RunStatus::Finished, &[("final", 2.0)]);
-    end.artifacts = vec![artifact];
-    delivered(tracker.finish(end, LONG).await);
-    drop(tracker);
-    let run = server.runs(&experiment).remove(0);
-    assert_eq!((run.status(), run.metric("live"), run.metric("final")), ("FINISHED", Some(1.0), Some(2.0)));
-    assert_eq!(server.artifact(&run, "result.json").unwrap(), b"{}");
-    assert_nowhere(results.path(), password);
-}
-
-#[tokio::test]
-async fn publishing_logs_in_with_what_the_publisher_has() {
-    let Some(server) = mlflow_server::with_login() else { return };
-    let experiment = unique("publish with login");
-    let results = tempfile::tempdir().unwrap();
-    let mut tracker = Tracker::start(&tracking(server.uri(), &experiment), &spec("later"), results.path()).unwrap();
-    spooled(tracker.finish(end(RunStatus::Finished, &[]), LONG).await);
-    drop(tracker);
-    let mut access = access(None);
-    let published = publish(results.path(), &access, LONG).await.unwrap();
-    assert!(matches!(&published[0].outcome, Outcome::Failed { reason } if reason.contains("401")), "{published:?}");
-    let (name, password) = mlflow_server::ADMIN;
-    access.credentials = basic(name, password);
-    let published = publish(results.path(), &access, LONG).await.unwrap();
-    assert!(matches!(&published[0].outcome, Outcome::Delivered { .. }), "{published:?}");
-    assert_eq!(server.runs(&experiment).len(), 1);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub(super) struct Header {
 /// One tensor of a file.
 #[derive(Clone, Debug)]
 pub(super) struct TensorInfo {
-    /// `Err` names a type that is not supported; tensors nobody asks for may have one.
+    /// `Err` names a type that is not supported; tensors that are not read may have one.
     pub encoding: Result<Encoding, String>,
     /// Dimensions, outermost first.
     pub shape: Vec<u64>,

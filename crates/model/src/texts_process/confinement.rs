@@ -60,7 +60,7 @@ fn file_bytes(path: &Path) -> u64 {
 /// Closes inherited descriptors, such as a mount's.
 fn close_inherited() -> io::Result<()> {
     let first = std::io::stderr().as_raw_fd() + 1;
-    // SAFETY: nothing in this process has opened a descriptor yet, so that those beyond standard error are nobody's here.
+    // SAFETY: nothing in this process has opened a descriptor yet, so that none beyond standard error is in use here.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
     match closed {
         0 => Ok(()),

@@ -268,7 +268,7 @@ impl Table {
                     continue;
                 }
                 let planned = || self.plan.distance((inode, index), self.limits.window_blocks as u64);
-                // Where consumed, nobody reads the block again: its distance does not matter, and computing it is the
+                // Where consumed, no reader comes to the block again: its distance does not matter, and computing it is the
                 // expensive part.
                 let ahead = if block.is_consumed() {
                     None

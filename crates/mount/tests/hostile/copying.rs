@@ -63,7 +63,7 @@ fn only_what_was_written_gets_an_object_s_name() {
         Behaviour::Serve
     });
     let error = copy(&folder, &objects, &Arc::new(source)).err().unwrap().to_string();
-    assert!(error.contains("somebody else has put another file in its place"), "{error}");
+    assert!(error.contains("another process has put another file in its place"), "{error}");
     for name in ["a", "b"] {
         assert!(!folder.path().join("models").join(name).exists(), "{name}");
     }

@@ -143,7 +143,7 @@ fn a_fetch_that_fails_leaves_nothing_that_is_believed() {
 }
 
 #[test]
-pub(super) fn a_damaged_cache_is_fetched_again_and_never_served() {
+fn a_damaged_cache_is_fetched_again_and_never_served() {
     let directory = TempDir::new().unwrap();
     let (source, objects, bytes) = two_files();
     read_all(directory.path(), None, &objects, &source);
@@ -345,7 +345,7 @@ fn child_that_fills_a_cache() {
 }
 
 #[test]
-pub(super) fn after_sigkill_only_whole_blocks_are_used() {
+fn after_sigkill_only_whole_blocks_are_used() {
     let directory = TempDir::new().unwrap();
     let bytes = content(1, 200 * BLOCK);
     let (source, objects) = ScriptedSource::new([("a", bytes.clone())]);
@@ -412,7 +412,7 @@ impl Drop for MemoryDisk {
 }
 
 #[test]
-pub(super) fn a_full_disk_and_one_that_cannot_be_written_are_in_nobodys_way() {
+fn a_full_disk_and_one_that_cannot_be_written_are_in_nobodys_way() {
     let Some(small) = MemoryDisk::new(c"size=64k") else { return };
     let bytes = content(1, 20 * BLOCK);
     let (source, objects) = ScriptedSource::new([("a", bytes.clone())]);

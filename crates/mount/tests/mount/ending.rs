@@ -51,7 +51,7 @@ fn dropping_unmounts_also_from_a_task_and_while_a_panic_unwinds() {
 }
 
 #[test]
-pub(super) fn a_busy_mount_is_detached_and_its_readers_end() {
+fn a_busy_mount_is_detached_and_its_readers_end() {
     let root = tempfile::tempdir().unwrap();
     let Some((mounted, source)) = mount_one_file(root.path()) else { return };
     source.behave(|_, _| Behaviour::WaitAfter(10));
@@ -132,7 +132,7 @@ fn child_that_mounts() {
 }
 
 #[test]
-pub(super) fn after_sigkill_the_next_start_clears_the_mount() {
+fn after_sigkill_the_next_start_clears_the_mount() {
     let root = tempfile::tempdir().unwrap();
     let Some((probe, _)) = mount_one_file(root.path()) else { return };
     probe.unmount().unwrap();

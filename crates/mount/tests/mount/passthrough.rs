@@ -364,7 +364,7 @@ fn child_that_mounts_with_a_cache() {
 }
 
 #[test]
-pub(super) fn after_sigkill_what_was_written_is_used_and_no_more_than_that() {
+fn after_sigkill_what_was_written_is_used_and_no_more_than_that() {
     let Some(stage) = Stage::filled() else { return };
     for wanted_mib in [0, 1, 9] {
         for path in super::caching::cache_files(stage.cache.path()) {

@@ -1,37 +1,12 @@
-//! The scheduler against a reference model that knows only what each request asked for.
-//!
-//! The model computes, in place of keys and values, a fingerprint of all tokens up to a position, and writes it into the
-//! slot that the scheduler names. The next token is chosen by what is read there: a block that is given away too early,
-//! shared wrongly or recomputed wrongly changes tokens.
-//!
-//! A token that is [`SPOILT`] stands for one whose keys and values are not finite. As attention on a GPU may do, it spoils
-//! all that is computed in one step with it, what comes before it included; and whoever reads that has no next token.
+//! The scheduler against a reference model of requests, and single cases.
+
+mod reference;
 
 use super::*;
-use crate::schedule::request::NotFinite;
 use flashjob_config::Sampling;
 use flashjob_event::RequestId;
 use proptest::prelude::*;
-use std::collections::{HashMap, HashSet};
-
-/// Expected state of one request, tracked outside the scheduler.
-struct Reference {
-    /// Prompt and generated tokens.
-    tokens: Vec<u32>,
-    prompt: usize,
-    max_tokens: usize,
-    generated: usize,
-    /// Tokens in the cache, as the steps said.
-    cached: usize,
-    preemptions: usize,
-    /// It has failed with blocks that others may have computed.
-    again: bool,
-    failed: bool,
-}
-
-/// A token, and what is found in slots that such tokens have spoilt. None is ever chosen.
-const SPOILT: u32 = 9;
-const SPOILT_CONTENT: u64 = u64::MAX;
+use reference::{Reference, SPOILT, run};
 
 fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> EngineLimits {
     EngineLimits {
@@ -52,168 +27,6 @@ fn scheduler(max_num_seqs: usize, max_num_batched_tokens: usize, blocks: u32, bl
 fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
     let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
     Request { id: RequestId(0), prompt, max_tokens, stop_tokens: Vec::new(), sampling, seed: 0 }
-}
-
-impl Reference {
-    fn new(tokens: Vec<u32>, max_tokens: usize) -> Self {
-        Self {
-            prompt: tokens.len(),
-            tokens,
-            max_tokens,
-            generated: 0,
-            cached: 0,
-            preemptions: 0,
-            again: false,
-            failed: false,
-        }
-    }
-
-    fn is_spoilt(&self) -> bool {
-        self.tokens.contains(&SPOILT)
-    }
-
-    /// Tokens that a request alone would have, without scheduler and cache.
-    fn alone(&self) -> Vec<u32> {
-        let mut tokens = self.tokens[..self.prompt].to_vec();
-        for _ in 0..self.max_tokens {
-            tokens.push(chosen(tokens.iter().fold(0, fingerprint)));
-        }
-        tokens
-    }
-}
-
-/// Fingerprint of all tokens up to `token`; `before` is that of the tokens before it.
-fn fingerprint(before: u64, token: &u32) -> u64 {
-    (before.rotate_left(5) ^ u64::from(token + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// The next token: one of three, so that requests often go on alike.
-fn chosen(fingerprint: u64) -> u32 {
-    (fingerprint >> 32) as u32 % 3
-}
-
-/// Runs all requests to their end, checking every step; returns the order in which they finished.
-fn run(
-    scheduler: &mut Scheduler,
-    limits: EngineLimits,
-    requests: &mut [Reference],
-) -> Result<Vec<usize>, TestCaseError> {
-    let mut finished: Vec<usize> = Vec::new();
-    // Between two finishes the oldest sequence gains a token a step, or waits while the budget serves it first.
-    let bound: usize = requests.iter().map(|request| 4 * (request.prompt + request.max_tokens)).sum::<usize>() + 10;
-    let mut steps = 0;
-    // By slot.
-    let mut memory: HashMap<u32, u64> = HashMap::new();
-    while !scheduler.is_done() {
-        steps += 1;
-        prop_assert!(steps <= bound * requests.len().max(1), "no end in sight");
-        let block_size = scheduler.pool().block_size();
-        let caching = scheduler.pool().caches_prefixes();
-        let running_before: HashSet<usize> = scheduler.running.iter().copied().collect();
-        for (index, request) in requests.iter().enumerate().filter(|(index, _)| !finished.contains(index)) {
-            prop_assert_eq!(scheduler.sequence(index).tokens(), &request.tokens);
-        }
-        scheduler.schedule();
-        let batch = scheduler.batch();
-        let tokens: usize = batch.chunks.iter().map(|chunk| chunk.positions.len()).sum();
-        prop_assert!(tokens > 0, "a step without work");
-        prop_assert!(tokens <= limits.max_num_batched_tokens, "the budget does not hold");
-        prop_assert!(batch.chunks.len() <= limits.max_num_seqs);
-        for &victim in &batch.preempted {
-            requests[victim].cached = 0;
-            requests[victim].preemptions += 1;
-        }
-        let in_step: HashSet<usize> = batch.chunks.iter().map(|chunk| chunk.sequence).collect();
-        prop_assert_eq!(in_step.len(), batch.chunks.len(), "a sequence has two chunks in one step");
-        prop_assert!(batch.preempted.iter().all(|victim| !in_step.contains(victim)), "a victim is computed");
-        let first_prefill = batch.chunks.iter().position(|chunk| !chunk.decodes).unwrap_or(batch.chunks.len());
-        prop_assert!(batch.chunks[first_prefill..].iter().all(|chunk| !chunk.decodes), "decodes come first");
-
-        // The oldest unfinished request always makes progress.
-        let oldest = (0..requests.len()).find(|index| !finished.contains(index)).unwrap();
-        let starved = !in_step.contains(&oldest) && batch.chunks.len() < limits.max_num_batched_tokens;
-        prop_assert!(!starved || requests[oldest].again, "the oldest request waits");
-
-        for chunk in batch.chunks.iter().filter(|chunk| !running_before.contains(&chunk.sequence)) {
-            let reused = chunk.positions.start;
-            prop_assert!(reused % block_size == 0 && (caching || reused == 0));
-            requests[chunk.sequence].cached = reused;
-        }
-        for admission in &batch.admitted {
-            prop_assert_eq!(requests[admission.sequence].preemptions, 0);
-            prop_assert_eq!(requests[admission.sequence].cached, admission.reused_tokens);
-        }
-
-        let mut blocks: HashMap<u32, &[u32]> = HashMap::new();
-        for (index, request) in requests.iter().enumerate() {
-            for (place, block) in scheduler.sequence(index).table().indices().enumerate() {
-                let end = (place + 1) * block_size;
-                let content = request.tokens.get(..end).filter(|_| end <= request.cached).unwrap_or_default();
-                if let Some(other) = blocks.insert(block, content) {
-                    prop_assert!(caching && !content.is_empty() && other == content, "a block is held twice");
-                }
-            }
-        }
-        prop_assert_eq!(blocks.len(), scheduler.pool().used());
-
-        let mut sampled = Vec::new();
-        for chunk in &batch.chunks {
-            let request = &mut requests[chunk.sequence];
-            let table = scheduler.sequence(chunk.sequence).table();
-            prop_assert_eq!(chunk.positions.start, request.cached, "tokens are computed in order, without gaps");
-            request.cached = chunk.positions.end;
-            let known = request.prompt + request.generated;
-            prop_assert!(request.cached <= known);
-            prop_assert_eq!(chunk.samples, request.cached == known);
-            let slot = |position: usize| table.slot(position, block_size);
-            let mut read = match chunk.positions.start {
-                0 => Some(0),
-                start => slot(start - 1).and_then(|slot| memory.get(&slot).copied()),
-            };
-            let before = (0..chunk.positions.start).map(|position| memory[&slot(position).unwrap()]);
-            let spoilt = before.into_iter().any(|content| content == SPOILT_CONTENT)
-                || request.tokens[chunk.positions.clone()].contains(&SPOILT);
-            for position in chunk.positions.clone() {
-                let written = match spoilt {
-                    true => SPOILT_CONTENT,
-                    false => fingerprint(read.unwrap(), &request.tokens[position]),
-                };
-                memory.insert(slot(position).expect("no slot for a token"), written);
-                read = Some(written);
-            }
-            if chunk.samples {
-                sampled.push((chunk.sequence, (!spoilt).then(|| chosen(read.unwrap()))));
-            }
-        }
-        for (index, _) in sampled.iter().filter(|(_, token)| token.is_none()) {
-            match scheduler.fail(*index) {
-                Failed::Over(output) => {
-                    let position = requests[*index].tokens.len();
-                    prop_assert_eq!(output.error, Some(NotFinite { request: RequestId(0), position }));
-                    requests[*index].failed = true;
-                    finished.push(*index);
-                }
-                Failed::ComputedAgain => {
-                    prop_assert!(caching && !requests[*index].again, "once is enough");
-                    requests[*index].again = true;
-                }
-            }
-            requests[*index].cached = 0;
-        }
-        scheduler.advance();
-        for (index, token) in sampled.into_iter().filter_map(|(index, token)| Some((index, token?))) {
-            requests[index].generated += 1;
-            requests[index].tokens.push(token);
-            let reason = scheduler.append(index, token);
-            prop_assert_eq!(reason.is_some(), requests[index].generated == requests[index].max_tokens);
-            if let Some(reason) = reason {
-                let output = scheduler.finish(index, reason);
-                prop_assert_eq!(&output.tokens, &requests[index].tokens[requests[index].prompt..]);
-                finished.push(index);
-            }
-        }
-    }
-    Ok(finished)
 }
 
 proptest! {
@@ -297,12 +110,12 @@ fn a_tight_cache_preempts_the_youngest_and_recomputes_what_it_generated() {
         let batch = scheduler.schedule();
         assert!(batch.preempted.iter().all(|&victim| victim == 1));
         let mut sampled = Vec::new();
-        for chunk in &batch.chunks {
-            if chunk.sequence == 1 && chunk.positions.start == 0 && generated[1] > 0 {
-                recomputed = Some((chunk.positions.len(), generated[1]));
+        for scheduled in &batch.scheduled {
+            if scheduled.sequence == 1 && scheduled.num_computed_tokens == 0 && generated[1] > 0 {
+                recomputed = Some((scheduled.num_scheduled_tokens, generated[1]));
             }
-            generated[chunk.sequence] += usize::from(chunk.samples);
-            sampled.extend(chunk.samples.then_some(chunk.sequence));
+            generated[scheduled.sequence] += usize::from(scheduled.samples);
+            sampled.extend(scheduled.samples.then_some(scheduled.sequence));
         }
         scheduler.advance();
         append_to_all(&mut scheduler, &sampled);
@@ -323,10 +136,10 @@ fn a_preempted_sequence_finds_its_own_blocks_again() {
     while !scheduler.is_done() {
         let batch = scheduler.schedule();
         preempted |= !batch.preempted.is_empty();
-        let youngest = batch.chunks.iter().filter(|chunk| chunk.sequence == 1 && !chunk.decodes);
-        starts.extend(youngest.map(|chunk| chunk.positions.start));
+        let youngest = batch.scheduled.iter().filter(|scheduled| scheduled.sequence == 1 && !scheduled.decodes);
+        starts.extend(youngest.map(|scheduled| scheduled.num_computed_tokens));
         let sampled: Vec<usize> =
-            batch.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.sequence).collect();
+            batch.scheduled.iter().filter(|scheduled| scheduled.samples).map(|scheduled| scheduled.sequence).collect();
         scheduler.advance();
         append_to_all(&mut scheduler, &sampled);
     }

@@ -1,11 +1,12 @@
-//! The process that vLLM runs in: lines in and out, and an end that leaves nothing behind.
+//! The process that an engine's driver runs in: lines in and out, and an end that leaves nothing behind.
 //!
 //! It leads a process group of its own, which ends as a whole: when it is told to, or when this process dies, however that
-//! comes about (the driver sees its standard input close). What it writes to standard error goes to our log.
+//! comes about (the driver sees its standard input close). Temporary files of the group lie in a directory that goes with it. What
+//! it writes to standard error goes to our log. This module does not know which engine it is.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
@@ -14,10 +15,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::super::child_environment;
+use super::environment;
 use super::protocol::DriverMessage;
+
+const START: &str = include_str!("start.py");
 
 /// Interval in which a wait for the child's next line looks at the child itself and at the cancellation.
 const LOOK_UP: Duration = Duration::from_millis(25);
@@ -43,6 +47,25 @@ const LONGEST_LOGGED_BYTES: usize = 2000;
 /// A line of standard error is cut to this in a message.
 const LONGEST_WORDS: usize = 500;
 
+/// Variable with the directory that the driver removes when this process has died.
+const TEMPORARY_DIRECTORY: &str = "FLASHJOB_TEMPORARY_DIRECTORY";
+
+/// Variable with the directory of compiled kernels, which later jobs use, too: it stays out of the directory that goes.
+const COMPILED_KERNELS: &str = "TORCHINDUCTOR_CACHE_DIR";
+
+/// A driver: Python sources that are part of this program.
+#[derive(Clone, Copy, Debug)]
+pub struct Driver {
+    /// Name and source of each module that it imports, in the order in which they import each other.
+    pub modules: &'static [(&'static str, &'static str)],
+    /// Source that runs the engine.
+    pub main: &'static str,
+    /// Variables that are added where the user has not set them.
+    pub variables: &'static [(&'static str, &'static str)],
+    /// Name of the engine in the log.
+    pub log_name: &'static str,
+}
+
 /// A child that speaks the driver's protocol.
 pub struct Child {
     process: std::process::Child,
@@ -52,6 +75,8 @@ pub struct Child {
     last_words: Arc<Mutex<Option<String>>>,
     log: JoinHandle<()>,
     ended: bool,
+    /// Removed after the group's end; `None` where there is no place for temporary files.
+    _temporary: Option<TempDir>,
 }
 
 /// Reason for which there is no next message.
@@ -64,20 +89,27 @@ pub enum ChildEnd {
 }
 
 impl Child {
-    /// Starts `interpreter` on `script` with the variables that an engine may see; `variables` are added where the user
-    /// has not set them.
+    /// Starts `interpreter` on `driver` with the variables that an engine may see.
     ///
     /// # Errors
     /// The system starts no process.
-    pub fn start(interpreter: &Path, script: &str, variables: &[(&str, &str)]) -> io::Result<Self> {
-        let mut command = child_environment::command(interpreter);
+    pub fn start(interpreter: &Path, driver: &Driver) -> io::Result<Self> {
+        let mut command = environment::command(interpreter);
         // In a group of its own it gets no signals of the terminal, which are for the job to handle, and its children can be
         // ended with it.
-        command.args(["-c", script]).process_group(0);
+        command.args(["-c", START]).process_group(0);
+        command.args(driver.modules.iter().flat_map(|(name, source)| [name, source])).arg(driver.main);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
-        for (name, value) in variables.iter().filter(|(name, _)| !set.iter().any(|set| set == name)) {
+        for (name, value) in driver.variables.iter().filter(|(name, _)| !set.iter().any(|set| set == name)) {
             command.env(name, value);
+        }
+        let temporary = TempDir::with_prefix("flashjob-").ok();
+        if let Some(directory) = &temporary {
+            if !set.iter().any(|set| set == COMPILED_KERNELS) {
+                command.env(COMPILED_KERNELS, compiled_kernels());
+            }
+            command.env("TMPDIR", directory.path()).env(TEMPORARY_DIRECTORY, directory.path());
         }
         let mut process = command.spawn()?;
         let group = Pid::from_raw(process.id() as i32);
@@ -109,13 +141,13 @@ impl Child {
             }
         });
         let last_words = Arc::new(Mutex::new(None));
-        let kept = last_words.clone();
+        let (kept, name) = (last_words.clone(), driver.log_name);
         let log = thread::spawn(move || {
             if let Some(stderr) = stderr {
-                log(stderr, &kept);
+                log(name, stderr, &kept);
             }
         });
-        Ok(Self { process, group, input: Some(input), output, last_words, log, ended: false })
+        Ok(Self { process, group, input: Some(input), output, last_words, log, ended: false, _temporary: temporary })
     }
 
     /// Says one line of JSON to the child.
@@ -236,14 +268,20 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io:
     }
 }
 
+/// Where PyTorch keeps kernels that it has compiled, if nothing else is said: below the directory for temporary files.
+fn compiled_kernels() -> PathBuf {
+    let user = std::env::var("USER").unwrap_or_else(|_| "flashjob".to_owned());
+    std::env::temp_dir().join(format!("torchinductor_{user}"))
+}
+
 /// Passes lines on to the log, and keeps the last one. Progress bars end theirs with carriage returns.
-fn log(stderr: impl Read, last_words: &Mutex<Option<String>>) {
+fn log(name: &str, stderr: impl Read, last_words: &Mutex<Option<String>>) {
     let mut reader = BufReader::new(stderr);
     let mut bytes = Vec::new();
     while matches!(read_line(&mut reader, &mut bytes, LONGEST_LOGGED_BYTES), Ok(true)) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let Some(line) = text.split(['\r', '\n']).map(str::trim_end).rfind(|line| !line.is_empty()) else { continue };
-        tracing::info!("vllm: {line}");
+        tracing::info!("{name}: {line}");
         let words = line.chars().take(LONGEST_WORDS).collect();
         *last_words.lock() = Some(words);
     }

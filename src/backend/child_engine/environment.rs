@@ -41,10 +41,12 @@ const NAMES: [&str; 27] = [
 ];
 
 /// Beginnings of names that are passed on: of Python, of the engine and of what it computes with.
-const FAMILIES: [&str; 28] = [
+const FAMILIES: [&str; 30] = [
     "LC_",
     "PYTHON",
     "VLLM_",
+    "SGLANG_",
+    "SGL_",
     "TORCH",
     "PYTORCH_",
     "TRITON_",
@@ -101,6 +103,8 @@ mod tests {
             ("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4", true),
             ("CUDA_VISIBLE_DEVICES", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", true),
             ("VLLM_LOGGING_LEVEL", "DEBUG", true),
+            ("SGLANG_LOG_LEVEL", "debug", true),
+            ("SGLANG_API_KEY", "x", false),
             ("PYTHONPATH", "/opt/python", true),
             ("LC_ALL", "C.UTF-8", true),
             ("OMP_NUM_THREADS", "8", true),

@@ -1,17 +1,21 @@
 //! Messages between this process and the driver: one line of JSON each.
 //!
-//! The driver's half is `driver.py`. Moments are nanoseconds of the system's monotonic clock, which both sides read.
+//! The drivers' half is `driver.py`, and the file of that name of each engine. Moments are nanoseconds of the system's monotonic
+//! clock, which both sides and all processes of an engine read.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use flashjob_config::{DeviceChoice, DtypeChoice};
+use flashjob_config::{DeviceChoice, DtypeChoice, EngineArguments};
 use flashjob_event::FinishReason;
 
-use super::super::{Request, VllmReport};
+use super::super::{ChildEngineReport, Request};
 
-/// The first thing that the driver is told. `None` leaves the choice to vLLM.
+/// Engines take seeds with a sign.
+const GREATEST_SEED: u64 = i64::MAX as u64;
+
+/// The first thing that the driver is told, in vLLM's words. `None` leaves the choice to the engine.
 #[derive(Debug, Serialize)]
 pub struct Settings<'a> {
     pub model: &'a Path,
@@ -30,15 +34,17 @@ pub struct Settings<'a> {
     pub block_size: Option<usize>,
     pub threads: Option<usize>,
     pub seed: u64,
+    /// Arguments of the engine's own, by the user.
+    pub arguments: &'a EngineArguments,
 }
 
-/// Command to the driver once vLLM is loaded.
+/// Command to the driver once the engine is loaded.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverCommand<'a> {
-    /// Hold these ready; nothing of them is handed to vLLM yet.
+    /// Hold these ready; nothing of them is handed to the engine yet.
     Take(Vec<DriverRequest<'a>>),
-    /// Hand over what was taken, and step until all of it is done.
+    /// Hand over what was taken, and run until all of it is done.
     Run,
 }
 
@@ -49,13 +55,13 @@ pub struct DriverRequest<'a> {
     prompt: &'a [u32],
     max_tokens: usize,
     ignore_eos: bool,
-    /// Tokens that end it besides vLLM's own; none where they are ignored.
+    /// Tokens that end it besides the engine's own; none where they are ignored.
     stop_tokens: &'a [u32],
     temperature: f32,
     top_p: f32,
     /// Most likely tokens that are kept; 0 keeps all.
     top_k: usize,
-    /// `None` where nothing is left to chance.
+    /// `None` where the user set none for this request: engines take slower samplers for requests with a seed.
     seed: Option<u64>,
 }
 
@@ -72,26 +78,16 @@ impl<'a> DriverRequest<'a> {
             temperature: sampling.temperature,
             top_p: sampling.top_p,
             top_k: sampling.top_k.map_or(0, usize::from),
-            seed: (!sampling.is_greedy()).then(|| seed_of(request)),
+            seed: if sampling.is_greedy() { None } else { request.seed.of_request().map(|seed| seed & GREATEST_SEED) },
         }
     }
-}
-
-/// vLLM draws a request's tokens from its seed alone, so that two requests with the same prompt and the same seed would be
-/// answered alike: a request's number goes in, too. Kept below 2⁶³, which is what vLLM takes.
-fn seed_of(request: &Request) -> u64 {
-    // Steele et al., "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
-    let mut mixed = request.seed.wrapping_add(u64::from(request.id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) >> 1
 }
 
 /// Message of the driver.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverMessage {
-    /// vLLM is loaded.
+    /// The engine is loaded.
     Loaded(Box<Loaded>),
     /// This image or machine lacks what the job asks for: a sentence.
     Refused(String),
@@ -99,13 +95,17 @@ pub enum DriverMessage {
     Failed(String),
     /// So many requests are held ready.
     Taken(usize),
+    /// The moment from which requests are handed to the engine.
+    Running(u64),
     /// A step of the engine has ended.
     Step(Step),
+    /// A request has ended, after the steps that made its tokens.
+    End(RequestEnd),
     /// All that was taken is done.
     Done,
 }
 
-/// vLLM's report once it is loaded.
+/// The engine's report once it is loaded.
 #[derive(Debug, Deserialize)]
 pub struct Loaded {
     pub version: String,
@@ -117,58 +117,68 @@ pub struct Loaded {
     pub kv_blocks: usize,
     pub block_tokens: usize,
     /// Its configuration, for the result.
-    pub engine: VllmReport,
+    pub engine: ChildEngineReport,
 }
 
-/// Outcome of one step of vLLM.
+/// Outcome of one step.
 #[derive(Debug, Deserialize)]
 pub struct Step {
-    /// When its tokens, text included, were there.
+    /// When its tokens were there, in the process that computes.
     pub at: u64,
-    /// Nanoseconds that it took.
+    /// Nanoseconds since the step before it, or since requests were handed over.
     pub took: u64,
     pub running: usize,
     pub waiting: usize,
     pub kv_blocks_used: usize,
     /// Requests that lost their blocks, once for each time.
-    #[serde(default)]
     pub preempted: Vec<u32>,
-    pub requests: Vec<Progress>,
+    /// Requests that had their first place in a step.
+    pub first: Vec<FirstPlace>,
+    /// Token ids that the step generated, by request.
+    pub tokens: Vec<(u32, Vec<u32>)>,
 }
 
-/// Outcome of a step for one request.
+/// A request's first place in a step.
 #[derive(Debug, Deserialize)]
-pub struct Progress {
+pub struct FirstPlace {
     pub id: u32,
-    /// Token ids that the step generated.
-    pub new: Vec<u32>,
-    /// With its first tokens: when it got its first place in a step.
     pub scheduled: Option<u64>,
-    /// With its first tokens: how many of its prompt were found in the prefix cache.
+    /// How many of its prompt were found in the prefix cache, where there is one.
     pub cached: Option<u32>,
-    /// With its last tokens: why they are, and all of its text.
-    pub end: Option<(FinishReason, String)>,
+}
+
+/// End of a request.
+#[derive(Debug, Deserialize)]
+pub struct RequestEnd {
+    pub id: u32,
+    /// When its text was there, in the process that asked for it.
+    pub at: u64,
+    pub reason: FinishReason,
+    /// All of its text.
+    pub text: String,
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use flashjob_config::Sampling;
     use flashjob_event::RequestId;
 
+    use super::super::super::Seed;
     use super::*;
 
     #[test]
-    fn requests_of_one_job_draw_from_seeds_of_their_own() {
-        let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None };
-        let request =
-            |seed, id| Request { id: RequestId(id), prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed };
-        let seeds: HashSet<u64> =
-            (0..3).flat_map(|seed| (0..1000).map(move |id| seed_of(&request(seed, id)))).collect();
-        assert_eq!(seeds.len(), 3000);
-        assert!(seeds.iter().all(|&seed| seed < 1 << 63));
-        let greedy = Request { sampling: Sampling { temperature: 0.0, ..sampling }, ..request(1, 1) };
-        assert_eq!(DriverRequest::new(&greedy, &[]).seed, None);
+    fn an_engine_gets_the_seeds_that_users_set_for_requests_and_no_other() {
+        let hot = Sampling { temperature: 1.0, top_p: 1.0, top_k: None };
+        let greedy = Sampling { temperature: 0.0, ..hot };
+        for (seed, sampling, told) in [
+            (Seed::Job(7), hot, None),
+            (Seed::Request(6), hot, Some(6)),
+            (Seed::Request(u64::MAX), hot, Some(GREATEST_SEED)),
+            (Seed::Request(6), greedy, None),
+        ] {
+            let id = RequestId(1);
+            let request = Request { id, prompt: vec![1], max_tokens: 1, ignore_eos: true, sampling, seed };
+            assert_eq!(DriverRequest::new(&request, &[]).seed, told, "{seed:?}");
+        }
     }
 }
