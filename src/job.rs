@@ -19,6 +19,7 @@ mod phases;
 mod privileges;
 mod publish;
 mod replicas;
+mod report;
 mod resend_spooled;
 mod run;
 mod signals;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Verify(job)) => verify::verify(&job),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
         Ok(Command::Compare(asked)) => compare::compare(&asked),
+        Ok(Command::Report { dir }) => report::report(&dir),
         Ok(Command::Render(asked)) => blueprint::render(&asked),
         Ok(Command::Validate { blueprint }) => blueprint::validate(&blueprint),
         Ok(Command::Completions(shell)) => terminal::print(&config_parser::completions(shell)),

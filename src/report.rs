@@ -10,9 +10,10 @@ mod repeats;
 mod replicas;
 mod result;
 mod summary;
+mod table;
 mod termination;
 
-pub use directory::{DirectoryError, Moved, ResultsDirectory};
+pub use directory::{DirectoryError, Moved, PageError, ResultsDirectory};
 pub use environment::{Environment, Privileges, WriteRules};
 pub use figures::{Basis, Figures, named};
 pub use outputs::{Answerer, outputs};
@@ -20,4 +21,5 @@ pub use repeats::RepeatsReport;
 pub use replicas::{ReplicaFigures, ReplicaResult};
 pub use result::JobResult;
 pub use summary::summary;
+pub use table::{markdown_table, summary_table};
 pub use termination::termination_message;

@@ -10,6 +10,7 @@ mod not_finite;
 mod prompts;
 mod regions;
 mod replicas;
+mod report;
 mod results;
 mod samples;
 mod sglang;

@@ -23,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
     ("backend", &["cluster", "config", "cuda", "engine", "event", "host", "model"]),
     ("prepare", &["backend", "config", "event", "model"]),
     ("bench", &["backend", "config", "event", "prepare", "results"]),
-    ("report", &["backend", "bench", "config", "event", "prepare", "results"]),
+    ("report", &["backend", "bench", "config", "event", "pages", "prepare", "results"]),
     (
         "job",
         &[
@@ -45,6 +45,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "report",
             "results",
             "telemetry",
+            "timeline",
         ],
     ),
 ];

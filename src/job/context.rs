@@ -8,6 +8,7 @@ use flashjob_event::Events;
 use flashjob_host::gpus::Gpus;
 use flashjob_mount::Mounter;
 use flashjob_telemetry::{FactLog, Registry};
+use flashjob_timeline::Timeline;
 
 use super::descriptors::KeptBack;
 use super::host;
@@ -42,6 +43,8 @@ pub struct Observability {
     pub registry: Arc<Registry>,
     /// Recorder of the measured region.
     pub recorder: Arc<Recorder>,
+    /// The measured region over time, for the report and the live page.
+    pub timeline: Arc<Timeline>,
     /// Step times of the warm-up.
     pub step_times: Arc<StepTimes>,
     /// Times at which phases started.
@@ -90,7 +93,7 @@ impl Context {
             job,
             started,
             signals,
-            observability: Observability::watching(Arc::new(Registry::new())),
+            observability: Observability::watching(Arc::new(Registry::new()), Arc::default()),
             results,
             resources,
         }
@@ -111,23 +114,26 @@ impl Context {
             mounter: mounter.clone(),
             privileges: privileges.clone(),
         };
-        let observability = Observability::watching(self.observability.registry.clone());
+        // The live page and the sampler know one timeline. It has the last region, which is this combination's when it ends.
+        let Observability { registry, timeline, .. } = &self.observability;
+        let observability = Observability::watching(registry.clone(), timeline.clone());
         Self { job, started, signals: self.signals.clone(), observability, results, resources }
     }
 }
 
 impl Observability {
-    /// A stream of facts whose counts go to `registry`.
-    fn watching(registry: Arc<Registry>) -> Self {
+    /// A stream of facts whose counts go to `registry`, and whose measured region goes to `timeline`.
+    fn watching(registry: Arc<Registry>, timeline: Arc<Timeline>) -> Self {
         let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
         let step_times = Arc::new(StepTimes::default());
         let events = Events::to(vec![
             registry.clone(),
             recorder.clone(),
+            timeline.clone(),
             step_times.clone(),
             phases.clone(),
             Arc::new(FactLog::default()),
         ]);
-        Self { events, registry, recorder, step_times, phases }
+        Self { events, registry, recorder, timeline, step_times, phases }
     }
 }

@@ -1,11 +1,12 @@
 //! The end of a run, whatever its status: files first, then mounts, then the bucket, MLflow and the terminal.
 
+use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 use flashjob_config::JobConfig;
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
-use flashjob_results::Status;
+use flashjob_results::{RecordedTimeline, Status};
 use flashjob_telemetry::Registry;
 
 use super::context::{Context, Results};
@@ -60,6 +61,7 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
     // On disk before anything that can hang or fail.
     context.results.descriptors.give_back();
     let mut kept = write(&context.results, &context.job, &result, &work);
+    write_page(context, &result);
     // After the files of the result, as it may wait for the kernel; before the network, so that a slow server leaves no
     // mount behind.
     tokio::task::block_in_place(|| work.unmount());
@@ -80,6 +82,7 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
     if exit.code() != result.exit_code {
         result.exit_code = exit.code();
         kept = write_result(&context.results.directory, &result);
+        write_report(&context.results.directory);
     }
     // The log is the last place where the measurement can go.
     if !kept {
@@ -89,7 +92,11 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
         context.job.telemetry.termination_message.as_deref(),
         &report::termination_message(&result, run_url.as_deref()),
     );
-    show(&report::summary(&result, &context.results.directory.path().display().to_string(), run_url.as_deref()));
+    let directory = context.results.directory.path().display().to_string();
+    show(&match std::io::stdout().is_terminal() {
+        true => report::summary_table(&result, &directory, run_url.as_deref()),
+        false => report::summary(&result, &directory, run_url.as_deref()),
+    });
     exit
 }
 
@@ -99,6 +106,7 @@ pub async fn finish_combination(context: &Context, mut ending: Ending, flush: Du
     let mut result = conclude(context, &mut ending);
     let Ending { status, exit, work, .. } = ending;
     let kept = write(&context.results, &context.job, &result, &work);
+    write_page(context, &result);
     let is_uploaded = status != Status::Finished || upload(context).await;
     let (_, is_tracked) = track(context, status, &result, flush).await;
     let code = match exit {
@@ -109,6 +117,7 @@ pub async fn finish_combination(context: &Context, mut ending: Ending, flush: Du
     if code.code() != result.exit_code {
         result.exit_code = code.code();
         write_result(&context.results.directory, &result);
+        write_report(&context.results.directory);
     }
     if !kept {
         tracing::error!(result = %result.to_json(), "a combination's results could not be written; this line has them");
@@ -199,6 +208,24 @@ fn write(results: &Results, job: &JobConfig, result: &JobResult, work: &Work) ->
         kept &= note("outputs.jsonl", directory.write_outputs(lines));
     }
     kept
+}
+
+/// Writes the timeline, and the page that is made of all files. A result is whole without them.
+fn write_page(context: &Context, result: &JobResult) {
+    let directory = &context.results.directory;
+    // Combinations of a sweep share the timeline: of one that was not measured it would be another's.
+    if result.measurement.is_some()
+        && let Some(timeline) = context.observability.timeline.recorded()
+    {
+        note(RecordedTimeline::FILE, directory.write_timeline(&timeline));
+    }
+    write_report(directory);
+}
+
+fn write_report(directory: &ResultsDirectory) {
+    if let Err(error) = directory.write_report() {
+        tracing::warn!(%error, "there is no report.html");
+    }
 }
 
 fn write_result(directory: &ResultsDirectory, result: &JobResult) -> bool {

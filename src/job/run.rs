@@ -14,7 +14,7 @@ use flashjob_config::{JobConfig, Repeats, Sweep};
 use flashjob_event::{Fact, Phase};
 use flashjob_mount::Mounter;
 use flashjob_telemetry::logs::{self, Logs};
-use flashjob_telemetry::{Expected, LingerEnd, Progress, Sampler, Server};
+use flashjob_telemetry::{Expected, LingerEnd, Live, Progress, Sampler, Server};
 
 use super::context::Context;
 use super::exit::Failure;
@@ -68,7 +68,13 @@ async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter,
 
     // Before anything is mounted: a port that is taken would leave the job without metrics, which shows only when they are
     // needed.
-    let server = match Server::start(context.job.telemetry.metrics_address, registry.clone()).await {
+    let live = Live {
+        timeline: context.observability.timeline.clone(),
+        log: log.tail(),
+        expected: total,
+        name: context.job.model_name(),
+    };
+    let server = match Server::start(context.job.telemetry.metrics_address, registry.clone(), live).await {
         Ok(server) => server,
         Err(error) => {
             let failure = Failure::new(Exit::Configuration, error);
@@ -157,7 +163,8 @@ async fn observed(
     let registry = &context.observability.registry;
     let live = context.results.tracking.live();
     let (directory, gpus) = (context.results.directory.path().to_owned(), context.resources.gpus.clone());
-    let sampler = Sampler::start(SAMPLE_INTERVAL, directory, gpus, registry.clone(), {
+    let timeline = context.observability.timeline.clone();
+    let sampler = Sampler::start(SAMPLE_INTERVAL, directory, gpus, registry.clone(), timeline, {
         let live = live.clone();
         move |name, value| live.system_metric(name, value)
     });

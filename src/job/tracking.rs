@@ -86,7 +86,11 @@ impl Tracking {
         let Some(tracker) = &self.tracker else {
             return Some(Delivery::Lost { reason: "the spool could not be written at the start".to_owned() });
         };
-        let mut tags = vec![("exit_code".to_owned(), result.exit_code.to_string())];
+        let mut tags = vec![
+            ("exit_code".to_owned(), result.exit_code.to_string()),
+            // The description at the top of the run's page.
+            ("mlflow.note.content".to_owned(), report::markdown_table(result)),
+        ];
         if let Some(error) = &result.error {
             tags.push(("error".to_owned(), error.clone()));
         }
@@ -106,8 +110,7 @@ impl Tracking {
 
 /// The run's name where the job gives none: the model's last name and the time.
 fn default_run_name(job: &JobConfig, at: SystemTime) -> String {
-    let model = job.model.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{model} {}", clock::rfc3339(at))
+    format!("{} {}", job.model_name(), clock::rfc3339(at))
 }
 
 impl Live {

@@ -9,6 +9,7 @@ use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
 use flashjob_mount::{self as mount, Mounted, Mounter};
 use flashjob_results::InputReport;
+use flashjob_telemetry::logs;
 
 use super::Exit;
 use super::context::Context;
@@ -236,10 +237,10 @@ fn report_skipped(work: &Work, dataset: &Path) {
     let dataset = dataset.display();
     let skipped = work.skipped().count();
     for (place, reason) in work.skipped().take(REPORTED) {
-        tracing::warn!("{dataset}, {place} is skipped: {reason}");
+        tracing::warn!(target: logs::DATASET, "{dataset}, {place} is skipped: {reason}");
     }
     if skipped > REPORTED {
-        tracing::warn!("{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED);
+        tracing::warn!(target: logs::DATASET, "{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED);
     }
 }
 
@@ -258,11 +259,11 @@ fn report_failed(work: &Work) {
         })
     };
     for (place, error) in failed().take(REPORTED) {
-        tracing::warn!("{place} has no whole answer: {error}");
+        tracing::warn!(target: logs::DATASET, "{place} has no whole answer: {error}");
     }
     let count = failed().count();
     if count > REPORTED {
-        tracing::warn!("{} more have no whole answer, {count} in all", count - REPORTED);
+        tracing::warn!(target: logs::DATASET, "{} more have no whole answer, {count} in all", count - REPORTED);
     }
 }
 

@@ -3,6 +3,7 @@
 //! An earlier run's files move to `earlier/`; whatever else is there stays as it is and where it is.
 
 mod earlier;
+mod page;
 mod record;
 
 use std::fs::{self, File};
@@ -18,13 +19,15 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use flashjob_results::Sweep;
+use flashjob_results::{RecordedTimeline, Sweep};
 
 use self::record::{FILES, Mark, Record, SPOOL, unfinished};
 use super::result::JobResult;
 use crate::bench::Measurement;
 
 pub use self::earlier::Moved;
+use self::page::PAGE;
+pub use self::page::PageError;
 
 const LOG: &str = FILES[0];
 
@@ -129,7 +132,7 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE, LOG];
+        let names = ["result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE, RecordedTimeline::FILE, PAGE, LOG];
         let paths = names.iter().map(|name| self.path.join(name));
         // A link leads to what is not this run's.
         paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()

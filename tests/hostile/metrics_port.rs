@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashjob_telemetry::{LingerEnd, Registry, Server};
+use flashjob_telemetry::{LingerEnd, Live, Registry, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,7 @@ fn the_limit_of_descriptors_is_raised_to_what_is_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_without_an_end_are_cut_off() {
-    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new())).await.unwrap();
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new()), Live::default()).await.unwrap();
     let address = server.address();
     let head = "GET /metrics HTTP/1.1\r\nHost: x\r\n";
     let cases = [
@@ -118,7 +118,8 @@ async fn the_linger_is_for_those_who_scraped_before() {
         (vec!["Prometheus"], vec!["curl", "Prometheus"], LingerEnd::Scraped),
         (vec!["Prometheus", "Prometheus", "curl"], vec!["curl"], LingerEnd::TimedOut),
     ] {
-        let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new())).await.unwrap();
+        let server =
+            Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new()), Live::default()).await.unwrap();
         let address = server.address();
         let scrape = move |agents: Vec<&'static str>| {
             tokio::task::spawn_blocking(move || {
@@ -157,4 +158,52 @@ fn a_result_says_that_scrapes_disturbed_it() {
         said.as_ref().is_some_and(|said| said.contains("requests per second reached the metrics port")),
         "{said:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_few_look_at_the_live_page_at_once() {
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new()), Live::default()).await.unwrap();
+    let address = server.address();
+    let open = move || {
+        let mut stream = connect(address);
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (stream, String::from_utf8_lossy(&status).into_owned())
+    };
+    tokio::task::spawn_blocking(move || {
+        let mut open_ones: Vec<_> = (0..8).map(|_| open()).collect();
+        assert!(open_ones.iter().all(|(_, status)| status == "HTTP/1.1 200"));
+        assert_eq!(open().1, "HTTP/1.1 503");
+        // Probes and scrapers are answered as ever.
+        assert!(get(address, "/healthz", "").starts_with("HTTP/1.1 200 OK\r\n"));
+        open_ones.pop();
+        // The place is free once the server notices, with the next update at the latest.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while open().1 != "HTTP/1.1 200" {
+            assert!(std::time::Instant::now() < deadline, "the place is not given back");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })
+    .await
+    .unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_page_allows_one_script_and_nothing_else() {
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(Registry::new()), Live::default()).await.unwrap();
+    let address = server.address();
+    let pages = tokio::task::spawn_blocking(move || [get(address, "/", ""), get(address, "/", "")]).await.unwrap();
+    let nonce = |page: &str| page.split("script-src 'nonce-").nth(1).unwrap()[..32].to_owned();
+    assert_ne!(nonce(&pages[0]), nonce(&pages[1]), "a nonce is for one answer");
+    for page in pages {
+        for part in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "nosniff", "no-store"] {
+            assert!(page.to_lowercase().contains(part), "{part}: {page}");
+        }
+        let body = page.split("\r\n\r\n").nth(1).unwrap();
+        assert_eq!(body.matches("<script nonce=").count(), 1);
+        assert!(!body.contains("http://") && !body.contains("https://") && !body.contains("src="), "{body}");
+    }
+    server.stop().await;
 }

@@ -12,7 +12,7 @@ use crate::job::{LONG, job_without_model, tiny_model};
 const RECORD: &str = ".flashjob-run.jsonl";
 
 /// Files that a run of [`short_job`] leaves.
-const LEFT: [&str; 3] = [RECORD, "flashjob.log", "result.json"];
+const LEFT: [&str; 4] = [RECORD, "flashjob.log", "report.html", "result.json"];
 
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -80,11 +80,13 @@ fn a_file_of_others_in_the_place_of_a_result_keeps_the_job_from_starting() {
     };
     let unknown = "and no `.flashjob-run.jsonl` says that an earlier run of flashjob wrote it; move that file away";
     let differs = "which differs from what `.flashjob-run.jsonl` has of the run before; move that file away";
-    let cases: [(bool, Made, &str, &str); 22] = [
+    let cases: [(bool, Made, &str, &str); 24] = [
         (false, &file("result.json"), "`result.json`", unknown),
         (false, &file("requests.jsonl"), "`requests.jsonl`", unknown),
         (false, &file("outputs.jsonl"), "`outputs.jsonl`", unknown),
         (false, &file("flashjob.log"), "`flashjob.log`", unknown),
+        (false, &file("timeline.json"), "`timeline.json`", unknown),
+        (false, &file("report.html"), "`report.html`", unknown),
         (false, &file("mlflow/project/x"), "`mlflow`", unknown),
         (false, &file("mlflow"), "`mlflow`", unknown),
         (false, &file("result.json/in/a/directory"), "`result.json`", unknown),
@@ -238,7 +240,7 @@ fn a_killed_run_is_known_by_its_record() {
     assert_eq!(moved.len(), 2);
     assert!(moved.iter().all(|run| run.join("flashjob.log").is_file() && run.join(RECORD).is_file()), "{moved:?}");
     assert!(moved.iter().any(|run| run.join("mlflow").is_dir()), "{moved:?}");
-    assert_eq!(names(&out), [RECORD, "earlier", "flashjob.log", "notes", "result.json"]);
+    assert_eq!(names(&out), [RECORD, "earlier", "flashjob.log", "notes", "report.html", "result.json"]);
 }
 
 /// Half a file, of a process that was killed while it wrote, and one that was killed when it had made the record.

@@ -55,7 +55,19 @@ fn each_combination_has_a_result_and_a_model_is_loaded_once_for_those_that_share
             Some(true)
         );
         assert_eq!(result["settings"]["input-len"]["origin"], "sweep");
+        // The timeline is that of this combination, and its page has its plots.
+        let timeline = read(&results, &format!("{number:04}/timeline.json"));
+        let slices = timeline["slices"].as_array().unwrap().iter();
+        let tokens: u64 = slices.map(|slice| slice["output_tokens"].as_u64().unwrap()).sum();
+        assert_eq!(result["metrics"]["total_output_tokens"], tokens as f64, "{number}");
+        let page = std::fs::read_to_string(results.path().join(format!("out/{number:04}/report.html"))).unwrap();
+        assert!(page.contains("id=\"throughput\""), "{number}");
     }
+    let page = std::fs::read_to_string(results.path().join("out/report.html")).unwrap();
+    for part in ["id=\"pareto\"", "id=\"heat-map\"", "href=\"0008/report.html\"", "8 with a result"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!results.path().join("out/timeline.json").exists());
     // The whole: no figures of its own.
     let whole = read(&results, "result.json");
     assert_eq!((&whole["status"], &whole["measurement"]), (&json!("finished"), &Value::Null));

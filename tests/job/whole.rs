@@ -65,7 +65,12 @@ fn a_run_is_found_in_mlflow_as_it_was_measured() {
     assert_eq!(run.tag("device"), Some("cpu"));
     let artifact = mlflow.artifact(run, "result.json").unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&artifact).unwrap(), result);
-    for file in ["flashjob.log", "requests.jsonl"] {
+    let description = run.tag("mlflow.note.content").unwrap();
+    assert!(
+        description.starts_with("| figure | value | unit |\n|:--|--:|:--|\n| output tokens per second | "),
+        "{description}"
+    );
+    for file in ["flashjob.log", "requests.jsonl", "timeline.json", "report.html"] {
         assert!(mlflow.artifact(run, file).is_some_and(|bytes| !bytes.is_empty()), "{file}");
     }
     let everything = format!("{}{}{}{:?}", finished.stdout, finished.stderr, result, run.0);

@@ -25,6 +25,11 @@ pub enum Command {
     Publish(Box<Publish>),
     /// Show results of several runs side by side.
     Compare(Box<Compare>),
+    /// Render the page of a results directory again.
+    Report {
+        /// The `results-dir` of a run or a sweep.
+        dir: PathBuf,
+    },
     /// Turn a blueprint into a manifest.
     Render(Render),
     /// Judge a blueprint.

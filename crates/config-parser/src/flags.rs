@@ -42,6 +42,11 @@ enum Subcommand {
     Publish(PublishArguments),
     /// Shows results of several runs side by side, with the ratio to the first one and its significance
     Compare(CompareArguments),
+    /// Renders report.html again from the files of a results-dir
+    Report {
+        /// The results-dir of a run or a sweep
+        dir: String,
+    },
     /// Turns a blueprint of mode job into manifests that run elsewhere; what has no counterpart is listed in them
     Render(RenderArguments),
     /// Holds a blueprint to the platform's schema and to what the schema misses, each finding with line and column
@@ -160,6 +165,10 @@ pub(super) enum Asked {
         arguments: Comparing,
         texts: Texts,
     },
+    /// Render the page of a results directory.
+    Report {
+        dir: String,
+    },
     Render(Render),
     Validate {
         blueprint: PathBuf,
@@ -172,7 +181,7 @@ impl Asked {
     /// The path of a command that no key reads, and what it is called.
     pub(super) fn path(&self) -> Option<(&'static str, String)> {
         match self {
-            Self::Publish { dir, .. } => Some(("DIR", dir.clone())),
+            Self::Publish { dir, .. } | Self::Report { dir } => Some(("DIR", dir.clone())),
             Self::Render(Render { blueprint, .. }) | Self::Validate { blueprint } => {
                 Some(("--blueprint", blueprint.to_string_lossy().into_owned()))
             }
@@ -208,6 +217,7 @@ pub(super) fn command() -> clap::Command {
         // clap moves a command that it mutates to the end: mutating all of them keeps the declared order.
         .mut_subcommand("publish", |command| command)
         .mut_subcommand("compare", |command| command)
+        .mut_subcommand("report", |command| command)
         .mut_subcommand("render", |command| command)
         .mut_subcommand("validate", |command| command)
         .mut_subcommand("completions", |command| command)
@@ -237,6 +247,7 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         Ok(CommandLine { command: Some(Subcommand::Check(texts)), .. }) => Some(Asked::Check(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Verify(texts)), .. }) => Some(Asked::Verify(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Completions { shell }), .. }) => Some(Asked::Completions(shell)),
+        Ok(CommandLine { command: Some(Subcommand::Report { dir }), .. }) => Some(Asked::Report { dir }),
         Ok(CommandLine { command: Some(Subcommand::Render(RenderArguments { blueprint, format })), .. }) => {
             Some(Asked::Render(Render { blueprint, format }))
         }

@@ -68,6 +68,7 @@ pub fn parse(
     let asked = match asked {
         Some(Asked::Help(text)) => return Err(Stop::Help(text)),
         Some(Asked::Completions(shell)) if errors.is_empty() => return Ok(Command::Completions(shell)),
+        Some(Asked::Report { dir }) if errors.is_empty() => return Ok(Command::Report { dir: PathBuf::from(dir) }),
         Some(Asked::Render(render)) if errors.is_empty() => return Ok(Command::Render(render)),
         Some(Asked::Validate { blueprint }) if errors.is_empty() => return Ok(Command::Validate { blueprint }),
         Some(asked) => asked,
@@ -83,7 +84,7 @@ pub fn parse(
         Asked::Compare { arguments, texts } => {
             (texts, Box::new(move |resolver, raw| compare(arguments, resolver, raw)))
         }
-        Asked::Help(_) | Asked::Completions(_) | Asked::Render(_) | Asked::Validate { .. } => {
+        Asked::Help(_) | Asked::Completions(_) | Asked::Report { .. } | Asked::Render(_) | Asked::Validate { .. } => {
             return Err(Stop::Invalid(errors));
         }
     };

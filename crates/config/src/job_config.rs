@@ -63,6 +63,11 @@ impl JobConfig {
         self.nodes.as_ref().is_some_and(NodesConfig::is_worker)
     }
 
+    /// Last name of the model's path, by which people know it.
+    pub fn model_name(&self) -> String {
+        self.model.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Secrets, which must never be shown.
     pub fn secrets(&self) -> Vec<Secret> {
         // Of a PAR the token alone: bucket and object are named in messages.

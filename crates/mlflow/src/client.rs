@@ -24,6 +24,14 @@ use flashjob_config::{Credentials, Redaction, Tracking};
 /// Tag with the [`RunKey`].
 pub(super) const KEY_TAG: &str = "flashjob.run_key";
 
+/// Query of a link that opens the view with charts. MLflow 3.17 chooses the view by it, or by what the browser remembers, and shows
+/// runs as evaluations of generative AI by default.
+const VIEW: &str = "workflowType=machine_learning";
+
+/// Tag of an experiment whose runs are those of models that are measured: versions that look at the kind of an experiment show
+/// them with charts.
+const EXPERIMENT_KIND: (&str, &str) = ("mlflow.experimentKind", "custom_model_development");
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of one request; generous, as a slow server still works.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -259,7 +267,7 @@ impl Client {
             experiment_id: experiment_id.clone(),
             run_id: run_id.clone(),
             // Shown to people, unlike the IDs.
-            run_url: self.hide(&format!("{}/#/experiments/{experiment_id}/runs/{run_id}", self.server)),
+            run_url: self.hide(&format!("{}/#/experiments/{experiment_id}/runs/{run_id}?{VIEW}", self.server)),
         }
     }
 
@@ -298,7 +306,9 @@ impl Client {
             return Ok(found);
         }
         let attempt = format!("create the experiment `{name}`");
-        let request = self.api(Method::POST, "experiments/create").json(&json!({ "name": name }));
+        let (key, value) = EXPERIMENT_KIND;
+        let tag = json!({ "key": key, "value": value });
+        let request = self.api(Method::POST, "experiments/create").json(&json!({ "name": name, "tags": [tag] }));
         match self.call::<IgnoredAny>(&attempt, request).await {
             Ok(_) => {}
             // Another job was faster: its experiment is as good.

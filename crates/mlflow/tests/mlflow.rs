@@ -5,6 +5,7 @@ mod end_to_end;
 mod experiments;
 mod fault_proxy;
 mod faults;
+mod pages;
 mod publishing;
 mod recording;
 mod stored_runs;

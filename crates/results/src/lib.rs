@@ -1,5 +1,5 @@
-//! The files that a run leaves in its results directory, read back with limits: `result.json`, `requests.jsonl`, and `sweep.json`
-//! of a sweep. The values that a run writes and others read have their types here.
+//! The files that a run leaves in its results directory, read back with limits: `result.json`, `requests.jsonl`, `timeline.json`,
+//! and `sweep.json` of a sweep. The values that a run writes and others read have their types here.
 //!
 //! It does not know how anything was measured, nor what readers make of it. Files may come from anywhere: size, number and depth
 //! of what they hold are limited, and each refusal is a sentence that names the file.
@@ -23,6 +23,7 @@ mod run;
 mod run_result;
 mod settings;
 mod sweep;
+mod timeline;
 mod token_clock;
 
 pub use backend::BackendSummary;
@@ -44,4 +45,5 @@ pub use run::{InputReport, PhaseSeconds, Status};
 pub use run_result::{RunResult, SCHEMA_VERSION};
 pub use settings::{Setting, Settings};
 pub use sweep::{Combination, CombinationStatus, Sweep};
+pub use timeline::{RecordedTimeline, Slice, StepKind, StepsAlike};
 pub use token_clock::TokenClock;

@@ -1,6 +1,6 @@
 //! The measured region, as it stands in a result.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::bins::Bins;
 use super::distribution::Distribution;
@@ -77,7 +77,7 @@ pub struct MeasuredRoofline {
 }
 
 /// Limits of a machine, as measured.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Floating-point operations of a large matrix product.
     pub flops_per_second: f64,

@@ -3,3 +3,4 @@
 mod reading;
 mod refusals;
 mod sweeps;
+mod timelines;

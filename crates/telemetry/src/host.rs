@@ -78,6 +78,11 @@ impl Sample {
         sample
     }
 
+    /// Power of all GPUs together; `None` where there are none, or one of them does not report it.
+    pub fn gpu_power_watts(&self) -> Option<f64> {
+        self.gpus.iter().map(|gpu| gpu.power_watts).sum::<Option<f64>>().filter(|_| !self.gpus.is_empty())
+    }
+
     fn read_process(&mut self) {
         let Ok(process) = Process::myself() else { return };
         let ticks = procfs::ticks_per_second() as f64;

@@ -2,10 +2,11 @@
 //!
 //! Everything shown is derived from [`flashjob_event`] and from samples of the machine; the crate knows
 //! nothing of engines, models or buckets. [`Registry`] and [`FactLog`] observe, [`Server`] answers
-//! scrapes and probes, [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
+//! scrapes and probes and shows people the run as it goes on ([`Live`]), [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
 
 mod fact_log;
 pub mod host;
+mod live;
 pub mod logs;
 mod progress;
 mod registry;
@@ -14,6 +15,7 @@ mod server;
 mod ticker;
 
 pub use fact_log::FactLog;
+pub use live::Live;
 pub use progress::{Expected, Progress};
 pub use registry::{Counts, Registry, Totals};
 pub use sampler::Sampler;

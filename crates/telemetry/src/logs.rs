@@ -6,23 +6,30 @@
 
 mod format;
 mod sink;
+mod tail;
 
 use std::fs::File;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
 use indicatif::MultiProgress;
-use tracing::Dispatch;
+use tracing::{Dispatch, Level};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::format::{Json, MODULE, PACKAGE, Text};
 use self::sink::{FileCopy, Screen};
+pub use self::tail::LogTail;
+use self::tail::Tail;
 use flashjob_config::{LogFormat, Redaction, Secret, redact};
 
 /// Default filter: facts of this program, and warnings of other crates.
 const DEFAULT_FILTER: &str = "warn,flashjob=info";
+
+/// Target of lines that may quote the lines of a dataset.
+pub const DATASET: &str = "flashjob::dataset";
 
 /// Options of logging.
 #[derive(Clone, Debug)]
@@ -64,6 +71,7 @@ pub enum Error {
 pub struct Logs {
     screen: MultiProgress,
     terminal: bool,
+    tail: LogTail,
 }
 
 impl Logs {
@@ -75,7 +83,12 @@ impl Logs {
     /// Logging to a terminal that a test can read.
     #[cfg(test)]
     pub(super) fn on_terminal(screen: MultiProgress) -> Self {
-        Self { screen, terminal: true }
+        Self { screen, terminal: true, tail: LogTail::default() }
+    }
+
+    /// The last lines.
+    pub fn tail(&self) -> LogTail {
+        self.tail.clone()
     }
 
     /// Returns whether standard error is a terminal.
@@ -91,9 +104,10 @@ impl Logs {
 pub fn init(options: &Options) -> Result<Logs, Error> {
     let terminal = std::io::stderr().is_terminal();
     let screen = MultiProgress::new();
-    let dispatch = dispatch(options, terminal, Screen::stderr(screen.clone()))?;
+    let tail = LogTail::default();
+    let dispatch = dispatch(options, terminal, Screen::stderr(screen.clone()), tail.clone())?;
     dispatch.try_init().map_err(|_| Error::Twice)?;
-    Ok(Logs { screen, terminal })
+    Ok(Logs { screen, terminal, tail })
 }
 
 /// Extends a filter of modules to packages: `flashjob::mount=debug` also applies to `flashjob_mount`. Additions come
@@ -106,7 +120,7 @@ fn with_packages(filter: &str) -> String {
 }
 
 /// Builds the subscriber without installing it.
-fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatch, Error> {
+fn dispatch(options: &Options, terminal: bool, screen: Screen, tail: LogTail) -> Result<Dispatch, Error> {
     let text = match options.format {
         LogFormat::Auto => terminal,
         LogFormat::Text => true,
@@ -124,9 +138,16 @@ fn dispatch(options: &Options, terminal: bool, screen: Screen) -> Result<Dispatc
     } else {
         fmt::layer().event_format(Json { redaction: redaction.clone() }).with_writer(screen).boxed()
     };
+    // People elsewhere see what this program says of itself. Other crates, and lines about a dataset, may quote prompts.
+    let own = filter_fn(|line| {
+        let target = line.target();
+        *line.level() <= Level::INFO && target.starts_with("flashjob") && target != DATASET
+    });
+    let tail =
+        fmt::layer().event_format(Text { redaction: redaction.clone() }).with_writer(Tail(tail)).with_filter(own);
     // The copy is always JSON, whatever the terminal shows: it is for programs.
     let copied = copy.map(|file| fmt::layer().event_format(Json { redaction }).with_writer(FileCopy::to(file)));
-    Ok(Dispatch::new(Registry::default().with(filter).with(shown).with(copied)))
+    Ok(Dispatch::new(Registry::default().with(filter).with(shown).with(tail).with(copied)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const FRAME: Duration = Duration::from_millis(100);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// Expected totals of the measured region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// Number of requests; 0 if unknown beforehand.
     pub requests: u64,
@@ -83,7 +83,7 @@ fn style(has_length: bool) -> ProgressStyle {
 }
 
 /// Done and total amount of the current phase, where the total is known.
-fn share(totals: &Totals, expected: &Expected) -> Option<(u64, u64)> {
+pub(crate) fn share(totals: &Totals, expected: &Expected) -> Option<(u64, u64)> {
     match totals.phase? {
         Phase::Load if totals.weights_total_bytes > 0 => Some((totals.weights_read_bytes, totals.weights_total_bytes)),
         // By tokens, as requests finish late and together.
@@ -93,7 +93,7 @@ fn share(totals: &Totals, expected: &Expected) -> Option<(u64, u64)> {
 }
 
 /// One sentence about the current phase.
-fn text(totals: &Totals, expected: &Expected) -> String {
+pub(crate) fn text(totals: &Totals, expected: &Expected) -> String {
     let bytes = HumanBytes;
     match totals.phase {
         None => "starting".to_owned(),

@@ -15,7 +15,8 @@ mod serving;
 
 use std::time::{Duration, Instant};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, TextEncoder};
+use prometheus::core::Metric;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
 use self::gpus::GpuFamilies;
 use self::in_flight::{InFlight, Requests};
@@ -178,6 +179,17 @@ impl Registry {
             bucket_read_bytes: self.bucket_read.get(),
             bucket_written_bytes: self.bucket_written.get(),
         }
+    }
+
+    /// Latencies of the measured region by name: upper ends of bins in seconds, and the values in each.
+    pub(crate) fn measured_latencies(&self) -> [(&'static str, Vec<(f64, u64)>); 4] {
+        let measured = self.region(Region::Measure);
+        [
+            ("TTFT", bins(&measured.time_to_first_token)),
+            ("ITL", bins(&measured.inter_token_latency)),
+            ("E2E", bins(&measured.end_to_end_latency)),
+            ("queue", bins(&measured.queue_time)),
+        ]
     }
 
     /// Shows `sample` in place of the previous one.
@@ -346,6 +358,20 @@ fn counts(serving: &Serving) -> Counts {
         preemptions: serving.preemptions.get(),
         steps: serving.step_seconds.get_sample_count(),
     }
+}
+
+/// Upper ends of the bins of `histogram`, and the values in each.
+fn bins(histogram: &Histogram) -> Vec<(f64, u64)> {
+    let metric = histogram.metric();
+    let buckets = metric.get_histogram().get_bucket().iter();
+    // Prometheus counts in each bin what is in those before it, too.
+    let mut below = 0;
+    let own = buckets.map(|bucket| {
+        let count = bucket.cumulative_count().saturating_sub(below);
+        below = bucket.cumulative_count();
+        (bucket.upper_bound(), count)
+    });
+    own.collect()
 }
 
 /// Seconds from `start` to `end`; zero where facts of two threads overlap.

@@ -8,6 +8,7 @@ use super::Registry;
 use super::host::{Sample, system_metrics};
 use super::ticker::Ticker;
 use flashjob_host::gpus::Gpus;
+use flashjob_timeline::Timeline;
 
 /// Samples the machine until it is dropped.
 pub struct Sampler {
@@ -15,7 +16,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Samples now and after each `interval`: into `registry`, and under MLflow's names into `report`,
+    /// Samples now and after each `interval`: into `registry`, power into `timeline`, and under MLflow's names into `report`,
     /// which is called on the sampler's thread and must not block. `results` is any path on the file
     /// system that takes the results.
     ///
@@ -26,6 +27,7 @@ impl Sampler {
         results: PathBuf,
         gpus: Arc<Gpus>,
         registry: Arc<Registry>,
+        timeline: Arc<Timeline>,
         mut report: impl FnMut(&str, f64) + Send + 'static,
     ) -> std::io::Result<Self> {
         let first = Sample::read(&results, &gpus);
@@ -34,6 +36,9 @@ impl Sampler {
         let mut before = (Instant::now(), first.clone());
         let ticker = Ticker::start("host-sampler", interval, move || {
             let now = (Instant::now(), Sample::read(&results, &gpus));
+            if let Some(watts) = now.1.gpu_power_watts() {
+                timeline.power(now.0, watts);
+            }
             let elapsed = now.0.duration_since(before.0).as_secs_f64();
             // The first tick comes at once; a rate over almost no time is noise.
             if elapsed >= interval.as_secs_f64() / 2.0 {
@@ -61,7 +66,8 @@ mod tests {
         let (reports, inbox) = channel();
         let interval = Duration::from_millis(50);
         let report = move |name: &str, value| reports.send((name.to_owned(), value)).unwrap();
-        let sampler = Sampler::start(interval, "/".into(), Arc::default(), registry.clone(), report).unwrap();
+        let sampler =
+            Sampler::start(interval, "/".into(), Arc::default(), registry.clone(), Arc::default(), report).unwrap();
         assert!(registry.render().contains("process_resident_memory_bytes"));
         let mut names = Vec::new();
         while !names.iter().any(|name| name == "system/process_cpu_utilization_percentage") {

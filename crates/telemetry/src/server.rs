@@ -1,12 +1,13 @@
-//! HTTP server: metrics for scrapers, probes for kubelets, a page for people.
+//! HTTP server: metrics for scrapers, probes for kubelets, a live page for people.
 //!
-//! It knows nothing but a [`Registry`], and reads the phase from there. Clients are not trusted: connections are few and
+//! It knows a [`Registry`] and the sources of the live page ([`Live`]), reads them, and changes nothing. Clients are not trusted: connections are few and
 //! limited in time ([`connections`]), and the text is rendered a few times a second at most ([`page`]).
 
 mod activity;
 mod connections;
 mod page;
 mod scrapers;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +19,14 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::page::Page;
 use self::scrapers::{Scraper, Scrapers};
 use super::Registry;
+use super::live::{Live, Pieces};
 use flashjob_event::Phase;
 
 /// `prometheus::TEXT_FORMAT` with the charset that the format prescribes.
@@ -31,13 +34,6 @@ const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Time for responses in progress once the server is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-
-const INDEX: &str = "flashjob: offline LLM inference as a job
-
-/metrics  what it is doing, in Prometheus' text format
-/healthz  200 while the process is alive
-/readyz   200 while requests are served, 503 with the phase otherwise
-";
 
 /// Reasons why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +77,18 @@ struct Shared {
     registry: Arc<Registry>,
     page: Page,
     scrapers: Scrapers,
+    pieces: Pieces,
+    /// Places of those who look at the live page.
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
 }
 
 impl Server {
-    /// Listens at `address`; port 0 lets the system choose one.
+    /// Listens at `address`; port 0 lets the system choose one. `live` is for the page that people see.
     ///
     /// # Errors
     /// When the address is taken or refused.
-    pub async fn start(address: SocketAddr, registry: Arc<Registry>) -> Result<Self, ServerError> {
+    pub async fn start(address: SocketAddr, registry: Arc<Registry>, live: Live) -> Result<Self, ServerError> {
         let refused = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::AddressInUse(address),
             _ => ServerError::Bind { address, source },
@@ -96,14 +96,22 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let page = Page::of(registry.clone());
-        let shared = Arc::new(Shared { registry: registry.clone(), page, scrapers: Scrapers::default() });
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            registry: registry.clone(),
+            page,
+            scrapers: Scrapers::default(),
+            pieces: Pieces::new(registry.clone(), live),
+            streams: Arc::new(Semaphore::new(stream::MOST_STREAMS)),
+            stop: stop.clone(),
+        });
         let router = Router::new()
-            .route("/", get(|| async { INDEX }))
+            .route("/", get(stream::page))
+            .route("/events", get(stream::events))
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "alive\n" }))
             .route("/readyz", get(ready))
             .with_state(shared.clone());
-        let stop = CancellationToken::new();
         let task = tokio::spawn(connections::serve(listener, router, registry, stop.clone()));
         Ok(Self { address, shared, stop, task })
     }

@@ -14,13 +14,21 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use flashjob_results::Sweep;
+use flashjob_results::{RecordedTimeline, Sweep};
 
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
 /// Files of a run, directly in `results-dir`.
-pub(super) const FILES: [&str; 5] = ["flashjob.log", "result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE];
+pub(super) const FILES: [&str; 7] = [
+    "flashjob.log",
+    "result.json",
+    "requests.jsonl",
+    "outputs.jsonl",
+    Sweep::FILE,
+    RecordedTimeline::FILE,
+    "report.html",
+];
 
 /// The folder of runs that wait for MLflow, one folder each.
 pub(super) const SPOOL: &str = "mlflow";
@@ -72,6 +80,15 @@ impl Record {
         record.write(&Header { flashjob_run: run.to_owned() })?;
         File::open(directory)?.sync_all()?;
         Ok(record)
+    }
+
+    /// The record that a run has left in `directory`, to be gone on with, and the run's name; `None` where there is none that can be
+    /// read.
+    pub(super) fn reopen(directory: &Path) -> Option<(Self, String)> {
+        let RecordFile::Record(written) = Written::find(directory) else { return None };
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let file = File::options().append(true).custom_flags(flags).open(directory.join(RECORD)).ok()?;
+        Some((Self(file), written.run))
     }
 
     /// Notes that the run is about to give a file its `name`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+pub mod browser;
 pub mod bucket_server;
 pub mod folders;
 pub mod kubernetes;

@@ -482,7 +482,7 @@ fn wrong_values_get_one_sentence_each() {
         (
             &["frob"],
             &[],
-            "`frob` is neither a flag nor a command; the commands are run, check, verify, publish, compare, render, validate, completions",
+            "`frob` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
         ),
         (&["--blueprint=absent.json"], &[], "the blueprint `absent.json` cannot be read: entity not found"),
     ];
@@ -505,7 +505,7 @@ fn wrong_commands_get_one_sentence_each() {
         (&["runn"], "`runn` is neither a flag nor a command; did you mean run?"),
         (
             &["run", "x"],
-            "`x` is neither a flag nor a command; the commands are run, check, verify, publish, compare, render, validate, completions",
+            "`x` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
         ),
         (&["publish"], "<DIR> is missing; see --help"),
         (&["publish", "results", "--model=m"], "--model does not belong to this command; see --help"),

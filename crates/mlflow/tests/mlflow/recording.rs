@@ -59,7 +59,10 @@ async fn a_run_arrives_whole() {
     assert_eq!(runs.len(), 1);
     let run = runs.remove(0);
     let experiment_id = server.experiment_id(&experiment).unwrap();
-    assert_eq!(link.run_url, format!("{}/#/experiments/{experiment_id}/runs/{}", server.uri(), run.id()));
+    assert_eq!(
+        link.run_url,
+        format!("{}/#/experiments/{experiment_id}/runs/{}?workflowType=machine_learning", server.uri(), run.id())
+    );
     assert_eq!((run.status(), run.name()), ("FINISHED", "läuft & läuft 😀"));
     let milliseconds = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
     assert_eq!(run.start_time(), Some(milliseconds(spec.start)));

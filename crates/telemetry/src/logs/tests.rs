@@ -16,7 +16,7 @@ pub(crate) const OPTIONS: Options = Options { format: LogFormat::Json, filter: N
 pub(crate) fn shown(options: &Options, act: impl FnOnce()) -> String {
     let stream = Arc::new(Mutex::new(Vec::new()));
     let writer: Arc<Mutex<dyn Write + Send>> = stream.clone();
-    let dispatch = dispatch(options, false, Screen::stream(writer)).unwrap();
+    let dispatch = dispatch(options, false, Screen::stream(writer), LogTail::default()).unwrap();
     tracing::dispatcher::with_default(&dispatch, act);
     String::from_utf8(stream.lock().clone()).unwrap()
 }
@@ -128,7 +128,9 @@ fn records_of_the_log_crate_say_where_they_come_from() {
 #[test]
 fn a_bad_filter_is_named() {
     for filter in ["flashjob=loud", "a=b=c", "[unclosed"] {
-        let error = dispatch(&text(Some(filter)), false, Screen::stream(Arc::new(Mutex::new(Vec::new())))).unwrap_err();
+        let error =
+            dispatch(&text(Some(filter)), false, Screen::stream(Arc::new(Mutex::new(Vec::new()))), LogTail::default())
+                .unwrap_err();
         assert!(error.to_string().contains(&format!("`{filter}` is not valid")), "{error}");
     }
 }
@@ -201,7 +203,7 @@ fn a_progress_bar_and_lines_do_not_tear_each_other() {
     let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
     let bar = bars.add(ProgressBar::new(10).with_style(ProgressStyle::with_template("{bar:10} {pos}/{len}").unwrap()));
     let screen = Screen::shared(bars, Arc::new(Mutex::new(Terminal(terminal.clone()))));
-    let dispatch = dispatch(&text(None), true, screen).unwrap();
+    let dispatch = dispatch(&text(None), true, screen, LogTail::default()).unwrap();
     tracing::dispatcher::with_default(&dispatch, || {
         for number in 0..5 {
             bar.inc(1);
@@ -217,4 +219,28 @@ fn a_progress_bar_and_lines_do_not_tear_each_other() {
         assert!(line.ends_with(&format!("INFO flashjob: said number={number}")), "{contents}");
     }
     assert!(lines[5].ends_with("5/10"), "{contents}");
+}
+
+#[test]
+fn the_tail_is_short_redacted_and_quotes_no_dataset() {
+    let (tail, secret) = (LogTail::default(), [Secret::new("very-secret-token".to_owned())]);
+    let options = Options { filter: Some("trace"), secrets: &secret, ..OPTIONS };
+    let screen = Screen::stream(Arc::new(Mutex::new(Vec::new())));
+    let dispatch = dispatch(&options, false, screen, tail.clone()).unwrap();
+    tracing::dispatcher::with_default(&dispatch, || {
+        info!(target: "flashjob::mount", token = "very-secret-token", "ready");
+        debug!(target: "flashjob::mount", "details");
+        info!(target: "hyper", "of another crate");
+        warn!(target: DATASET, "line 3 is skipped: `a prompt`");
+        warn!(target: "flashjob_bucket", "{}", "x".repeat(10_000));
+    });
+    let lines = tail.lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("mount: ready token=") && !lines[0].contains("very-secret-token"), "{lines:?}");
+    assert!(lines[1].len() < 600 && lines[1].ends_with("…\n"), "{lines:?}");
+    tracing::dispatcher::with_default(&dispatch, || {
+        (0..100).for_each(|number| info!(target: "flashjob", number, "line"))
+    });
+    let lines = tail.lines();
+    assert!(lines.len() == 40 && lines[39].contains("number=99"), "{lines:?}");
 }

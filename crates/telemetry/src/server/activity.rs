@@ -15,13 +15,19 @@ use tokio::time::Instant;
 const HEAD: Duration = Duration::from_secs(5);
 /// Time limit for an answer, until the client has taken its last byte.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Time limit for a client of a stream to take what was sent.
+const STREAM: Duration = Duration::from_secs(10);
 /// Time limit between two requests: longer than scrapers pause.
 const IDLE: Duration = Duration::from_secs(75);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Head,
-    Answer { made: bool },
+    Answer {
+        made: bool,
+    },
+    /// An answer without an end, whose client takes it.
+    Stream,
     Idle,
 }
 
@@ -49,6 +55,7 @@ impl Activity {
             + match state.stage {
                 Stage::Head => HEAD,
                 Stage::Answer { .. } => ANSWER,
+                Stage::Stream => STREAM,
                 Stage::Idle => IDLE,
             }
     }
@@ -70,6 +77,11 @@ impl Activity {
         self.lock().stage = Stage::Answer { made: true };
     }
 
+    /// Records that the answer is a stream, which has a limit for each of its pieces in place of one for all.
+    pub(super) fn streams(&self) {
+        self.lock().enter(Stage::Stream);
+    }
+
     fn received(&self) {
         let mut state = self.lock();
         // Later bytes of a head do not restart its time limit, or a slow client could hold a place for ever.
@@ -81,8 +93,11 @@ impl Activity {
     fn flushed(&self) {
         let mut state = self.lock();
         // Flushes in the middle of an answer must not end its stage.
-        if state.stage == (Stage::Answer { made: true }) {
-            state.enter(Stage::Idle);
+        match state.stage {
+            Stage::Answer { made: true } => state.enter(Stage::Idle),
+            // All that was sent is taken. A stream whose client is gone or stands still never comes here.
+            Stage::Stream => state.enter(Stage::Stream),
+            _ => {}
         }
     }
 
@@ -144,5 +159,24 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_lives_as_long_as_its_client_takes_what_is_sent() {
+        let activity = Activity::begin();
+        activity.requested();
+        activity.streams();
+        let before = activity.deadline();
+        // Bytes of the client are no sign that it takes any.
+        activity.received();
+        assert_eq!((activity.deadline(), activity.lock().stage), (before, Stage::Stream));
+        activity.flushed();
+        assert!(activity.deadline() >= before);
+        assert_eq!(activity.lock().stage, Stage::Stream);
     }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
@@ -103,8 +105,11 @@ async fn connection(
             let (answer, activity, pause) = (pages.call(request), activity.clone(), rate_limit.pause());
             async move {
                 tokio::time::sleep(pause).await;
-                let answer: Result<_, Infallible> = answer.await;
-                activity.made();
+                let answer: Result<hyper::Response<_>, Infallible> = answer.await;
+                match answer.as_ref().is_ok_and(|answer| is_stream(answer.headers())) {
+                    true => activity.streams(),
+                    false => activity.made(),
+                }
                 answer
             }
         }
@@ -128,6 +133,10 @@ async fn connection(
             () = until(activity.deadline()) => if activity.deadline() <= Instant::now() { break },
         }
     }
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 fn until(deadline: Instant) -> impl Future<Output = ()> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flashjob_event::Phase;
-use flashjob_telemetry::{LingerEnd, Server};
+use flashjob_telemetry::{LingerEnd, Live, Server};
 use tokio_util::sync::CancellationToken;
 
 use super::job_story::Story;
@@ -12,7 +12,7 @@ use crate::support::prometheus::Prometheus;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prometheus_sees_the_final_counts() {
     let story = Story::new();
-    let server = Server::start(([127, 0, 0, 1], 0).into(), story.registry.clone()).await.unwrap();
+    let server = Server::start(([127, 0, 0, 1], 0).into(), story.registry.clone(), Live::default()).await.unwrap();
 
     let Some(prometheus) = Prometheus::start(&server.address().to_string()) else { return };
     prometheus.eventually("up{job='flashjob'}", 1.0).await;

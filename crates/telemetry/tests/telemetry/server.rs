@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flashjob_event::Phase;
-use flashjob_telemetry::{LingerEnd, Server};
+use flashjob_telemetry::{LingerEnd, Live, Server};
 use reqwest::{Client, Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::job_story::Story;
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 async fn server(story: &Story) -> (Server, String) {
-    let server = Server::start(([127, 0, 0, 1], 0).into(), story.registry.clone()).await.unwrap();
+    let server = Server::start(([127, 0, 0, 1], 0).into(), story.registry.clone(), Live::default()).await.unwrap();
     let url = format!("http://{}", server.address());
     (server, url)
 }
@@ -48,8 +48,9 @@ async fn pages_are_what_they_say() {
     assert!(response.text().await.unwrap().contains("flashjob_build_info{version="));
     let (status, index) = get(&url, "/").await;
     assert_eq!(status, StatusCode::OK);
-    for path in ["/metrics", "/healthz", "/readyz"] {
-        assert!(index.contains(path), "{index}");
+    // Relative, as the page may be behind a proxy's path.
+    for path in ["metrics", "healthz", "readyz"] {
+        assert!(index.contains(&format!("href=\"{path}\"")), "{index}");
     }
     assert_eq!(get(&url, "/nothing").await.0, StatusCode::NOT_FOUND);
     assert_eq!(Client::new().post(format!("{url}/metrics")).send().await.unwrap().status(), 405);
@@ -60,7 +61,8 @@ async fn pages_are_what_they_say() {
 async fn an_address_in_use_is_said_plainly() {
     let story = Story::new();
     let (first, _) = server(&story).await;
-    let error = Server::start(first.address(), story.registry.clone()).await.err().unwrap().to_string();
+    let error =
+        Server::start(first.address(), story.registry.clone(), Live::default()).await.err().unwrap().to_string();
     let address = first.address();
     assert_eq!(
         error,
@@ -71,12 +73,13 @@ async fn an_address_in_use_is_said_plainly() {
     );
     first.stop().await;
     // And free again at once.
-    Server::start(address, story.registry.clone()).await.unwrap().stop().await;
+    Server::start(address, story.registry.clone(), Live::default()).await.unwrap().stop().await;
 }
 
 #[tokio::test]
 async fn an_address_that_is_not_ours_is_said_plainly() {
-    let error = Server::start(([192, 0, 2, 1], 9).into(), Story::new().registry.clone()).await.err().unwrap();
+    let error =
+        Server::start(([192, 0, 2, 1], 9).into(), Story::new().registry.clone(), Live::default()).await.err().unwrap();
     assert!(error.to_string().starts_with("metrics cannot be served at 192.0.2.1:9: "), "{error}");
 }
 

@@ -1,0 +1,3 @@
+//! Behaviour of this package through its public functions.
+
+mod charts;
