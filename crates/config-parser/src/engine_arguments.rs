@@ -21,6 +21,7 @@ pub(super) fn parse(text: &str) -> Result<EngineArguments, String> {
     let mut arguments = Map::new();
     let mut insert = |name: &str, value: Value| {
         let name = normalised(name)?;
+        // Engines take null for an argument that was not given; one that is named and has no value is a mistake.
         if value.is_null() {
             return Err(format!("`{name}` has no value"));
         }
@@ -44,6 +45,7 @@ fn word(word: &str) -> Result<(&str, Value), String> {
         return Err(format!("it must be a JSON object or words like --name=value, and {} is neither", quoted(word)));
     };
     Ok(match stated.split_once('=') {
+        // A shell has taken the quotation marks away, so that a text is whatever is no JSON.
         Some((name, value)) => (name, serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))),
         None => match stated.strip_prefix("no-") {
             Some(name) => (name, Value::Bool(false)),
