@@ -138,10 +138,11 @@ impl Nodes for Links {
     }
 
     fn broadcast_id(&self, id: &mut [u8]) -> Result<(), Error> {
-        Ok(match self {
+        match self {
             Links::Leader(links) => links.iter().try_for_each(|link| link.send(Kind::UniqueId, &[id]))?,
             Links::Worker(leader) => leader.receive(Kind::UniqueId, std::iter::once(id))?,
-        })
+        }
+        Ok(())
     }
 
     fn failure(&self) -> Option<Error> {
