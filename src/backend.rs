@@ -51,7 +51,7 @@ pub struct Request {
 /// Source of a request's random choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
-    /// The job's.
+    /// Seed of the whole job.
     Job(u64),
     /// One that the user set for this request.
     Request(u64),

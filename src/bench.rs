@@ -76,7 +76,7 @@ pub struct Watch<'a> {
 pub struct Region {
     /// Seed of its prompts and of its sampling.
     pub seed: u64,
-    /// Its figures.
+    /// Figures of this region.
     pub measurement: Measurement,
 }
 

@@ -19,7 +19,7 @@ struct Noted {
     steps: Vec<StepTime>,
 }
 
-/// One step.
+/// Tokens and duration of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct StepTime {
     prefill_tokens: usize,

@@ -92,7 +92,7 @@ pub struct Basis<'a> {
 pub struct SteadyFigures {
     /// Output tokens per second within it.
     pub steady_output_tokens_per_second: f64,
-    /// Its length.
+    /// Length of the window.
     pub steady_seconds: f64,
     /// From the beginning of the region to that of the window.
     pub ramp_up_seconds: f64,

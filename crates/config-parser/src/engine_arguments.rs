@@ -3,6 +3,8 @@
 use flashjob_config::EngineArguments;
 use serde_json::{Map, Value};
 
+use super::quoting::quoted;
+
 /// Longest text of all arguments.
 const LONGEST_BYTES: usize = 64 << 10;
 
@@ -19,6 +21,7 @@ pub(super) fn parse(text: &str) -> Result<EngineArguments, String> {
     let mut arguments = Map::new();
     let mut insert = |name: &str, value: Value| {
         let name = normalised(name)?;
+        // Engines take null for an argument that was not given; one that is named and has no value is a mistake.
         if value.is_null() {
             return Err(format!("`{name}` has no value"));
         }
@@ -39,9 +42,10 @@ pub(super) fn parse(text: &str) -> Result<EngineArguments, String> {
 
 fn word(word: &str) -> Result<(&str, Value), String> {
     let Some(stated) = word.strip_prefix("--") else {
-        return Err(format!("it must be a JSON object or words like --name=value, and `{word}` is neither"));
+        return Err(format!("it must be a JSON object or words like --name=value, and {} is neither", quoted(word)));
     };
     Ok(match stated.split_once('=') {
+        // A shell has taken the quotation marks away, so that a text is whatever is no JSON.
         Some((name, value)) => (name, serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))),
         None => match stated.strip_prefix("no-") {
             Some(name) => (name, Value::Bool(false)),
@@ -63,7 +67,7 @@ fn normalised(name: &str) -> Result<String, String> {
             let first = parts.next().unwrap_or_default().replace('-', "_");
             Ok([first.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("."))
         }
-        false => Err(format!("`{name}` is no name of an argument")),
+        false => Err(format!("{} is no name of an argument", quoted(name))),
     }
 }
 
@@ -96,10 +100,14 @@ mod tests {
             ("max_loras=4", "it must be a JSON object or words like --name=value, and `max_loras=4` is neither"),
             ("--a=1 b", "it must be a JSON object or words like --name=value, and `b` is neither"),
             ("-O3", "it must be a JSON object or words like --name=value, and `-O3` is neither"),
-            ("--", "`` is no name of an argument"),
-            ("--=1", "`` is no name of an argument"),
+            ("--", "empty is no name of an argument"),
+            ("--=1", "empty is no name of an argument"),
             ("--a..b=1", "`a..b` is no name of an argument"),
             ("{\"a b\": 1}", "`a b` is no name of an argument"),
+            (
+                "https://host/p/s3cr3t/n/ns/b/x/o/",
+                "it must be a JSON object or words like --name=value, and `https://host/p/<redacted>/n/ns/b/x/o/` is neither",
+            ),
             ("--a=null", "`a` has no value"),
             ("--max-loras=1 --max_loras=2", "`max_loras` stands in it twice"),
             ("{\"max-loras\": 1, \"max_loras\": 1}", "`max_loras` stands in it twice"),

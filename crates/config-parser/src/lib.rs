@@ -102,6 +102,7 @@ fn gather(
     read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
     mut errors: Vec<ConfigError>,
 ) -> (Resolver, Raw) {
+    // Names of all variables, also of those that are no keys, explain why a reference was not replaced.
     let variables: Vec<(OsString, OsString)> = variables.collect();
     let names = variables.iter().filter_map(|(name, _)| name.to_str().map(str::to_owned)).collect();
     let mut raw = Raw::default();

@@ -32,6 +32,7 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw) -> Option<Sampling> {
             "0" | "-1" => Ok(None),
             _ => parsing::count(text).map(Some).map_err(|clause| format!("{clause}, or 0 or -1 for all")),
         },
+        // Shown as it can be given again.
         |top_k| top_k.map_or_else(|| "0".to_owned(), |count| count.to_string()),
     );
     Some(Sampling { temperature: temperature?, top_p: top_p?, top_k: top_k? })

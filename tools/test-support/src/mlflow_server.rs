@@ -63,6 +63,7 @@ pub fn environment() -> Option<PathBuf> {
 
 impl MlflowServer {
     fn start(environment: &Path, login: Option<(&'static str, &'static str)>) -> Self {
+        // The whole group, as the server has workers of its own; a moment for the kernel to close their files.
         let place = Workplace::ended_by(r#"kill -KILL "-$(cat "$1/pid")"; sleep 1"#);
         let directory = place.path().to_owned();
         let port = process::free_port();
@@ -101,6 +102,7 @@ impl MlflowServer {
             let ended = server.child.try_wait().unwrap();
             let said = || std::fs::read_to_string(&log).unwrap_or_default();
             assert!(ended.is_none() && Instant::now() < deadline, "MLflow does not start ({ended:?}):\n{}", said());
+            // Python imports for seconds: asking more often would slow it down.
             std::thread::sleep(Duration::from_millis(100));
         }
         server

@@ -18,6 +18,7 @@ pub(super) struct Entry {
 pub(super) fn entries(text: &str, allowed: &[&str]) -> Result<Vec<Entry>, String> {
     // serde_json's message holds a position and no text.
     let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    // The platform writes a list; by hand one object is the usual case.
     let list = match value {
         Value::Array(list) => list,
         object @ Value::Object(_) => vec![object],
