@@ -73,7 +73,7 @@ pub struct Watch<'a> {
 
 /// One measured region of several.
 #[derive(Clone, Debug)]
-pub struct Region {
+pub struct MeasuredRegion {
     /// Seed of its prompts and of its sampling.
     pub seed: u64,
     /// Figures of this region.
@@ -82,7 +82,7 @@ pub struct Region {
 
 /// Everything that a run has so far; shared with the thread that runs, as one that panics or is left behind returns nothing.
 #[derive(Default)]
-pub struct Progress(Mutex<Achieved>);
+pub struct RunProgress(Mutex<Achieved>);
 
 /// Results of a run, as far as it has come.
 #[derive(Clone, Debug, Default)]
@@ -92,12 +92,12 @@ pub struct Achieved {
     /// Completions of the first region, in the order of its requests once it has ended.
     pub completions: Vec<Completion>,
     /// Regions that ran to their end.
-    pub regions: Vec<Region>,
+    pub regions: Vec<MeasuredRegion>,
     /// Reason why no further region followed.
     pub stopped_by: Option<StoppedBy>,
 }
 
-impl Progress {
+impl RunProgress {
     // A panic does not spoil it: each note is whole.
     fn lock(&self) -> MutexGuard<'_, Achieved> {
         self.0.lock()
@@ -130,7 +130,7 @@ pub fn run(
     how: WarmUp,
     repeats: Repeats,
     watch: &Watch<'_>,
-    progress: &Progress,
+    progress: &RunProgress,
 ) -> Result<(), Error> {
     warm_up(backend, prompts, how, watch, progress)?;
     while !progress.is_done(repeats) {
@@ -148,7 +148,7 @@ pub fn warm_up(
     prompts: &Prompts,
     how: WarmUp,
     watch: &Watch<'_>,
-    progress: &Progress,
+    progress: &RunProgress,
 ) -> Result<(), Error> {
     watch.events.emit(Fact::PhaseStarted(Phase::WarmUp));
     let report = warm_up::warm_up(backend, prompts, how, watch)?;
@@ -164,7 +164,7 @@ pub fn region(
     backend: &mut dyn Backend,
     prompts: &Prompts,
     watch: &Watch<'_>,
-    progress: &Progress,
+    progress: &RunProgress,
 ) -> Result<(), Error> {
     let number = progress.lock().regions.len();
     let requests = prompts.region(number).map_err(Error::Prompts)?;
@@ -199,7 +199,7 @@ pub fn region(
     if let (Some(first), true) = (errors.clone().next(), errors.count() == expected.len()) {
         return Err(Error::NoAnswers { requests: expected.len(), first: first.clone() });
     }
-    regions.push(Region { seed: prompts.seed(number), measurement });
+    regions.push(MeasuredRegion { seed: prompts.seed(number), measurement });
     Ok(())
 }
 

@@ -74,7 +74,7 @@ fn idle(measurement: &Measurement, engine: &EngineReport, places: usize, kv_bloc
 /// hardly more than `places`.
 fn room(
     measurement: &Measurement,
-    waiting: &super::occupancy::Waiting,
+    waiting: &super::occupancy::WaitingShares,
     places: usize,
     kv_blocks: usize,
 ) -> Option<usize> {

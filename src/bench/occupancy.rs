@@ -47,7 +47,7 @@ pub struct SteadyWindow {
 
 /// Shares of a region's time in which requests waited although a larger setting would have taken them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Waiting {
+pub struct WaitingShares {
     /// Every one of `max-num-seqs` places was taken.
     pub for_a_place: f64,
     /// Places were free, but the KV cache had no blocks for another sequence.
@@ -112,11 +112,11 @@ impl Occupancy {
     }
 
     /// Causes of waiting, for an engine of `max_num_seqs` places and `kv_blocks` blocks.
-    pub fn waiting(&self, max_num_seqs: usize, kv_blocks: usize) -> Waiting {
-        let mut found = Waiting {
+    pub fn waiting(&self, max_num_seqs: usize, kv_blocks: usize) -> WaitingShares {
+        let mut found = WaitingShares {
             peak_running: self.peak_running(),
             peak_kv_blocks: self.steps.iter().map(|step| step.kv_blocks_used).max().unwrap_or(0),
-            ..Waiting::default()
+            ..WaitingShares::default()
         };
         let (mut before, mut all) = (0.0, 0.0);
         for step in &self.steps {

@@ -15,7 +15,7 @@ use super::run::show;
 use super::signals::Signals;
 use super::work::Work;
 use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
-use crate::bench::{self, Achieved, Measurement, Region};
+use crate::bench::{self, Achieved, MeasuredRegion, Measurement};
 use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory};
 
 /// Time that MLflow has to accept what is left at the end of a run.
@@ -177,7 +177,7 @@ fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
 }
 
 /// Warnings about the first region; the others are like it.
-fn warnings(regions: &[Region], work: &Work, job: &JobConfig) -> Vec<String> {
+fn warnings(regions: &[MeasuredRegion], work: &Work, job: &JobConfig) -> Vec<String> {
     let (Some(region), Some(backend)) = (regions.first(), &work.backend) else { return Vec::new() };
     let found = bench::warnings(&region.measurement, &backend.engine, job.workload.dataset.measures());
     found.into_iter().inspect(|sentence| tracing::warn!("{sentence}")).collect()

@@ -33,6 +33,18 @@ pub struct Sources {
     pub dataset: Option<PathBuf>,
 }
 
+/// A model that is to be loaded.
+pub struct ToLoad<'a> {
+    /// Configuration, with the limits to load for.
+    pub job: &'a JobConfig,
+    /// Engine that takes it.
+    pub found: Found,
+    /// Mounted files.
+    pub files: MountedFiles,
+    /// Paths of what is read.
+    pub sources: &'a Sources,
+}
+
 /// A loaded model and its requests.
 pub struct Ready {
     /// An engine with its weights.
@@ -62,8 +74,13 @@ pub async fn load_and_prepare(
         }
         prepared
     };
-    let loading =
-        load(context, &context.job, found, files, &sources, texts.clone(), stop_loading.clone(), backend::open);
+    let loading = load(
+        context,
+        ToLoad { job: &context.job, found, files, sources: &sources },
+        texts.clone(),
+        stop_loading.clone(),
+        backend::open,
+    );
     // Both to their end: a thread that reads weights can be cancelled, but not dropped.
     let (loaded, prepared) = tokio::join!(loading, preparing);
     let (prepared, backend) = (prepared?, loaded?);
@@ -81,20 +98,18 @@ pub fn texts(sources: &Sources) -> SharedTexts {
     SharedTexts::apart(Path::new(THIS_PROGRAM), sources.model.clone(), sources.tokenizer.clone())
 }
 
-/// Runs `open`, which makes a backend of the model of `job`, or a worker that another node leads.
+/// Runs `open`, which makes a backend of the model, or a worker that another node leads.
 ///
 /// # Errors
 /// The failure with its exit code.
 pub async fn load<T: Send + 'static>(
     context: &Context,
-    job: &JobConfig,
-    found: Found,
-    files: MountedFiles,
-    sources: &Sources,
+    to_load: ToLoad<'_>,
     texts: SharedTexts,
     cancel: CancellationToken,
     open: fn(Found, &Loading<'_>) -> Result<T, backend::Error>,
 ) -> Result<T, Failure> {
+    let ToLoad { job, found, files, sources } = to_load;
     let (job, events) = (job.clone(), context.observability.events.clone());
     let rendezvous = context.resources.rendezvous.clone();
     let Sources { model, tokenizer, .. } = sources.clone();

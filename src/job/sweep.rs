@@ -16,7 +16,7 @@ use flashjob_results::CombinationStatus;
 pub use self::list::list;
 
 use self::group::Group;
-use self::record::Record;
+use self::record::SweepRecord;
 use super::Exit;
 use super::context::Context;
 use super::exit::Failure;
@@ -41,7 +41,7 @@ pub fn whole(sweep: &Sweep) -> Option<JobConfig> {
 /// Inputs that cannot be mounted, a signal, or no combination that finished: the failure of the first.
 pub async fn perform(context: &Context, sweep: &Sweep, work: &mut Work) -> Result<(), Failure> {
     work::mount(context, work).await?;
-    let mut record = Record::new(&context.results.directory, sweep);
+    let mut record = SweepRecord::new(&context.results.directory, sweep);
     let mut flush = finish::FLUSH;
     for combinations in groups(sweep) {
         if context.signals.cancel().is_cancelled() {

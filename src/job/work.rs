@@ -22,7 +22,7 @@ use super::signals::Signals;
 use super::tracking::Tracking;
 use super::worker;
 use crate::backend::{self, BackendReport};
-use crate::bench::{self, Accuracy, Achieved, Progress, Watch};
+use crate::bench::{self, Accuracy, Achieved, RunProgress, Watch};
 use crate::prepare::{self, Entry, Place, Prepared};
 
 /// Longest time that a forward pass or a tensor may take to notice a signal.
@@ -115,7 +115,7 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
     let cancel = context.signals.cancel().clone();
     let step_times = observability.step_times.clone();
     let (how, repeats) = (job.workload.warmup, job.workload.repeats);
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(RunProgress::default());
     let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
         let (progress, gpus) = (progress.clone(), context.resources.gpus.clone());
         move || {
@@ -167,7 +167,7 @@ pub(super) fn sources(job: &JobConfig) -> Result<Sources, Failure> {
 pub(super) fn take_up(
     context: &Context,
     work: &mut Work,
-    progress: &Progress,
+    progress: &RunProgress,
     outcome: Result<(), Failure>,
 ) -> Result<(), Failure> {
     work.achieved = progress.take();

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::exit::Failure;
 use super::files::MountedFiles;
 use super::finish::Ending;
-use super::load::{self, Sources};
+use super::load::{self, Sources, ToLoad};
 use super::run::blocking;
 use super::signals::Signals;
 use super::work::{self, STEP_PATIENCE};
@@ -38,8 +38,14 @@ pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: 
     let cancel = context.signals.cancel();
     // Never opened: a worker computes token ids, and only the leader reads texts.
     let texts = load::texts(sources);
-    let worker =
-        load::load(context, &context.job, found, files, sources, texts, cancel.clone(), backend::open_worker).await?;
+    let worker = load::load(
+        context,
+        ToLoad { job: &context.job, found, files, sources },
+        texts,
+        cancel.clone(),
+        backend::open_worker,
+    )
+    .await?;
     work::announce(&context.results.tracking, worker.report());
     context.observability.events.emit(Fact::PhaseStarted(Phase::Follow));
     let to_follow = cancel.clone();

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use flashjob_results::{ConfidenceInterval, Distribution, Percentiles, PhaseSeconds};
 
-use crate::bench::{Accuracy, Latencies, Measurement, Region, RooflineFigures, SteadyWindow};
+use crate::bench::{Accuracy, Latencies, MeasuredRegion, Measurement, RooflineFigures, SteadyWindow};
 
 /// Every figure of a run, in the order in which a person reads them. The names of the fields are keys of `result.json` and of
 /// metrics in MLflow. Rates are over the measured region.
@@ -76,7 +76,7 @@ pub struct Basis<'a> {
     /// All regions as one.
     pub measurement: &'a Measurement,
     /// Each region that ran to its end; none where the measurement is partial.
-    pub regions: &'a [Region],
+    pub regions: &'a [MeasuredRegion],
     /// Phases of the job.
     pub phases: &'a [PhaseSeconds],
     /// Price of all machines of the job an hour.
@@ -212,7 +212,7 @@ impl SteadyFigures {
 }
 
 impl SpreadFigures {
-    fn of(regions: &[Region]) -> Option<Self> {
+    fn of(regions: &[MeasuredRegion]) -> Option<Self> {
         let rates: Vec<f64> = regions.iter().map(|region| region.measurement.output_tokens_per_second()).collect();
         let interval = ConfidenceInterval::of(&rates)?;
         Some(Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use flashjob_results::{CONFIDENCE, ConfidenceInterval, StoppedBy};
 
 use super::figures::{Basis, Figures, named};
-use crate::bench::Region;
+use crate::bench::MeasuredRegion;
 
 /// The regions of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -33,7 +33,7 @@ impl RepeatsReport {
         if basis.regions.len() < 2 {
             return None;
         }
-        let of_region = |region: &Region| RegionFigures {
+        let of_region = |region: &MeasuredRegion| RegionFigures {
             seed: region.seed,
             // Phases and answers are those of the whole job.
             metrics: Figures::new(&Basis {

@@ -8,12 +8,12 @@ use flashjob_event::{Fact, Phase};
 
 use super::record::{Ended, directory_name};
 use crate::backend::{self, Backend, Found};
-use crate::bench::{self, Progress, Watch};
+use crate::bench::{self, RunProgress, Watch};
 use crate::job::Exit;
 use crate::job::context::Context;
 use crate::job::exit::Failure;
 use crate::job::finish::{self, Ending};
-use crate::job::load::{self, Sources};
+use crate::job::load::{self, Sources, ToLoad};
 use crate::job::run::blocking;
 use crate::job::work::{self, STEP_PATIENCE, Work, from_backend, from_bench};
 use crate::prepare::Prompts;
@@ -33,7 +33,7 @@ struct Member<'a> {
     context: Context,
     work: Work,
     prompts: Arc<Prompts>,
-    progress: Arc<Progress>,
+    progress: Arc<RunProgress>,
 }
 
 impl<'a> Group<'a> {
@@ -156,8 +156,14 @@ impl<'a> Group<'a> {
         self.context.observability.events.emit(Fact::PhaseStarted(Phase::Load));
         let stop = self.context.signals.cancel().child_token();
         let texts = load::texts(sources);
-        let loaded =
-            load::load(self.context, &job, found, self.mounted.files(), sources, texts, stop, backend::open).await;
+        let loaded = load::load(
+            self.context,
+            ToLoad { job: &job, found, files: self.mounted.files(), sources },
+            texts,
+            stop,
+            backend::open,
+        )
+        .await;
         self.context.observability.phases.pause();
         loaded.map_err(|failure| self.mounted.storage_failure().unwrap_or(failure))
     }

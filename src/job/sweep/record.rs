@@ -28,7 +28,7 @@ const NOT_MEASURED: [&str; 14] = [
 ];
 
 /// The record of a sweep that is running.
-pub struct Record<'a> {
+pub struct SweepRecord<'a> {
     directory: &'a ResultsDirectory,
     sweep: results::Sweep,
     ended: Vec<Ended>,
@@ -77,7 +77,7 @@ pub fn directory_name(number: usize) -> String {
     format!("{number:04}")
 }
 
-impl<'a> Record<'a> {
+impl<'a> SweepRecord<'a> {
     /// Begins the record, with what is refused already.
     pub fn new(directory: &'a ResultsDirectory, sweep: &flashjob_config::Sweep) -> Self {
         let empty = results::Sweep { directory: directory.path().to_owned(), combinations: Vec::new() };
