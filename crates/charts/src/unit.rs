@@ -102,7 +102,7 @@ fn prefix(value: f64) -> (f64, &'static str) {
 }
 
 /// `value` to four digits, whole digits in groups of three.
-pub fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }

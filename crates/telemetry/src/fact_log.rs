@@ -22,6 +22,10 @@ pub struct FactLog {
 
 impl FactLog {
     fn phase_started(&self, phase: Phase, at: Instant) {
+        if phase == Phase::Load {
+            // A sweep loads several models, one after the other.
+            self.weights_read.store(0, Ordering::Relaxed);
+        }
         // The lock ends with this statement: writing a line may wait for a terminal.
         let previous = self.phase.lock().replace((phase, at));
         match previous {
@@ -145,6 +149,14 @@ mod tests {
         assert_eq!((&lines[0]["phase"], lines[0].get("previous")), (&"load".into(), None));
         assert_eq!((&lines[1]["message"], &lines[1]["bytes"]), (&"all weights are in memory".into(), &30.into()));
         assert_eq!((&lines[2]["previous"], &lines[2]["previous_seconds"]), (&"load".into(), &3.0.into()));
+    }
+
+    #[test]
+    fn each_load_says_when_its_weights_are_there() {
+        let load = [Fact::PhaseStarted(Phase::Load), Fact::WeightsRead { bytes: 30, total_bytes: 30 }];
+        let lines = said([load.clone(), load].concat());
+        let found = lines.iter().filter(|line| line["message"] == "all weights are in memory").count();
+        assert_eq!(found, 2, "{lines:?}");
     }
 
     #[test]
