@@ -34,6 +34,7 @@ pub fn compare(asked: &Compare) -> Exit {
 fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
     let threshold = asked.fail_below.as_deref().map(str::parse::<Threshold>).transpose();
     let threshold = threshold.map_err(|error| vec![error.to_string()])?;
+    // In the order of the arguments: the first run is the baseline.
     let mut found = NamedRuns::default();
     for argument in &asked.runs {
         let added = match argument.strip_prefix(IN_MLFLOW) {
@@ -47,6 +48,7 @@ fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
         comparing::Error::NotComparable(sentences) => sentences,
         error => vec![error.to_string()],
     })?;
+    // Before the threshold is judged: who reads the exit code wants to see why.
     let text = comparing::render(&comparison, format(asked.format), terminal::width());
     terminal::print(&text.map_err(|error| vec![format!("the comparison cannot be written: {error}")])?);
     let below = threshold.map(|threshold| threshold.below(&comparison)).unwrap_or_default();

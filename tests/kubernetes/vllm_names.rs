@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::folder;
-use crate::support::process::{free_port, installed};
+use crate::support::Flashjob as _;
+use crate::support::process::{Process, free_port, installed};
 use crate::support::prometheus::Prometheus;
 
 /// Histograms that the dashboard of the blueprint platform asks for, and those that vLLM has today.
@@ -118,9 +119,18 @@ async fn values_under_vllms_names_are_those_of_the_job() {
     let target = format!("127.0.0.1:{port}");
     let Some(prometheus) = Prometheus::start_with_rules(&target, &[&compose_file()]) else { return };
     let results = TempDir::new().unwrap();
-    let linger = ["--warmup=0", "--metrics-linger-seconds=40", "--enable-prefix-caching=true"];
-    let work = ["--num-prompts=6", "--input-len=8", "--output-len=5"];
-    crate::job::job_at(&results, port).args(linger).args(work).run().expect_code(0);
+    let work = ["--num-prompts=6", "--input-len=8", "--output-len=5", "--warmup=0", "--enable-prefix-caching=true"];
+    Process::flashjob()
+        .args([
+            &format!("--metrics-port={port}"),
+            "--metrics-linger-seconds=40",
+            "--device=cpu",
+            "--measure-limits=false",
+        ])
+        .args(work)
+        .args(["--model".into(), crate::job::tiny_model(), "--results-dir".into(), results.path().join("out")])
+        .run()
+        .expect_code(0);
     for (query, expected) in [
         ("vllm:generation_tokens_total", 30.0),
         ("vllm:prompt_tokens_total", 48.0),

@@ -117,13 +117,8 @@ impl Comparison {
         let headings: Vec<RunHeading> = headings
             .map(|(run, short_name)| RunHeading { name: run.name.clone(), short_name, regions: run.regions })
             .collect();
-        Ok(Self {
-            notes: notes(runs),
-            runs: headings,
-            incomparable,
-            differences: differences(runs),
-            figures: rows(runs),
-        })
+        let figures = rows(runs, &incomparable);
+        Ok(Self { notes: notes(runs), runs: headings, incomparable, differences: differences(runs), figures })
     }
 
     /// The row of the figure `key`.
@@ -152,7 +147,7 @@ fn refusals(runs: &[Run], incomparable: &[Incomparable]) -> Vec<String> {
 }
 
 /// Rows of all figures that a run has.
-fn rows(runs: &[Run]) -> Vec<FigureRow> {
+fn rows(runs: &[Run], incomparable: &[Incomparable]) -> Vec<FigureRow> {
     let mut seen = HashSet::new();
     let mut keys: Vec<&str> = runs
         .iter()
@@ -160,13 +155,17 @@ fn rows(runs: &[Run]) -> Vec<FigureRow> {
         .filter(|key| seen.insert(*key))
         .collect();
     keys.sort_by_key(|key| place(key));
-    keys.into_iter().map(|key| row(key, runs)).collect()
+    // Stable: figures that no table has a place for keep the order of the result.
+    keys.into_iter().map(|key| row(key, runs, incomparable)).collect()
 }
 
-fn row(key: &str, runs: &[Run]) -> FigureRow {
+fn row(key: &str, runs: &[Run], incomparable: &[Incomparable]) -> FigureRow {
     let figure = figure(key);
     let baseline = runs[0].figure(key);
-    let values = runs.iter().map(|run| Some(run.figure(key)?.value));
+    // A run that measured something else may be the fastest by doing less.
+    let takes_part = |place: usize| !incomparable.iter().any(|found| found.run == place);
+    let runs_that_do = runs.iter().enumerate().filter(|(place, _)| takes_part(*place));
+    let values = runs_that_do.map(|(_, run)| Some(run.figure(key)?.value));
     let best = figure.better.and_then(|better| best(better, values));
     let cell = |(place, run): (usize, &Run)| {
         let own = run.figure(key)?;
@@ -177,8 +176,9 @@ fn row(key: &str, runs: &[Run]) -> FigureRow {
             }
             None => Significance::Unknown,
         };
+        // JSON and tables have no infinity: a ratio to zero says nothing.
         let ratio = baseline.map(|baseline| own.value / baseline.value).filter(|ratio| ratio.is_finite());
-        let is_best = best == Some(own.value);
+        let is_best = best == Some(own.value) && takes_part(place);
         Some(Cell { value: own.value, interval: ConfidenceInterval::of(&own.regions), ratio, significance, is_best })
     };
     let cells = runs.iter().enumerate().map(cell).collect();
@@ -188,6 +188,7 @@ fn row(key: &str, runs: &[Run]) -> FigureRow {
 /// The best of the values, unless all of them are equal or only one run has one.
 fn best(better: Better, values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.flatten().collect();
+    // A mark on equal values would claim a difference.
     let least = values.iter().copied().min_by(f64::total_cmp)?;
     let most = values.iter().copied().max_by(f64::total_cmp)?;
     (least < most).then_some(match better {

@@ -96,6 +96,7 @@ fn gibibytes(bytes: u64) -> String {
 
 /// The keys of all runs, each once, in the order of the first run that has it.
 fn keys(runs: &[Run], of: impl Fn(&Run) -> Vec<String>) -> Vec<String> {
+    // A key that only a later run has is a difference, too.
     let mut seen = std::collections::HashSet::new();
     runs.iter().flat_map(of).filter(|key| seen.insert(key.clone())).collect()
 }

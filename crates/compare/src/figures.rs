@@ -74,6 +74,7 @@ pub(super) struct RunFigure {
 /// All figures of `result`.
 pub(super) fn of(result: &RunResult) -> Vec<RunFigure> {
     let gpus = result.backend.as_ref().map_or(0, |backend| backend.gpus());
+    // Ratios are made for each region, too: otherwise they would have no spread.
     let regions: Vec<Metrics> = result
         .repeats
         .iter()

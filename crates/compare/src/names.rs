@@ -4,6 +4,7 @@
 pub(super) fn short(names: &[&str]) -> Vec<String> {
     let parts: Vec<Vec<&str>> = names.iter().map(|name| components(name)).collect();
     let deepest = parts.iter().map(Vec::len).max().unwrap_or(0);
+    // One length for all: names of different depths would look like different things.
     for taken in 1..=deepest {
         let shortened: Vec<String> = parts.iter().map(|parts| end(parts, taken)).collect();
         let mut sorted = shortened.clone();

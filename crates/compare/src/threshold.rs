@@ -18,6 +18,7 @@ impl FromStr for Threshold {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        // NaN is in no range, and a ratio of zero would let everything pass.
         let ratio = text.trim().parse().ok().filter(|ratio| (0.0..=LARGEST).contains(ratio) && *ratio > 0.0);
         ratio.map(Self).ok_or_else(|| Error::Threshold(text.to_owned()))
     }
@@ -39,6 +40,7 @@ impl Threshold {
         let runs = comparison.runs.iter().enumerate().skip(1);
         runs.filter_map(|(place, run)| {
             let cell = row.and_then(|row| row.cells[place]);
+            // Unknown is not enough: a gate in CI that passes without a measurement is none.
             let is_enough = cell.and_then(|cell| cell.ratio).is_some_and(|ratio| ratio >= self.0);
             let baseline = comparison.runs[0].name.clone();
             (!is_enough).then(|| Below { name: run.name.clone(), baseline, least: self.0, cell })

@@ -95,6 +95,7 @@ impl StoredRuns {
 
     /// Runs that have finished, oldest first.
     async fn finished(&self, experiment: &str, id: &str, most: usize) -> Result<Vec<StoredRun>, Error> {
+        // A server may ignore the filter: what comes of it is looked at again.
         let found = self.search(id, "attributes.status = 'FINISHED'").await?;
         let mut runs: Vec<Run> = found.into_iter().filter(|run| run.status() == Some(RunStatus::Finished)).collect();
         if runs.len() > most {

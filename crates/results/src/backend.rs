@@ -61,6 +61,7 @@ impl BackendSummary {
 
     /// GPUs that the model is computed on: one for each rank, none on a CPU.
     pub fn gpus(&self) -> u64 {
+        // Each rank computes on one device; on a CPU ranks are threads.
         match self.device() {
             None | Some("cpu") => 0,
             Some(_) => self.engine.number("tensor_parallel_size").unwrap_or(1),

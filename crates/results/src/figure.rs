@@ -78,6 +78,7 @@ pub fn figure(key: &str) -> Figure {
     if let Some((_, label, unit, better)) = KNOWN.iter().find(|(known, ..)| *known == key) {
         return Figure { label: (*label).to_owned(), unit, better: *better };
     }
+    // Latencies and phases have keys by a rule, which a table would only repeat.
     if let Some((latency, statistic)) = key.split_once("_seconds_")
         && let Some((_, label)) = LATENCIES.iter().find(|(known, _)| *known == latency)
     {

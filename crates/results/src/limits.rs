@@ -58,6 +58,7 @@ where
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            // No hint of the parser is trusted with a capacity.
             let mut list = Vec::new();
             while let Some(element) = elements.next_element()? {
                 if list.len() == MOST {

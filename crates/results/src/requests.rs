@@ -58,6 +58,7 @@ impl Iterator for Requests {
             return None;
         }
         let next = self.read().transpose();
+        // After a line that is too long the next one would begin in its middle.
         self.ended = !matches!(next, Some(Ok(_)));
         next
     }

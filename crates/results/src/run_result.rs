@@ -86,6 +86,7 @@ impl RunResult {
     /// # Errors
     /// As [`Self::read`].
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self, Error> {
+        // A server's bytes come here without a file's limit.
         limits::check(bytes.len(), name, LARGEST_RESULT_BYTES)?;
         check_version(bytes, name)?;
         serde_json::from_slice(bytes).map_err(|error| Error::parsing(name, error))

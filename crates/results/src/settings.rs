@@ -41,6 +41,7 @@ impl<'de> Deserialize<'de> for Settings {
             value: String,
             origin: String,
         }
+        // The key stands outside of its value in the file.
         let settings = limits::map::<_, Content, MOST_SETTINGS>(deserializer)?;
         let settings = settings.into_iter().map(|(key, Content { value, origin })| Setting { key, value, origin });
         Ok(Self(settings.collect()))

@@ -27,6 +27,7 @@ td.best { color: var(--best); font-weight: 700; }
 /// The whole page.
 pub(super) fn render(comparison: &Comparison) -> String {
     let names: Vec<String> = comparison.runs.iter().map(|run| one_line(&run.short_name)).collect();
+    // Texts in braces are escaped by maud; the style is the one part that is not.
     let page = html! {
         (DOCTYPE)
         html lang="en" {

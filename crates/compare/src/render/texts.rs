@@ -156,6 +156,7 @@ impl Scale {
             "FLOP/s" | "B/s" | "J" => &[(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")],
             _ => &[],
         };
+        // One scale for a row: values in different units cannot be compared at a glance.
         let step = steps.iter().find(|(step, _)| largest >= *step);
         let (step, prefix) = step.filter(|_| largest > 0.0).copied().unwrap_or((1.0, ""));
         Self { factor: 1.0 / step, prefix, unit: row.figure.unit }
@@ -175,6 +176,7 @@ fn rounded(value: f64, digits: i32) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
+    // Counts are shown whole: zeros behind the point would make measurements of them.
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return format!("{value:.0}");
     }

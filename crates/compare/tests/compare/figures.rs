@@ -37,6 +37,17 @@ fn each_run_is_held_against_the_first_one() {
 }
 
 #[test]
+fn a_run_that_measured_something_else_is_never_the_best() {
+    let fast =
+        [(&["metrics", "output_tokens_per_second"][..], json!(900.0)), (&["settings", "seed", "value"], json!("7"))];
+    let faster = [(&["metrics", "output_tokens_per_second"][..], json!(400.0))];
+    let comparison = Comparison::new(&[run("a", &[]), run("b", &fast), run("c", &faster)], true).unwrap();
+    let cells = &comparison.row("output_tokens_per_second").unwrap().cells;
+    let best: Vec<bool> = cells.iter().map(|cell| cell.unwrap().is_best).collect();
+    assert_eq!(best, [false, false, true]);
+}
+
+#[test]
 fn significance_takes_repeats_of_both_runs() {
     let runs = [
         repeated("a", &[100.0, 101.0, 99.5]),
