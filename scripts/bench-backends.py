@@ -184,7 +184,6 @@ class Bench:
             f"--model={self.model}",
             "--dataset-name=sharegpt",
             f"--dataset-path={self.requests}",
-            "--disable-shuffle",
             f"--output-len={options.output_len}",
             f"--num-prompts={options.num_prompts}",
             "--num-warmups=16",

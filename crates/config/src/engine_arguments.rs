@@ -15,7 +15,7 @@ impl EngineArguments {
         Self(arguments)
     }
 
-    /// All names.
+    /// Names of all arguments, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -104,6 +104,7 @@ impl Child {
         for (name, value) in driver.variables.iter().filter(|(name, _)| !set.iter().any(|set| set == name)) {
             command.env(name, value);
         }
+        // Where there is no place for it, the engine says so itself.
         let temporary = TempDir::with_prefix("flashjob-").ok();
         if let Some(directory) = &temporary {
             if !set.iter().any(|set| set == COMPILED_KERNELS) {
