@@ -38,8 +38,17 @@ from vllm.benchmarks import throughput
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 temperature, *words = sys.argv[1:]
-with_temperature_1 = vllm.SamplingParams
-vllm.SamplingParams = lambda **given: with_temperature_1(**{**given, "temperature": float(temperature)})
+
+def at_temperature(made):
+    def generate(llm, prompts, sampling, **given):
+        for one in sampling:
+            # What follows from a temperature of 0 is set there.
+            one.temperature = float(temperature)
+            one.__post_init__()
+        return made(llm, prompts, sampling, **given)
+    return generate
+
+vllm.LLM.generate = at_temperature(vllm.LLM.generate)
 parser = FlexibleArgumentParser()
 throughput.add_cli_args(parser)
 throughput.main(parser.parse_args(words))
@@ -184,7 +193,6 @@ class Bench:
             f"--model={self.model}",
             "--dataset-name=sharegpt",
             f"--dataset-path={self.requests}",
-            "--disable-shuffle",
             f"--output-len={options.output_len}",
             f"--num-prompts={options.num_prompts}",
             "--num-warmups=16",

@@ -51,9 +51,9 @@ pub struct Request {
 /// Source of a request's random choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
-    /// Seed of the whole job.
+    /// The seed of the job, which all its requests share.
     Job(u64),
-    /// One that the user set for this request.
+    /// A seed that the user set for this request.
     Request(u64),
 }
 

@@ -153,7 +153,8 @@ impl Backend for ChildEngine {
     ) -> Result<(), Error> {
         // The driver parses all requests before the clock starts: that is the protocol's cost, and none of the engine's.
         self.hand_over(&requests, cancel)?;
-        let unfinished = requests.iter().map(|request| (request.id, Progress::new(request.prompt.len()))).collect();
+        let unfinished = requests.iter().map(|request| (request.id, Unfinished::new(request.prompt.len()))).collect();
+        // Prompts are with the driver now: a second copy of a large dataset would stay for the whole run.
         drop(requests);
         let mut run = Run { engine: self.product.name, unfinished, events, finished };
         self.child.tell(&DriverCommand::Run);
@@ -172,19 +173,19 @@ impl Backend for ChildEngine {
 /// State of one run, built from the driver's messages.
 struct Run<'a> {
     engine: &'static str,
-    unfinished: BTreeMap<RequestId, Progress>,
+    unfinished: BTreeMap<RequestId, Unfinished>,
     events: &'a Events,
     finished: &'a mut dyn FnMut(Completion),
 }
 
 /// State of a request that has not ended.
-struct Progress {
+struct Unfinished {
     prompt_tokens: u32,
     cached_tokens: u32,
     tokens: Vec<u32>,
 }
 
-impl Progress {
+impl Unfinished {
     fn new(prompt: usize) -> Self {
         Self { prompt_tokens: prompt as u32, cached_tokens: 0, tokens: Vec::new() }
     }
@@ -199,7 +200,7 @@ impl Run<'_> {
         }
     }
 
-    fn progress(&mut self, request: RequestId) -> Result<&mut Progress, Error> {
+    fn unfinished(&mut self, request: RequestId) -> Result<&mut Unfinished, Error> {
         let engine = self.engine;
         self.unfinished.get_mut(&request).ok_or_else(|| {
             Error::Inference(format!("{engine} answers request {}, which nobody made", request.0).into())
@@ -214,13 +215,14 @@ impl Run<'_> {
         for &request in &step.preempted {
             self.events.emit_at(at, Fact::RequestPreempted { request: RequestId(request) });
         }
+        // Before tokens: a request's first token counts its prompt without what was found in the cache.
         for place in step.first {
             let request = RequestId(place.id);
             if let Some(scheduled) = place.scheduled {
                 self.events.emit_at(clock.moment(scheduled), Fact::RequestScheduled { request });
             }
             if let Some(hit_tokens) = place.cached {
-                let progress = self.progress(request)?;
+                let progress = self.unfinished(request)?;
                 progress.cached_tokens = hit_tokens.min(progress.prompt_tokens);
                 let prompt_tokens = progress.prompt_tokens;
                 self.events.emit_at(at, Fact::PrefixSearched { request, prompt_tokens, hit_tokens });
@@ -229,7 +231,7 @@ impl Run<'_> {
         let (mut prefill_tokens, mut decode_tokens) = (0, 0);
         for (request, tokens) in step.tokens {
             let request = RequestId(request);
-            let progress = self.progress(request)?;
+            let progress = self.unfinished(request)?;
             // A prompt counts where its first token comes: engines do not say in which steps its chunks were computed.
             if progress.tokens.is_empty() && !tokens.is_empty() {
                 prefill_tokens += (progress.prompt_tokens - progress.cached_tokens) as usize;
@@ -257,7 +259,7 @@ impl Run<'_> {
 
     fn end(&mut self, RequestEnd { id, at, reason, text }: RequestEnd) -> Result<(), Error> {
         let request = RequestId(id);
-        let tokens = std::mem::take(&mut self.progress(request)?.tokens);
+        let tokens = std::mem::take(&mut self.unfinished(request)?.tokens);
         // Memory holds the tokens of unfinished requests only.
         self.unfinished.remove(&request);
         let output_tokens = tokens.len() as u32;
@@ -274,6 +276,7 @@ impl Run<'_> {
     }
 
     fn done(&self) -> Result<(), Error> {
+        // Counts are verified against what was asked for; a request without an end would pass as one that was never made.
         match self.unfinished.keys().next() {
             None => Ok(()),
             Some(request) => {

@@ -45,7 +45,7 @@ fn word(word: &str) -> Result<(&str, Value), String> {
         return Err(format!("it must be a JSON object or words like --name=value, and {} is neither", quoted(word)));
     };
     Ok(match stated.split_once('=') {
-        // A shell has taken the quotation marks away, so that a text is whatever is no JSON.
+        // A word has no types: 4 is a number, fp8 a text.
         Some((name, value)) => (name, serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))),
         None => match stated.strip_prefix("no-") {
             Some(name) => (name, Value::Bool(false)),

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +104,7 @@ impl Child {
         for (name, value) in driver.variables.iter().filter(|(name, _)| !set.iter().any(|set| set == name)) {
             command.env(name, value);
         }
+        // Where there is no place for it, the engine says so itself.
         let temporary = TempDir::with_prefix("flashjob-").ok();
         if let Some(directory) = &temporary {
             if !set.iter().any(|set| set == COMPILED_KERNELS) {
@@ -203,6 +204,15 @@ impl Child {
         }
         // The driver ends its group when its input closes, should a process have survived.
         self.input = None;
+        self.wait_for_group();
+    }
+
+    /// Waits until the group is gone. Its other processes are not ours to be reaped, and write temporary files to the last.
+    fn wait_for_group(&self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while self.group.is_some_and(|group| test_kill_process_group(group).is_ok()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -45,6 +45,7 @@ pub fn refused(product: &Product, job: &JobConfig) -> Option<String> {
         .instruction_set
         .map(|_| format!("FLASHJOB_ISA has no counterpart in {name}: its kernels are chosen by itself; leave it out"));
     let arguments = (product.arguments)(job).names().filter_map(|argument| {
+        // A part of a setting is decided where the whole is.
         let base = argument.split('.').next().unwrap_or(argument);
         let (_, remedy) = product.decided.iter().find(|(decided, _)| *decided == base)?;
         Some(format!("{} holds `{base}`, which flashjob decides: {remedy}", product.arguments_key))
