@@ -39,7 +39,7 @@ pub struct ToLoad<'a> {
     pub job: &'a JobConfig,
     /// Engine that takes it.
     pub found: Found,
-    /// Mounted files.
+    /// Weight files, as mounts have them.
     pub files: MountedFiles,
     /// Paths of what is read.
     pub sources: &'a Sources,

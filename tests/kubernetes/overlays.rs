@@ -180,7 +180,7 @@ fn exit_codes_in_the_failure_policy_are_ours() {
         .filter_map(Value::as_u64)
         .collect();
     codes.sort_unstable();
-    assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130, 143]);
+    assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 130, 143]);
 }
 
 /// A job's port has one name, by which probes, the PodMonitor and the NetworkPolicy know it.

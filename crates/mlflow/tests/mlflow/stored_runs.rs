@@ -33,9 +33,13 @@ async fn runs_are_found_by_experiment_name_and_id() {
     let failed = record("failed", RunStatus::Failed, Some("[1]")).await;
     let runs = StoredRuns::open(&tracking(server.uri(), "elsewhere"), LONG).unwrap();
     assert_eq!(found(&runs, &experiment).await.unwrap(), [first.clone(), second.clone()], "those that have finished");
-    assert_eq!(found(&runs, &format!("{experiment}/second")).await.unwrap(), [second.clone()]);
-    assert_eq!(found(&runs, &format!("{experiment}/failed")).await.unwrap(), [failed.clone()], "named, it is meant");
-    assert_eq!(found(&runs, &format!("{experiment}/{first}")).await.unwrap(), [first.clone()]);
+    assert_eq!(found(&runs, &format!("{experiment}/second")).await.unwrap(), std::slice::from_ref(&second));
+    assert_eq!(
+        found(&runs, &format!("{experiment}/failed")).await.unwrap(),
+        std::slice::from_ref(&failed),
+        "named, it is meant"
+    );
+    assert_eq!(found(&runs, &format!("{experiment}/{first}")).await.unwrap(), std::slice::from_ref(&first));
 
     let by_id = runs.find(&format!("{experiment}/{failed}"), 3).await.unwrap().remove(0);
     assert_eq!((by_id.name(), by_id.experiment.as_str()), ("failed", experiment.as_str()));
