@@ -1,6 +1,6 @@
 //! Figures as plots: inline SVG with a title, a description and a table of the same data, without scripts.
 //!
-//! Functions are pure, from typed data to HTML, and each text is escaped ([`escape`]). Colours are classes whose values are in
+//! Functions are pure, from typed data to HTML, and each text is escaped ([`escape()`]). Colours are classes whose values are in
 //! [`STYLE`]: a page includes it once, for light, dark and print. Number of points is bounded, however many are given. The
 //! crate does not know where figures come from.
 

@@ -1,6 +1,6 @@
 //! `sweep`: values of some keys, and their combinations, each a job of its own that is planned before anything is loaded.
 //!
-//! A text becomes axes ([`words`], [`json`]), these become combinations, and [`plan`] resolves each of them like a job without a sweep.
+//! A text becomes axes ([`words`], [`json`]), these become combinations, and [`plan()`] resolves each of them like a job without a sweep.
 
 mod json;
 mod order;
