@@ -91,6 +91,28 @@ fn a_job_that_has_mounted_has_no_rights_left() {
 }
 
 #[test]
+fn a_directory_of_root_that_is_closed_keeps_the_job_root() {
+    if !is_root() {
+        return skip("only root can become somebody else");
+    }
+    let folder = TempDir::new().unwrap();
+    // As `mktemp -d` makes it.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    for (results, location) in [("results", "models"), ("deep/below/results", "deep/models")] {
+        let results = folder.path().join(results);
+        let (_objects, server) = bucket_of_tiny_model();
+        let finished = flashjob(&results)
+            .args([format!("--par={}", server.url()), "--model=model".to_owned(), "--num-prompts=1".to_owned()])
+            .args(["--mount-location".into(), folder.path().join(location)])
+            .args(["--input-len=4", "--output-len=2"])
+            .run()
+            .expect_code(0);
+        assert!(finished.stderr.contains("user 65532 cannot enter"), "{finished}");
+        assert!(results.join("result.json").exists());
+    }
+}
+
+#[test]
 fn root_becomes_who_can_do_the_work_and_says_why() {
     if !is_root() {
         return skip("only root can become somebody else");

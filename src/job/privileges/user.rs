@@ -97,8 +97,14 @@ fn further_groups() -> io::Result<Vec<Gid>> {
 
 /// User and group of `path`, or of the nearest directory above it that exists.
 fn owner(path: &Path) -> Option<(u32, u32)> {
-    let existing = path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    existing.filter_map(|path| fs::metadata(path).ok()).map(|found| (found.uid(), found.gid())).next()
+    fs::metadata(nearest(path)?).ok().map(|found| (found.uid(), found.gid()))
+}
+
+/// `path`, or the nearest directory above it that exists.
+fn nearest(path: &Path) -> Option<&Path> {
+    path.ancestors()
+        .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
+        .find(|path| path.exists())
 }
 
 /// Runs `look`, in which access(2), which goes by the real user, answers for `candidate`.
@@ -126,6 +132,12 @@ fn obstacle(user: u32, places: &Places) -> Option<String> {
     for directory in places.kept.iter().chain(&places.copies).chain(&places.home).filter(|path| path.exists()) {
         if !may(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
             return Some(format!("cannot write `{}`", directory.display()));
+        }
+    }
+    // What is missing is made for it by root, but a directory above that is closed to it would still keep it out.
+    for path in places.kept.iter().chain(&places.copies).chain(&places.locations).filter(|path| !path.exists()) {
+        if let Some(above) = nearest(path).filter(|above| !may(above, Access::EXEC_OK)) {
+            return Some(format!("cannot enter `{}`", above.display()));
         }
     }
     // Directories that an earlier job left as another user could be neither moved nor continued.
