@@ -100,12 +100,12 @@ impl Latencies {
 
 impl Measurement {
     /// All of `regions` as one measurement: amounts and durations add up, and latencies are over all requests. `None` for none.
-    pub fn together(regions: &[Self]) -> Option<Self> {
-        let (first, rest) = regions.split_first()?;
+    pub fn together(regions: &[&Self]) -> Option<Self> {
+        let (&first, rest) = regions.split_first()?;
         if rest.is_empty() {
             return Some(first.clone());
         }
-        let sum = |amount: fn(&Self) -> u64| regions.iter().map(amount).sum();
+        let sum = |amount: fn(&Self) -> u64| regions.iter().copied().map(amount).sum();
         let requests: Vec<RequestTiming> = (0..)
             .zip(regions)
             .flat_map(|(region, measurement)| {

@@ -36,8 +36,17 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// The end of work with this outcome. Work that was done when a signal came is finished: its result is complete.
+    pub fn of(outcome: Result<(), Failure>, signals: &Signals, work: Work) -> Self {
+        match (signals.exit(), outcome) {
+            (_, Ok(())) => Self::measured(work),
+            (Some(signal), Err(_)) => Self::killed(signal, signals.name(), work),
+            (None, Err(failure)) => Self::failed(failure, work),
+        }
+    }
+
     /// All of it was measured.
-    pub fn measured(work: Work) -> Self {
+    fn measured(work: Work) -> Self {
         Self { status: Status::Finished, exit: Exit::Done, error: None, work }
     }
 
@@ -48,7 +57,7 @@ impl Ending {
     }
 
     /// A signal ended it.
-    pub fn killed(signal: Exit, name: &str, work: Work) -> Self {
+    fn killed(signal: Exit, name: &str, work: Work) -> Self {
         let error = format!("stopped by {name}; partial results are kept");
         Self { status: Status::Killed, exit: signal, error: Some(error), work }
     }
@@ -60,8 +69,7 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
     let Ending { status, mut exit, mut work, .. } = ending;
     // On disk before anything that can hang or fail.
     context.results.descriptors.give_back();
-    let mut kept = write(&context.results, &context.job, &result, &work);
-    write_page(context, &result);
+    let mut kept = write(context, &result, &work);
     // After the files of the result, as it may wait for the kernel; before the network, so that a slow server leaves no
     // mount behind.
     tokio::task::block_in_place(|| work.unmount());
@@ -78,12 +86,7 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
     if let Some(signal) = context.signals.exit() {
         exit = signal;
     }
-    // Delivery may have changed the code, and the file must agree with the process.
-    if exit.code() != result.exit_code {
-        result.exit_code = exit.code();
-        kept = write_result(&context.results.directory, &result);
-        write_report(&context.results.directory);
-    }
+    kept = write_again(&context.results.directory, &mut result, exit).unwrap_or(kept);
     // The log is the last place where the measurement can go.
     if !kept {
         tracing::error!(result = %result.to_json(), "results-dir could not be written; this line has the result");
@@ -105,8 +108,7 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
 pub async fn finish_combination(context: &Context, mut ending: Ending, flush: Duration) -> JobResult {
     let mut result = conclude(context, &mut ending);
     let Ending { status, exit, work, .. } = ending;
-    let kept = write(&context.results, &context.job, &result, &work);
-    write_page(context, &result);
+    let kept = write(context, &result, &work);
     let is_uploaded = status != Status::Finished || upload(context).await;
     let (_, is_tracked) = track(context, status, &result, flush).await;
     let code = match exit {
@@ -114,11 +116,7 @@ pub async fn finish_combination(context: &Context, mut ending: Ending, flush: Du
         Exit::Done if !(is_uploaded && is_tracked) => Exit::Undelivered,
         exit => exit,
     };
-    if code.code() != result.exit_code {
-        result.exit_code = code.code();
-        write_result(&context.results.directory, &result);
-        write_report(&context.results.directory);
-    }
+    write_again(&context.results.directory, &mut result, code);
     if !kept {
         tracing::error!(result = %result.to_json(), "a combination's results could not be written; this line has them");
     }
@@ -136,7 +134,7 @@ fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
     // A run that failed or was stopped shows the part that was measured.
     let Achieved { warm_up, regions, stopped_by, .. } = &mut work.achieved;
     let (warm_up, stopped_by, regions) = (*warm_up, *stopped_by, std::mem::take(regions));
-    let whole: Vec<Measurement> = regions.iter().map(|region| region.measurement.clone()).collect();
+    let whole: Vec<&Measurement> = regions.iter().map(|region| &region.measurement).collect();
     let measurement = Measurement::together(&whole).or_else(|| {
         let partial = context.observability.recorder.measurement();
         (!partial.requests.is_empty()).then_some(partial)
@@ -195,19 +193,33 @@ fn disturbances(registry: &Registry) -> Vec<String> {
     sentence.into_iter().inspect(|sentence| tracing::warn!("{sentence}")).collect()
 }
 
-fn write(results: &Results, job: &JobConfig, result: &JobResult, work: &Work) -> bool {
-    let directory = &results.directory;
+/// Writes all files of the run. False: not all of the result is on disk.
+fn write(context: &Context, result: &JobResult, work: &Work) -> bool {
+    let directory = &context.results.directory;
     let mut kept = write_result(directory, result);
     if let Some(measurement) = &result.measurement {
         kept &= note("requests.jsonl", directory.write_requests(measurement));
     }
     if !work.achieved.completions.is_empty() && !work.entries.is_empty() {
-        let model = job.model.0.display().to_string();
+        let model = context.job.model.0.display().to_string();
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let lines = report::outputs(&work.entries, &work.achieved.completions, Answerer { model: &model, created });
         kept &= note("outputs.jsonl", directory.write_outputs(lines));
     }
+    write_page(context, result);
     kept
+}
+
+/// Writes the result again where delivery has changed its exit code, as the file must agree with the process; tells whether it is
+/// on disk then.
+fn write_again(directory: &ResultsDirectory, result: &mut JobResult, exit: Exit) -> Option<bool> {
+    if exit.code() == result.exit_code {
+        return None;
+    }
+    result.exit_code = exit.code();
+    let kept = write_result(directory, result);
+    write_report(directory);
+    Some(kept)
 }
 
 /// Writes the timeline, and the page that is made of all files. A result is whole without them.

@@ -92,13 +92,7 @@ async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter,
     let outcome = observed(&context, &log, total, performed).await;
 
     let measured = outcome.is_ok();
-    let ending = match (context.signals.exit(), outcome) {
-        // Work that was done when a signal came is a finished run: its result is complete.
-        (_, Ok(())) => Ending::measured(work),
-        (Some(signal), Err(_)) => Ending::killed(signal, context.signals.name(), work),
-        (None, Err(failure)) => Ending::failed(failure, work),
-    };
-    let exit = finish(&context, ending).await;
+    let exit = finish(&context, Ending::of(outcome, &context.signals, work)).await;
 
     context.observability.events.emit(Fact::PhaseStarted(Phase::Linger));
     if measured && !context.job.is_worker() && context.signals.exit().is_none() {

@@ -11,7 +11,6 @@ mod record;
 use std::time::Duration;
 
 use flashjob_config::{Combination, JobConfig, PlannedJob, Reload, Repeats, Sweep};
-use flashjob_results::CombinationStatus;
 
 pub use self::list::list;
 
@@ -102,14 +101,4 @@ fn groups(sweep: &Sweep) -> Vec<Vec<(&Combination, &PlannedJob)>> {
         }
     }
     groups
-}
-
-/// Word of the log for a state.
-fn word(status: CombinationStatus) -> &'static str {
-    match status {
-        CombinationStatus::Finished => "finished",
-        CombinationStatus::Failed => "failed",
-        CombinationStatus::Refused => "refused",
-        CombinationStatus::Killed => "killed",
-    }
 }

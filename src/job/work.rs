@@ -12,7 +12,7 @@ use flashjob_results::InputReport;
 use flashjob_telemetry::logs;
 
 use super::Exit;
-use super::context::Context;
+use super::context::{Context, Observability};
 use super::exit::{self, Failure};
 use super::files::MountedFiles;
 use super::load::{self, Ready, Sources};
@@ -111,28 +111,39 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         report_skipped(work, path);
     }
 
-    let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
-    let cancel = context.signals.cancel().clone();
-    let step_times = observability.step_times.clone();
     let (how, repeats) = (job.workload.warmup, job.workload.repeats);
     let progress = Arc::new(RunProgress::default());
-    let outcome = blocking(context.signals.cancel(), STEP_PATIENCE, {
-        let (progress, gpus) = (progress.clone(), context.resources.gpus.clone());
-        move || {
-            let used = backend.gpus();
-            let watch = Watch {
-                events: &events,
-                recorder: &recorder,
-                step_times: &step_times,
-                energy_joules: &|| gpus.energy_joules(used),
-                cancel: &cancel,
-            };
-            bench::run(backend.as_mut(), &prompts, how, repeats, &watch, &progress)
-        }
+    let outcome = watched(context, backend.gpus(), {
+        let progress = progress.clone();
+        move |watch| bench::run(backend.as_mut(), &prompts, how, repeats, watch, &progress)
     })
     .await;
     let outcome = outcome.and_then(|ran| ran.map_err(from_bench));
     take_up(context, work, &progress, outcome)
+}
+
+/// Waits for `run` on a thread that may block, observed as `context` is and with the energy of `gpus` GPUs.
+///
+/// # Errors
+/// As [`blocking`].
+pub(super) async fn watched<T: Send + 'static>(
+    context: &Context,
+    gpus: usize,
+    run: impl FnOnce(&Watch<'_>) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let Observability { events, recorder, step_times, .. } = &context.observability;
+    let (events, recorder, step_times) = (events.clone(), recorder.clone(), step_times.clone());
+    let (cancel, counters) = (context.signals.cancel().clone(), context.resources.gpus.clone());
+    blocking(context.signals.cancel(), STEP_PATIENCE, move || {
+        run(&Watch {
+            events: &events,
+            recorder: &recorder,
+            step_times: &step_times,
+            energy_joules: &|| counters.energy_joules(gpus),
+            cancel: &cancel,
+        })
+    })
+    .await
 }
 
 /// Mounts the inputs of the job into `work`.

@@ -17,7 +17,7 @@ const DEFAULT_PROMPTS: usize = 64;
 
 /// The requests of a job.
 pub struct Prompts {
-    /// Those of the first region: made before the model is loaded, so that a mistake is found early.
+    /// Requests of the first region: made before the model is loaded, so that a mistake is found early.
     first: Vec<Request>,
     source: Source,
     /// They measure: exact counts are what they are run for, and a request that ends with an error spoils them. Others are to be

@@ -22,7 +22,7 @@ use crate::support::venv::venv;
 
 const FIXTURE: &str = "llama-gqa";
 
-/// What every job here asks of SGLang: a small cache, and a thread, as two that get in each other's way are ten times slower.
+/// Arguments of every job here: a small cache, and one thread, as two that get in each other's way are ten times slower.
 const SMALL: [&str; 3] = ["--dtype=float32", "--threads=1", "--sglang-args={\"max_total_tokens\": 4096}"];
 
 const DRIVER: &str = "Runs SGLang for flashjob";

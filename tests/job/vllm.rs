@@ -149,7 +149,7 @@ echo '"done"'
 read -r nothing
 "#;
 
-/// What becomes of two requests whose driver is this script.
+/// Outcome of two requests whose driver is this script.
 fn driven_by(script: &str) -> Result<Vec<Completion>, String> {
     let folder = TempDir::new().unwrap();
     let interpreter = folder.path().join("python3");

@@ -81,7 +81,7 @@ struct CompareArguments {
     /// Results directories, result.json files, or mlflow:EXPERIMENT[/RUN]; ratios are to the first one
     #[arg(required = true, value_name = "RUNS")]
     runs: Vec<String>,
-    /// How the comparison is written: table, markdown, csv, json or html
+    /// Format of the comparison: table, markdown, csv, json or html
     #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
     format: CompareFormat,
     /// Exit code 8 where a run has fewer output tokens per second than this share of the first one's

@@ -124,7 +124,7 @@ keys! {
         /// Port on which the leader of several nodes that share the model (LWS_GROUP_SIZE) waits for the others
         #[arg(value_name = "PORT", help_heading = MODEL)]
         group_port = Text("29500");
-        /// How long nodes that share the model wait for each other, in seconds or with a unit (10m)
+        /// Time for which nodes that share the model wait for each other, in seconds or with a unit (10m)
         #[arg(value_name = "DURATION", help_heading = MODEL)]
         group_timeout = Text("600");
         /// Longest prompt plus output
@@ -167,7 +167,7 @@ keys! {
         #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
         sglang_args = Decided("none");
 
-        /// Where prompts come from: random tokens, random tokens behind shared prefixes (prefix), lines of sonnets (sonnet), a file of
+        /// Source of prompts: random tokens, random tokens behind shared prefixes (prefix), lines of sonnets (sonnet), a file of
         /// conversations (sharegpt) or of requests (jsonl), or sums with their results (arithmetic)
         #[arg(value_name = "DATASET", help_heading = WORKLOAD)]
         dataset = Text("random");

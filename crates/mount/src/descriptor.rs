@@ -23,7 +23,7 @@ pub(super) fn take(number: RawFd) -> Result<OwnedFd, String> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Whether `descriptor` is a FUSE device.
+/// Tells that `descriptor` is a FUSE device.
 pub(super) fn is_fuse_device(descriptor: BorrowedFd<'_>) -> bool {
     link(descriptor.as_raw_fd()).is_ok_and(|link| link.as_os_str() == FUSE_DEVICE)
 }

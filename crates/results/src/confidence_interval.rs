@@ -6,12 +6,36 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 /// Confidence of intervals.
 pub const CONFIDENCE: f64 = 0.95;
 
+/// Mean and variance of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moments {
+    /// Number of values, at least 2.
+    pub count: f64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Unbiased variance: n - 1 degrees of freedom.
+    pub variance: f64,
+}
+
+impl Moments {
+    /// `None` for fewer than two values, which have no variance.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        if values.len() < 2 {
+            return None;
+        }
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        Some(Self { count, mean, variance })
+    }
+}
+
 /// A mean with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfidenceInterval {
     /// Arithmetic mean.
     pub mean: f64,
-    /// Of the sample, with n - 1 degrees of freedom.
+    /// Standard deviation of the sample, with n - 1 degrees of freedom.
     pub standard_deviation: f64,
     /// Distance of both ends of the interval from the mean.
     pub half_width: f64,
@@ -24,12 +48,7 @@ pub struct ConfidenceInterval {
 impl ConfidenceInterval {
     /// Student's t interval of the mean of `values`; `None` for fewer than two, which have no spread.
     pub fn of(values: &[f64]) -> Option<Self> {
-        let count = values.len() as f64;
-        if values.len() < 2 {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / count;
-        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let Moments { count, mean, variance } = Moments::of(values)?;
         let standard_deviation = variance.sqrt();
         let student = StudentsT::new(0.0, 1.0, count - 1.0).ok()?;
         let half_width = student.inverse_cdf((1.0 + CONFIDENCE) / 2.0) * standard_deviation / count.sqrt();

@@ -28,7 +28,7 @@ mod token_clock;
 
 pub use backend::BackendSummary;
 pub use bins::Bins;
-pub use confidence_interval::{CONFIDENCE, ConfidenceInterval};
+pub use confidence_interval::{CONFIDENCE, ConfidenceInterval, Moments};
 pub use details::Details;
 pub use distribution::{Distribution, Percentiles};
 pub use environment::Environment;

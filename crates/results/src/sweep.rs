@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{Error, shown};
 use super::limits::{self, LARGEST_RESULT_BYTES, MOST_COMBINATIONS};
+use super::run::Status;
 use super::run_result::{RunResult, SCHEMA_VERSION, check_version};
 
 /// The combinations of a sweep.
@@ -53,6 +54,29 @@ pub enum CombinationStatus {
     Refused,
     /// Ended by a signal.
     Killed,
+}
+
+impl CombinationStatus {
+    /// Name in files and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            CombinationStatus::Finished => Status::Finished.name(),
+            CombinationStatus::Failed => Status::Failed.name(),
+            CombinationStatus::Refused => "refused",
+            CombinationStatus::Killed => Status::Killed.name(),
+        }
+    }
+}
+
+/// The state of a combination whose run ended so.
+impl From<Status> for CombinationStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Finished => CombinationStatus::Finished,
+            Status::Failed => CombinationStatus::Failed,
+            Status::Killed => CombinationStatus::Killed,
+        }
+    }
 }
 
 impl Sweep {

@@ -278,7 +278,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io:
     }
 }
 
-/// Where PyTorch keeps kernels that it has compiled, if nothing else is said: below the directory for temporary files.
+/// Default directory of kernels that PyTorch has compiled: below that of temporary files.
 fn compiled_kernels() -> PathBuf {
     let user = std::env::var("USER").unwrap_or_else(|_| "flashjob".to_owned());
     std::env::temp_dir().join(format!("torchinductor_{user}"))

@@ -143,7 +143,7 @@ pub struct Step {
 pub struct FirstPlace {
     pub id: u32,
     pub scheduled: Option<u64>,
-    /// How many of its prompt were found in the prefix cache, where there is one.
+    /// Tokens of its prompt that were found in the prefix cache, where there is one.
     pub cached: Option<u32>,
 }
 

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use flashjob_config::{BackendKind, Combination, JobConfig, PlannedJob};
 use flashjob_event::{Fact, Phase};
+use flashjob_model::SharedTexts;
 
 use super::record::{Ended, directory_name};
 use crate::backend::{self, Backend, Found};
-use crate::bench::{self, RunProgress, Watch};
+use crate::bench::{self, RunProgress};
 use crate::job::Exit;
 use crate::job::context::Context;
 use crate::job::exit::Failure;
 use crate::job::finish::{self, Ending};
 use crate::job::load::{self, Sources, ToLoad};
-use crate::job::run::blocking;
-use crate::job::work::{self, STEP_PATIENCE, Work, from_backend, from_bench};
+use crate::job::work::{self, Work, from_backend, from_bench};
 use crate::prepare::Prompts;
 use crate::report::ResultsDirectory;
 
@@ -24,6 +24,8 @@ pub struct Group<'a> {
     context: &'a Context,
     /// Mounted inputs of the sweep.
     mounted: &'a Work,
+    /// Texts of the model, opened with it.
+    texts: Option<SharedTexts>,
     backend: Option<Box<dyn Backend>>,
 }
 
@@ -39,7 +41,7 @@ struct Member<'a> {
 impl<'a> Group<'a> {
     /// A group of the sweep that `context` runs with the inputs of `mounted`.
     pub fn new(context: &'a Context, mounted: &'a Work) -> Self {
-        Self { context, mounted, backend: None }
+        Self { context, mounted, texts: None, backend: None }
     }
 
     /// Runs `turns`, some of the combinations of this group, which are `all`; MLflow has `flush` for each of them.
@@ -60,7 +62,7 @@ impl<'a> Group<'a> {
                         running.push(Member { combination, context, work, prompts, progress });
                     }
                     Err(failure) => {
-                        let ending = self.ending(Err(failure), Work::default());
+                        let ending = Ending::of(Err(failure), &context.signals, Work::default());
                         let result = finish::finish_combination(&context, ending, flush).await;
                         ended.push((combination, Ended::of(&result)));
                     }
@@ -78,7 +80,7 @@ impl<'a> Group<'a> {
                     continue;
                 }
                 let outcome = work::take_up(&member.context, &mut member.work, &member.progress, outcome);
-                let ending = self.ending(outcome, member.work);
+                let ending = Ending::of(outcome, &member.context.signals, member.work);
                 let result = finish::finish_combination(&member.context, ending, flush).await;
                 ended.push((member.combination, Ended::of(&result)));
             }
@@ -86,15 +88,6 @@ impl<'a> Group<'a> {
             is_first = false;
         }
         ended
-    }
-
-    fn ending(&self, outcome: Result<(), Failure>, work: Work) -> Ending {
-        let signals = &self.context.signals;
-        match (signals.exit(), outcome) {
-            (_, Ok(())) => Ending::measured(work),
-            (Some(signal), Err(_)) => Ending::killed(signal, signals.name(), work),
-            (None, Err(failure)) => Ending::failed(failure, work),
-        }
     }
 
     /// Context and results directory of a combination.
@@ -124,13 +117,17 @@ impl<'a> Group<'a> {
         let job = &context.job;
         let found = backend::check(job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
         let sources = work::sources(job)?;
-        if self.backend.is_none() {
-            self.backend = Some(self.load(all, found, &sources).await?);
-        }
+        let texts = match &self.texts {
+            Some(texts) if self.backend.is_some() => texts.clone(),
+            _ => {
+                let texts = self.texts.insert(load::texts(&sources)).clone();
+                self.backend = Some(self.load(all, found, &sources, texts.clone()).await?);
+                texts
+            }
+        };
         self.reschedule(job)?;
         let report = self.backend.as_ref().map(|backend| backend.report().clone());
         let max_model_len = report.as_ref().map(|report| report.max_model_len);
-        let texts = load::texts(&sources);
         let prepared = load::prepare(job, &context.signals, texts, sources.dataset, max_model_len).await?;
         if let Some(report) = &report {
             work::announce(&context.results.tracking, report);
@@ -146,6 +143,7 @@ impl<'a> Group<'a> {
         all: &[(&Combination, &PlannedJob)],
         found: Found,
         sources: &Sources,
+        texts: SharedTexts,
     ) -> Result<Box<dyn Backend>, Failure> {
         let mut job: JobConfig =
             all.first().map_or_else(|| self.context.job.clone(), |(_, planned)| (*planned.config).clone());
@@ -155,7 +153,6 @@ impl<'a> Group<'a> {
         job.engine.prefix_caching = engines().any(|engine| engine.prefix_caching);
         self.context.observability.events.emit(Fact::PhaseStarted(Phase::Load));
         let stop = self.context.signals.cancel().child_token();
-        let texts = load::texts(sources);
         let loaded = load::load(
             self.context,
             ToLoad { job: &job, found, files: self.mounted.files(), sources },
@@ -188,25 +185,14 @@ impl<'a> Group<'a> {
                 "the engine of this group of combinations has failed before",
             ));
         };
-        let (observability, signals) = (&member.context.observability, &self.context.signals);
-        let (events, recorder) = (observability.events.clone(), observability.recorder.clone());
-        let (step_times, cancel) = (observability.step_times.clone(), signals.cancel().clone());
         let (prompts, progress) = (member.prompts.clone(), member.progress.clone());
-        let (gpus, how) = (self.context.resources.gpus.clone(), member.context.job.workload.warmup);
-        let ran = blocking(signals.cancel(), STEP_PATIENCE, move || {
-            let used = backend.gpus();
-            let watch = Watch {
-                events: &events,
-                recorder: &recorder,
-                step_times: &step_times,
-                energy_joules: &|| gpus.energy_joules(used),
-                cancel: &cancel,
-            };
+        let how = member.context.job.workload.warmup;
+        let ran = work::watched(&member.context, backend.gpus(), move |watch| {
             let warmed = match is_first {
-                true => bench::warm_up(backend.as_mut(), &prompts, how, &watch, &progress),
+                true => bench::warm_up(backend.as_mut(), &prompts, how, watch, &progress),
                 false => Ok(()),
             };
-            let outcome = warmed.and_then(|()| bench::region(backend.as_mut(), &prompts, &watch, &progress));
+            let outcome = warmed.and_then(|()| bench::region(backend.as_mut(), &prompts, watch, &progress));
             (backend, outcome)
         })
         .await;

@@ -3,7 +3,6 @@
 use flashjob_config::{Combination, PlannedJob};
 use flashjob_results::{self as results, CombinationStatus, RunResult, Status};
 
-use super::word;
 use crate::job::Exit;
 use crate::job::exit::Failure;
 use crate::job::terminal;
@@ -31,11 +30,10 @@ const NOT_MEASURED: [&str; 14] = [
 pub struct SweepRecord<'a> {
     directory: &'a ResultsDirectory,
     sweep: results::Sweep,
-    ended: Vec<Ended>,
 }
 
 /// End of a combination.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ended {
     pub status: CombinationStatus,
     pub exit_code: u8,
@@ -47,11 +45,7 @@ impl Ended {
     /// The end that `result` has.
     pub fn of(result: &JobResult) -> Self {
         Self {
-            status: match result.status {
-                Status::Finished => CombinationStatus::Finished,
-                Status::Failed => CombinationStatus::Failed,
-                Status::Killed => CombinationStatus::Killed,
-            },
+            status: result.status.into(),
             exit_code: result.exit_code,
             error: result.error.clone(),
             output_tokens_per_second: result
@@ -81,7 +75,7 @@ impl<'a> SweepRecord<'a> {
     /// Begins the record, with what is refused already.
     pub fn new(directory: &'a ResultsDirectory, sweep: &flashjob_config::Sweep) -> Self {
         let empty = results::Sweep { directory: directory.path().to_owned(), combinations: Vec::new() };
-        let mut record = Self { directory, sweep: empty, ended: Vec::new() };
+        let mut record = Self { directory, sweep: empty };
         for combination in &sweep.combinations {
             let Err(refusal) = &combination.job else { continue };
             tracing::warn!(combination = combination.number, "{} is refused: {refusal}", combination.name());
@@ -130,14 +124,13 @@ impl<'a> SweepRecord<'a> {
             output_tokens_per_second = ended.output_tokens_per_second,
             "{}: {}",
             combination.name(),
-            word(ended.status)
+            ended.status.name()
         );
         self.insert(combination, ended);
         self.write();
     }
 
     fn insert(&mut self, combination: &Combination, ended: &Ended) {
-        self.ended.push(ended.clone());
         self.sweep.combinations.push(results::Combination {
             number: combination.number as u64,
             directory: directory_name(combination.number),
@@ -166,32 +159,32 @@ impl<'a> SweepRecord<'a> {
                 (_, Some(error)) => error.clone(),
                 (None, None) => String::new(),
             };
-            terminal::tell(&format!("{number:>4}  {:<9} {}  {outcome}", word(*status), settings.join(" ")));
+            terminal::tell(&format!("{number:>4}  {:<9} {}  {outcome}", status.name(), settings.join(" ")));
         }
     }
 
     /// The outcome of the whole sweep: good where one combination finished, and all that did were delivered.
     pub fn end(&self) -> Result<(), Failure> {
-        let count = |status| self.ended.iter().filter(|ended| ended.status == status).count();
+        let combinations = &self.sweep.combinations;
+        let count = |status| combinations.iter().filter(|combination| combination.status == status).count();
         let [finished, failed, refused] =
             [CombinationStatus::Finished, CombinationStatus::Failed, CombinationStatus::Refused].map(count);
         tracing::info!(finished, failed, refused, "the sweep has ended");
         if finished == 0 {
-            let first = self.ended.iter().find(|ended| ended.status != CombinationStatus::Refused);
-            let (code, error) =
-                first.map_or((Exit::Configuration.code(), None), |ended| (ended.exit_code, ended.error.clone()));
-            let error = error.unwrap_or_default();
+            let first = combinations.iter().find(|combination| combination.status != CombinationStatus::Refused);
+            let code = first.and_then(|combination| combination.exit_code).unwrap_or(Exit::Configuration.code());
+            let error = first.and_then(|combination| combination.error.as_deref()).unwrap_or_default();
             return Err(Failure::sentence(
                 Exit::of(code),
                 format!("no combination of the sweep finished; the first that failed ended so: {error}"),
             ));
         }
-        match self.ended.iter().find(|ended| ended.exit_code == Exit::Undelivered.code()) {
-            Some(_) => Err(Failure::sentence(
+        match combinations.iter().any(|combination| combination.exit_code == Some(Exit::Undelivered.code())) {
+            true => Err(Failure::sentence(
                 Exit::Undelivered,
                 "some combinations could not be delivered; `flashjob publish` with this results-dir sends them later",
             )),
-            None => Ok(()),
+            false => Ok(()),
         }
     }
 }

@@ -43,7 +43,7 @@ fn on_two_machines<T>(name: &str, config: &EngineConfig, lead: impl FnOnce(&mut 
     })
 }
 
-/// Of different lengths, so that steps prefill and decode at once.
+/// Requests of different lengths, so that steps prefill and decode at once.
 fn requests() -> Vec<Request> {
     (0..5).map(|id| request(id, &vec![3 + id; 1 + 17 * id as usize], 8 + 5 * id as usize)).collect()
 }
