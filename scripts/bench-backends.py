@@ -1,9 +1,10 @@
 """An engine under flashjob beside the same engine by itself: `vllm bench throughput`, or for SGLang the call that its own offline
 benchmark makes (that benchmark wants a package for data sets, which its engine does not).
 
-Each run is a process of its own; sides alternate, and so does which of them comes first. Both read the same ShareGPT file, generate
-the same numbers of tokens with the same settings, and time the same: from handing over requests to the last answer. Prints
-requests per second of each run, then medians and the ratio of flashjob's to the engine's own.
+Each run is a process of its own that answers all requests several times; sides alternate, and so does which of them comes first. Both
+read the same ShareGPT file, generate the same numbers of tokens with the same settings, and time the same: from handing over
+requests to the last answer. Prints requests per second of each region, then medians over all regions and the ratio of flashjob's to
+the engine's own, with the interval that a bootstrap over runs gives it (95 %).
 """
 
 import argparse
@@ -30,35 +31,42 @@ SHAPE = {
     "max_position_embeddings": 2048,
 }
 
-# `vllm bench throughput` samples at temperature 1 and has no setting for it.
+# `vllm bench throughput` samples at temperature 1, and measures once. It has no settings for either.
 RUN_VLLM = """
-import sys
+import json, sys, time
 import vllm
 from vllm.benchmarks import throughput
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-temperature, *words = sys.argv[1:]
+temperature, regions, num_prompts, output, *words = sys.argv[1:]
+rates = []
 
-def at_temperature(made):
+def in_regions(made):
     def generate(llm, prompts, sampling, **given):
         for one in sampling:
             # What follows from a temperature of 0 is set there.
             one.temperature = float(temperature)
             one.__post_init__()
-        return made(llm, prompts, sampling, **given)
+        # Fewer are the benchmark's warm-up.
+        for _ in range(int(regions) if len(prompts) == int(num_prompts) else 1):
+            started = time.perf_counter()
+            answers = made(llm, prompts, sampling, **given)
+            rates.append(len(prompts) / (time.perf_counter() - started))
+        return answers
     return generate
 
-vllm.LLM.generate = at_temperature(vllm.LLM.generate)
+vllm.LLM.generate = in_regions(vllm.LLM.generate)
 parser = FlexibleArgumentParser()
 throughput.add_cli_args(parser)
 throughput.main(parser.parse_args(words))
+json.dump({"requests_per_second": rates[-int(regions):]}, open(output, "w"))
 """
 
 # As sglang/benchmark/offline_throughput.py: an unmeasured round, half a second, one call of `generate` with texts, without streaming.
 RUN_SGLANG = """
 import json, sys, time
 
-folder, requests, output, settings, temperature = sys.argv[1:]
+folder, requests, output, settings, temperature, regions = sys.argv[1:]
 if __name__ == "__main__":
     sys.path.insert(0, folder)
     from sglang.srt.entrypoints.engine import Engine
@@ -70,12 +78,14 @@ if __name__ == "__main__":
         return engine.generate(prompt=prompts, sampling_params=[sampling] * len(prompts))
     generate(prompts[:16], 8)
     time.sleep(0.5)
-    started = time.perf_counter()
-    answers = generate(prompts, OUTPUT_LEN)
-    seconds = time.perf_counter() - started
-    count = sum(answer["meta_info"]["completion_tokens"] for answer in answers)
-    assert count == OUTPUT_LEN * len(prompts), count
-    json.dump({"requests_per_second": len(prompts) / seconds}, open(output, "w"))
+    rates = []
+    for _ in range(int(regions)):
+        started = time.perf_counter()
+        answers = generate(prompts, OUTPUT_LEN)
+        rates.append(len(prompts) / (time.perf_counter() - started))
+        count = sum(answer["meta_info"]["completion_tokens"] for answer in answers)
+        assert count == OUTPUT_LEN * len(prompts), count
+    json.dump({"requests_per_second": rates}, open(output, "w"))
     engine.shutdown()
 """
 
@@ -150,15 +160,15 @@ class Bench:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
-    def run(self, command: list[str], result: Path) -> float:
+    def run(self, command: list[str], result: Path) -> dict:
         log = self.place / "log"
         with log.open("wb") as file:
             done = subprocess.run(command, env=self.environment, stdout=file, stderr=file)
         if done.returncode != 0:
             sys.exit(f"{command[0]} ended with {done.returncode}:\n" + log.read_text(errors="replace")[-4000:])
-        return json.loads(result.read_text())["requests_per_second"]
+        return json.loads(result.read_text())
 
-    def under_flashjob(self, temperature: float) -> float:
+    def under_flashjob(self, temperature: float) -> list[float]:
         options, results = self.options, self.place / "results"
         subprocess.run(["rm", "-rf", results], check=True)
         words = [
@@ -176,18 +186,21 @@ class Bench:
             "--max-model-len=1024",
             "--enforce-eager=true",
             "--warmup=16",
+            f"--repeats={options.regions}",
             f"--threads={options.threads}",
             "--mlflow-uri=none",
             "--metrics-port=0",
             "--metrics-linger-seconds=0",
         ]
         words += ["--kv-cache-memory=512MiB"] if options.engine == "vllm" else ["--sglang-args=--max-total-tokens=32768"]
-        return self.run(words, results / "result.json")
+        found = self.run(words, results / "result.json")
+        regions = found["repeats"]["regions"] if options.regions > 1 else [found]
+        return [region["metrics"]["requests_per_second"] for region in regions]
 
-    def alone(self, temperature: float) -> float:
+    def alone(self, temperature: float) -> list[float]:
         return self.vllm(temperature) if self.options.engine == "vllm" else self.sglang(temperature)
 
-    def vllm(self, temperature: float) -> float:
+    def vllm(self, temperature: float) -> list[float]:
         options = self.options
         words = [
             f"--model={self.model}",
@@ -202,11 +215,11 @@ class Bench:
             # flashjob's default: what is measured is not to be found.
             "--no-enable-prefix-caching",
             f"--kv-cache-memory-bytes={512 << 20}",
-            f"--output-json={self.result}",
         ]
-        return self.run([sys.executable, "-c", RUN_VLLM, str(temperature), *words], self.result)
+        first = map(str, (temperature, options.regions, options.num_prompts, self.result))
+        return self.run([sys.executable, "-c", RUN_VLLM, *first, *words], self.result)["requests_per_second"]
 
-    def sglang(self, temperature: float) -> float:
+    def sglang(self, temperature: float) -> list[float]:
         options, folder = self.options, self.place / "plugin"
         described = folder / "flashjob_sglang-0.dist-info"
         described.mkdir(parents=True, exist_ok=True)
@@ -229,8 +242,23 @@ class Bench:
             "log_level": "warning",
         }
         script = RUN_SGLANG.replace("OUTPUT_LEN", str(options.output_len))
-        words = [folder, self.requests, self.result, json.dumps(settings), temperature]
-        return self.run([sys.executable, "-c", script, *map(str, words)], self.result)
+        words = [folder, self.requests, self.result, json.dumps(settings), temperature, options.regions]
+        return self.run([sys.executable, "-c", script, *map(str, words)], self.result)["requests_per_second"]
+
+
+def median(runs: list[list[float]]) -> float:
+    return statistics.median(rate for run in runs for rate in run)
+
+
+def interval(ours: list[list[float]], alone: list[list[float]]) -> tuple[float, float]:
+    """Bootstrap over runs, as regions of one process are not independent: what a processor does to it lasts."""
+    generator = random.Random(0)
+
+    def drawn(runs: list[list[float]]) -> float:
+        return median(generator.choices(runs, k=len(runs)))
+
+    ratios = sorted(drawn(ours) / drawn(alone) for _ in range(4000))
+    return ratios[100], ratios[-101]
 
 
 def main() -> None:
@@ -239,7 +267,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=["vllm", "sglang"], default="vllm")
     parser.add_argument("--rounds", type=int, default=3, help="of both sides at each temperature")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--num-prompts", type=int, default=128)
+    parser.add_argument("--regions", type=int, default=3, help="of each run")
+    parser.add_argument("--num-prompts", type=int, default=64)
     parser.add_argument("--input-len", type=int, default=64, help="about so many tokens a prompt")
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1, help="of the computation, which leaves a processor to the processes around it")
@@ -254,13 +283,14 @@ def main() -> None:
                 for side, run in sides if round_number % 2 == 0 else reversed(sides):
                     found = run(temperature)
                     figures[temperature][side].append(found)
-                    print(f"round {round_number + 1}, temperature {temperature:g}, {side}: {found:.3f} requests/s", flush=True)
+                    rates = ", ".join(f"{rate:.3f}" for rate in found)
+                    print(f"round {round_number + 1}, temperature {temperature:g}, {side}: {rates} requests/s", flush=True)
         for temperature, of_sides in figures.items():
-            ours, alone = (statistics.median(of_sides[side]) for side in ("flashjob", "alone"))
-            spread = [f"{min(found):.3f} to {max(found):.3f}" for found in of_sides.values()]
+            ours, alone = of_sides["flashjob"], of_sides["alone"]
+            low, high = interval(ours, alone)
             print(
-                f"{options.engine}, temperature {temperature:g}: median under flashjob {ours:.3f} ({spread[0]}), alone {alone:.3f} "
-                f"({spread[1]}) requests/s; ratio {ours / alone:.3f}"
+                f"{options.engine}, temperature {temperature:g}: median under flashjob {median(ours):.3f}, alone {median(alone):.3f} "
+                f"requests/s; ratio {median(ours) / median(alone):.3f} ({low:.3f} to {high:.3f})"
             )
 
 

@@ -10,6 +10,9 @@ mod error;
 mod gpus;
 mod presence;
 mod sglang;
+mod source;
+mod spelled_logprobs;
+mod text_options;
 mod vllm;
 
 use std::path::Path;
@@ -18,18 +21,22 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{EngineConfig, JobConfig, Sampling};
+use flashjob_config::{BackendKind, EngineConfig, JobConfig, Sampling, SamplingOptions};
 use flashjob_event::{Events, FinishReason, RequestId};
 use flashjob_model::{Files, SharedTexts, TextService};
 
 use child_engine::ChildEngine;
 
 pub use engine_report::{ChildEngineReport, EngineReport};
-pub use error::{Cause, Error};
-pub use gpus::watch as watch_gpus;
+pub use error::{Cause, Error, RequestError};
+pub use gpus::{show_phase, watch as watch_gpus};
 pub use presence::{Found, Interpreter, check};
+pub use source::{NextRequest, RequestSource};
+pub use spelled_logprobs::SpelledLogprobs;
+pub use text_options::{Guided, Stop, TextOptions};
 
 pub use flashjob_cluster::Rendezvous;
+pub use flashjob_engine::{Orderable, WaitingRequests};
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]
@@ -44,8 +51,26 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Sampling parameters.
     pub sampling: Sampling,
-    /// With `id` and a token's position, decides every random choice of our own engine.
+    /// Options beyond those, of the requests that have any.
+    pub options: Option<Arc<SamplingOptions>>,
+    /// Number among the answers to its line, which have the same prompt.
+    pub choice: u32,
+    /// Decides every random choice of our own engine, with a token's position and, where it is the job's, with `id`.
     pub seed: Seed,
+    /// Options of its text, where it has any.
+    pub text: Option<Arc<TextOptions>>,
+}
+
+impl Request {
+    /// Returns whether a token or its text may end it before it has all that it asks for.
+    pub fn may_stop(&self) -> bool {
+        !self.ignore_eos || !self.stop_token_ids().is_empty() || self.text.is_some()
+    }
+
+    /// Tokens that end it beside those of the model.
+    pub fn stop_token_ids(&self) -> &[u32] {
+        self.options.as_ref().map_or(&[], |options| &options.stop_token_ids)
+    }
 }
 
 /// Source of a request's random choices.
@@ -58,13 +83,6 @@ pub enum Seed {
 }
 
 impl Seed {
-    /// The number, whoever has set it.
-    pub fn number(self) -> u64 {
-        match self {
-            Seed::Job(seed) | Seed::Request(seed) => seed,
-        }
-    }
-
     /// The number that the user set for this request.
     pub fn of_request(self) -> Option<u64> {
         match self {
@@ -83,10 +101,12 @@ pub struct Completion {
     pub tokens: Vec<u32>,
     /// The same as text, special tokens left out.
     pub text: String,
+    /// Log-probabilities of the tokens of the text, where they were asked for.
+    pub logprobs: Option<Vec<SpelledLogprobs>>,
     /// Reason for its end.
     pub reason: FinishReason,
-    /// Sentence on the fault and its remedy: with [`FinishReason::Error`], and only then.
-    pub error: Option<String>,
+    /// The fault and its remedy: with [`FinishReason::Error`], and only then.
+    pub error: Option<RequestError>,
 }
 
 /// Report of a loaded backend on itself, for the log and the result.
@@ -135,18 +155,33 @@ pub trait Backend: Send {
     /// `events`.
     fn measure_limits_again(&mut self, _events: &Events) {}
 
-    /// Runs all `requests` and hands each completion, text included, to `finished`: also that of a request which ends with an
-    /// error of its own.
+    /// Runs all `requests` and hands each completion, text included, to `finished`, on any thread: also that of a request which ends
+    /// with an error of its own. What is held of a stream of requests is limited, whatever its length.
     ///
     /// # Errors
     /// [`Error::Inference`] when a step fails, [`Error::Cancelled`] when `cancel` is triggered.
     fn run(
         &mut self,
+        requests: &mut dyn RequestSource,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut (dyn FnMut(Completion) + Send),
+    ) -> Result<(), Error>;
+
+    /// As [`Backend::run`], before anything is measured: of several engines that share requests each gets its part in turn, so that all of
+    /// them have computed the same.
+    ///
+    /// # Errors
+    /// As there.
+    fn warm_up(
+        &mut self,
         requests: Vec<Request>,
         events: &Events,
         cancel: &CancellationToken,
-        finished: &mut dyn FnMut(Completion),
-    ) -> Result<(), Error>;
+        finished: &mut (dyn FnMut(Completion) + Send),
+    ) -> Result<(), Error> {
+        self.run(&mut requests.into_iter(), events, cancel, finished)
+    }
 }
 
 /// The ranks of a node that another node leads, loaded and ready. Blocking: call it from a thread that may wait.
@@ -190,6 +225,21 @@ pub fn open(found: Found, loading: &Loading<'_>) -> Result<Box<dyn Backend>, Err
         Found::Candle(placement) => Ok(Box::new(candle::CandleBackend::open(placement, loading)?)),
         Found::Vllm(interpreter) => Ok(Box::new(ChildEngine::open(&vllm::VLLM, &interpreter, loading)?)),
         Found::Sglang(interpreter) => Ok(Box::new(ChildEngine::open(&sglang::SGLANG, &interpreter, loading)?)),
+    }
+}
+
+/// The first of `options` that the engine `backend` does not have or takes otherwise, and the reason.
+pub fn unsupported_option(backend: BackendKind, options: &SamplingOptions) -> Option<(&'static str, &'static str)> {
+    match backend {
+        BackendKind::Candle => None,
+        BackendKind::Sglang if options.repetition_penalty != 1.0 => {
+            Some(("repetition_penalty", "SGLang leaves the prompt out of account"))
+        }
+        BackendKind::Sglang if options.logprobs.is_some() && options.changes_logits() => Some((
+            "logprobs",
+            "SGLang gives them after `min_tokens`, `logit_bias` or penalties have changed the logits",
+        )),
+        BackendKind::Vllm | BackendKind::Sglang => None,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Requests and a backend become a measurement: timings, percentiles, exact counts.
 //!
 //! The measured region runs from handing over the first request to the text of the last one, after load and
-//! warm-up. This room does not know where results go.
+//! warm-up. Prompts that measure are all ready before it; those of a batch are made within it. This room does not know where results go.
 
 mod accuracy;
 mod adequacy;
+mod batch;
+mod expectation;
 mod measurement;
 mod occupancy;
 mod recorder;
@@ -18,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use accuracy::Accuracy;
 pub use adequacy::warnings;
-pub use measurement::{Latencies, Measurement, PrefixCacheHits};
+pub use batch::answer;
+pub use measurement::{Latencies, Measurement, PercentilesOf, PrefixCacheHits};
 pub use occupancy::SteadyWindow;
-pub use recorder::Recorder;
+pub use recorder::{MOST_TIMINGS_OF_A_BATCH, Recorder};
 pub use roofline::{BoundFigures, LimitFigures, MachineLimits, Roofline, RooflineFigures};
 pub use step_times::StepTimes;
 pub use warm_up::WarmUpReport;
@@ -30,7 +33,7 @@ use flashjob_event::{Events, Fact, Phase};
 use flashjob_results::StoppedBy;
 
 use crate::backend::{self, Backend, Completion, Request};
-use crate::prepare::{self, Prompts};
+use crate::prepare::{self, Entry, Prompts};
 
 /// Reason for which there is no measurement.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,10 @@ pub struct Watch<'a> {
     pub step_times: &'a StepTimes,
     /// Energy that the devices have taken so far, in joules, where they say.
     pub energy_joules: &'a dyn Fn() -> Option<f64>,
+    /// Takes each entry of a batch as it is handed to the backend, or was refused.
+    pub entered: &'a (dyn Fn(Entry) + Sync),
+    /// Takes each completion of the first region as it comes.
+    pub completed: &'a (dyn Fn(&Completion) + Sync),
     /// Cancellation of the job.
     pub cancel: &'a CancellationToken,
 }
@@ -89,7 +96,7 @@ pub struct RunProgress(Mutex<Achieved>);
 pub struct Achieved {
     /// Course of an automatic warm-up.
     pub warm_up: Option<WarmUpReport>,
-    /// Completions of the first region, in the order of its requests once it has ended.
+    /// Completions of the first region, in the order of its requests once it has ended; none of a batch, whose answers are given away.
     pub completions: Vec<Completion>,
     /// Regions that ran to their end.
     pub regions: Vec<MeasuredRegion>,
@@ -173,13 +180,19 @@ pub fn region(
     // Answers of the first region are those that the job gives; of others they are needed for the check alone.
     let mut others = Vec::new();
     let mut keep = |completion| match number {
-        0 => progress.lock().completions.push(completion),
+        0 => {
+            (watch.completed)(&completion);
+            progress.lock().completions.push(completion);
+        }
         _ => others.push(completion),
     };
     // Counters of GPUs run all the time: the difference over the region is its energy.
     let energy_before = (watch.energy_joules)();
     watch.events.emit(Fact::PhaseStarted(Phase::Measure));
-    run_requests(backend, requests, prompts.exact, watch, &mut keep)?;
+    let run = |stop: &CancellationToken, finished: &mut (dyn FnMut(Completion) + Send)| {
+        backend.run(&mut requests.into_iter(), watch.events, stop, finished)
+    };
+    until_an_error(prompts.exact, watch.cancel, &mut keep, run)?;
     let energy_after = (watch.energy_joules)();
     // A second look: where other work held the machine up before the region, the limits would be too low.
     backend.measure_limits_again(watch.events);
@@ -197,28 +210,27 @@ pub fn region(
     }
     let errors = completions.iter().filter_map(|completion| completion.error.as_ref());
     if let (Some(first), true) = (errors.clone().next(), errors.count() == expected.len()) {
-        return Err(Error::NoAnswers { requests: expected.len(), first: first.clone() });
+        return Err(Error::NoAnswers { requests: expected.len(), first: first.to_string() });
     }
     regions.push(MeasuredRegion { seed: prompts.seed(number), measurement });
     Ok(())
 }
 
-/// Runs `requests`; where they are about exact counts, until one of them ends with an error.
-fn run_requests(
-    backend: &mut dyn Backend,
-    requests: Vec<Request>,
+/// Has `run` run requests, until it is told to stop; where they are about exact counts, that is when one of them ends with an error.
+fn until_an_error(
     exact: bool,
-    watch: &Watch<'_>,
-    finished: &mut dyn FnMut(Completion),
+    cancel: &CancellationToken,
+    finished: &mut (dyn FnMut(Completion) + Send),
+    run: impl FnOnce(&CancellationToken, &mut (dyn FnMut(Completion) + Send)) -> Result<(), backend::Error>,
 ) -> Result<(), Error> {
     if !exact {
-        return Ok(backend.run(requests, watch.events, watch.cancel, finished)?);
+        return Ok(run(cancel, finished)?);
     }
-    let stop = watch.cancel.child_token();
+    let stop = cancel.child_token();
     let mut failed = None;
-    let outcome = backend.run(requests, watch.events, &stop, &mut |completion| {
+    let outcome = run(&stop, &mut |completion| {
         if let (None, Some(error)) = (&failed, &completion.error) {
-            failed = Some(error.clone());
+            failed = Some(error.to_string());
             stop.cancel();
         }
         finished(completion);

@@ -1,28 +1,34 @@
 //! The phases in order, signals, and the exit code: the one room that knows all others.
 
+mod batch;
 mod blueprint;
 mod check;
 mod clock;
 mod compare;
 mod context;
+mod dataset_log;
 mod descriptors;
 mod exit;
+mod faults;
 mod files;
 mod finish;
 mod host;
 mod linger;
 mod load;
+mod local_model;
 mod locate;
 mod mount_process;
 mod panics;
 mod phases;
 mod privileges;
+mod profile;
 mod publish;
 mod replicas;
 mod report;
 mod resend_spooled;
 mod run;
 mod signals;
+mod step_watch;
 mod supervisor;
 mod sweep;
 mod terminal;
@@ -76,6 +82,7 @@ pub fn main() -> ExitCode {
         Ok(Command::ListSweep(sweep)) => terminal::print(&sweep::list(&sweep)),
         Ok(Command::Check(check)) => check::check(&check),
         Ok(Command::Verify(job)) => verify::verify(&job),
+        Ok(Command::Profile(asked)) => profile::profile(&asked),
         Ok(Command::Publish(asked)) => publish::publish(*asked),
         Ok(Command::Compare(asked)) => compare::compare(&asked),
         Ok(Command::Report { dir }) => report::report(&dir),

@@ -2,4 +2,5 @@
 
 mod acceptance;
 mod failures;
+mod session;
 mod trace;

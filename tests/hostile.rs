@@ -1,5 +1,6 @@
 //! Hostile and broken inputs, as tables: an input, an exit code, a message.
 
+mod batch;
 mod child_environment;
 mod control_characters;
 mod dataset;

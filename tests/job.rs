@@ -1,22 +1,33 @@
 //! The built binary from outside: what it prints, leaves behind, and exits with.
 
 mod answers;
+mod batch;
 mod caching;
 mod child_engine;
+mod child_options;
 mod compare;
+mod data_parallel;
 mod endings;
+mod indices;
 mod machines;
 mod not_finite;
+mod options;
+mod profile;
 mod prompts;
 mod regions;
+mod remote_batch;
 mod replicas;
 mod report;
 mod results;
 mod samples;
+mod schedule;
 mod sglang;
 mod signals;
+mod streams;
+mod summary;
 mod supervisor;
 mod sweeps;
+mod text_options;
 mod uploads;
 mod verify;
 mod vllm;
@@ -72,6 +83,18 @@ pub(crate) fn fractions_of_the_limit(result: &Value) -> Option<[f64; 3]> {
     let reason = result["measurement"]["roofline"].get("unknown_because");
     assert_eq!(reason.is_some(), figures == [None; 3], "{}", result["metrics"]);
     reason.is_none().then(|| figures.map(|figure| figure.filter(|figure| (0.0..=1.0).contains(figure)).unwrap()))
+}
+
+/// The answers of a job that [`job`] made: the shards of a batch one after the other, or `outputs.jsonl`.
+pub(crate) fn answers_of(results: &TempDir) -> String {
+    let folder = results.path().join("out/outputs");
+    let Ok(files) = std::fs::read_dir(&folder) else {
+        return std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap();
+    };
+    let mut shards: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    shards.retain(|path| path.to_str().unwrap().contains("outputs-") && path.extension().unwrap() == "jsonl");
+    shards.sort();
+    shards.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
 }
 
 /// `result.json` of a job that [`job`] made.

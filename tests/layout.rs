@@ -20,20 +20,22 @@ use packages::folders;
 /// Each room of the entrypoint, the package `flashjob`, and the rooms and packages that it may import: `flashjob_NAME` stands
 /// there as `NAME`. `job` alone sees all. Of packages their manifests say what they may import.
 const ROOMS: [(&str, &[&str]); 5] = [
-    ("backend", &["cluster", "config", "cuda", "engine", "event", "host", "model"]),
-    ("prepare", &["backend", "config", "event", "model"]),
+    ("backend", &["cluster", "config", "cuda", "engine", "event", "guidance", "host", "model"]),
+    ("prepare", &["backend", "config", "dataset", "event", "guidance", "model"]),
     ("bench", &["backend", "config", "event", "prepare", "results"]),
-    ("report", &["backend", "bench", "config", "event", "pages", "prepare", "results"]),
+    ("report", &["backend", "batch", "bench", "config", "event", "model", "pages", "prepare", "results"]),
     (
         "job",
         &[
             "backend",
+            "batch",
             "bench",
             "bucket",
             "compare",
             "config",
             "config_parser",
             "cpu",
+            "dataset",
             "deploy",
             "engine",
             "event",
@@ -41,6 +43,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "mlflow",
             "model",
             "mount",
+            "pages",
             "prepare",
             "report",
             "results",

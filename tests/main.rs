@@ -15,6 +15,7 @@ mod job;
 mod kubernetes;
 mod layout;
 mod mount;
+mod scripts;
 
 use flashjob_test_engine as engine;
 use flashjob_test_models as model;

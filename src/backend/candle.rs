@@ -1,45 +1,104 @@
 //! Our own engine as a backend: loads a model, runs requests, and turns tokens into text.
 
+mod detokenizer;
+mod guided;
+
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::EngineConfig;
-use flashjob_engine::{self as engine, Engine, Platform};
-use flashjob_event::{Events, Fact};
+use flashjob_engine::{self as engine, Dispatch, Engine, Engines, Platform, RequestQueue};
+use flashjob_event::Events;
 use flashjob_model::{Files, Model, TextService};
 
-use super::{Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, Request, Worker, opened};
+use detokenizer::decoded_beside;
 
-/// Our own engine, and the texts of its model.
+use super::source::most_waiting;
+use super::{
+    Backend, BackendReport, Cause, Completion, EngineReport, Error, Loading, NextRequest, Request, RequestSource, Seed,
+    Worker, opened,
+};
+
+/// Time between two looks at a cancellation while a request is waited for.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Our own engine, or several of it, and the texts of their model.
 pub struct CandleBackend {
-    engine: Engine,
+    engines: Engines,
     texts: Arc<TextService>,
     gpus: usize,
     report: BackendReport,
 }
 
 impl CandleBackend {
-    /// Reads headers, then weights, and sets up the KV cache; with other nodes where there is a rendezvous.
+    /// Reads headers, then weights, and sets up KV caches; with other nodes where there is a rendezvous.
     pub fn open(placement: &'static dyn Platform, loading: &Loading<'_>) -> Result<Self, Error> {
         let &Loading { config, rendezvous, files, model, texts, events, cancel, .. } = loading;
         let model = headers(files, model)?;
-        let engine = match rendezvous {
-            None => Engine::load_on(placement, &model, &config.engine, events, cancel),
-            Some(nodes) => Engine::load_distributed(placement, &model, &config.engine, nodes, events, cancel),
+        let engines = match rendezvous {
+            None => Engines::load_on(placement, &model, &config.engine, events, cancel),
+            Some(nodes) => {
+                Engine::load_distributed(placement, &model, &config.engine, nodes, events, cancel).map(Engines::of_one)
+            }
         };
-        let engine = engine.map_err(from_loading)?;
+        let engines = engines.map_err(from_loading)?;
         // Waited for only now: tokenizer and template are opened while weights are read.
         let texts = opened(texts)?;
         let warnings = texts.facts().warnings.clone();
-        let report = BackendReport { warnings, ..report(&model, engine.report()) };
-        let gpus = match engine.report().num_nodes {
-            1 => engine.report().tensor_parallel_size * placement.gpus_per_rank(),
+        let engine::CandleReport { data_parallel_size, tensor_parallel_size, num_nodes, .. } = *engines.report();
+        let report = BackendReport { warnings, ..report(&model, engines.report()) };
+        let gpus = match num_nodes {
+            1 => data_parallel_size * tensor_parallel_size * placement.gpus_per_rank(),
             // GPUs of other nodes cannot be asked for their energy from here.
             _ => 0,
         };
-        Ok(Self { engine, texts, gpus, report })
+        Ok(Self { engines, texts, gpus, report })
+    }
+
+    fn serve(
+        &mut self,
+        requests: Vec<Request>,
+        dispatch: Dispatch,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut (dyn FnMut(Completion) + Send),
+    ) -> Result<(), Error> {
+        let Self { engines, texts, .. } = self;
+        let eos_tokens = &texts.facts().eos_tokens;
+        let requests = requests.into_iter().map(|request| engine_request(request, eos_tokens)).collect();
+        let serve =
+            |complete: &mut dyn FnMut(engine::Output)| engines.run(requests, dispatch, events, cancel, complete);
+        outcome(decoded_beside(texts, events, finished, serve))
+    }
+
+    /// Serves requests as they are made, of which a limited number wait in the engines' queue.
+    fn serve_stream(
+        &mut self,
+        requests: &mut dyn RequestSource,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut (dyn FnMut(Completion) + Send),
+    ) -> Result<(), Error> {
+        let capacity = NonZeroUsize::new(most_waiting(&self.report)).unwrap_or(NonZeroUsize::MIN);
+        let Self { engines, texts, .. } = self;
+        let eos_tokens = &texts.facts().eos_tokens;
+        // Several engines may each go on with a beginning of their own; all else is in order as it comes.
+        let queue = &engines.queue(Dispatch::OnDemand, capacity);
+        let stop = cancel.child_token();
+        let serve = |complete: &mut dyn FnMut(engine::Output)| {
+            std::thread::scope(|scope| {
+                // Engines that have failed take nothing any more.
+                let _ended = stop.clone().drop_guard();
+                let feeding = stop.clone();
+                scope.spawn(move || feed(requests, eos_tokens, queue, events, &feeding));
+                engines.serve(queue, events, cancel, complete)
+            })
+        };
+        outcome(decoded_beside(texts, events, finished, serve))
     }
 }
 
@@ -55,43 +114,38 @@ impl Backend for CandleBackend {
     fn reschedule(&mut self, config: &EngineConfig) -> Result<(), Error> {
         let [max_num_seqs, max_num_batched_tokens] =
             [config.max_num_seqs, config.max_num_batched_tokens].map(|limit| limit.map(usize::from));
-        self.engine.reschedule(max_num_seqs, max_num_batched_tokens, config.prefix_caching).map_err(from_engine)?;
-        self.report.engine = EngineReport::Candle(Box::new(self.engine.report().clone()));
+        let EngineConfig { prefix_caching, schedule, .. } = *config;
+        let changed = self.engines.reschedule(max_num_seqs, max_num_batched_tokens, prefix_caching, schedule);
+        changed.map_err(from_engine)?;
+        self.report.engine = EngineReport::Candle(Box::new(self.engines.report().clone()));
         Ok(())
     }
 
     fn measure_limits_again(&mut self, events: &Events) {
-        self.engine.measure_limits_again(events);
+        self.engines.measure_limits_again(events);
     }
 
     fn run(
         &mut self,
+        requests: &mut dyn RequestSource,
+        events: &Events,
+        cancel: &CancellationToken,
+        finished: &mut (dyn FnMut(Completion) + Send),
+    ) -> Result<(), Error> {
+        match requests.take_all() {
+            Some(requests) => self.serve(requests, Dispatch::OnDemand, events, cancel, finished),
+            None => self.serve_stream(requests, events, cancel, finished),
+        }
+    }
+
+    fn warm_up(
+        &mut self,
         requests: Vec<Request>,
         events: &Events,
         cancel: &CancellationToken,
-        finished: &mut dyn FnMut(Completion),
+        finished: &mut (dyn FnMut(Completion) + Send),
     ) -> Result<(), Error> {
-        let eos_tokens = &self.texts.facts().eos_tokens;
-        let requests = requests.into_iter().map(|request| engine_request(request, eos_tokens)).collect();
-        let mut undecodable = None;
-        let mut complete = |output: engine::Output| {
-            // The run goes on to its end: its measurement is kept for diagnosis, although the job then fails.
-            let text = self.texts.decode(&output.tokens).unwrap_or_else(|error| {
-                undecodable.get_or_insert(error);
-                String::new()
-            });
-            let error = output.error.map(|error| error.to_string());
-            let completion = Completion { id: output.id, text, tokens: output.tokens, reason: output.reason, error };
-            // After decoding, so that end-to-end latency includes the text.
-            events.emit(Fact::RequestFinished {
-                request: completion.id,
-                output_tokens: completion.tokens.len() as u32,
-                reason: completion.reason,
-            });
-            finished(completion);
-        };
-        self.engine.run(requests, events, cancel, &mut complete).map_err(from_engine)?;
-        undecodable.map_or(Ok(()), |error| Err(Error::Inference(Cause::Model(error).into())))
+        self.serve(requests, Dispatch::RoundRobin, events, cancel, finished)
     }
 }
 
@@ -129,15 +183,58 @@ impl Worker for CandleWorker {
     }
 }
 
+/// Moves `requests` to `queue` as there is room, until there are no more, or `stop`.
+fn feed(
+    requests: &mut dyn RequestSource,
+    eos_tokens: &[u32],
+    queue: &RequestQueue,
+    events: &Events,
+    stop: &CancellationToken,
+) {
+    /// Also after a panic: engines wait for as long as a queue is open.
+    struct Closed<'a>(&'a RequestQueue);
+    impl Drop for Closed<'_> {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+    let Closed(queue) = &Closed(queue);
+    while !stop.is_cancelled() {
+        match requests.next(PATIENCE) {
+            // Where it could not be queued the run is over, which the loop sees.
+            NextRequest::Request(request) => drop(queue.push(engine_request(request, eos_tokens), events, stop)),
+            NextRequest::Later => {}
+            NextRequest::End => return,
+        }
+    }
+}
+
+/// The outcome of a run that was served and decoded so.
+fn outcome((served, decoded): (Result<(), engine::Error>, Result<(), flashjob_model::Error>)) -> Result<(), Error> {
+    served.map_err(from_engine)?;
+    decoded.map_err(|error| Error::Inference(Cause::Model(error).into()))
+}
+
 /// `request` in the engine's type. The only place that converts one into the other.
 fn engine_request(request: Request, eos_tokens: &[u32]) -> engine::Request {
+    let eos_tokens = if request.ignore_eos { &[] } else { eos_tokens };
+    // A seed of its own gives the same answer wherever the request stands among others.
+    let (seed, stream) = match request.seed {
+        Seed::Job(seed) => (seed, request.id.0),
+        Seed::Request(seed) => (seed, request.choice),
+    };
+    let text = request.text.as_deref();
     engine::Request {
+        stop_tokens: [eos_tokens, request.stop_token_ids()].concat(),
         id: request.id,
         prompt: request.prompt,
         max_tokens: request.max_tokens,
-        stop_tokens: if request.ignore_eos { Vec::new() } else { eos_tokens.to_vec() },
+        stop_texts: text.and_then(|text| text.stop.as_ref()).map(|stop| stop.search.clone()),
+        constraint: text.and_then(|text| text.guided.clone()).map(|guided| Arc::new(guided) as _),
         sampling: request.sampling,
-        seed: request.seed.number(),
+        options: request.options,
+        seed,
+        stream,
     }
 }
 
@@ -181,7 +278,7 @@ fn from_engine(error: engine::Error) -> Error {
         engine::Error::TensorParallel { .. } | engine::Error::Setting(_) => {
             Error::Unavailable(Cause::Engine(error).into())
         }
-        engine::Error::Request { .. }
+        engine::Error::Request(_)
         | engine::Error::Machines(_)
         | engine::Error::Ended { .. }
         | engine::Error::Compute { .. } => Error::Inference(Cause::Engine(error).into()),

@@ -36,7 +36,9 @@ pub struct ChildEngineReport {
     pub kernels: Option<String>,
     /// CPU threads of PyTorch.
     pub threads: Option<usize>,
-    /// Ranks that share the model.
+    /// Engines that each hold the whole model.
+    pub data_parallel_size: Option<usize>,
+    /// Ranks that share a model.
     pub tensor_parallel_size: Option<usize>,
     /// Blocks in the KV cache.
     pub kv_blocks: Option<usize>,
@@ -83,7 +85,7 @@ impl EngineReport {
     /// Number format in which weights are kept; engines in a child process do not report one.
     pub fn weights_dtype(&self) -> Option<&str> {
         match self {
-            EngineReport::Candle(report) => Some(report.weights_dtype),
+            EngineReport::Candle(report) => Some(&report.weights_dtype),
             EngineReport::Child(_) => None,
         }
     }
@@ -96,7 +98,15 @@ impl EngineReport {
         }
     }
 
-    /// Sequences in one step at most.
+    /// Engines that each hold the whole model and share the requests.
+    pub fn engines(&self) -> usize {
+        match self {
+            EngineReport::Candle(report) => report.data_parallel_size,
+            EngineReport::Child(report) => report.data_parallel_size.unwrap_or(1),
+        }
+    }
+
+    /// Sequences in one step of an engine at most.
     pub fn max_num_seqs(&self) -> Option<usize> {
         match self {
             EngineReport::Candle(report) => Some(report.max_num_seqs),
@@ -104,7 +114,7 @@ impl EngineReport {
         }
     }
 
-    /// Blocks in the KV cache.
+    /// Blocks in the KV caches of all engines.
     pub fn kv_blocks(&self) -> Option<usize> {
         match self {
             EngineReport::Candle(report) => Some(report.kv_blocks),
@@ -112,7 +122,7 @@ impl EngineReport {
         }
     }
 
-    /// Size of the KV cache; engines in a child process do not report one.
+    /// Size of all KV caches; engines in a child process do not report one.
     pub fn kv_cache_bytes(&self) -> Option<u64> {
         match self {
             EngineReport::Candle(report) => Some(report.kv_cache_bytes),
@@ -123,9 +133,11 @@ impl EngineReport {
     /// GPUs that compute, on all nodes together.
     pub fn gpus(&self) -> usize {
         match self {
-            EngineReport::Candle(report) if report.device == "cuda" => report.tensor_parallel_size,
+            EngineReport::Candle(report) if report.device == "cuda" => {
+                report.data_parallel_size * report.tensor_parallel_size
+            }
             EngineReport::Child(report) if report.device.as_deref() == Some("cuda") => {
-                report.tensor_parallel_size.unwrap_or(1)
+                self.engines() * report.tensor_parallel_size.unwrap_or(1)
             }
             EngineReport::Candle(_) | EngineReport::Child(_) => 0,
         }

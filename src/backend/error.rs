@@ -27,6 +27,24 @@ pub enum Error {
     Cancelled,
 }
 
+/// The end of a request with an error that is its own: others go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Error of our own engine.
+    #[error(transparent)]
+    Engine(#[from] engine::RequestError),
+    /// A sentence of another engine.
+    #[error("{0}")]
+    Sentence(String),
+}
+
+impl RequestError {
+    /// Returns whether the model's output for it is not a number.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(self, Self::Engine(engine::RequestError::NotFinite(_)))
+    }
+}
+
 /// Cause of a failure: the error of another package, or a sentence of the backend itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use flashjob_config::{BackendKind, DeviceChoice, JobConfig};
 use flashjob_engine::{Cpu, Platform, instructions};
+use flashjob_host::given_gpus::given_gpus;
 
 use super::child_engine::{self, Product};
 use super::gpus::{self, GpuSupport};
@@ -73,15 +74,10 @@ fn child(product: &Product, config: &JobConfig) -> Result<Interpreter, String> {
     })
 }
 
-/// Device of our own engine: the configured one, or with `auto` the GPUs if there are any.
+/// Device of our own engine: the configured one, or with `auto` the GPUs if there are any. A container that was given GPUs which
+/// cannot be used is refused: its CPU would compute, slowly and at the price of the GPUs.
 fn placement(config: &JobConfig) -> Result<&'static dyn Platform, String> {
-    let (all, num_nodes) = (config.engine.tensor_parallel_size.map_or(1, usize::from), config.num_nodes());
-    let asked = match num_nodes {
-        1 => format!("tensor-parallel-size={all}"),
-        _ => format!("tensor-parallel-size={all} on {num_nodes} nodes"),
-    };
-    // Rounded up: a number that nodes cannot share evenly is refused by the engine, which knows the model.
-    let ranks = Ranks { here: all.div_ceil(num_nodes), asked };
+    let ranks = Ranks::of(config);
     match config.device {
         DeviceChoice::Cpu => on_the_cpu(&ranks),
         DeviceChoice::Cuda => match gpus::support() {
@@ -92,47 +88,96 @@ fn placement(config: &JobConfig) -> Result<&'static dyn Platform, String> {
                     .to_owned(),
             ),
         },
-        DeviceChoice::Auto => match gpus::support() {
-            // The log and the result name the device.
-            Some(support) if (support.visible)().is_ok_and(|visible| visible > 0) => on_gpus(&support, &ranks),
-            Some(_) | None => on_the_cpu(&ranks),
+        // The log and the result name the device.
+        DeviceChoice::Auto => match usable() {
+            Ok(support) => on_gpus(&support, &ranks),
+            Err(reason) => match given_gpus(|name| std::env::var_os(name), Path::new("/dev")) {
+                Some(sign) => Err(format!(
+                    "device=auto takes no CPU where a GPU was given, and none can be used: {sign}, but {reason}"
+                )),
+                None => on_the_cpu(&ranks),
+            },
         },
     }
 }
 
-/// Ranks that this node must have room for.
-struct Ranks {
-    here: usize,
-    /// The setting that asks for them, for messages.
-    asked: String,
+/// This build's way to GPUs, of which this process sees one at least.
+///
+/// # Errors
+/// The reason why none can be used.
+fn usable() -> Result<GpuSupport, String> {
+    let without =
+        "this binary was built without GPU support; use the image `cuda` (scripts/image cuda), or set device=cpu";
+    let support = gpus::support().ok_or(without)?;
+    match (support.visible)()? {
+        0 => Err(NONE_SHOWN.to_owned()),
+        _ => Ok(support),
+    }
 }
 
-fn on_the_cpu(Ranks { here, asked }: &Ranks) -> Result<&'static dyn Platform, String> {
+/// Ranks of all engines that this node must have room for.
+struct Ranks {
+    here: usize,
+    /// The settings that ask for them, for messages.
+    asked: String,
+    /// A change of settings that helps, where there is room for so many.
+    remedy: fn(usize) -> String,
+}
+
+impl Ranks {
+    fn of(config: &JobConfig) -> Self {
+        let (ranks, engines) = (config.engine.tensor_parallel_size, config.engine.data_parallel_size);
+        let (all, num_nodes) = (ranks.map_or(1, usize::from), config.num_nodes());
+        // Rounded up: a number that nodes cannot share evenly is refused by the engine, which knows the model.
+        let of_an_engine = all.div_ceil(num_nodes);
+        let of_nodes = |most| format!("set tensor-parallel-size to {most} or less");
+        match (num_nodes, engines.map(usize::from)) {
+            (1, None) => Self { here: of_an_engine, asked: format!("tensor-parallel-size={all}"), remedy: of_nodes },
+            (1, Some(engines)) => Self {
+                here: of_an_engine.saturating_mul(engines),
+                asked: match ranks {
+                    Some(ranks) => format!("data-parallel-size={engines} times tensor-parallel-size={ranks}"),
+                    None => format!("data-parallel-size={engines}"),
+                },
+                remedy: |most| format!("lower them, so that their product is {most} or less"),
+            },
+            _ => Self {
+                here: of_an_engine,
+                asked: format!("tensor-parallel-size={all} on {num_nodes} nodes"),
+                remedy: of_nodes,
+            },
+        }
+    }
+}
+
+fn on_the_cpu(Ranks { here, asked, remedy }: &Ranks) -> Result<&'static dyn Platform, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).max(LEAST_CPU_RANKS);
     if *here > processors {
         return Err(format!(
             "{asked} is above the {processors} ranks that there can be here: on the CPU a rank is a \
-             thread; set tensor-parallel-size to {processors} or less"
+             thread; {}",
+            remedy(processors)
         ));
     }
     Ok(&Cpu)
 }
 
-fn on_gpus(gpus: &GpuSupport, Ranks { here, asked }: &Ranks) -> Result<&'static dyn Platform, String> {
+/// A driver without devices.
+const NONE_SHOWN: &str =
+    "the CUDA driver shows this process no GPU; see whether CUDA_VISIBLE_DEVICES hides them, or set device=cpu";
+
+fn on_gpus(gpus: &GpuSupport, Ranks { here, asked, remedy }: &Ranks) -> Result<&'static dyn Platform, String> {
     let visible = (gpus.visible)().map_err(|reason| format!("device=cuda cannot be had: {reason}"))?;
     if visible == 0 {
-        return Err(
-            "device=cuda cannot be had: the CUDA driver shows this process no GPU; see whether CUDA_VISIBLE_DEVICES \
-                    hides them, or set device=cpu"
-                .to_owned(),
-        );
+        return Err(format!("device=cuda cannot be had: {NONE_SHOWN}"));
     }
     if *here > visible {
         return Err(format!(
-            "{asked} is above the {visible} GPUs that this process sees: give it more, or set \
-             tensor-parallel-size to {visible} or less"
+            "{asked} is above the {visible} GPUs that this process sees: give it more, or {}",
+            remedy(visible)
         ));
     }
+    (gpus.check)(*here)?;
     Ok(gpus.platform)
 }
 

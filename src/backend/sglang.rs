@@ -15,8 +15,17 @@ pub static SGLANG: Product = Product {
     },
     arguments_key: "sglang-args",
     arguments: |job| &job.sglang_arguments,
+    takes_requests_while_it_runs: false,
     without_counterpart: &[
+        (
+            "deterministic",
+            "false",
+            "SGLang has it as --enable-deterministic-inference, for some attention kernels only",
+        ),
+        ("quantization", "auto", "it follows the checkpoint by itself; sglang-args has its own `quantization`"),
         ("validate-weights", "false", "it does not look at the weights that it loads"),
+        ("step-timeout-seconds", "auto", "it watches its steps by itself"),
+        ("schedule", "input", "it decides by itself which request runs next"),
         ("measure-limits", "false", "it does not say what its steps need, so there is nothing to hold limits against"),
         (
             "kv-cache-memory",
@@ -33,6 +42,9 @@ pub static SGLANG: Product = Product {
         ("tp", "set tensor-parallel-size"),
         ("tp_size", "set tensor-parallel-size"),
         ("tensor_parallel_size", "set tensor-parallel-size"),
+        ("dp", "set data-parallel-size"),
+        ("dp_size", "set data-parallel-size"),
+        ("data_parallel_size", "set data-parallel-size"),
         ("context_length", "set max-model-len"),
         ("mem_fraction_static", "set gpu-memory-utilization"),
         ("max_running_requests", "set max-num-seqs"),

@@ -21,15 +21,30 @@ pub static VLLM: Product = Product {
     },
     arguments_key: "vllm-args",
     arguments: |job| &job.vllm_arguments,
+    takes_requests_while_it_runs: true,
     without_counterpart: &[
+        (
+            "deterministic",
+            "false",
+            "vLLM has it as the variable VLLM_BATCH_INVARIANT, for some GPUs and models only, which the job does not set",
+        ),
+        ("quantization", "auto", "it follows the checkpoint by itself; vllm-args has its own `quantization`"),
         ("validate-weights", "false", "it does not look at the weights that it loads"),
+        ("step-timeout-seconds", "auto", "it watches its steps by itself"),
+        ("schedule", "input", "it decides by itself which request runs next"),
         ("measure-limits", "false", "it does not say what its steps need, so there is nothing to hold limits against"),
+        (
+            "data-parallel-size",
+            "1",
+            "offline it runs one engine in a process (LLM refuses data_parallel_size); jobs of one GPU each divide prompts by replica-count",
+        ),
     ],
     decided: &[
         ("model", "set model"),
         ("tokenizer", "set tokenizer"),
         ("dtype", "set dtype"),
         ("tensor_parallel_size", "set tensor-parallel-size"),
+        ("data_parallel_size", "leave it out: offline vLLM runs one engine in a process"),
         ("max_model_len", "set max-model-len"),
         ("gpu_memory_utilization", "set gpu-memory-utilization"),
         ("kv_cache_memory_bytes", "set kv-cache-memory"),
@@ -42,5 +57,7 @@ pub static VLLM: Product = Product {
         ("config", "name its settings one by one"),
         ("disable_log_stats", "leave it out: running and waiting requests are read from these"),
         ("skip_tokenizer_init", "leave it out: answers are texts"),
+        ("logprobs_mode", "leave it out: log-probabilities are those of the model, before options change logits"),
+        ("max_logprobs", "leave it out: requests may ask for 20"),
     ],
 };

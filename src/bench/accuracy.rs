@@ -10,7 +10,7 @@ use crate::backend::Completion;
 use crate::prepare::Entry;
 
 /// Answers that could be compared, and those of them that are correct.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accuracy {
     /// Entries with a correct answer that were asked.
     pub questions: usize,
@@ -23,15 +23,27 @@ impl Accuracy {
     pub fn of(entries: &[Entry], completions: &[Completion]) -> Option<Self> {
         let by_id: HashMap<RequestId, &Completion> =
             completions.iter().map(|completion| (completion.id, completion)).collect();
-        let mut found = Self { questions: 0, correct: 0 };
+        let mut found = Self::default();
         for entry in entries {
-            let Entry::Asked { request, answer: Some(answer), .. } = entry else { continue };
+            let Entry::Asked { request, answer: Some(_), .. } = entry else { continue };
             // One that a run did not get to was not asked.
             let Some(completion) = by_id.get(request) else { continue };
-            found.questions += 1;
-            found.correct += usize::from(completion.error.is_none() && answer.is_met(&completion.text));
+            found.note(entry, completion);
         }
-        (found.questions > 0).then_some(found)
+        found.of_any()
+    }
+
+    /// Counts in an entry and its completion, where it has a correct answer.
+    pub fn note(&mut self, entry: &Entry, completion: &Completion) {
+        if let Entry::Asked { answer: Some(answer), .. } = entry {
+            self.questions += 1;
+            self.correct += usize::from(completion.error.is_none() && answer.is_met(&completion.text));
+        }
+    }
+
+    /// Itself, where there was anything to compare.
+    pub fn of_any(self) -> Option<Self> {
+        (self.questions > 0).then_some(self)
     }
 
     /// Share of correct answers.

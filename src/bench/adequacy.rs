@@ -1,5 +1,7 @@
 //! Warnings about a workload that is too small, or settings that left the machine idle, each with a value that would be sufficient.
 
+use std::fmt;
+
 use super::Measurement;
 use crate::backend::EngineReport;
 
@@ -12,18 +14,42 @@ const SHORTEST_SECONDS: f64 = 10.0;
 /// Share of a region's time from which waiting is worth a warning.
 const NOTABLE: f64 = 0.1;
 
+/// Sequences that run at a time at most.
+#[derive(Clone, Copy)]
+struct SequencePlaces {
+    /// Those of one engine, as configured.
+    max_num_seqs: usize,
+    engines: usize,
+}
+
+impl SequencePlaces {
+    fn all(self) -> usize {
+        self.max_num_seqs * self.engines
+    }
+}
+
+impl fmt::Display for SequencePlaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_num_seqs, engines } = self;
+        match engines {
+            1 => write!(f, "max-num-seqs={max_num_seqs}"),
+            _ => write!(f, "max-num-seqs={max_num_seqs} on each of {engines} engines"),
+        }
+    }
+}
+
 /// Warnings about `measurement`, one region of a run on `engine` with its own lengths (`measures`: the user's prompts are few or
 /// many as they are).
 pub fn warnings(measurement: &Measurement, engine: &EngineReport, measures: bool) -> Vec<String> {
     let mut found = Vec::new();
-    let requests = measurement.requests.len();
+    let requests = measurement.totals.requests as usize;
     let elapsed = measurement.elapsed_seconds;
-    let max_num_seqs = engine.max_num_seqs();
-    if measures && let Some(places) = max_num_seqs {
-        let enough = REQUESTS_PER_PLACE * places;
+    let places = engine.max_num_seqs().map(|max_num_seqs| SequencePlaces { max_num_seqs, engines: engine.engines() });
+    if measures && let Some(places) = places {
+        let enough = REQUESTS_PER_PLACE * places.all();
         if requests < enough {
             found.push(format!(
-                "{requests} requests are fewer than {REQUESTS_PER_PLACE} times max-num-seqs={places}: much of the region is a batch that \
+                "{requests} requests are fewer than {REQUESTS_PER_PLACE} times {places}: much of the region is a batch that \
                  fills up or runs empty; num-prompts={enough} would be enough"
             ));
         }
@@ -35,35 +61,37 @@ pub fn warnings(measurement: &Measurement, engine: &EngineReport, measures: bool
              would be enough"
         ));
     }
-    if let (Some(places), Some(kv_blocks)) = (max_num_seqs, engine.kv_blocks()) {
+    if let (Some(places), Some(kv_blocks)) = (places, engine.kv_blocks()) {
         found.extend(idle(measurement, engine, places, kv_blocks));
     }
     found
 }
 
 /// The warning about a cache or a `max-num-seqs` that left the machine idle, if one did.
-fn idle(measurement: &Measurement, engine: &EngineReport, places: usize, kv_blocks: usize) -> Option<String> {
-    let waiting = measurement.occupancy.waiting(places, kv_blocks);
+fn idle(measurement: &Measurement, engine: &EngineReport, places: SequencePlaces, kv_blocks: usize) -> Option<String> {
+    let waiting = measurement.occupancy.waiting(places.all(), kv_blocks);
     if waiting.for_blocks >= NOTABLE {
         let (share, running) = (waiting.for_blocks * 100.0, waiting.running_without_blocks.max(1));
         // As many blocks for each sequence as those that ran had.
-        let factor = places as f64 / f64::from(running);
+        let factor = places.all() as f64 / f64::from(running);
         let enough = match engine.kv_cache_bytes() {
+            // The setting is for one GPU, or for all engines and ranks on a CPU.
             Some(bytes) => {
-                format!("kv-cache-memory={:.1}GiB", bytes as f64 * factor / f64::from(1 << 30))
+                let memories = engine.gpus().max(1) as f64;
+                format!("kv-cache-memory={:.1}GiB", bytes as f64 / memories * factor / f64::from(1 << 30))
             }
             None => format!("a cache {factor:.1} times as large"),
         };
         return Some(format!(
-            "the KV cache was full for {share:.0} % of the region, with {running} of max-num-seqs={places} sequences running and others \
+            "the KV cache was full for {share:.0} % of the region, with {running} of {places} sequences running and others \
              waiting; {enough} would hold them all"
         ));
     }
     if waiting.for_a_place >= NOTABLE {
-        let room = room(measurement, &waiting, places, kv_blocks)?;
+        let room = room(measurement, &waiting, places.all(), kv_blocks)? / places.engines;
         let share = waiting.for_a_place * 100.0;
         return Some(format!(
-            "requests waited for one of max-num-seqs={places} places for {share:.0} % of the region, although the machine had room for \
+            "requests waited for one of {places} places for {share:.0} % of the region, although the machine had room for \
              more; max-num-seqs={room} would use it"
         ));
     }
@@ -90,7 +118,7 @@ fn room(
         // What the engine does not say is taken to be no limit.
         _ => f64::INFINITY,
     };
-    let room = by_blocks.min(by_compute).min(measurement.requests.len() as f64);
+    let room = by_blocks.min(by_compute).min(measurement.totals.requests as f64);
     // Half as many again at least: less than that would not be worth a warning.
     (room >= 1.5 * places as f64).then_some(room as usize)
 }

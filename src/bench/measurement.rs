@@ -5,10 +5,10 @@ use std::iter::Sum;
 
 use serde::Serialize;
 
-use flashjob_event::FinishReason;
-use flashjob_results::{Bins, Distribution, RequestTiming, TokenClock};
+use flashjob_results::{Bins, Distribution, LatencyBins, RequestTiming, RequestTotals, TokenClock};
 
 use super::Roofline;
+use super::expectation::Expectation;
 use super::occupancy::{Occupancy, SteadyWindow};
 use crate::backend::{Completion, Request};
 
@@ -19,8 +19,15 @@ pub struct Measurement {
     pub complete: bool,
     /// From handing over the first request to the text of the last one; to the last event while incomplete.
     pub elapsed_seconds: f64,
+    /// Numbers of requests and of their tokens.
+    pub totals: RequestTotals,
     /// Over all requests.
     pub latencies: Latencies,
+    /// What percentiles are made of.
+    pub percentiles_of: PercentilesOf,
+    /// The latencies of a batch, in a form that adds up over replicas; `None` where each request has a record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_bins: Option<LatencyBins>,
     /// Times that a running request lost its blocks.
     pub preemptions: u64,
     /// Forward passes.
@@ -42,12 +49,22 @@ pub struct Measurement {
     /// Levels of the batch. Summed up in the steady window and in warnings.
     #[serde(skip)]
     pub occupancy: Occupancy,
-    /// Each time between two tokens of a request, in seconds.
+    /// Each time between two tokens of a request, in seconds; none of a batch.
     #[serde(skip)]
     pub inter_token_seconds: Vec<f64>,
-    /// Each request, in order. Written to a file of its own, not into the summary.
+    /// Each request, in order; of a batch those that ended first. Written to a file of its own, not into the summary.
     #[serde(skip)]
     pub requests: Vec<RequestTiming>,
+}
+
+/// What percentiles of latencies are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PercentilesOf {
+    /// Each value: they are exact.
+    Values,
+    /// Counts in bins, as a batch may have any number of requests: they are known to 0.5 %.
+    Bins,
 }
 
 /// Prompt tokens that were found in the prefix cache and not computed.
@@ -96,6 +113,17 @@ impl Latencies {
             queue_seconds: over(|request| request.queue_seconds),
         }
     }
+
+    /// Percentiles of `bins`, and of the times between tokens.
+    pub fn of_bins(bins: &LatencyBins, inter_token_latency_seconds: Option<Distribution>) -> Self {
+        Self {
+            time_to_first_token_seconds: bins.time_to_first_token_seconds.distribution(),
+            time_per_output_token_seconds: bins.time_per_output_token_seconds.distribution(),
+            inter_token_latency_seconds,
+            end_to_end_seconds: bins.end_to_end_seconds.distribution(),
+            queue_seconds: bins.queue_seconds.distribution(),
+        }
+    }
 }
 
 impl Measurement {
@@ -122,7 +150,10 @@ impl Measurement {
         Some(Self {
             complete: regions.iter().all(|region| region.complete),
             elapsed_seconds: regions.iter().map(|region| region.elapsed_seconds).sum(),
+            totals: regions.iter().map(|region| region.totals).sum(),
             latencies: Latencies::of(&requests, inter_token_seconds.clone()),
+            percentiles_of: PercentilesOf::Values,
+            latency_bins: None,
             preemptions: sum(|region| region.preemptions),
             steps: sum(|region| region.steps),
             roofline: Roofline::together(regions.iter().map(|region| region.roofline)),
@@ -146,7 +177,7 @@ impl Measurement {
 
     /// Requests that ended with an error.
     pub fn failed_requests(&self) -> usize {
-        self.requests.iter().filter(|request| request.failed()).count()
+        self.totals.failed as usize
     }
 
     /// Requests that finished, and not with an error.
@@ -156,18 +187,17 @@ impl Measurement {
 
     /// Requests that finished, also with an error.
     pub fn finished_requests(&self) -> usize {
-        self.requests.iter().filter(|request| request.end_to_end_seconds.is_some()).count()
+        self.totals.finished as usize
     }
 
     /// Prompt tokens of finished requests.
     pub fn total_input_tokens(&self) -> u64 {
-        let finished = self.requests.iter().filter(|request| request.end_to_end_seconds.is_some());
-        finished.map(|request| u64::from(request.prompt_tokens)).sum()
+        self.totals.input_tokens
     }
 
     /// Tokens produced, also by requests that have not finished.
     pub fn total_output_tokens(&self) -> u64 {
-        self.requests.iter().map(|request| u64::from(request.output_tokens)).sum()
+        self.totals.output_tokens
     }
 
     /// Checks that exactly what was asked for has happened: every request once, every token counted by the events
@@ -186,8 +216,10 @@ impl Measurement {
             ));
         }
         let by_id: BTreeMap<_, _> = completions.iter().map(|completion| (completion.id, completion)).collect();
+        let mut in_order: Vec<&Request> = requests.iter().collect();
+        in_order.sort_by_key(|request| request.id);
         // Both are in the order of request numbers.
-        for (request, timing) in requests.iter().zip(&self.requests) {
+        for (request, timing) in in_order.into_iter().zip(&self.requests) {
             let Some(completion) = by_id.get(&request.id) else {
                 return Err(format!("request {} has no completion", request.id.0));
             };
@@ -204,7 +236,6 @@ impl Measurement {
                     timing.output_tokens
                 ));
             }
-            let expected = request.max_tokens;
             if timing.finish_reason != Some(completion.reason) {
                 return Err(format!(
                     "request {} ended by {}, but events say otherwise",
@@ -212,17 +243,7 @@ impl Measurement {
                     completion.reason.name()
                 ));
             }
-            // With `ignore_eos` nothing but its length ends a request. One that ended with an error lacks at least the token
-            // of the error.
-            let in_order = match completion.reason {
-                FinishReason::Length => produced == expected,
-                FinishReason::Stop if request.ignore_eos => produced == expected,
-                FinishReason::Stop => produced <= expected,
-                FinishReason::Error => produced < expected,
-            };
-            if !in_order {
-                return Err(format!("request {} produced {produced} tokens, not {expected}", request.id.0));
-            }
+            Expectation::of(request).check(completion)?;
         }
         Ok(())
     }
@@ -233,13 +254,27 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use flashjob_config::Sampling;
-    use flashjob_event::{Event, Fact, Observer, Phase, RequestId};
+    use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
 
     use super::*;
-    use crate::backend::Seed;
+    use crate::backend::{RequestError, Seed};
     use crate::bench::Recorder;
 
     const REQUEST: RequestId = RequestId(0);
+
+    fn request() -> Request {
+        Request {
+            id: REQUEST,
+            prompt: vec![1],
+            max_tokens: 2,
+            ignore_eos: false,
+            sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
+            options: None,
+            choice: 0,
+            seed: Seed::Job(0),
+            text: None,
+        }
+    }
 
     /// A request for two tokens that gets `produced` of them, a second each, and ends so.
     fn measured(produced: u32, reason: FinishReason) -> Measurement {
@@ -255,13 +290,11 @@ mod tests {
     #[test]
     fn only_a_stop_or_an_error_lets_a_request_have_fewer_tokens() {
         use FinishReason::{Error, Length, Stop};
-        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
         let verified = |produced: u32, reason, ignore_eos| {
-            let request =
-                Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos, sampling, seed: Seed::Job(0) };
-            let error = (reason == Error).then(String::new);
+            let request = Request { ignore_eos, ..request() };
+            let error = (reason == Error).then(|| RequestError::Sentence(String::new()));
             let tokens = (0..produced).collect();
-            let completion = Completion { id: REQUEST, tokens, text: String::new(), reason, error };
+            let completion = Completion { id: REQUEST, tokens, text: String::new(), logprobs: None, reason, error };
             measured(produced, reason).verify(&[request], &[completion])
         };
         for (produced, reason, ignore_eos, good) in [
@@ -278,9 +311,15 @@ mod tests {
             assert_eq!(verified(produced, reason, ignore_eos).is_ok(), good, "{produced} {reason:?} {ignore_eos}");
         }
         // Events and completions must agree on the reason.
-        let request =
-            Request { id: REQUEST, prompt: vec![1], max_tokens: 2, ignore_eos: false, sampling, seed: Seed::Job(0) };
-        let completion = Completion { id: REQUEST, tokens: vec![0], text: String::new(), reason: Error, error: None };
+        let request = request();
+        let completion = Completion {
+            id: REQUEST,
+            tokens: vec![0],
+            text: String::new(),
+            logprobs: None,
+            reason: Error,
+            error: None,
+        };
         let deviation = measured(1, Stop).verify(&[request], &[completion]).unwrap_err();
         assert_eq!(deviation, "request 0 ended by error, but events say otherwise");
     }

@@ -10,7 +10,14 @@ use serde::Serialize;
 /// Share of the highest concurrency from which a step counts as steady (that of `vllm bench serve`'s steady state).
 const STEADY_SHARE: f64 = 0.95;
 
-/// The batch after one step.
+/// Share of places that count as all of them: an engine that admits requests in groups of a sixteenth leaves fewer free while
+/// others wait.
+const TAKEN_SHARE: f64 = 15.0 / 16.0;
+
+/// Steps that are kept one by one. Of a region with more, two neighbours become one, as often as it takes.
+const MOST_STEPS: usize = 1 << 19;
+
+/// The batch after one step, or after some steps that follow one another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct StepLevel {
     /// Seconds since the region began.
@@ -20,6 +27,18 @@ struct StepLevel {
     kv_blocks_used: u32,
     /// Tokens generated since the step before.
     output_tokens: u32,
+}
+
+impl StepLevel {
+    /// This step and the one behind it as one.
+    fn then(self, next: Self) -> Self {
+        Self {
+            running: self.running.max(next.running),
+            kv_blocks_used: self.kv_blocks_used.max(next.kv_blocks_used),
+            output_tokens: self.output_tokens + next.output_tokens,
+            ..next
+        }
+    }
 }
 
 /// Levels after each step of a region.
@@ -48,7 +67,7 @@ pub struct SteadyWindow {
 /// Shares of a region's time in which requests waited although a larger setting would have taken them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WaitingShares {
-    /// Every one of `max-num-seqs` places was taken.
+    /// The `max-num-seqs` places of all engines were taken, all but a group of them.
     pub for_a_place: f64,
     /// Places were free, but the KV cache had no blocks for another sequence.
     pub for_blocks: f64,
@@ -75,6 +94,10 @@ impl Occupancy {
         let mut output_tokens = 0;
         while let Some((_, tokens)) = self.unassigned.pop_front_if(|(at, _)| *at <= at_seconds) {
             output_tokens += tokens;
+        }
+        // Half the resolution: a window is found to some steps, of half a million.
+        if self.steps.len() == MOST_STEPS {
+            self.steps = self.steps.chunks(2).filter_map(|pair| pair.iter().copied().reduce(StepLevel::then)).collect();
         }
         self.steps.push(StepLevel {
             at_seconds,
@@ -111,8 +134,8 @@ impl Occupancy {
         })
     }
 
-    /// Causes of waiting, for an engine of `max_num_seqs` places and `kv_blocks` blocks.
-    pub fn waiting(&self, max_num_seqs: usize, kv_blocks: usize) -> WaitingShares {
+    /// Causes of waiting, for engines of `places` sequences and `kv_blocks` blocks together.
+    pub fn waiting(&self, places: usize, kv_blocks: usize) -> WaitingShares {
         let mut found = WaitingShares {
             peak_running: self.peak_running(),
             peak_kv_blocks: self.steps.iter().map(|step| step.kv_blocks_used).max().unwrap_or(0),
@@ -128,7 +151,7 @@ impl Occupancy {
             }
             let free_blocks = kv_blocks.saturating_sub(step.kv_blocks_used as usize);
             let blocks_per_sequence = step.kv_blocks_used / step.running.max(1);
-            if step.running as usize >= max_num_seqs {
+            if f64::from(step.running) >= TAKEN_SHARE * places as f64 {
                 found.for_a_place += seconds;
             } else if free_blocks < blocks_per_sequence as usize {
                 // Fewer than a running sequence has: prompts of the usual length do not fit. While a batch fills up, blocks are
@@ -198,6 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn a_long_region_keeps_its_window_in_bounded_memory() {
+        let mut occupancy = Occupancy::default();
+        let steps = 2 * MOST_STEPS + 7;
+        for step in 0..steps {
+            let at = (step + 1) as f64;
+            occupancy.token(at);
+            occupancy.step(at, if step < steps / 2 { 1 } else { 8 }, 0, 1);
+            assert!(occupancy.steps.len() <= MOST_STEPS);
+        }
+        let window = occupancy.steady_window(steps as f64).unwrap();
+        assert!((window.ramp_up_seconds - (steps / 2) as f64).abs() < 8.0, "{window:?}");
+        assert!((window.seconds - window.output_tokens as f64).abs() < 8.0, "{window:?}");
+    }
+
+    #[test]
     fn a_moment_is_no_window() {
         for levels in [&[][..], &[(0, 0, 0)], &[(4, 0, 1)], &[(4, 0, 1), (3, 0, 1), (0, 0, 0)]] {
             assert_eq!(occupancy(levels).steady_window(9.0), None, "{levels:?}");
@@ -222,6 +260,9 @@ mod tests {
         };
         // All places are taken in three of four seconds.
         assert_eq!(of(&[(8, 9, 40), (8, 5, 48), (8, 1, 48), (8, 0, 48)]), (0.75, 0.0, 0));
+        // While a group ends before others are admitted, a sixteenth of the places is free.
+        let in_groups = occupancy(&[(32, 9, 40), (31, 9, 40), (30, 9, 40), (29, 9, 40)]).waiting(32, 100);
+        assert_eq!((in_groups.for_a_place, in_groups.for_blocks), (0.75, 0.0));
         // Four sequences have 24 blocks each, and 4 are left.
         assert_eq!(of(&[(4, 9, 96), (4, 5, 96), (2, 0, 48)]), (0.0, 2.0 / 3.0, 4));
         // A batch that fills up waits for the next step, and for nothing else.

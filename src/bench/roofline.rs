@@ -2,7 +2,13 @@
 //!
 //! A step takes at least as long as its operations at the machine's rate of operations, and at least as long as its bytes
 //! at the machine's rate of bytes. The sum of the longer ones is the least that the run could have taken.
+//!
+//! The serial limit is the same of each operation of a step by itself: of products, which operations bound in a large batch, and of
+//! attention, which bytes bound. It is the least for an engine that computes one operation after the other.
 
+use std::collections::BTreeMap;
+
+use flashjob_event::{Needs, StepNeeds};
 use serde::Serialize;
 
 /// Limits of the machine, as measured.
@@ -37,6 +43,8 @@ pub struct Roofline {
     pub limit_seconds: Option<f64>,
     /// The part of it in steps that operations bound rather than bytes.
     pub compute_bound_seconds: Option<f64>,
+    /// The least that all steps could have taken with one operation after the other; `None` where it is unknown.
+    pub serial_limit_seconds: Option<f64>,
     /// Reason for an unknown roofline although limits were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_because: Option<&'static str>,
@@ -47,38 +55,81 @@ const LIMITS_TOO_LOW: &str = "the run was faster than the machine's limits as th
                               work held the processors up at both times, and should not run beside the job, or the model is so \
                               small that caches hold it, and memory is no limit";
 
-/// Operations and bytes of each step of a region.
+/// Needs of a region, by step and by operation.
 #[derive(Debug, Default)]
-pub(super) struct Needs(Vec<(f64, f64)>);
+pub(super) struct NeededWork {
+    steps: ByIntensity,
+    operations: ByIntensity,
+}
 
-impl Needs {
+impl NeededWork {
     /// Counts in a step.
-    pub(super) fn add(&mut self, flops: f64, bytes: f64) {
-        self.0.push((flops, bytes));
+    pub(super) fn add(&mut self, step: &StepNeeds) {
+        self.steps.add(step.total());
+        step.operations().into_iter().for_each(|operation| self.operations.add(operation));
     }
 
     /// Beside `limits`, for a region of `elapsed_seconds`.
     pub(super) fn under(&self, limits: Option<MachineLimits>, elapsed_seconds: f64) -> Roofline {
-        let mut roofline = Roofline { limits, ..Roofline::default() };
-        for (flops, bytes) in &self.0 {
-            roofline.flops += flops;
-            roofline.bytes += bytes;
-        }
+        let Needs { flops, bytes } = self.steps.total();
+        let roofline = Roofline { limits, flops, bytes, ..Roofline::default() };
         let Some(limits) = limits else { return roofline };
-        let (mut least, mut compute_bound) = (0.0, 0.0);
-        for (flops, bytes) in &self.0 {
-            // Within a step computing and moving overlap, so that the longer one counts. Steps follow each other, so that
-            // they add up.
+        let least = self.steps.least(limits);
+        match least.seconds > elapsed_seconds {
+            true => Roofline { unknown_because: Some(LIMITS_TOO_LOW), ..roofline },
+            false => Roofline {
+                limit_seconds: Some(least.seconds),
+                compute_bound_seconds: Some(least.compute_bound_seconds),
+                serial_limit_seconds: Some(self.operations.least(limits).seconds),
+                ..roofline
+            },
+        }
+    }
+}
+
+/// Needs put together by their operations per byte, as limits are known at the end only: bounded memory for any number of steps, exact
+/// but for needs of about the intensity at which neither limit is the longer one, and within half a place there.
+#[derive(Debug, Default)]
+struct ByIntensity(BTreeMap<i32, Needs>);
+
+/// Places for each doubling of the intensity: one is 0.3 % wide.
+const PER_OCTAVE: f64 = 256.0;
+
+/// Octaves beyond which intensities are one: 2^±64 operations per byte, which no computation has.
+const OCTAVES: f64 = 64.0;
+
+/// The least time of needs.
+struct Least {
+    seconds: f64,
+    compute_bound_seconds: f64,
+}
+
+impl ByIntensity {
+    fn add(&mut self, needs: Needs) {
+        if needs == Needs::default() {
+            return;
+        }
+        // Infinite of what moves nothing.
+        let octave = (needs.flops / needs.bytes).log2().clamp(-OCTAVES, OCTAVES);
+        let place = self.0.entry((octave * PER_OCTAVE).round() as i32).or_default();
+        *place = *place + needs;
+    }
+
+    fn total(&self) -> Needs {
+        self.0.values().fold(Needs::default(), |sum, &needs| sum + needs)
+    }
+
+    fn least(&self, limits: MachineLimits) -> Least {
+        let mut least = Least { seconds: 0.0, compute_bound_seconds: 0.0 };
+        for Needs { flops, bytes } in self.0.values() {
+            // Within one computing and moving overlap, so that the longer one counts. They follow each other, so that they add up.
             let (computing, moving) = (flops / limits.flops_per_second, bytes / limits.bytes_per_second);
-            least += computing.max(moving);
+            least.seconds += computing.max(moving);
             if computing >= moving {
-                compute_bound += computing;
+                least.compute_bound_seconds += computing;
             }
         }
-        match least > elapsed_seconds {
-            true => Roofline { unknown_because: Some(LIMITS_TOO_LOW), ..roofline },
-            false => Roofline { limit_seconds: Some(least), compute_bound_seconds: Some(compute_bound), ..roofline },
-        }
+        least
     }
 }
 
@@ -113,6 +164,10 @@ pub struct BoundFigures {
     pub roofline_seconds: f64,
     /// The same as a share of the elapsed time.
     pub roofline_fraction: f64,
+    /// Seconds that all steps take at the limits, one operation after the other.
+    pub roofline_serial_seconds: f64,
+    /// The same as a share of the elapsed time; above 1 where operations overlap, or caches hold what one leaves to the next.
+    pub roofline_serial_fraction: f64,
     /// Share of it in steps that operations bound rather than bytes.
     pub roofline_compute_bound_share: f64,
     /// Model FLOPs utilisation.
@@ -124,6 +179,7 @@ pub struct BoundFigures {
 impl Roofline {
     /// That of several regions: needs and limits in time add up; unknown where one of them is.
     pub(super) fn together(regions: impl Iterator<Item = Self>) -> Self {
+        let added = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one + other);
         let sum = |sum: Self, region: Self| Self {
             limits: match (sum.limits, region.limits) {
                 (Some(one), Some(other)) => Some(one.higher(other)),
@@ -131,11 +187,9 @@ impl Roofline {
             },
             flops: sum.flops + region.flops,
             bytes: sum.bytes + region.bytes,
-            limit_seconds: sum.limit_seconds.zip(region.limit_seconds).map(|(one, other)| one + other),
-            compute_bound_seconds: sum
-                .compute_bound_seconds
-                .zip(region.compute_bound_seconds)
-                .map(|(one, other)| one + other),
+            limit_seconds: added(sum.limit_seconds, region.limit_seconds),
+            compute_bound_seconds: added(sum.compute_bound_seconds, region.compute_bound_seconds),
+            serial_limit_seconds: added(sum.serial_limit_seconds, region.serial_limit_seconds),
             unknown_because: sum.unknown_because.or(region.unknown_because),
         };
         regions.reduce(sum).unwrap_or_default()
@@ -150,9 +204,12 @@ impl Roofline {
         let (flops_per_second, memory_bytes_per_second) = (self.flops / elapsed_seconds, self.bytes / elapsed_seconds);
         let bound = |limits: MachineLimits| {
             let (limit_seconds, compute_bound_seconds) = (self.limit_seconds?, self.compute_bound_seconds?);
+            let serial_limit_seconds = self.serial_limit_seconds?;
             Some(BoundFigures {
                 roofline_seconds: limit_seconds,
                 roofline_fraction: limit_seconds / elapsed_seconds,
+                roofline_serial_seconds: serial_limit_seconds,
+                roofline_serial_fraction: serial_limit_seconds / elapsed_seconds,
                 roofline_compute_bound_share: compute_bound_seconds / limit_seconds,
                 mfu: flops_per_second / limits.flops_per_second,
                 mbu: memory_bytes_per_second / limits.bytes_per_second,
@@ -172,8 +229,47 @@ mod tests {
 
     const LIMITS: MachineLimits = MachineLimits { flops_per_second: 100.0, bytes_per_second: 10.0 };
 
-    fn needs(steps: &[(f64, f64)]) -> Needs {
-        Needs(steps.to_vec())
+    fn products(flops: f64, bytes: f64) -> StepNeeds {
+        StepNeeds { layers: Needs { flops, bytes }, ..StepNeeds::default() }
+    }
+
+    fn needed(steps: &[StepNeeds]) -> NeededWork {
+        let mut needed = NeededWork::default();
+        steps.iter().for_each(|step| needed.add(step));
+        needed
+    }
+
+    /// Steps of one kind of operation.
+    fn needs(steps: &[(f64, f64)]) -> NeededWork {
+        needed(&steps.iter().map(|&(flops, bytes)| products(flops, bytes)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn operations_one_after_the_other_take_longer_than_the_step_at_its_limit() {
+        // Products that computing bounds, 3 s, and attention that memory bounds, 2 s: 3.2 s and 2.5 s were they to overlap.
+        let step = StepNeeds { attention: Needs { flops: 20.0, bytes: 20.0 }, ..products(300.0, 5.0) };
+        let roofline = needed(&[step, step]).under(Some(LIMITS), 20.0);
+        assert_eq!((roofline.limit_seconds, roofline.serial_limit_seconds), (Some(6.4), Some(10.0)));
+        let bound = roofline.figures(20.0).unwrap().bound.unwrap();
+        assert_eq!((bound.roofline_fraction, bound.roofline_serial_fraction), (0.32, 0.5));
+    }
+
+    #[test]
+    fn any_number_of_steps_takes_bounded_memory_and_hardly_changes_the_sum() {
+        let mut needed = NeededWork::default();
+        let mut exact = 0.0;
+        for step in 0..100_000 {
+            // Intensities from 0.1 to 1000, across that of the machine, which is 10.
+            let flops = 10f64.powf(f64::from(step % 4000) / 1000.0);
+            needed.add(&products(flops, 10.0));
+            exact += (flops / LIMITS.flops_per_second).max(10.0 / LIMITS.bytes_per_second);
+        }
+        assert!(needed.steps.0.len() < 4000, "{}", needed.steps.0.len());
+        let least = needed.steps.least(LIMITS).seconds;
+        assert!(least <= exact * (1.0 + 1e-9) && least > exact * 0.999_9, "{least} instead of {exact}");
+        needed.add(&products(1.0, 0.0));
+        needed.add(&products(0.0, 1.0));
+        assert!(needed.steps.least(LIMITS).seconds.is_finite());
     }
 
     #[test]

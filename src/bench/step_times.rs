@@ -1,6 +1,6 @@
 //! Durations of the steps of a warm-up, by the number of sequences that decode in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -22,6 +22,7 @@ struct Noted {
 /// Tokens and duration of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct StepTime {
+    engine: usize,
     prefill_tokens: usize,
     decode_tokens: usize,
     seconds: f64,
@@ -46,10 +47,11 @@ impl Observer for StepTimes {
     fn observe(&self, event: &Event) {
         match event.fact {
             Fact::PhaseStarted(phase) => self.lock().open = phase == Phase::WarmUp,
-            Fact::StepFinished { duration, prefill_tokens, decode_tokens, .. } => {
+            Fact::StepFinished { engine, duration, prefill_tokens, decode_tokens, .. } => {
                 let mut noted = self.lock();
                 if noted.open && noted.steps.len() < MOST_STEPS {
-                    noted.steps.push(StepTime { prefill_tokens, decode_tokens, seconds: duration.as_secs_f64() });
+                    let seconds = duration.as_secs_f64();
+                    noted.steps.push(StepTime { engine, prefill_tokens, decode_tokens, seconds });
                 }
             }
             _ => {}
@@ -68,11 +70,19 @@ impl Round {
         self.0.len()
     }
 
+    fn decoding(&self) -> impl Iterator<Item = &StepTime> {
+        self.0.iter().filter(|step| step.prefill_tokens == 0 && step.decode_tokens > 0)
+    }
+
+    /// Engines and size classes of steps that only decode.
+    pub(super) fn decode_sizes(&self) -> BTreeSet<(usize, usize)> {
+        self.decoding().map(|step| (step.engine, size_class(step.decode_tokens))).collect()
+    }
+
     /// Median seconds of steps that only decode, by size class.
     pub(super) fn decode_seconds(&self) -> BTreeMap<usize, f64> {
         let mut by_size = BTreeMap::<usize, Vec<f64>>::new();
-        let decoding = self.0.iter().filter(|step| step.prefill_tokens == 0 && step.decode_tokens > 0);
-        decoding.for_each(|step| by_size.entry(size_class(step.decode_tokens)).or_default().push(step.seconds));
+        self.decoding().for_each(|step| by_size.entry(size_class(step.decode_tokens)).or_default().push(step.seconds));
         let median = |mut seconds: Vec<f64>| {
             seconds.sort_by(f64::total_cmp);
             seconds[seconds.len() / 2]

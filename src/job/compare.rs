@@ -8,6 +8,7 @@ use flashjob_compare::{self as comparing, Comparison, Format, MOST_RUNS, Run, Th
 use flashjob_config::Tracking;
 use flashjob_config_parser::{Compare, CompareFormat};
 use flashjob_mlflow::StoredRuns;
+use flashjob_pages::comparison_page;
 use flashjob_results::{LARGEST_RESULT_BYTES, RunResult, Stored, open};
 
 use super::{Exit, exit, terminal};
@@ -43,40 +44,63 @@ fn compared(asked: &Compare) -> Result<Exit, Vec<String>> {
         };
         added.map_err(|sentence| vec![sentence])?;
     }
-    let comparison = Comparison::new(&found.runs, asked.allow_different);
+    let runs: Vec<Run> = found.runs.iter().map(|run| Run::new(run.name.clone(), run.result.clone())).collect();
+    let comparison = Comparison::new(&runs, asked.allow_different);
     let comparison = comparison.map_err(|error| match error {
         comparing::Error::NotComparable(sentences) => sentences,
         error => vec![error.to_string()],
     })?;
     // Before the threshold is judged: who reads the exit code wants to see why.
-    let text = comparing::render(&comparison, format(asked.format), terminal::width());
+    let render = |format| comparing::render(&comparison, format, terminal::width());
+    let text = match asked.format {
+        CompareFormat::Table => render(Format::Table),
+        CompareFormat::Markdown => render(Format::Markdown),
+        CompareFormat::Csv => render(Format::Csv),
+        CompareFormat::Json => render(Format::Json),
+        CompareFormat::Html => Ok(comparison_page(&comparison, &found.pages())),
+    };
     terminal::print(&text.map_err(|error| vec![format!("the comparison cannot be written: {error}")])?);
     let below = threshold.map(|threshold| threshold.below(&comparison)).unwrap_or_default();
     below.iter().for_each(|run| terminal::complain(&run.to_string()));
     Ok(if below.is_empty() { Exit::Done } else { Exit::BelowThreshold })
 }
 
-fn format(asked: CompareFormat) -> Format {
-    match asked {
-        CompareFormat::Table => Format::Table,
-        CompareFormat::Markdown => Format::Markdown,
-        CompareFormat::Csv => Format::Csv,
-        CompareFormat::Json => Format::Json,
-        CompareFormat::Html => Format::Html,
-    }
-}
-
 /// Runs that were found so far.
 #[derive(Default)]
 struct NamedRuns {
-    runs: Vec<Run>,
-    /// Name of each run by the place where it lies: two names may lead to one.
+    runs: Vec<NamedRun>,
+    /// Name of each run by the place where it lies.
     places: HashMap<PathBuf, String>,
 }
 
+/// A run as it was named.
+struct NamedRun {
+    name: String,
+    result: RunResult,
+    /// The other files of a run on disk are in it.
+    directory: Option<PathBuf>,
+}
+
 impl NamedRuns {
-    /// Keeps a run, unless its place was named before.
-    fn add(&mut self, place: PathBuf, name: String, result: RunResult) -> Result<(), String> {
+    /// Everything that a page shows of each run.
+    fn pages(self) -> Vec<flashjob_pages::Run> {
+        let page = |NamedRun { result, directory, .. }| match directory {
+            Some(directory) => flashjob_pages::Run::beside(result, &directory),
+            None => flashjob_pages::Run::new(result),
+        };
+        self.runs.into_iter().map(page).collect()
+    }
+
+    /// Keeps the run of the file `result.json` at `file`, unless it was named before.
+    fn add_file(&mut self, file: PathBuf, name: String, result: RunResult) -> Result<(), String> {
+        let directory = file.parent().map(Path::to_owned);
+        // Two names may lead to one file.
+        let place = file.canonicalize().unwrap_or(file);
+        self.add(place, NamedRun { name, result, directory })
+    }
+
+    fn add(&mut self, place: PathBuf, run: NamedRun) -> Result<(), String> {
+        let name = &run.name;
         if let Some(earlier) = self.places.insert(place, name.clone()) {
             return Err(format!("`{name}` is the same run as `{earlier}`; name each run once"));
         }
@@ -84,7 +108,7 @@ impl NamedRuns {
         if self.runs.len() == MOST_RUNS {
             return Err(comparing::Error::TooMany(MOST_RUNS + 1).to_string());
         }
-        self.runs.push(Run::new(name, result));
+        self.runs.push(run);
         Ok(())
     }
 
@@ -92,7 +116,7 @@ impl NamedRuns {
     fn add_from_disk(&mut self, path: &Path) -> Result<(), String> {
         let unreadable = |error: flashjob_results::Error| error.to_string();
         match open(path).map_err(unreadable)? {
-            Stored::Run(file, result) => self.add(canonical(file), path.display().to_string(), *result),
+            Stored::Run(file, result) => self.add_file(file, path.display().to_string(), *result),
             Stored::Sweep(sweep) => {
                 let mut finished = sweep.finished().peekable();
                 if finished.peek().is_none() {
@@ -104,7 +128,7 @@ impl NamedRuns {
                 for combination in finished {
                     let file = sweep.result_path(combination);
                     let name = sweep.directory.join(&combination.directory).display().to_string();
-                    self.add(canonical(file), name, sweep.result(combination).map_err(unreadable)?)?;
+                    self.add_file(file, name, sweep.result(combination).map_err(unreadable)?)?;
                 }
                 Ok(())
             }
@@ -131,7 +155,7 @@ impl NamedRuns {
                 // Parents of replicas and runs of other programs have none.
                 let Some(bytes) = stored.read(run, RESULT, most).await.map_err(said)? else { continue };
                 let result = RunResult::parse(&bytes, &name).map_err(|error| error.to_string())?;
-                self.add(Path::new(IN_MLFLOW).join(run.id()), name, result)?;
+                self.add(Path::new(IN_MLFLOW).join(run.id()), NamedRun { name, result, directory: None })?;
             }
             match self.runs.len() > before {
                 true => Ok(()),
@@ -141,9 +165,4 @@ impl NamedRuns {
             }
         })
     }
-}
-
-/// The place of `file`, however it was named.
-fn canonical(file: PathBuf) -> PathBuf {
-    file.canonicalize().unwrap_or(file)
 }

@@ -1,6 +1,7 @@
 //! Everything that a run carries from phase to phase, by subject. Functions take the parts that they need.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use flashjob_config::JobConfig;
@@ -14,6 +15,7 @@ use super::descriptors::KeptBack;
 use super::host;
 use super::phases::Phases;
 use super::signals::Signals;
+use super::step_watch::StepWatch;
 use super::tracking::Tracking;
 use crate::backend::Rendezvous;
 use crate::bench::{Recorder, StepTimes};
@@ -47,6 +49,8 @@ pub struct Observability {
     pub timeline: Arc<Timeline>,
     /// Step times of the warm-up.
     pub step_times: Arc<StepTimes>,
+    /// Watch on steps that never end.
+    pub step_watch: Arc<StepWatch>,
     /// Times at which phases started.
     pub phases: Arc<Phases>,
 }
@@ -71,6 +75,8 @@ pub struct Resources {
     pub mounter: Mounter,
     /// Rights that were left when the others were given up.
     pub privileges: Privileges,
+    /// Set where a thread hangs in a device's driver, whose exit handlers would wait for it.
+    pub is_stuck: Arc<AtomicBool>,
 }
 
 impl Context {
@@ -87,13 +93,15 @@ impl Context {
         let tracking = Tracking::start(&job, &directory, started, None);
         let rendezvous = |nodes| Arc::new(Rendezvous::new(nodes, signals.cancel().clone()));
         let rendezvous = job.nodes.clone().map(rendezvous);
-        let resources = Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges };
+        let resources =
+            Resources { gpus: Arc::new(host::gpus()), rendezvous, mounter, privileges, is_stuck: Arc::default() };
         let results = Results { directory, tracking, descriptors: KeptBack::take() };
+        let recorder = if job.workload.batch.is_some() { Recorder::of_batch() } else { Recorder::default() };
         Self {
             job,
             started,
             signals,
-            observability: Observability::watching(Arc::new(Registry::new()), Arc::default()),
+            observability: Observability::watching(Arc::new(Registry::new()), Arc::default(), recorder),
             results,
             resources,
         }
@@ -107,33 +115,35 @@ impl Context {
         let tracking = Tracking::start(&job, &directory, started, Some(self.results.tracking.key()));
         // The reserve of the sweep is there for all of its combinations.
         let results = Results { directory, tracking, descriptors: KeptBack::default() };
-        let Resources { gpus, rendezvous, mounter, privileges } = &self.resources;
+        let Resources { gpus, rendezvous, mounter, privileges, is_stuck } = &self.resources;
         let resources = Resources {
             gpus: gpus.clone(),
             rendezvous: rendezvous.clone(),
             mounter: mounter.clone(),
             privileges: privileges.clone(),
+            is_stuck: is_stuck.clone(),
         };
         // The live page and the sampler know one timeline. It has the last region, which is this combination's when it ends.
         let Observability { registry, timeline, .. } = &self.observability;
-        let observability = Observability::watching(registry.clone(), timeline.clone());
+        let observability = Observability::watching(registry.clone(), timeline.clone(), Recorder::default());
         Self { job, started, signals: self.signals.clone(), observability, results, resources }
     }
 }
 
 impl Observability {
-    /// A stream of facts whose counts go to `registry`, and whose measured region goes to `timeline`.
-    fn watching(registry: Arc<Registry>, timeline: Arc<Timeline>) -> Self {
-        let (recorder, phases) = (Arc::new(Recorder::default()), Arc::new(Phases::default()));
-        let step_times = Arc::new(StepTimes::default());
+    /// A stream of facts whose counts go to `registry`, and whose measured region goes to `timeline` and `recorder`.
+    fn watching(registry: Arc<Registry>, timeline: Arc<Timeline>, recorder: Recorder) -> Self {
+        let (recorder, phases) = (Arc::new(recorder), Arc::new(Phases::default()));
+        let (step_times, step_watch) = (Arc::new(StepTimes::default()), Arc::new(StepWatch::default()));
         let events = Events::to(vec![
             registry.clone(),
             recorder.clone(),
             timeline.clone(),
             step_times.clone(),
+            step_watch.clone(),
             phases.clone(),
             Arc::new(FactLog::default()),
         ]);
-        Self { events, registry, recorder, timeline, step_times, phases }
+        Self { events, registry, recorder, timeline, step_times, step_watch, phases }
     }
 }

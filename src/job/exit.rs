@@ -70,17 +70,19 @@ pub struct Failure {
     error: anyhow::Error,
     /// The error's own message includes those of its causes.
     is_self_contained: bool,
+    /// A sentence on what may have caused it.
+    note: Option<String>,
 }
 
 impl Failure {
     /// An error that ends the run with `exit`.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into(), is_self_contained: false }
+        Self { exit, error: error.into(), is_self_contained: false, note: None }
     }
 
     /// An error that ends the run with `exit`, and whose message includes those of its causes.
     pub fn self_contained(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into(), is_self_contained: true }
+        Self { exit, error: error.into(), is_self_contained: true, note: None }
     }
 
     /// A sentence that ends the run with `exit`.
@@ -88,9 +90,23 @@ impl Failure {
         Self::self_contained(exit, anyhow::anyhow!("{sentence}"))
     }
 
+    /// The same with a further sentence on its cause.
+    pub fn noting(self, note: String) -> Self {
+        Self { note: Some(note), ..self }
+    }
+
+    /// The error and its causes, the last of which came first.
+    pub fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        self.error.chain()
+    }
+
     /// The message for people: causes follow after colons, unless they are said already.
     pub fn message(&self) -> String {
-        if self.is_self_contained { self.error.to_string() } else { format!("{:#}", self.error) }
+        let error = if self.is_self_contained { self.error.to_string() } else { format!("{:#}", self.error) };
+        match &self.note {
+            Some(note) => format!("{error}; {note}"),
+            None => error,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use flashjob_config::JobConfig;
 use flashjob_event::{Fact, Phase};
 use flashjob_mlflow::{Delivery, RunStatus};
-use flashjob_results::{RecordedTimeline, Status};
+use flashjob_results::{RecordedTimeline, Status, Summary};
 use flashjob_telemetry::Registry;
 
 use super::context::{Context, Results};
@@ -14,9 +14,9 @@ use super::exit::Failure;
 use super::run::show;
 use super::signals::Signals;
 use super::work::Work;
-use super::{Exit, clock, host, replicas, resend_spooled, termination_file, upload};
+use super::{Exit, batch, clock, host, replicas, resend_spooled, termination_file, upload};
 use crate::bench::{self, Achieved, MeasuredRegion, Measurement};
-use crate::report::{self, Answerer, Basis, Figures, JobResult, RepeatsReport, ResultsDirectory};
+use crate::report::{self, Answerer, Basis, Figures, JobResult, PrefixCaching, RepeatsReport, ResultsDirectory};
 
 /// Time that MLflow has to accept what is left at the end of a run.
 pub const FLUSH: Duration = Duration::from_secs(60);
@@ -78,7 +78,21 @@ pub async fn finish(context: &Context, mut ending: Ending) -> Exit {
     if status == Status::Finished && !kept {
         exit = Exit::Unexpected;
     }
-    let is_uploaded = status != Status::Finished || upload(context).await;
+    // Also of a job that failed or was stopped: its answers are where the next attempt may look for them.
+    let are_answers_sent = match (work.uploads.take(), &work.batch) {
+        (Some(uploads), Some(batch)) => batch::deliver(context, uploads, &batch.answers).await,
+        _ => true,
+    };
+    let is_uploaded = match status {
+        Status::Finished => upload(context).await && are_answers_sent,
+        Status::Failed | Status::Killed => {
+            // A bucket that took no answers has kept the job waiting long enough.
+            if are_answers_sent {
+                send_summary(context, &result).await;
+            }
+            true
+        }
+    };
     let (run_url, is_tracked) = track(context, status, &result, FLUSH).await;
     if exit == Exit::Done && !(is_uploaded && is_tracked) {
         exit = Exit::Undelivered;
@@ -137,7 +151,7 @@ fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
     let whole: Vec<&Measurement> = regions.iter().map(|region| &region.measurement).collect();
     let measurement = Measurement::together(&whole).or_else(|| {
         let partial = context.observability.recorder.measurement();
-        (!partial.requests.is_empty()).then_some(partial)
+        (partial.totals.requests > 0).then_some(partial)
     });
     let phases = context.observability.phases.seconds();
     // The configured price is that of one node.
@@ -152,7 +166,7 @@ fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
     });
     let figures = basis.as_ref().map(Figures::new);
     let repeats = basis.as_ref().and_then(|basis| RepeatsReport::new(basis, stopped_by));
-    JobResult {
+    let mut result = JobResult {
         status: *status,
         exit_code: exit.code(),
         error: error.clone(),
@@ -160,18 +174,25 @@ fn conclude(context: &Context, ending: &mut Ending) -> JobResult {
         ended_at: clock::rfc3339(SystemTime::now()),
         settings: context.job.settings.clone(),
         inputs: std::mem::take(&mut work.inputs),
-        skipped_inputs: work.skipped().count(),
+        skipped_inputs: work.skipped_inputs(),
         disturbances: disturbances(&context.observability.registry),
         warnings: warnings(&regions, work, &context.job),
         warm_up,
         repeats,
         accuracy: work.accuracy,
+        batch: work.batch.as_ref().map(|batch| batch.answers.report()),
+        prefix_caching: PrefixCaching::of(&context.job),
+        summary: None,
         backend: work.backend.clone(),
         environment: host::describe(&context.resources.privileges),
         phases,
         measurement,
         figures,
-    }
+    };
+    let progress = context.observability.registry.totals().batch;
+    let answers = work.batch.as_ref().map(|batch| &batch.answers);
+    result.summary = progress.map(|progress| report::batch_summary(&result, answers, batch::part_of(&progress)));
+    result
 }
 
 /// Warnings about the first region; the others are like it.
@@ -197,9 +218,13 @@ fn disturbances(registry: &Registry) -> Vec<String> {
 fn write(context: &Context, result: &JobResult, work: &Work) -> bool {
     let directory = &context.results.directory;
     let mut kept = write_result(directory, result);
-    if let Some(measurement) = &result.measurement {
-        kept &= note("requests.jsonl", directory.write_requests(measurement));
+    match (&result.measurement, result.status) {
+        (Some(measurement), _) => kept &= note("requests.jsonl", directory.write_requests(&measurement.requests)),
+        // Of a batch that was answered before: the figures of all replicas are made of the files of each.
+        (None, Status::Finished) => kept &= note("requests.jsonl", directory.write_requests(&[])),
+        (None, _) => {}
     }
+    // Those of a batch are written as they come.
     if !work.achieved.completions.is_empty() && !work.entries.is_empty() {
         let model = context.job.model.0.display().to_string();
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -217,6 +242,9 @@ fn write_again(directory: &ResultsDirectory, result: &mut JobResult, exit: Exit)
         return None;
     }
     result.exit_code = exit.code();
+    if let Some(summary) = &mut result.summary {
+        summary.exit_code = exit.code();
+    }
     let kept = write_result(directory, result);
     write_report(directory);
     Some(kept)
@@ -241,7 +269,11 @@ fn write_report(directory: &ResultsDirectory) {
 }
 
 fn write_result(directory: &ResultsDirectory, result: &JobResult) -> bool {
-    note("result.json", directory.write_result(result))
+    let mut kept = note("result.json", directory.write_result(result));
+    if let Some(summary) = &result.summary {
+        kept &= note(Summary::FILE, directory.write_summary(summary));
+    }
+    kept
 }
 
 fn note<T>(file: &str, written: std::io::Result<T>) -> bool {
@@ -253,7 +285,7 @@ async fn upload(context: &Context) -> bool {
     let Some(output) = &context.job.output else { return true };
     let results = &context.results.directory;
     let patience = context.job.mount.storage_timeout;
-    let sending = upload::upload(output, results, patience, &context.observability.events);
+    let sending = upload::upload(output, results, results.files(), patience, &context.observability.events);
     match context.signals.cancel().run_until_cancelled(sending).await {
         Some(Ok(names)) => {
             tracing::info!(bucket = %output.par, files = ?names, "results are in the bucket");
@@ -268,6 +300,23 @@ async fn upload(context: &Context) -> bool {
             false
         }
         None => false,
+    }
+}
+
+/// Sends the summary of a batch that did not finish: a pipeline finds in the bucket what has become of it.
+async fn send_summary(context: &Context, result: &JobResult) {
+    let (Some(output), Some(_)) = (&context.job.output, &result.summary) else { return };
+    let results = &context.results.directory;
+    let patience = match context.signals.exit() {
+        Some(_) => FLUSH_AFTER_SIGNAL,
+        None => context.job.mount.storage_timeout,
+    };
+    let files = vec![results.path().join(Summary::FILE)];
+    let sending = upload::upload(output, results, files, patience, &context.observability.events);
+    match tokio::time::timeout(patience, sending).await {
+        Ok(Ok(_)) => tracing::info!(bucket = %output.par, "the summary of the batch is in the bucket"),
+        Ok(Err(error)) => tracing::warn!(%error, "the bucket could not take summary.json, which is in results-dir"),
+        Err(_) => tracing::warn!("the bucket did not take summary.json in time; it is in results-dir"),
     }
 }
 

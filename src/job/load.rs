@@ -4,14 +4,17 @@
 //! before that is done, and so that neither waits for the other.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use flashjob_config::JobConfig;
 use flashjob_model::SharedTexts;
 
+use super::batch::Batch;
 use super::context::Context;
 use super::exit::Failure;
+use super::faults;
 use super::files::MountedFiles;
 use super::run::blocking;
 use super::signals::Signals;
@@ -63,11 +66,13 @@ pub async fn load_and_prepare(
     found: Found,
     files: MountedFiles,
     sources: Sources,
+    batch: Option<Arc<Batch>>,
 ) -> Result<Ready, Failure> {
     let texts = texts(&sources);
     let stop_loading = context.signals.cancel().child_token();
     let preparing = async {
-        let prepared = prepare(&context.job, &context.signals, texts.clone(), sources.dataset.clone(), None).await;
+        let dataset = sources.dataset.clone();
+        let prepared = prepare(&context.job, &context.signals, texts.clone(), dataset, None, batch.clone()).await;
         // With several nodes loading goes on: the others learn of a failure over links that loading sets up.
         if prepared.is_err() && context.resources.rendezvous.is_none() {
             stop_loading.cancel();
@@ -86,10 +91,13 @@ pub async fn load_and_prepare(
     let (prepared, backend) = (prepared?, loaded?);
     // Memory may hold less than the model was made for; what then does not fit is judged as if that had been known.
     let max_model_len = backend.report().max_model_len;
-    let prepared = match prepared.prompts.longest() > max_model_len {
-        true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len)).await?,
+    let prepared = match prepared.longest() > max_model_len {
+        true => prepare(&context.job, &context.signals, texts, sources.dataset, Some(max_model_len), batch).await?,
         false => prepared,
     };
+    if let Prepared::Batch { entries, .. } = &prepared {
+        entries.limit(max_model_len);
+    }
     Ok(Ready { backend, prepared })
 }
 
@@ -127,26 +135,39 @@ pub async fn load<T: Send + 'static>(
         open(found, &loading)
     })
     .await?
-    .map_err(from_backend)
+    .map_err(|error| faults::explain(from_backend(error), &context.resources.gpus))
 }
 
-/// Prepares the requests for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
+/// Prepares the requests, or begins to, for a model that serves `max_model_len` tokens; as many as it was made for where that is not known yet.
 pub async fn prepare(
     job: &JobConfig,
     signals: &Signals,
     texts: SharedTexts,
     dataset: Option<PathBuf>,
     max_model_len: Option<usize>,
+    batch: Option<Arc<Batch>>,
 ) -> Result<Prepared, Failure> {
-    let (workload, sampling) = (job.workload.clone(), job.sampling);
+    let (workload, sampling, backend) = (job.workload.clone(), job.sampling, job.backend);
     let max_model_len = max_model_len.or(job.engine.max_model_len.map(usize::from));
+    let (schedule, block_tokens) = (job.engine.schedule, job.engine.block_tokens);
+    let cancel = signals.cancel().clone();
     blocking(signals.cancel(), STEP_PATIENCE, move || {
-        prepare::prepare(&Preparation {
+        let sized = batch.clone();
+        prepare::prepare(Preparation {
             workload: &workload,
             sampling,
+            backend,
             dataset_path: dataset.as_deref(),
             texts: &texts,
             max_model_len,
+            is_done: Arc::new(move |request| batch.as_ref().is_some_and(|batch| batch.answers.is_done(request))),
+            counted: Arc::new(move |entries| {
+                sized.iter().for_each(|batch| batch.answers.sized(entries as u64, false));
+            }),
+            schedule,
+            block_tokens,
+            window_bytes: prepare::WINDOW_BYTES,
+            cancel: &cancel,
         })
     })
     .await?

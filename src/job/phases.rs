@@ -1,4 +1,4 @@
-//! Duration of each phase, from the events that mark their starts.
+//! Duration of each phase, from the events that mark their starts; a profiler that is attached is shown them.
 
 use std::time::Instant;
 
@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 
 use flashjob_event::{Event, Fact, Observer, Phase};
 use flashjob_results::PhaseSeconds;
+
+use crate::backend;
 
 /// Observes phase starts.
 #[derive(Default)]
@@ -43,6 +45,7 @@ impl Observer for Phases {
     fn observe(&self, event: &Event) {
         if let Fact::PhaseStarted(phase) = event.fact {
             self.starts.lock().push((Some(phase), event.at));
+            backend::show_phase(phase.name());
         }
     }
 }

@@ -84,7 +84,8 @@ fn publish_one(asked: &Publish, access: &Access, runtime: &Runtime) -> Exit {
 async fn to_bucket(asked: &Publish) -> Exit {
     let Some(output) = &asked.output else { return Exit::Done };
     let directory = ResultsDirectory::existing(&asked.dir);
-    match upload::upload(output, &directory, LIMIT, &Events::default()).await {
+    let files = directory.files().into_iter().chain(directory.answers()).collect();
+    match upload::upload(output, &directory, files, LIMIT, &Events::default()).await {
         Ok(names) => terminal::tell(&format!("{}: in the bucket {}", names.join(", "), output.par)),
         Err(error) => exit::before_log(Exit::Undelivered, &error.to_string()),
     }

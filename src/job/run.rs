@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -21,7 +22,7 @@ use super::exit::Failure;
 use super::finish::{self, Ending};
 use super::signals::Signals;
 use super::work::{self, Work};
-use super::{Exit, clock, exit, linger, panics, sweep, terminal, worker};
+use super::{Exit, clock, exit, linger, panics, supervisor, sweep, terminal, worker};
 use crate::report::{Privileges, ResultsDirectory};
 
 /// Interval in which the host is sampled and live points go to MLflow.
@@ -38,23 +39,42 @@ pub fn run(job: JobConfig, sweep: Option<Sweep>, mounter: Mounter, privileges: P
         Ok(runtime) => runtime,
         Err(error) => return exit::before_log(Exit::Unexpected, &format!("no threads for the runtime: {error}")),
     };
-    let exit = runtime.block_on(run_in_runtime(job, sweep.as_ref(), mounter, privileges));
+    let ended = runtime.block_on(run_in_runtime(job, sweep.as_ref(), mounter, privileges));
     // A thread that is stuck in a read or a kernel must not keep the process from ending.
     runtime.shutdown_timeout(LEAVE_BEHIND_AFTER);
-    exit
+    match ended {
+        Ok(RunEnd { exit, is_stuck: true }) => supervisor::leave(exit.code()),
+        Ok(RunEnd { exit, .. }) | Err(exit) => exit,
+    }
 }
 
-async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter, privileges: Privileges) -> Exit {
+/// Exit code of a run that began.
+struct RunEnd {
+    exit: Exit,
+    /// A thread hangs in a device's driver.
+    is_stuck: bool,
+}
+
+/// # Errors
+/// The end of a run that could not begin.
+async fn run_in_runtime(
+    job: JobConfig,
+    sweep: Option<&Sweep>,
+    mounter: Mounter,
+    privileges: Privileges,
+) -> Result<RunEnd, Exit> {
     let started = SystemTime::now();
     let (directory, log) = match open_results(&job, started, &privileges) {
         Ok(opened) => opened,
-        Err(sentence) => return exit::before_log(Exit::Configuration, &sentence),
+        Err(sentence) => return Err(exit::before_log(Exit::Configuration, &sentence)),
     };
     // The hook writes to the log, which runs from here on.
     panics::log();
     let signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")),
+        Err(error) => {
+            return Err(exit::before_log(Exit::Unexpected, &format!("signals cannot be watched: {error}")));
+        }
     };
     announce(&job, &directory, &privileges);
     let context = Context::new(job, started, signals, directory, mounter, privileges);
@@ -78,7 +98,7 @@ async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter,
         Ok(server) => server,
         Err(error) => {
             let failure = Failure::new(Exit::Configuration, error);
-            return finish(&context, Ending::failed(failure, Work::default())).await;
+            return Err(finish(&context, Ending::failed(failure, Work::default())).await);
         }
     };
     tracing::info!(address = %server.address(), "metrics are served");
@@ -101,7 +121,8 @@ async fn run_in_runtime(job: JobConfig, sweep: Option<&Sweep>, mounter: Mounter,
     server.stop().await;
     tracing::info!(exit_code = exit.code(), "flashjob ends");
     // A signal while metrics linger is the controller's, which expects the code of a stopped process.
-    if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit }
+    let exit = if exit == Exit::Done { context.signals.exit().unwrap_or(exit) } else { exit };
+    Ok(RunEnd { exit, is_stuck: context.resources.is_stuck.load(Ordering::Relaxed) })
 }
 
 /// Opens `results-dir` for this run, and begins the log, which has a copy there.

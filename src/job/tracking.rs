@@ -9,10 +9,13 @@ use tokio::task::JoinHandle;
 
 use flashjob_config::JobConfig;
 use flashjob_mlflow::{Delivery, RunEnd, RunKey, RunSpec, RunStatus, Tracker};
-use flashjob_telemetry::Registry;
+use flashjob_telemetry::{BatchProgress, Registry};
 
 use super::{clock, host, replicas};
 use crate::report::{self, JobResult, ResultsDirectory};
+
+/// Files with answers of a batch that are artifacts of the run at most.
+const MOST_ANSWER_FILES: usize = 16;
 
 /// The run in MLflow, or nothing where none was asked for.
 pub struct Tracking {
@@ -97,15 +100,32 @@ impl Tracking {
         if let Some(reason) = result.measurement.as_ref().and_then(|measurement| measurement.roofline.unknown_because) {
             tags.push(("roofline_unknown_because".to_owned(), reason.to_owned()));
         }
+        // Answers of a large batch are for the bucket.
+        let answers = Some(directory.answers()).filter(|files| files.len() <= MOST_ANSWER_FILES).unwrap_or_default();
+        let figures = result.figures.as_ref().map(report::named).into_iter().flatten();
+        let batch = result.summary.as_ref().map(report::batch_figures).into_iter().flatten();
         let end = RunEnd {
             status,
             at: SystemTime::now(),
-            metrics: result.figures.as_ref().map(report::named).unwrap_or_default(),
+            metrics: figures.chain(batch).collect(),
             tags,
-            artifacts: directory.files(),
+            artifacts: directory.files().into_iter().chain(answers).collect(),
         };
         Some(tracker.lock().await.finish(end, flush).await)
     }
+}
+
+/// Points of a batch, those that are known.
+fn live_points(batch: &BatchProgress) -> impl Iterator<Item = (&'static str, f64)> {
+    let points = [
+        ("live/batch_lines", batch.lines().map(|(lines, _)| lines as f64)),
+        ("live/batch_lines_answered", Some(batch.answered() as f64)),
+        ("live/batch_errors", Some(batch.errors() as f64)),
+        ("live/batch_lines_per_second", batch.lines_per_second()),
+        ("live/batch_remaining_seconds", batch.remaining().map(|remaining| remaining.as_secs_f64())),
+        ("live/batch_cost", batch.cost()),
+    ];
+    points.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// The run's name where the job gives none: the model's last name and the time.
@@ -143,6 +163,9 @@ impl Live {
                     ("live/requests_waiting", now.waiting as f64),
                     ("live/kv_blocks_used", now.kv_blocks_used as f64),
                 ] {
+                    live.with(|tracker| tracker.metric(name, value, step));
+                }
+                for (name, value) in now.batch.iter().flat_map(live_points) {
                     live.with(|tracker| tracker.metric(name, value, step));
                 }
                 before = now;

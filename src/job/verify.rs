@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,14 +17,13 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, ModelPath, Sampling};
+use flashjob_config::{DtypeChoice, EngineConfig, JobConfig, Sampling};
 use flashjob_engine::{self as engine, CandleReport, Cpu, Engine, Output, Platform, Request};
 use flashjob_event::{Events, RequestId};
 use flashjob_model::Model;
 
-use super::locate::locate;
+use super::local_model::LocalModel;
 use super::{Exit, exit, terminal};
-use crate::backend::{self, Found};
 
 /// Prompts that are compared, of the job's `input-len` each.
 const PROMPTS: usize = 4;
@@ -56,14 +54,7 @@ pub fn verify(job: &JobConfig) -> Exit {
 }
 
 fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
-    let Found::Candle(placement) = backend::check(job).map_err(|reason| (Exit::Configuration, reason))? else {
-        return Err((Exit::Configuration, "verify looks at our own engine's numbers; set backend=candle".to_owned()));
-    };
-    if job.num_nodes() > 1 {
-        let sentence = "verify looks at the numbers of one node; leave the LWS variables out";
-        return Err((Exit::Configuration, sentence.to_owned()));
-    }
-    let model = Model::open(&on_disk(job, &job.model)?).map_err(|error| (Exit::Model, error.to_string()))?;
+    let LocalModel { placement, model } = LocalModel::open(job, "verify")?;
     let length = job.workload.input_len.get().min(model.config.max_position.saturating_sub(CONTINUED)).max(1);
     let mut random = ChaCha12Rng::seed_from_u64(job.workload.seed);
     let vocabulary = model.config.vocab_size as u32;
@@ -113,11 +104,6 @@ fn compare(job: &JobConfig) -> Result<(String, bool), (Exit, String)> {
     Ok((line.to_string(), agrees))
 }
 
-fn on_disk(job: &JobConfig, named: &ModelPath) -> Result<PathBuf, (Exit, String)> {
-    locate(named, &job.inputs, "model")
-        .map_err(|clause| (Exit::Model, format!("{clause}; verify mounts nothing, so name what is on this disk")))
-}
-
 /// Results of the configuration under test.
 struct Answers {
     /// Logits of each prompt at all of its positions, and then those that each further token was chosen from.
@@ -150,17 +136,21 @@ fn answers(
         prompt: prompt.clone(),
         max_tokens: CONTINUED,
         stop_tokens: Vec::new(),
+        stop_texts: None,
+        constraint: None,
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None },
+        options: None,
         seed: 0,
+        stream: id,
     });
     let mut continued = prompts.to_vec();
-    let mut not_finite = None;
+    let mut failure = None;
     let mut finished = |output: Output| {
         continued[output.id.0 as usize].extend(output.tokens);
-        not_finite = not_finite.or(output.error);
+        failure = failure.take().or(output.error);
     };
     engine.run(requests.collect(), &Events::default(), &cancel, &mut finished).map_err(failed)?;
-    if let Some(error) = not_finite {
+    if let Some(error) = failure {
         return Err((Exit::Inference, error.to_string()));
     }
     let mut chosen_from = std::mem::take(&mut *chosen_from.lock());

@@ -3,33 +3,39 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use flashjob_config::{JobConfig, ModelPath};
 use flashjob_event::{Events, Fact, Phase, RequestId};
 use flashjob_mount::{self as mount, Mounted, Mounter};
 use flashjob_results::InputReport;
-use flashjob_telemetry::logs;
 
 use super::Exit;
+use super::batch::{self, AnswerUploads, Batch, OpenBatch};
 use super::context::{Context, Observability};
+use super::dataset_log::{FailedLines, SkippedLines};
 use super::exit::{self, Failure};
+use super::faults;
 use super::files::MountedFiles;
 use super::load::{self, Ready, Sources};
 use super::locate::locate;
 use super::run::blocking;
 use super::signals::Signals;
+use super::step_watch::StepLimit;
 use super::tracking::Tracking;
 use super::worker;
-use crate::backend::{self, BackendReport};
+use crate::backend::{self, BackendReport, RequestError};
 use crate::bench::{self, Accuracy, Achieved, RunProgress, Watch};
-use crate::prepare::{self, Entry, Place, Prepared};
+use crate::prepare::{self, Entry, EntryStream, Place, Prepared};
 
 /// Longest time that a forward pass or a tensor may take to notice a signal.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Skipped inputs, and failed requests, that are reported one by one; the rest is counted.
-const REPORTED: usize = 20;
+pub(super) const REPORTED: usize = 20;
 
 /// Findings and measurements so far. They survive the failure of a later phase.
 #[derive(Default)]
@@ -42,8 +48,12 @@ pub struct Work {
     pub achieved: Achieved,
     /// Correct answers, where the dataset has any.
     pub accuracy: Option<Accuracy>,
-    /// Entries of the dataset, where prompts come from one.
+    /// Entries of the dataset, where prompts that measure come from one.
     pub entries: Vec<Entry>,
+    /// The batch, where it is one.
+    pub batch: Option<Arc<Batch>>,
+    /// Uploads of its answers, where there is an output bucket.
+    pub uploads: Option<AnswerUploads>,
     mounts: Vec<Mounted>,
 }
 
@@ -59,11 +69,16 @@ impl Work {
     }
 
     /// Everything in the dataset that was left out, and why.
-    pub fn skipped(&self) -> impl Iterator<Item = (Place, &str)> {
+    pub fn skipped(&self) -> impl Iterator<Item = (&Place, &str)> {
         self.entries.iter().filter_map(|entry| match entry {
-            Entry::Skipped { place, reason, .. } => Some((*place, reason.as_str())),
+            Entry::Skipped { place, reason, .. } => Some((place, reason.as_str())),
             Entry::Asked { .. } => None,
         })
+    }
+
+    /// Number of entries that were left out.
+    pub fn skipped_inputs(&self) -> usize {
+        self.batch.as_ref().map_or_else(|| self.skipped().count(), |batch| batch.skipped())
     }
 
     /// The files of all mounts, read from their block maps.
@@ -88,6 +103,7 @@ impl Drop for Work {
 /// # Errors
 /// The first phase that fails, with its exit code.
 pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> {
+    batch::start(context);
     // Before anything is mounted: a backend that is missing ends the job in a second, and not after a download.
     let found = backend::check(&context.job).map_err(|reason| Failure::sentence(Exit::Configuration, reason))?;
     mount(context, work).await?;
@@ -98,52 +114,113 @@ pub async fn perform(context: &Context, work: &mut Work) -> Result<(), Failure> 
         let followed = worker::run(context, found, work.files(), &sources).await;
         return followed.map_err(|failure| work.storage_failure().unwrap_or(failure));
     }
+    let stop = context.signals.cancel().child_token();
+    if let Some(OpenBatch { batch, uploads }) = batch::open(context, sources.dataset.as_deref(), stop.clone()).await? {
+        (work.batch, work.uploads) = (Some(batch), uploads);
+    }
+    if work.batch.as_ref().is_some_and(|batch| batch.answers.report().is_complete) {
+        tracing::info!("earlier attempts have answered all of the batch: nothing is left to do");
+        return Ok(());
+    }
     // A read that fails in a mount reaches the loader as an I/O error of a file. The mount has the cause, and the exit code
     // is that of storage.
-    let ready = load::load_and_prepare(context, found, work.files(), sources.clone()).await;
+    let ready = load::load_and_prepare(context, found, work.files(), sources.clone(), work.batch.clone()).await;
     let Ready { mut backend, prepared } = ready.map_err(|failure| work.storage_failure().unwrap_or(failure))?;
     announce(&context.results.tracking, backend.report());
     // Kept before the run, so that a run that fails or is stopped reports them too.
     work.backend = Some(backend.report().clone());
-    let Prepared { prompts, entries } = prepared;
-    work.entries = entries;
-    if let Some(path) = &sources.dataset {
-        report_skipped(work, path);
-    }
-
     let (how, repeats) = (job.workload.warmup, job.workload.repeats);
     let progress = Arc::new(RunProgress::default());
-    let outcome = watched(context, backend.gpus(), {
-        let progress = progress.clone();
-        move |watch| bench::run(backend.as_mut(), &prompts, how, repeats, watch, &progress)
-    })
-    .await;
-    let outcome = outcome.and_then(|ran| ran.map_err(from_bench));
+    let outcome = match prepared {
+        Prepared::Prompts { prompts, entries } => {
+            work.entries = entries;
+            tracing::info!(requests = prompts.len(), "all prompts are ready before they are measured");
+            if let Some(path) = &sources.dataset {
+                report_skipped(work, path);
+            }
+            let ran = watched(context, backend.gpus(), stop, None, {
+                let progress = progress.clone();
+                move |watch| bench::run(backend.as_mut(), &prompts, how, repeats, watch, &progress)
+            });
+            ran.await.and_then(|ran| ran.map_err(from_bench))
+        }
+        Prepared::Batch { entries, .. } => {
+            tracing::info!(
+                window_bytes = prepare::WINDOW_BYTES,
+                "the batch is read and tokenised while it is answered; its measurement includes that"
+            );
+            // Read again when the run is over: whether all of the dataset was seen.
+            let (entries, seed) = (Arc::new(entries), job.workload.seed);
+            let ran = watched(context, backend.gpus(), stop, work.batch.clone(), {
+                let (progress, entries) = (progress.clone(), entries.clone());
+                move |watch| bench::answer(backend.as_mut(), &entries, seed, how, watch, &progress)
+            });
+            let outcome = ran.await.and_then(|ran| ran.map_err(from_bench));
+            end_batch(work, &entries, outcome)
+        }
+    };
     take_up(context, work, &progress, outcome)
 }
 
-/// Waits for `run` on a thread that may block, observed as `context` is and with the energy of `gpus` GPUs.
+/// Ends the batch of `work`, whose run has this outcome.
 ///
 /// # Errors
-/// As [`blocking`].
+/// What ended the batch, a mount that could not be read, or the outcome's own.
+fn end_batch(work: &Work, entries: &EntryStream, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    if let Some(batch) = &work.batch {
+        batch.end(entries.count());
+        // What ended the batch is the reason for which the run was stopped.
+        if let Some(failure) = batch.failure() {
+            return Err(failure);
+        }
+    }
+    outcome.map_err(|failure| work.storage_failure().unwrap_or(failure))
+}
+
+/// Waits for `run` on a thread that may block, observed as `context` is and with the energy of `gpus` GPUs, until `cancel`. Entries and
+/// completions go to `batch`. A step that takes too long is not waited for: `cancel` is triggered then.
+///
+/// # Errors
+/// As [`blocking`], and a step that took too long.
 pub(super) async fn watched<T: Send + 'static>(
     context: &Context,
     gpus: usize,
+    cancel: CancellationToken,
+    batch: Option<Arc<Batch>>,
     run: impl FnOnce(&Watch<'_>) -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    let Observability { events, recorder, step_times, .. } = &context.observability;
+    let Observability { events, recorder, step_times, step_watch, .. } = &context.observability;
     let (events, recorder, step_times) = (events.clone(), recorder.clone(), step_times.clone());
-    let (cancel, counters) = (context.signals.cancel().clone(), context.resources.gpus.clone());
-    blocking(context.signals.cancel(), STEP_PATIENCE, move || {
+    let (stop, counters) = (cancel.clone(), context.resources.gpus.clone());
+    let running = blocking(context.signals.cancel(), STEP_PATIENCE, move || {
         run(&Watch {
             events: &events,
             recorder: &recorder,
             step_times: &step_times,
             energy_joules: &|| counters.energy_joules(gpus),
+            entered: &|entry| {
+                if let Some(batch) = &batch {
+                    batch.entered(entry);
+                }
+            },
+            completed: &|completion| {
+                if let Some(batch) = &batch {
+                    batch.completed(completion);
+                }
+            },
             cancel: &cancel,
         })
-    })
-    .await
+    });
+    let limit = StepLimit { asked: context.job.engine.step_timeout, on_gpus: gpus > 0 };
+    tokio::select! {
+        outcome = running => outcome,
+        overdue = step_watch.overdue(limit) => {
+            // The thread is left behind. Should its step end after all, it begins no other.
+            stop.cancel();
+            context.resources.is_stuck.store(true, Ordering::Relaxed);
+            Err(Failure::new(Exit::Inference, overdue))
+        }
+    }
 }
 
 /// Mounts the inputs of the job into `work`.
@@ -161,12 +238,17 @@ pub(super) async fn mount(context: &Context, work: &mut Work) -> Result<(), Fail
 /// # Errors
 /// What is not there.
 pub(super) fn sources(job: &JobConfig) -> Result<Sources, Failure> {
-    let model = located(job, &job.model, "model", Exit::Model)?;
-    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model)?;
+    let model = located(job, &job.model, "model", Exit::Model, &Path::exists)?;
+    let tokenizer = located(job, &job.tokenizer, "tokenizer", Exit::Model, &Path::exists)?;
     let dataset = match job.workload.dataset.path() {
         None => None,
         // One that is not there is a mistake in what was asked for, not in a model.
-        Some(path) => Some(located(job, &ModelPath(path.to_owned()), "dataset-path", Exit::Configuration)?),
+        Some(path) => {
+            // A pattern is there where a file matches it.
+            let is_there = |path: &Path| path.exists() || flashjob_dataset::find(path).is_ok();
+            let named = ModelPath(path.to_owned());
+            Some(located(job, &named, "dataset-path", Exit::Configuration, &is_there)?)
+        }
     };
     Ok(Sources { model, tokenizer, dataset })
 }
@@ -182,9 +264,12 @@ pub(super) fn take_up(
     outcome: Result<(), Failure>,
 ) -> Result<(), Failure> {
     work.achieved = progress.take();
-    work.accuracy = Accuracy::of(&work.entries, &work.achieved.completions);
+    work.accuracy = match &work.batch {
+        Some(batch) => batch.answers.accuracy(),
+        None => Accuracy::of(&work.entries, &work.achieved.completions),
+    };
     report_failed(work);
-    outcome?;
+    outcome.map_err(|failure| faults::explain(failure, &context.resources.gpus))?;
     let unknown = work.achieved.regions.iter().find_map(|region| region.measurement.roofline.unknown_because);
     if let Some(reason) = unknown {
         tracing::warn!(reason, "the roofline is unknown");
@@ -200,8 +285,8 @@ fn judge(accuracy: Option<Accuracy>, least: Option<f64>) -> Result<(), Failure> 
             Err(Failure::sentence(
                 Exit::Inaccurate,
                 format!(
-                    "{correct} of {questions} answers are correct, a share of {:.4} and below least-accuracy={least}; outputs.jsonl \
-                     says which are not",
+                    "{correct} of {questions} answers are correct, a share of {:.4} and below least-accuracy={least}; its answers \
+                     say which are not",
                     accuracy.share()
                 ),
             ))
@@ -245,42 +330,38 @@ async fn mount_inputs(
 }
 
 fn report_skipped(work: &Work, dataset: &Path) {
-    let dataset = dataset.display();
-    let skipped = work.skipped().count();
-    for (place, reason) in work.skipped().take(REPORTED) {
-        tracing::warn!(target: logs::DATASET, "{dataset}, {place} is skipped: {reason}");
-    }
-    if skipped > REPORTED {
-        tracing::warn!(target: logs::DATASET, "{dataset}: {} more are skipped, {skipped} in all", skipped - REPORTED);
-    }
+    let lines = SkippedLines::new(dataset);
+    work.skipped().for_each(|(place, reason)| lines.note(place, reason));
+    lines.end();
 }
 
 /// Names the entries whose requests ended with an error. Random prompts have none, and no run goes on after theirs.
 fn report_failed(work: &Work) {
-    let errors: HashMap<RequestId, &str> = work
+    let errors: HashMap<RequestId, &RequestError> = work
         .achieved
         .completions
         .iter()
-        .filter_map(|completion| Some((completion.id, completion.error.as_deref()?)))
+        .filter_map(|completion| Some((completion.id, completion.error.as_ref()?)))
         .collect();
-    let failed = || {
-        work.entries.iter().filter_map(|entry| match entry {
-            Entry::Asked { place, request, .. } => Some((place, *errors.get(request)?)),
-            Entry::Skipped { .. } => None,
-        })
-    };
-    for (place, error) in failed().take(REPORTED) {
-        tracing::warn!(target: logs::DATASET, "{place} has no whole answer: {error}");
+    let lines = FailedLines::default();
+    for entry in &work.entries {
+        let Entry::Asked { place, .. } = entry else { continue };
+        if let Some(error) = entry.requests().find_map(|request| errors.get(&request).copied()) {
+            lines.note(place, error);
+        }
     }
-    let count = failed().count();
-    if count > REPORTED {
-        tracing::warn!(target: logs::DATASET, "{} more have no whole answer, {count} in all", count - REPORTED);
-    }
+    lines.end();
 }
 
 /// The path of what `key` names; where there is none the job ends with `exit`.
-fn located(job: &JobConfig, named: &ModelPath, key: &str, exit: Exit) -> Result<PathBuf, Failure> {
-    locate(named, &job.inputs, key).map_err(|clause| {
+fn located(
+    job: &JobConfig,
+    named: &ModelPath,
+    key: &str,
+    exit: Exit,
+    is_there: &dyn Fn(&Path) -> bool,
+) -> Result<PathBuf, Failure> {
+    locate(named, &job.inputs, key, is_there).map_err(|clause| {
         Failure::sentence(exit, format!("{clause}; check the name, and that `include` lets it through"))
     })
 }

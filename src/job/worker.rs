@@ -9,6 +9,7 @@ use flashjob_event::{Fact, Phase};
 
 use super::context::Context;
 use super::exit::Failure;
+use super::faults;
 use super::files::MountedFiles;
 use super::finish::Ending;
 use super::load::{self, Sources, ToLoad};
@@ -50,7 +51,7 @@ pub async fn run(context: &Context, found: Found, files: MountedFiles, sources: 
     context.observability.events.emit(Fact::PhaseStarted(Phase::Follow));
     let to_follow = cancel.clone();
     let followed = blocking(cancel, STEP_PATIENCE, move || worker.follow(&to_follow)).await?;
-    followed.map_err(work::from_backend)
+    followed.map_err(|error| faults::explain(work::from_backend(error), &context.resources.gpus))
 }
 
 /// Takes mounts down and says how it ended; gives the exit code.

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha12Rng;
 
 use flashjob_config::Sampling;
 
-use super::entry::Place;
+use super::entry::Position;
 use super::matcher::Matcher;
 use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
 
@@ -21,7 +21,7 @@ const EXAMPLES: &str = "Q: 2 + 3 = ?\nA: 5\nQ: 9 - 4 = ?\nA: 5\nQ: 3 * 4 = ?\nA:
 pub(super) fn read(
     seed: u64,
     sampling: Sampling,
-    take: &mut dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()>,
+    take: &mut dyn FnMut(Position, Result<DatasetRequest, Refusal>) -> ControlFlow<()>,
 ) {
     let mut random = ChaCha12Rng::seed_from_u64(seed);
     for number in 1.. {
@@ -33,12 +33,12 @@ pub(super) fn read(
         };
         let request = DatasetRequest {
             question: Question::Prompt(format!("{EXAMPLES}Q: {left} {sign} {right} = ?\nA:")),
-            settings: RequestSettings { max_tokens: None, sampling, seed: None, ignore_eos: None },
+            settings: RequestSettings::of_job(sampling),
             reply: None,
             form: AnswerForm::Plain(Labels::default()),
             answer: Some(Matcher::Number(result as f64)),
         };
-        if take(Place::Entry(number), Ok(request)).is_break() {
+        if take(Position::Entry(number), Ok(request)).is_break() {
             return;
         }
     }

@@ -3,30 +3,24 @@
 //! A field that would change the answer and is not honoured is refused by name, unless its value is the one that holds
 //! anyway. It does not know whether the fields came in the body of a batch line or on a line of their own.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use serde_json::{Map, Value};
 
 use flashjob_config::Sampling;
+use flashjob_model::Conversation;
 
 use super::bounded_json::abbreviated;
-use super::question::{Question, RequestSettings};
+use super::option_fields::{self, field, token_ids, whole};
+use super::question::{Question, Reason, RequestSettings};
+use super::tools;
 
 /// Fields that change no token.
-const WITHOUT_EFFECT: [&str; 9] = [
-    "model",
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "stream_options",
-    "prompt_cache_key",
-    "safety_identifier",
-    "parallel_tool_calls",
-];
+const WITHOUT_EFFECT: [&str; 8] =
+    ["model", "user", "metadata", "store", "service_tier", "stream_options", "prompt_cache_key", "safety_identifier"];
 
 /// Fields that are read.
-const HONOURED: [&str; 9] = [
+const HONOURED: [&str; 22] = [
     "messages",
     "prompt",
     "max_tokens",
@@ -36,33 +30,34 @@ const HONOURED: [&str; 9] = [
     "top_k",
     "seed",
     "ignore_eos",
+    "stop",
+    "include_stop_str_in_output",
+    "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "n",
+    "echo",
 ];
+
+/// Answers that a line may ask for, as with OpenAI.
+const MOST_CHOICES: u32 = 128;
 
 /// Tells that a value asks for the default behaviour.
 type AsksForNothing = fn(&Value) -> bool;
 
 /// Fields of OpenAI's and vLLM's requests that are not honoured.
-const REFUSED: [(&str, AsksForNothing); 24] = [
-    ("n", is_one),
+const REFUSED: [(&str, AsksForNothing); 9] = [
     ("best_of", is_one),
-    ("repetition_penalty", is_one),
     ("stream", is_false),
-    ("echo", is_false),
-    ("logprobs", is_false),
-    ("top_logprobs", is_zero),
-    ("frequency_penalty", is_zero),
-    ("presence_penalty", is_zero),
-    ("min_p", is_zero),
-    ("min_tokens", is_zero),
-    ("stop", is_empty),
-    ("stop_token_ids", is_empty),
     ("suffix", is_empty),
-    ("logit_bias", is_empty),
-    ("tools", is_empty),
     ("functions", is_empty),
-    ("tool_choice", is_no_choice),
     ("function_call", is_no_choice),
-    ("response_format", is_text_format),
     ("modalities", is_text_modality),
     ("audio", is_empty),
     ("prediction", is_empty),
@@ -71,10 +66,6 @@ const REFUSED: [(&str, AsksForNothing); 24] = [
 
 fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 fn is_false(value: &Value) -> bool {
@@ -92,10 +83,6 @@ fn is_empty(value: &Value) -> bool {
 
 fn is_no_choice(value: &Value) -> bool {
     matches!(value.as_str(), Some("none" | "auto"))
-}
-
-fn is_text_format(value: &Value) -> bool {
-    value.get("type").and_then(Value::as_str) == Some("text")
 }
 
 fn is_text_modality(value: &Value) -> bool {
@@ -119,11 +106,12 @@ pub(super) fn read(
     mut fields: Map<String, Value>,
     sampling: Sampling,
     unknown: UnknownFields,
-) -> Result<(Question, RequestSettings), String> {
+) -> Result<(Question, RequestSettings), Reason> {
     // SDKs write `null` and empty values for what was never set. An honoured field that is empty stays, to be refused with a
     // reason.
-    fields.retain(|name, value| !value.is_null() && (HONOURED.contains(&name.as_str()) || !is_empty(value)));
+    fields.retain(|name, value| !value.is_null() && (is_honoured(name) || !is_empty(value)));
     refuse_what_is_not_honoured(&fields, unknown)?;
+    let (tools, tool_use) = tools::read(&fields)?;
     let settings = RequestSettings {
         // The newer of OpenAI's two names goes first, as there.
         max_tokens: match max_tokens(&fields, "max_completion_tokens")? {
@@ -137,21 +125,70 @@ pub(super) fn read(
         },
         seed: seed(&fields)?,
         ignore_eos: ignore_eos(&fields)?,
+        options: option_fields::read(&fields)?,
+        text: super::text_options::read(&fields, tools::grammar(&tools, tool_use.as_ref(), &fields))?,
+        tools: tool_use,
+        choices: choices(&fields)?,
+        echo: echo(&fields)?,
     };
+    if settings.echo && settings.options.as_ref().is_some_and(|options| options.logprobs.is_some()) {
+        let sentence = "`echo` with `logprobs` is not supported, as prompts have none here; leave one of them out";
+        return Err(Reason::unsupported(sentence.to_owned()));
+    }
     let question = match (fields.remove("prompt"), fields.remove("messages")) {
-        (Some(_), Some(_)) => return Err("it has both `prompt` and `messages`; leave one of them out".to_owned()),
-        (None, None) => return Err("it has neither `prompt` nor `messages`".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("it has both `prompt` and `messages`; leave one of them out".to_owned().into());
+        }
+        (None, None) => return Err("it has neither `prompt` nor `messages`".to_owned().into()),
+        (Some(_), None) if !tools.is_empty() => {
+            return Err("`tools` need `messages`, and it has a `prompt`".to_owned().into());
+        }
         (Some(Value::String(prompt)), None) => Question::Prompt(prompt),
-        // OpenAI also takes a list of texts or of token ids here, which would be several requests in one line.
-        (Some(other), None) => return Err(format!("`prompt` must be one text, not {}", abbreviated(&other))),
-        (None, Some(messages)) => Question::Messages(super::messages::read(messages)?),
+        (Some(Value::Array(list)), None) => one_prompt(list)?,
+        (Some(other), None) => return Err(not_one_prompt(&other).into()),
+        (None, Some(_)) if settings.echo => {
+            return Err("`echo` repeats a `prompt`, and it has `messages`; leave it out".to_owned().into());
+        }
+        (None, Some(messages)) => {
+            Question::Messages(Conversation { messages: super::messages::read(messages)?, tools })
+        }
     };
     Ok((question, settings))
 }
 
-fn refuse_what_is_not_honoured(fields: &Map<String, Value>, unknown: UnknownFields) -> Result<(), String> {
+/// The prompt of a list of token ids, or of a list with one prompt.
+fn one_prompt(mut list: Vec<Value>) -> Result<Question, String> {
+    let ids = |list: &[Value]| token_ids(list).filter(|ids| !ids.is_empty()).map(Question::Tokens);
+    // Some programs put the one prompt of a request into a list, as the API allows.
+    match (list.pop(), list.is_empty()) {
+        (Some(Value::String(prompt)), true) => Ok(Question::Prompt(prompt)),
+        (Some(Value::Array(only)), true) => ids(&only).ok_or_else(|| not_one_prompt(&Value::Array(vec![only.into()]))),
+        (last, _) => {
+            list.extend(last);
+            // Several texts or lists would be several requests in one line.
+            ids(&list).ok_or_else(|| not_one_prompt(&Value::Array(list)))
+        }
+    }
+}
+
+fn not_one_prompt(found: &Value) -> String {
+    format!("`prompt` must be one text or one list of token ids, not {}", abbreviated(found))
+}
+
+fn is_honoured(name: &str) -> bool {
+    HONOURED.contains(&name) || option_fields::NAMES.contains(&name)
+}
+
+/// Returns whether a field is part of a request, honoured or not: what is none is a note of the user's.
+pub(super) fn is_option(name: &str) -> bool {
+    // OpenAI's own places for notes, which change nothing here.
+    let is_note = ["metadata", "user"].contains(&name);
+    is_honoured(name) || REFUSED.iter().any(|(known, _)| *known == name) || (WITHOUT_EFFECT.contains(&name) && !is_note)
+}
+
+fn refuse_what_is_not_honoured(fields: &Map<String, Value>, unknown: UnknownFields) -> Result<(), Reason> {
     for (name, value) in fields {
-        if HONOURED.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str()) {
+        if is_honoured(name) || WITHOUT_EFFECT.contains(&name.as_str()) {
             continue;
         }
         let asks_for_nothing = match REFUSED.iter().find(|(known, _)| known == name) {
@@ -159,18 +196,11 @@ fn refuse_what_is_not_honoured(fields: &Map<String, Value>, unknown: UnknownFiel
             None => unknown == UnknownFields::Ignored,
         };
         if !asks_for_nothing {
-            return Err(format!("`{name}` = {} is not supported; leave it out", abbreviated(value)));
+            let sentence = format!("`{name}` = {} is not supported; leave it out", abbreviated(value));
+            return Err(Reason::unsupported(sentence));
         }
     }
     Ok(())
-}
-
-/// A whole number, also as programs write one whose numbers all have a fraction: `5.0`.
-fn whole(value: &Value) -> Option<i64> {
-    /// Up to here every whole number is one of double precision.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let with_fraction = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT);
-    value.as_i64().or_else(|| with_fraction().map(|number| number as i64))
 }
 
 fn max_tokens(fields: &Map<String, Value>, name: &str) -> Result<Option<NonZeroUsize>, String> {
@@ -208,20 +238,19 @@ fn seed(fields: &Map<String, Value>) -> Result<Option<u64>, String> {
     field(fields, "seed", "a whole number of 64 bits", read)
 }
 
-fn ignore_eos(fields: &Map<String, Value>) -> Result<Option<bool>, String> {
-    field(fields, "ignore_eos", "true or false", Value::as_bool)
+fn choices(fields: &Map<String, Value>) -> Result<NonZeroU32, String> {
+    let read =
+        |value: &Value| u32::try_from(whole(value)?).ok().filter(|&n| n <= MOST_CHOICES).and_then(NonZeroU32::new);
+    let allowed = format!("a whole number from 1 to {MOST_CHOICES}");
+    Ok(field(fields, "n", &allowed, read)?.unwrap_or(NonZeroU32::MIN))
 }
 
-/// One field, unless absent.
-fn field<T>(
-    fields: &Map<String, Value>,
-    name: &str,
-    allowed: &str,
-    read: impl Fn(&Value) -> Option<T>,
-) -> Result<Option<T>, String> {
-    let Some(value) = fields.get(name) else { return Ok(None) };
-    let refuse = || format!("`{name}` must be {allowed}, not {}", abbreviated(value));
-    read(value).map(Some).ok_or_else(refuse)
+fn echo(fields: &Map<String, Value>) -> Result<bool, String> {
+    Ok(field(fields, "echo", "true or false", Value::as_bool)?.unwrap_or(false))
+}
+
+fn ignore_eos(fields: &Map<String, Value>) -> Result<Option<bool>, String> {
+    field(fields, "ignore_eos", "true or false", Value::as_bool)
 }
 
 #[cfg(test)]
@@ -234,7 +263,7 @@ mod tests {
 
     fn read(fields: Value) -> Result<(Question, RequestSettings), String> {
         let Value::Object(fields) = fields else { panic!("{fields}") };
-        super::read(fields, SAMPLING, UnknownFields::Refused)
+        super::read(fields, SAMPLING, UnknownFields::Refused).map_err(|reason| reason.sentence)
     }
 
     #[test]
@@ -263,14 +292,11 @@ mod tests {
     #[test]
     fn what_is_not_honoured_is_refused_by_name() {
         for (field, value, sentence) in [
-            ("n", json!(2), "`n` = 2 is not supported; leave it out"),
+            ("best_of", json!(2), "`best_of` = 2 is not supported; leave it out"),
+            ("n", json!(0), "`n` must be a whole number from 1 to 128, not 0"),
+            ("n", json!(1_000_000_000), "`n` must be a whole number from 1 to 128, not 1000000000"),
+            ("echo", json!(1), "`echo` must be true or false, not 1"),
             ("stream", json!(true), "`stream` = true is not supported; leave it out"),
-            ("stop", json!(["\n"]), "`stop` = [\"\\n\"] is not supported; leave it out"),
-            (
-                "response_format",
-                json!({"type": "json_object"}),
-                "`response_format` = {\"type\":\"json_object\"} is not supported; leave it out",
-            ),
             ("frobnicate", json!(1), "`frobnicate` = 1 is not supported; leave it out"),
             ("max_tokens", json!(0), "`max_tokens` must be a whole number of at least 1, not 0"),
             ("max_tokens", json!(1.5), "`max_tokens` must be a whole number of at least 1, not 1.5"),
@@ -280,7 +306,14 @@ mod tests {
             ("top_k", json!(-2), "`top_k` must be a whole number of at least 1, or 0 or -1 for all, not -2"),
             ("seed", json!("1"), "`seed` must be a whole number of 64 bits, not \"1\""),
             ("ignore_eos", json!(1), "`ignore_eos` must be true or false, not 1"),
-            ("prompt", json!([1, 2]), "`prompt` must be one text, not [1,2]"),
+            ("prompt", json!(["a", "b"]), "`prompt` must be one text or one list of token ids, not [\"a\",\"b\"]"),
+            ("prompt", json!([[1], [2]]), "`prompt` must be one text or one list of token ids, not [[1],[2]]"),
+            ("prompt", json!([]), "`prompt` must be one text or one list of token ids, not []"),
+            ("prompt", json!([[]]), "`prompt` must be one text or one list of token ids, not [[]]"),
+            ("prompt", json!([1, -1]), "`prompt` must be one text or one list of token ids, not [1,-1]"),
+            ("prompt", json!([1, "a"]), "`prompt` must be one text or one list of token ids, not [1,\"a\"]"),
+            ("prompt", json!(7), "`prompt` must be one text or one list of token ids, not 7"),
+            ("min_p", json!(2), "`min_p` must be a number from 0 to 1, not 2"),
             ("messages", json!([]), "it has both `prompt` and `messages`; leave one of them out"),
         ] {
             let mut fields = json!({"prompt": "x"});
@@ -288,6 +321,18 @@ mod tests {
             assert_eq!(read(fields).unwrap_err(), sentence);
         }
         assert_eq!(read(json!({"prompt": null})).unwrap_err(), "it has neither `prompt` nor `messages`");
+    }
+
+    #[test]
+    fn a_prompt_may_be_token_ids_or_the_only_one_of_a_list() {
+        for (prompt, question) in [
+            (json!([1, 2]), Question::Tokens(vec![1, 2])),
+            (json!([3]), Question::Tokens(vec![3])),
+            (json!([[1, 2.0]]), Question::Tokens(vec![1, 2])),
+            (json!(["x"]), Question::Prompt("x".to_owned())),
+        ] {
+            assert_eq!(read(json!({"prompt": prompt})).unwrap().0, question);
+        }
     }
 
     #[test]

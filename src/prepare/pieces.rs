@@ -1,11 +1,9 @@
-//! A dataset's file in pieces, lines or elements of an array, each of a length that fits in memory.
-//!
-//! Longer ones are passed over without being kept: a file that has lost its line feeds is one piece.
+//! Elements of a JSON array, each of a length that fits in memory. Longer ones are passed over without being kept.
 
 use std::io::{self, BufRead};
 
 /// Longest line or element that is looked at. A prompt of a million tokens has a few MiB.
-const LONGEST_BYTES: usize = 64 << 20;
+pub(super) const LONGEST_BYTES: usize = 64 << 20;
 
 /// Bytes between two ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,26 +42,6 @@ impl Room {
     }
 }
 
-/// The next line without its line feed; none at the end.
-pub(super) fn line(file: &mut impl BufRead) -> io::Result<Option<Piece>> {
-    let mut room = Room::default();
-    let mut is_at_end = true;
-    loop {
-        let buffer = filled(file)?;
-        if buffer.is_empty() {
-            return Ok((!is_at_end).then(|| room.piece()));
-        }
-        is_at_end = false;
-        let end = buffer.iter().position(|byte| *byte == b'\n');
-        room.take(&buffer[..end.unwrap_or(buffer.len())]);
-        let used = end.map_or(buffer.len(), |end| end + 1);
-        file.consume(used);
-        if end.is_some() {
-            return Ok(Some(room.piece()));
-        }
-    }
-}
-
 /// Mark that ended an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -77,7 +55,7 @@ pub(super) enum End {
 
 /// The next element of a JSON array from behind its opening bracket or a comma, and what ended it. Brackets and texts are told
 /// apart, and nothing else: the parser that follows finds mistakes.
-pub(super) fn element(file: &mut impl BufRead) -> io::Result<(Piece, End)> {
+pub(super) fn element(file: &mut dyn BufRead) -> io::Result<(Piece, End)> {
     let mut room = Room::default();
     let (mut depth, mut in_text, mut escaped) = (0_u64, false, false);
     loop {
@@ -111,7 +89,7 @@ pub(super) fn element(file: &mut impl BufRead) -> io::Result<(Piece, End)> {
     }
 }
 
-fn filled(file: &mut impl BufRead) -> io::Result<&[u8]> {
+fn filled(file: &mut dyn BufRead) -> io::Result<&[u8]> {
     // Twice, for the borrow: a buffer that is not empty is not filled again.
     while let Err(error) = file.fill_buf() {
         if error.kind() != io::ErrorKind::Interrupted {
@@ -137,17 +115,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_line_feeds_or_the_file() {
-        for (text, lines) in
-            [("", vec![]), ("\n", vec![""]), ("a", vec!["a"]), ("abcdef\r\n\nx", vec!["abcdef\r", "", "x"])]
-        {
-            let mut file = slow(text);
-            let found: Vec<Piece> = std::iter::from_fn(|| line(&mut file).unwrap()).collect();
-            assert_eq!(found, lines.into_iter().map(whole).collect::<Vec<_>>(), "{text:?}");
-        }
-    }
-
-    #[test]
     fn elements_end_where_nothing_is_open() {
         let mut file = slow(r#"{"a": [1, "],\"}"]} , [[]],7] rest"#);
         for (text, end) in [(r#"{"a": [1, "],\"}"]} "#, End::Comma), (" [[]]", End::Comma), ("7", End::Bracket)] {
@@ -159,9 +126,6 @@ mod tests {
     #[test]
     fn what_is_too_long_is_passed_over_and_what_follows_is_read() {
         let long = LONGEST_BYTES as u64 + 1;
-        let mut lines = BufReader::new(io::repeat(b'x').take(long).chain("\nnext".as_bytes()));
-        assert_eq!(line(&mut lines).unwrap(), Some(Piece::TooLong(long)));
-        assert_eq!(line(&mut lines).unwrap(), Some(whole("next")));
         let mut elements = BufReader::new(io::repeat(b'1').take(long).chain(",2]".as_bytes()));
         assert_eq!(element(&mut elements).unwrap(), (Piece::TooLong(long), End::Comma));
         assert_eq!(element(&mut elements).unwrap(), (whole("2"), End::Bracket));

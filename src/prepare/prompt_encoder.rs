@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use flashjob_config::ApplyChatTemplate;
-use flashjob_model::{Ask, TextFacts};
+use flashjob_model::{Ask, Conversation, TextFacts};
 
-use super::question::Question;
+use super::question::{Question, Reason};
 use super::{Error, messages};
 
 /// Asks for one model.
@@ -14,6 +14,15 @@ pub(super) struct PromptEncoder {
     apply: ApplyChatTemplate,
     max_model_len: usize,
     longest_token_bytes: usize,
+}
+
+/// A prompt on its way to tokens.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// Texts that are to be encoded.
+    Texts(Ask),
+    /// Tokens, as they are.
+    Tokens(Vec<u32>),
 }
 
 /// Texts that are tokenised in any case, however few tokens are served.
@@ -46,38 +55,47 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// A question that has none, in words.
-    pub fn ask(&self, question: Question) -> Result<Ask, String> {
+    pub fn ask(&self, question: Question) -> Result<Asked, Reason> {
         self.check_length(question_bytes(&question))?;
-        match (question, self.apply) {
+        let ask = match (question, self.apply) {
+            (Question::Tokens(_), ApplyChatTemplate::Always) => Err(
+                "its `prompt` is token ids, and apply-chat-template is `always`; give a text, or leave apply-chat-template out"
+                    .to_owned()
+                    .into(),
+            ),
+            (Question::Tokens(tokens), _) => return Ok(Asked::Tokens(tokens)),
             (Question::Prompt(text) | Question::Turn(text), _) if text.is_empty() => {
-                Err("its prompt is empty".to_owned())
+                Err("its prompt is empty".to_owned().into())
             }
             // A bare prompt may already have the format of a chat, so that the template is applied on request only. A
             // recorded turn has none, and gets the template wherever the model has one.
-            (Question::Prompt(text), ApplyChatTemplate::Always) => Ok(Ask::Messages(messages::of_user(&text))),
+            (Question::Prompt(text), ApplyChatTemplate::Always) => Ok(Ask::Messages(messages::of_user(&text).into())),
             (Question::Turn(text), ApplyChatTemplate::Auto | ApplyChatTemplate::Always) if self.has_template => {
-                Ok(Ask::Messages(messages::of_user(&text)))
+                Ok(Ask::Messages(messages::of_user(&text).into()))
             }
             (Question::Prompt(text) | Question::Turn(text), _) => Ok(Ask::Text { text, add_special: true }),
             (Question::Messages(_), ApplyChatTemplate::Never) => {
                 Err("`messages` need the chat template, and apply-chat-template is `never`; give a `prompt`, or leave \
                      apply-chat-template out"
-                    .to_owned())
+                    .to_owned()
+                    .into())
             }
             (Question::Messages(_), _) if !self.has_template => {
                 Err("`messages` need a chat template, and the model has none; give a `prompt`, or a model with a \
                      template"
-                    .to_owned())
+                    .to_owned()
+                    .into())
             }
-            (Question::Messages(messages), _) => Ok(Ask::Messages(messages)),
-        }
+            (Question::Messages(conversation), _) => Ok(Ask::Messages(conversation)),
+        };
+        ask.map(Asked::Texts)
     }
 
     /// The text of a reply, whose tokens are only counted.
     ///
     /// # Errors
     /// A text that is too long, in words.
-    pub fn ask_of_reply(&self, reply: String) -> Result<Ask, String> {
+    pub fn ask_of_reply(&self, reply: String) -> Result<Ask, Reason> {
         self.check_length(reply.len())?;
         // Special tokens are the prompt's: with them a reply would count one or two tokens too many.
         Ok(Ask::Text { text: reply, add_special: false })
@@ -85,20 +103,21 @@ impl PromptEncoder {
 
     /// Refuses a text of so many bytes where no tokenizer can make few enough tokens of it, or it would take too much memory to
     /// try.
-    fn check_length(&self, bytes: usize) -> Result<(), String> {
+    fn check_length(&self, bytes: usize) -> Result<(), Reason> {
         if bytes <= SHORT_TEXT_BYTES {
             return Ok(());
         }
         let longest = self.longest_token_bytes;
         let limit = self.max_model_len.saturating_mul(longest).saturating_mul(NORMALISATION);
         if bytes > limit.max(SHORT_TEXT_BYTES) {
-            return Err(format!(
+            return Err(Reason::too_long(format!(
                 "its text has {bytes} bytes, more than max-model-len={} tokens of at most {longest} bytes can hold; shorten it",
                 self.max_model_len
-            ));
+            )));
         }
         if bytes > LONGEST_TEXT_BYTES {
-            return Err(format!("its text has {bytes} bytes; up to {LONGEST_TEXT_BYTES} are tokenised: shorten it"));
+            let sentence = format!("its text has {bytes} bytes; up to {LONGEST_TEXT_BYTES} are tokenised: shorten it");
+            return Err(Reason::too_long(sentence));
         }
         Ok(())
     }
@@ -108,7 +127,8 @@ impl PromptEncoder {
 fn question_bytes(question: &Question) -> usize {
     match question {
         Question::Prompt(text) | Question::Turn(text) => text.len(),
-        Question::Messages(messages) => messages.iter().map(texts_bytes).sum(),
+        Question::Tokens(_) => 0,
+        Question::Messages(Conversation { messages, tools }) => messages.iter().chain(tools).map(texts_bytes).sum(),
     }
 }
 

@@ -136,7 +136,7 @@ impl Prompts {
                 Ok(drawing.draw(drawing.workload.seed, measured + count)?.split_off(measured))
             }
             Source::Fixed { .. } => {
-                let behind = self.first.last().map_or(0, |request| request.id.0 + 1);
+                let behind = self.first.iter().map(|request| request.id.0 + 1).max().unwrap_or(0);
                 let again = self.first.iter().cycle().take(count).cloned();
                 Ok((behind..).map(RequestId).zip(again).map(|(id, request)| Request { id, ..request }).collect())
             }

@@ -73,7 +73,10 @@ pub(super) fn draw(
                 max_tokens: lengths.random_range(output_lengths.clone()),
                 ignore_eos: workload.ignore_eos,
                 sampling,
+                options: None,
+                choice: 0,
                 seed: Seed::Job(workload.seed),
+                text: None,
             });
         }
     }
@@ -113,7 +116,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::num::NonZeroUsize;
 
-    use flashjob_config::{ApplyChatTemplate, OnBadInput, Repeats, Share, WarmUp};
+    use flashjob_config::{ApplyChatTemplate, Columns, OnBadInput, Repeats, Share, WarmUp};
 
     use super::*;
 
@@ -135,12 +138,15 @@ mod tests {
             apply_chat_template: ApplyChatTemplate::Never,
             on_bad_input: OnBadInput::Fail,
             share: Share::new(0, NonZeroUsize::MIN).unwrap(),
+            columns: Columns::default(),
+            batch: None,
         };
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
         let texts = TextFacts {
             architecture: String::new(),
             warnings: Vec::new(),
             chat_template: None,
+            message_format: flashjob_model::MessageFormat::default(),
             eos_tokens: Vec::new(),
             special_tokens: vec![0, 1],
             vocab_size: 50,

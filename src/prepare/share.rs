@@ -1,7 +1,10 @@
 //! The part of a dataset that one of several replicas runs. Requests keep their numbers, so that a request is the same
 //! whichever replica runs it.
 
+use std::collections::HashSet;
+
 use flashjob_config::Share;
+use flashjob_event::RequestId;
 
 use super::{Entry, Error};
 use crate::backend::Request;
@@ -13,7 +16,7 @@ pub(super) fn take(
     mut requests: Vec<Request>,
     mut entries: Vec<Entry>,
 ) -> Result<(Vec<Request>, Vec<Entry>), Error> {
-    let total = requests.len();
+    let total = entries.iter().filter(|entry| matches!(entry, Entry::Asked { .. })).count();
     let range = share.of(total);
     if range.is_empty() {
         return Err(nothing_left(share, total));
@@ -27,7 +30,10 @@ pub(super) fn take(
         }
         range.contains(&place)
     });
-    Ok((requests.drain(range).collect(), entries))
+    // A line of several answers has several requests, which stay together.
+    let kept: HashSet<RequestId> = entries.iter().flat_map(Entry::requests).collect();
+    requests.retain(|request| kept.contains(&request.id));
+    Ok((requests, entries))
 }
 
 /// More replicas than prompts.
@@ -44,19 +50,25 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use flashjob_config::Sampling;
-    use flashjob_event::RequestId;
 
     use super::*;
     use crate::backend::Seed;
-    use crate::prepare::{AnswerForm, Labels, Place};
+    use crate::prepare::{AnswerForm, Labels, Place, Position, RefusalKind, ReplyFormat};
 
     fn dataset() -> (Vec<Request>, Vec<Entry>) {
         let (mut requests, mut entries) = (Vec::new(), Vec::new());
         // `.` is run, `x` is skipped.
         for (line, kind) in "x.x..xx..x.x".chars().enumerate() {
-            let place = Place::Line(line + 1);
+            let place = Place { file: None, position: Position::Line(line + 1) };
             if kind == 'x' {
-                entries.push(Entry::Skipped { place, custom_id: None, reason: String::new() });
+                let (form, kind) = (AnswerForm::default(), RefusalKind::Invalid);
+                entries.push(Entry::Skipped {
+                    place,
+                    request: RequestId(line as u32),
+                    form,
+                    kind,
+                    reason: String::new(),
+                });
                 continue;
             }
             let id = RequestId(requests.len() as u32);
@@ -67,13 +79,19 @@ mod tests {
                 max_tokens: 1,
                 ignore_eos: true,
                 sampling,
+                options: None,
+                choice: 0,
                 seed: Seed::Job(0),
+                text: None,
             });
             entries.push(Entry::Asked {
                 place,
                 request: id,
+                others: 0..0,
+                echo: None,
                 prompt_tokens: 1,
                 form: AnswerForm::Plain(Labels::default()),
+                reply: ReplyFormat::default(),
                 answer: None,
             });
         }
@@ -99,11 +117,11 @@ mod tests {
                 assert_eq!(run, asked, "{index} of {count}");
                 ids.extend(run);
                 lines.extend(entries.iter().map(|entry| match entry {
-                    Entry::Asked { place, .. } | Entry::Skipped { place, .. } => *place,
+                    Entry::Asked { place, .. } | Entry::Skipped { place, .. } => place.position,
                 }));
             }
             assert_eq!(ids, (0..6).collect::<Vec<u32>>(), "{count}");
-            assert_eq!(lines, (1..=12).map(Place::Line).collect::<Vec<_>>(), "{count}");
+            assert_eq!(lines, (1..=12).map(Position::Line).collect::<Vec<_>>(), "{count}");
         }
     }
 

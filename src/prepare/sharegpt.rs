@@ -13,12 +13,12 @@ use serde_json::Value;
 use flashjob_config::{ReplyLength, Sampling};
 
 use super::bounded_json::{self, abbreviated};
-use super::entry::Place;
+use super::entry::Position;
 use super::pieces::{self, End, Piece};
-use super::question::{AnswerForm, DatasetRequest, Labels, Question, Refusal, RequestSettings};
+use super::question::{AnswerForm, DatasetRequest, Labels, Question, Reason, Refusal, RequestSettings};
 
 /// Takes one entry; ends the reading where enough are taken.
-type Take<'a> = dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow<()> + 'a;
+type Take<'a> = dyn FnMut(Position, Result<DatasetRequest, Refusal>) -> ControlFlow<()> + 'a;
 
 /// Hands each entry with a question and a reply to `take`, until the file or `take` ends it. One entry is in memory at a
 /// time.
@@ -26,7 +26,7 @@ type Take<'a> = dyn FnMut(Place, Result<DatasetRequest, Refusal>) -> ControlFlow
 /// # Errors
 /// The file cannot be read, or is not a JSON array.
 pub(super) fn read(
-    mut file: impl BufRead,
+    file: &mut dyn BufRead,
     sampling: Sampling,
     reply_length: ReplyLength,
     take: &mut Take<'_>,
@@ -35,22 +35,23 @@ pub(super) fn read(
     if file.fill_buf().map_err(serde_json::Error::io)?.starts_with("\u{feff}".as_bytes()) {
         file.consume("\u{feff}".len());
     }
-    if !opens(&mut file)? {
+    if !opens(file)? {
         return Err(serde_json::Error::custom("it does not begin as a list of conversations"));
     }
     for number in 1.. {
-        let (piece, end) = pieces::element(&mut file).map_err(serde_json::Error::io)?;
+        let (piece, end) = pieces::element(file).map_err(serde_json::Error::io)?;
         let is_over = match piece {
             // An array without entries has one piece, of spaces.
             Piece::Whole(text) if number == 1 && end == End::Bracket && text.trim_ascii().is_empty() => false,
             Piece::Whole(text) => {
                 let entry = bounded_json::parse(&text).map_err(|error| within(number, &error))?;
                 let asked = asked(&entry, sampling, reply_length).transpose();
-                asked.is_some_and(|asked| take(Place::Entry(number), asked).is_break())
+                asked.is_some_and(|asked| take(Position::Entry(number), asked).is_break())
             }
             Piece::TooLong(bytes) => {
-                let refusal = Refusal { custom_id: None, reason: Piece::refusal(bytes) };
-                take(Place::Entry(number), Err(refusal)).is_break()
+                let reason = Reason::too_long(Piece::refusal(bytes));
+                let refusal = Refusal { form: AnswerForm::default(), reason };
+                take(Position::Entry(number), Err(refusal)).is_break()
             }
         };
         match end {
@@ -61,14 +62,14 @@ pub(super) fn read(
             End::File => return Err(serde_json::Error::custom(format!("it ends within entry {number}"))),
         }
     }
-    match first_byte(&mut file)? {
+    match first_byte(file)? {
         None => Ok(()),
         Some(_) => Err(serde_json::Error::custom("something follows the list")),
     }
 }
 
 /// Passes over the bracket that opens the array. False: there is none.
-fn opens(file: &mut impl BufRead) -> Result<bool, serde_json::Error> {
+fn opens(file: &mut dyn BufRead) -> Result<bool, serde_json::Error> {
     let found = first_byte(file)? == Some(b'[');
     if found {
         file.consume(1);
@@ -77,7 +78,7 @@ fn opens(file: &mut impl BufRead) -> Result<bool, serde_json::Error> {
 }
 
 /// The first byte that is no space, which is not passed over.
-fn first_byte(file: &mut impl BufRead) -> Result<Option<u8>, serde_json::Error> {
+fn first_byte(file: &mut dyn BufRead) -> Result<Option<u8>, serde_json::Error> {
     loop {
         let buffer = file.fill_buf().map_err(serde_json::Error::io)?;
         let blank = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -100,7 +101,7 @@ fn within(number: usize, error: &serde_json::Error) -> serde_json::Error {
 
 /// The question of an entry; `None` where it is passed over.
 fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result<Option<DatasetRequest>, Refusal> {
-    let refuse = |reason: String| Refusal { custom_id: None, reason };
+    let refuse = |sentence: String| Refusal { form: AnswerForm::default(), reason: sentence.into() };
     let Some(conversations) = entry.get("conversations").and_then(Value::as_array) else {
         return Err(refuse(format!("it has no list `conversations`: {}", abbreviated(entry))));
     };
@@ -117,11 +118,13 @@ fn asked(entry: &Value, sampling: Sampling, reply_length: ReplyLength) -> Result
     let question = rest.next();
     let reply = rest.find(|(from, _)| matches!(*from, "gpt" | "chatgpt" | "assistant"));
     let (Some((_, question)), Some((_, reply))) = (question, reply) else { return Ok(None) };
+    let names = |fields| Labels::of(fields, |name| ["custom_id", "id"].contains(&name));
+    let labels = entry.as_object().map(names).transpose().map_err(refuse)?.unwrap_or_default();
     Ok(Some(DatasetRequest {
         question: Question::Turn((*question).to_owned()),
-        settings: RequestSettings { max_tokens: None, sampling, seed: None, ignore_eos: None },
+        settings: RequestSettings::of_job(sampling),
         reply: (reply_length == ReplyLength::Recorded).then(|| (*reply).to_owned()),
-        form: AnswerForm::Plain(entry.as_object().map(Labels::of).transpose().map_err(refuse)?.unwrap_or_default()),
+        form: AnswerForm::Plain(labels),
         answer: None,
     }))
 }
@@ -132,11 +135,11 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
 
-    type Entries = Vec<(Place, Result<DatasetRequest, Refusal>)>;
+    type Entries = Vec<(Position, Result<DatasetRequest, Refusal>)>;
 
     fn entries(text: &str, limit: usize) -> (Result<(), serde_json::Error>, Entries) {
         let mut found = Vec::new();
-        let outcome = read(text.as_bytes(), SAMPLING, ReplyLength::Recorded, &mut |place, asked| {
+        let outcome = read(&mut text.as_bytes(), SAMPLING, ReplyLength::Recorded, &mut |place, asked| {
             found.push((place, asked));
             if found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -173,7 +176,7 @@ mod tests {
             .map(|(place, asked)| asked.map(|asked| (place, asked.question, asked.reply)).unwrap())
             .collect();
         let expected = |number, question: &str, reply: &str| {
-            (Place::Entry(number), Question::Turn(question.to_owned()), Some(reply.to_owned()))
+            (Position::Entry(number), Question::Turn(question.to_owned()), Some(reply.to_owned()))
         };
         assert_eq!(found, [expected(2, "q", "r"), expected(4, "p", "")]);
     }
@@ -218,7 +221,7 @@ mod tests {
         ] {
             let (outcome, found) = entries(&format!("[{entry}]"), 9);
             outcome.unwrap();
-            assert_eq!(found[0].1.as_ref().unwrap_err().reason, reason);
+            assert_eq!(found[0].1.as_ref().unwrap_err().reason.sentence, reason);
         }
     }
 }

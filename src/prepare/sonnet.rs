@@ -75,7 +75,10 @@ pub(super) fn draw(
             max_tokens: output,
             ignore_eos: workload.ignore_eos,
             sampling,
+            options: None,
+            choice: 0,
             seed: Seed::Job(workload.seed),
+            text: None,
         }
     });
     Ok(requests.collect())

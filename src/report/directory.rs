@@ -19,17 +19,19 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use flashjob_results::{RecordedTimeline, Sweep};
+use flashjob_results::{RecordedTimeline, RequestTiming, Summary, Sweep};
 
 use self::record::{FILES, Mark, Record, SPOOL, unfinished};
 use super::result::JobResult;
-use crate::bench::Measurement;
 
 pub use self::earlier::Moved;
 use self::page::PAGE;
 pub use self::page::PageError;
 
 const LOG: &str = FILES[0];
+
+/// Folder with the answers of a batch. Unlike the files of a run it stays where it is for the next one.
+pub const ANSWERS: &str = "outputs";
 
 /// The directory that takes a run's files.
 ///
@@ -132,10 +134,36 @@ impl ResultsDirectory {
 
     /// The files of this run that belong to its record, those that exist.
     pub fn files(&self) -> Vec<PathBuf> {
-        let names = ["result.json", "requests.jsonl", "outputs.jsonl", Sweep::FILE, RecordedTimeline::FILE, PAGE, LOG];
+        let names = [
+            "result.json",
+            Summary::FILE,
+            "requests.jsonl",
+            "outputs.jsonl",
+            Sweep::FILE,
+            RecordedTimeline::FILE,
+            PAGE,
+            LOG,
+        ];
         let paths = names.iter().map(|name| self.path.join(name));
         // A link leads to what is not this run's.
         paths.filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file())).collect()
+    }
+
+    /// Files with answers of a batch: shards and journals by name, and behind them the manifests, which name shards.
+    pub fn answers(&self) -> Vec<PathBuf> {
+        let is = |path: &Path, beginning: &str, kinds: &[&str]| {
+            let begins =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(beginning));
+            begins && path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known))
+        };
+        let files =
+            fs::read_dir(self.path.join(ANSWERS)).into_iter().flatten().filter_map(|file| Some(file.ok()?.path()));
+        let mut files: Vec<PathBuf> = files
+            .filter(|path| is(path, "outputs-", &["jsonl", "journal"]) || is(path, "manifest", &["jsonl"]))
+            .filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_file()))
+            .collect();
+        files.sort_by_key(|path| (is(path, "manifest", &["jsonl"]), path.clone()));
+        files
     }
 
     /// Makes `flashjob.log`, open for appending. Its first line names the run, by which the next one knows it.
@@ -181,10 +209,15 @@ impl ResultsDirectory {
     /// # Errors
     /// As the file system says.
     pub fn write_result(&self, result: &JobResult) -> io::Result<()> {
-        self.write("result.json", |file| {
-            serde_json::to_writer_pretty(&mut *file, &result.to_json())?;
-            file.write_all(b"\n")
-        })
+        self.write_document("result.json", &result.to_json())
+    }
+
+    /// Writes `summary.json`.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn write_summary(&self, summary: &Summary) -> io::Result<()> {
+        self.write_document(Summary::FILE, summary)
     }
 
     /// Writes `sweep.json`.
@@ -192,8 +225,12 @@ impl ResultsDirectory {
     /// # Errors
     /// As the file system says.
     pub fn write_sweep(&self, sweep: &Sweep) -> io::Result<()> {
-        self.write(Sweep::FILE, |file| {
-            serde_json::to_writer_pretty(&mut *file, sweep)?;
+        self.write_document(Sweep::FILE, sweep)
+    }
+
+    fn write_document(&self, name: &str, document: &impl Serialize) -> io::Result<()> {
+        self.write(name, |file| {
+            serde_json::to_writer_pretty(&mut *file, document)?;
             file.write_all(b"\n")
         })
     }
@@ -202,8 +239,8 @@ impl ResultsDirectory {
     ///
     /// # Errors
     /// As the file system says.
-    pub fn write_requests(&self, measurement: &Measurement) -> io::Result<PathBuf> {
-        self.write_lines("requests.jsonl", measurement.requests.iter())
+    pub fn write_requests(&self, requests: &[RequestTiming]) -> io::Result<PathBuf> {
+        self.write_lines("requests.jsonl", requests.iter())
     }
 
     /// Writes `outputs.jsonl`, which [`super::outputs()`] gives the lines of.

@@ -3,22 +3,43 @@
 //! Two ways to count are both there, because neither is all of the truth. Over the whole job, from the first replica's first
 //! request to the last one's last: the throughput of the job as its user sees it. And over the seconds in which all of them
 //! measured: the throughput of the machines together, undisturbed by the order in which they started.
+//!
+//! An attempt that goes on with a batch measures its own part, or nothing where all was answered. Answers of the whole batch are counted
+//! beside that, those of attempts that were killed included.
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use flashjob_results::{Bins, Distribution, RequestTiming, TokenClock};
+use flashjob_batch::AnswerCounts;
+use flashjob_results::{Bins, Distribution, LatencyBins, RequestTiming, RequestTotals, TokenClock};
 
 use super::figures::{LatencyFigures, LatencyPercentiles, Throughput};
 use crate::bench::Latencies;
 
-/// Measurement of one replica.
+/// Result of one replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaResult {
+    /// `None` for an attempt that had nothing left to do.
+    region: Option<MeasuredPart>,
+    totals: RequestTotals,
+    /// All of them, but for a batch.
+    requests: Vec<RequestTiming>,
+    /// Answers of a batch, those of earlier attempts included.
+    batch: Option<AnswerCounts>,
+}
+
+/// The region that one replica measured.
+#[derive(Clone, Debug, Deserialize)]
+struct MeasuredPart {
     elapsed_seconds: f64,
+    #[serde(rename = "token_clock")]
     clock: TokenClock,
     inter_token_bins: Bins,
-    requests: Vec<RequestTiming>,
+    /// Latencies of a batch.
+    #[serde(default)]
+    latency_bins: Option<LatencyBins>,
+    /// Missing where an older version wrote the file.
+    totals: Option<RequestTotals>,
 }
 
 impl ReplicaResult {
@@ -32,33 +53,37 @@ impl ReplicaResult {
     pub fn read(result: &[u8], requests: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct ResultFile {
-            measurement: Measured,
+            #[serde(default)]
+            measurement: Option<MeasuredPart>,
+            #[serde(default)]
+            batch: Option<AnswerCounts>,
         }
-        #[derive(Deserialize)]
-        struct Measured {
-            elapsed_seconds: f64,
-            token_clock: TokenClock,
-            inter_token_bins: Bins,
-        }
-        let ResultFile { measurement } =
+        let ResultFile { measurement: region, batch } =
             serde_json::from_slice(result).map_err(|error| format!("its result.json cannot be read: {error}"))?;
+        if region.is_none() && batch.is_none() {
+            return Err("its result.json has neither a measurement nor answers of a batch".to_owned());
+        }
         let lines = requests.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let requests = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
+        let requests = lines.map(serde_json::from_slice).collect::<Result<Vec<RequestTiming>, _>>();
         let requests = requests.map_err(|error| format!("its requests.jsonl cannot be read: {error}"))?;
-        let Measured { elapsed_seconds, token_clock: clock, inter_token_bins } = measurement;
-        Ok(Self { elapsed_seconds, clock, inter_token_bins, requests })
-    }
-
-    fn end_unix_seconds(&self) -> f64 {
-        self.clock.started_unix_seconds + self.elapsed_seconds
+        let totals = region.as_ref().and_then(|region| region.totals).unwrap_or_else(|| requests.iter().collect());
+        Ok(Self { region, totals, requests, batch })
     }
 
     fn output_tokens(&self) -> u64 {
-        self.requests.iter().map(|request| u64::from(request.output_tokens)).sum()
+        self.totals.output_tokens
     }
 
-    fn output_tokens_per_second(&self) -> f64 {
-        if self.elapsed_seconds > 0.0 { self.output_tokens() as f64 / self.elapsed_seconds } else { 0.0 }
+    /// Output tokens per second and seconds of the region.
+    fn rate_and_seconds(&self) -> Option<(f64, f64)> {
+        let seconds = self.region.as_ref()?.elapsed_seconds;
+        Some((if seconds > 0.0 { self.output_tokens() as f64 / seconds } else { 0.0 }, seconds))
+    }
+}
+
+impl MeasuredPart {
+    fn end_unix_seconds(&self) -> f64 {
+        self.clock.started_unix_seconds + self.elapsed_seconds
     }
 }
 
@@ -83,6 +108,46 @@ pub struct ReplicaFigures {
     output_tokens_per_second: Option<Spread>,
     #[serde(flatten)]
     elapsed_seconds: Option<Spread>,
+    /// Answers of a batch by all attempts.
+    #[serde(flatten)]
+    batch: Option<BatchFigures>,
+}
+
+/// Answers of a batch.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct BatchFigures {
+    batch_lines_answered: f64,
+    batch_lines_completed: f64,
+    batch_input_tokens: f64,
+    batch_output_tokens: f64,
+}
+
+impl BatchFigures {
+    /// The sum over `replicas`, where each of them has answered a part of a batch.
+    fn of(replicas: &[ReplicaResult]) -> Option<Self> {
+        let mut counts = AnswerCounts::default();
+        for replica in replicas {
+            counts += replica.batch?;
+        }
+        Some(Self {
+            batch_lines_answered: counts.answers() as f64,
+            batch_lines_completed: (counts.answers() - counts.errors()) as f64,
+            batch_input_tokens: counts.input_tokens as f64,
+            batch_output_tokens: counts.output_tokens as f64,
+        })
+    }
+}
+
+/// Latencies of all requests: exact, unless they are those of a batch.
+fn latencies(replicas: &[ReplicaResult]) -> Latencies {
+    // Replicas of one job are all a batch, or none is.
+    let mut bins = LatencyBins::default();
+    let binned = replicas.iter().filter_map(|replica| replica.region.as_ref()?.latency_bins.as_ref());
+    if binned.map(|replica| bins.merge(replica)).count() > 0 {
+        return Latencies::of_bins(&bins, None);
+    }
+    let requests: Vec<RequestTiming> = replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
+    Latencies::of(&requests, Vec::new())
 }
 
 /// The seconds in which all replicas measured.
@@ -119,41 +184,44 @@ impl Serialize for Spread {
 impl ReplicaFigures {
     /// The figures of the job that `replicas` shared.
     pub fn new(replicas: &[ReplicaResult]) -> Self {
-        let over = |figure: fn(&ReplicaResult) -> f64| replicas.iter().map(figure);
-        let start = over(|replica| replica.clock.started_unix_seconds).fold(f64::INFINITY, f64::min);
-        let end = over(ReplicaResult::end_unix_seconds).fold(f64::NEG_INFINITY, f64::max);
+        let regions = || replicas.iter().filter_map(|replica| replica.region.as_ref());
+        let start = regions().map(|region| region.clock.started_unix_seconds).fold(f64::INFINITY, f64::min);
+        let end = regions().map(MeasuredPart::end_unix_seconds).fold(f64::NEG_INFINITY, f64::max);
         let elapsed = (end - start).max(0.0);
-        let requests: Vec<RequestTiming> =
-            replicas.iter().flat_map(|replica| replica.requests.iter().cloned()).collect();
-        let input: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens)).sum();
-        let output: u64 = replicas.iter().map(ReplicaResult::output_tokens).sum();
-        let failed = requests.iter().filter(|request| request.failed()).count();
+        let totals: RequestTotals = replicas.iter().map(|replica| replica.totals).sum();
         let mut bins = Bins::default();
-        replicas.iter().for_each(|replica| bins.merge(&replica.inter_token_bins));
-        let rates = over(ReplicaResult::output_tokens_per_second).collect();
+        regions().for_each(|region| bins.merge(&region.inter_token_bins));
+        let (rates, seconds) = replicas.iter().filter_map(ReplicaResult::rate_and_seconds).unzip();
         Self {
-            throughput: Throughput::over(elapsed, requests.len() - failed, input, output),
-            failed_requests: failed as f64,
+            throughput: Throughput::over(
+                elapsed,
+                (totals.finished - totals.failed) as usize,
+                totals.input_tokens,
+                totals.output_tokens,
+            ),
+            failed_requests: totals.failed as f64,
             replicas: replicas.len() as f64,
             common_window: common_window(replicas).map(|(seconds, tokens)| CommonWindow {
                 common_window_seconds: seconds as f64,
                 common_window_output_tokens_per_second: tokens as f64 / seconds as f64,
             }),
-            latencies: LatencyFigures::of(&Latencies::of(&requests, Vec::new())),
+            latencies: LatencyFigures::of(&latencies(replicas)),
             // Percentiles of replicas cannot be averaged; counts in bins add up.
             inter_token: bins.percentiles().map(|seconds| LatencyPercentiles::new("itl", seconds)),
             output_tokens_per_second: Spread::of("replica_output_tokens_per_second", rates),
-            elapsed_seconds: Spread::of("replica_elapsed_seconds", over(|replica| replica.elapsed_seconds).collect()),
+            elapsed_seconds: Spread::of("replica_elapsed_seconds", seconds),
+            batch: BatchFigures::of(replicas),
         }
     }
 }
 
 /// The whole seconds in which every replica measured, and the tokens of all of them in these; `None` where there are none.
 fn common_window(replicas: &[ReplicaResult]) -> Option<(u64, u64)> {
+    let regions: Vec<&MeasuredPart> = replicas.iter().map(|replica| replica.region.as_ref()).collect::<Option<_>>()?;
     // The second in which a region begins is not whole, nor is that in which it ends.
-    let from = replicas.iter().map(|replica| replica.clock.first_second() + 1).max()?;
-    let to = replicas.iter().map(|replica| replica.end_unix_seconds() as u64).min()?;
-    let tokens = replicas.iter().map(|replica| replica.clock.tokens_between(from, to)).sum();
+    let from = regions.iter().map(|region| region.clock.first_second() + 1).max()?;
+    let to = regions.iter().map(|region| region.end_unix_seconds() as u64).min()?;
+    let tokens = regions.iter().map(|region| region.clock.tokens_between(from, to)).sum();
     (to > from).then(|| (to - from, tokens))
 }
 
@@ -217,10 +285,31 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_counted_over_all_attempts_and_an_attempt_may_have_had_nothing_to_do() {
+        let counts = json!({"completed": 7, "invalid": 1, "too_long": 0, "unsupported": 0, "failed": 0,
+            "input_tokens": 30, "output_tokens": 50, "is_complete": true, "found": {"on_disk": 2, "in_bucket": 0}});
+        let idle = json!({"measurement": null, "batch": counts}).to_string();
+        let idle = ReplicaResult::read(idle.as_bytes(), b"").unwrap();
+        let busy = ReplicaResult { batch: idle.batch, ..replica(100.5, 4.0, &[1, 2, 3, 4, 2], &[1.0]) };
+        let figures = named(&ReplicaFigures::new(&[busy.clone(), idle]));
+        let figure = |name: &str| figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        assert_eq!(
+            ["batch_lines_answered", "batch_lines_completed", "batch_output_tokens"].map(figure),
+            [16.0, 14.0, 100.0].map(Some)
+        );
+        assert_eq!((figure("elapsed_time"), figure("total_output_tokens")), (Some(4.0), Some(4.0)));
+        assert_eq!(figure("common_window_seconds"), None, "it measured in none");
+        let mixed = named(&ReplicaFigures::new(&[busy, replica(100.5, 4.0, &[4], &[1.0])]));
+        assert!(!mixed.iter().any(|(name, _)| name.starts_with("batch_")));
+    }
+
+    #[test]
     fn files_of_others_are_refused_in_words() {
         for (result, requests, expected) in [
-            ("{}", "", "its result.json cannot be read: missing field `measurement`"),
-            ("{\"measurement\": null}", "", "its result.json cannot be read"),
+            ("", "", "its result.json cannot be read"),
+            ("{}", "", "its result.json has neither a measurement nor answers of a batch"),
+            ("{\"measurement\": null}", "", "its result.json has neither"),
+            ("{\"measurement\": 1}", "", "its result.json cannot be read"),
             (
                 "{\"measurement\": {\"elapsed_seconds\": 1, \"token_clock\": {\"started_unix_seconds\": 1, \
               \"output_tokens_by_second\": []}, \"inter_token_bins\": {\"sum_seconds\": 0, \"counts\": {}}}}",

@@ -4,10 +4,12 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use flashjob_config::Setting;
-use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status};
+use flashjob_results::{InputReport, PhaseSeconds, SCHEMA_VERSION, Status, Summary};
 
+use super::batch_answers::BatchReport;
 use super::environment::Environment;
 use super::figures::Figures;
+use super::prefix_caching::PrefixCaching;
 use super::repeats::RepeatsReport;
 use crate::backend::BackendReport;
 use crate::bench::{Accuracy, Measurement, WarmUpReport};
@@ -45,6 +47,12 @@ pub struct JobResult {
     pub repeats: Option<RepeatsReport>,
     /// Correct answers, where the dataset has any.
     pub accuracy: Option<Accuracy>,
+    /// Answers of a batch, those of earlier attempts included.
+    pub batch: Option<BatchReport>,
+    /// Whether equal beginnings of prompts were computed once, and why.
+    pub prefix_caching: PrefixCaching,
+    /// Content of `summary.json`, of a batch.
+    pub summary: Option<Summary>,
     /// Duration of each phase.
     pub phases: Vec<PhaseSeconds>,
     /// Whole or partial; `None` where nothing was measured.
@@ -77,6 +85,8 @@ struct Document<'a> {
     warm_up: Option<WarmUpReport>,
     repeats: Option<&'a RepeatsReport>,
     accuracy: Option<Accuracy>,
+    batch: Option<BatchReport>,
+    prefix_caching: &'a PrefixCaching,
     failed_requests: Option<usize>,
     backend: Option<&'a BackendReport>,
     #[serde(serialize_with = "by_key")]
@@ -155,6 +165,8 @@ impl JobResult {
             warm_up: self.warm_up,
             repeats: self.repeats.as_ref(),
             accuracy: self.accuracy,
+            batch: self.batch,
+            prefix_caching: &self.prefix_caching,
             failed_requests: measurement.map(Measurement::failed_requests),
             backend: self.backend.as_ref(),
             settings: &self.settings,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use flashjob_config::escape_controls;
 
 use super::figures::Figures;
+use super::prefix_caching::PrefixCaching;
 use super::result::JobResult;
 use crate::bench::Measurement;
 
@@ -32,6 +33,8 @@ pub fn summary(result: &JobResult, results_dir: &str, run_url: Option<&str>) -> 
     for warning in &result.warnings {
         line("warning", warning);
     }
+    let PrefixCaching { enabled, reason } = &result.prefix_caching;
+    line("prefix caching", &format!("{}, {reason}", if *enabled { "on" } else { "off" }));
     if let Some(figures) = &result.figures {
         figure_lines(figures, result.measurement.as_ref(), &mut line);
     }
@@ -91,6 +94,8 @@ fn figure_lines(figures: &Figures, measurement: Option<&Measurement>, line: &mut
     if let Some(bound) = figures.roofline.and_then(|roofline| roofline.bound) {
         let (fraction, share) = (bound.roofline_fraction, bound.roofline_compute_bound_share);
         line("roofline", &format!("{fraction:.2} of the machine's limit, {share:.2} of it bound by computing"));
+        let serial = bound.roofline_serial_fraction;
+        line("  serial limit", &format!("{serial:.2} of what operations take at the limits one after the other"));
     } else if let Some(reason) = measurement.and_then(|measurement| measurement.roofline.unknown_because) {
         line("roofline", &format!("unknown: {reason}"));
     }

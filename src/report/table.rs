@@ -9,7 +9,7 @@ use super::figures::named;
 use super::result::JobResult;
 
 /// Figures of the table, by key, in their order. Those that a run does not have are left out.
-const SHOWN: [&str; 21] = [
+const SHOWN: [&str; 22] = [
     "output_tokens_per_second",
     "output_tokens_per_second_low",
     "output_tokens_per_second_high",
@@ -24,6 +24,7 @@ const SHOWN: [&str; 21] = [
     "failed_requests",
     "accuracy",
     "roofline_fraction",
+    "roofline_serial_fraction",
     "mfu",
     "mbu",
     "prefix_cache_hit_rate",

@@ -46,7 +46,7 @@ const LINES: [Case; 10] = [
     (
         "escapes",
         |file| repeated(file, "{\"unknown\": \"", "\\u0001", 60 * MIB, "\", \"prompt\": 1}"),
-        "`prompt` must be one text",
+        "its fields that are copied to the answer have 10485769 bytes, most of them in `unknown`; up to 65536 are kept",
     ),
     (
         "a name of a MiB",

@@ -67,7 +67,7 @@ fn answers(path: &Path, asked: &[Answered]) -> Vec<Value> {
         .args(["--dtype=float32", "--max-model-len=1024", "--max-num-seqs=16"])
         .run()
         .expect_code(0);
-    let outputs = std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap();
+    let outputs = super::answers_of(&results);
     outputs.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flashjob::backend::{self, Backend, Completion, Found, Loading, Request, Seed};
+use flashjob::backend::{self, Backend, Completion, Found, Loading, NextRequest, Request, RequestSource, Seed};
 use flashjob_config::{JobConfig, Sampling};
 use flashjob_config_parser::{self as config_parser, Command};
 use flashjob_event::{Event, Events, Fact, Observer, RequestId};
@@ -84,18 +84,57 @@ impl Loaded {
 
     /// Completions by request, and the facts of the run in the order in which they were stated.
     pub fn run(&mut self, requests: &[Request]) -> Result<(Vec<Completion>, Vec<Event>), backend::Error> {
+        self.run_from(&mut Vec::from(requests).into_iter())
+    }
+
+    /// The same of requests that are made while they are run.
+    pub fn run_stream(&mut self, requests: &[Request]) -> Result<(Vec<Completion>, Vec<Event>), backend::Error> {
+        self.run_from(&mut Trickle { requests: Vec::from(requests).into_iter(), is_ready: false })
+    }
+
+    fn run_from(&mut self, requests: &mut dyn RequestSource) -> Result<(Vec<Completion>, Vec<Event>), backend::Error> {
         self.facts.0.lock().unwrap().clear();
         let mut completions: Vec<Completion> = Vec::new();
         let mut finished = |completion: Completion| completions.push(completion);
-        self.backend.run(requests.to_vec(), &self.events, &CancellationToken::new(), &mut finished)?;
+        self.backend.run(requests, &self.events, &CancellationToken::new(), &mut finished)?;
         completions.sort_by_key(|completion| completion.id);
         Ok((completions, std::mem::take(&mut *self.facts.0.lock().unwrap())))
     }
 }
 
+/// A source whose every other answer is that the next request is not ready.
+struct Trickle {
+    requests: std::vec::IntoIter<Request>,
+    is_ready: bool,
+}
+
+impl RequestSource for Trickle {
+    fn next(&mut self, _patience: Duration) -> NextRequest {
+        self.is_ready = !self.is_ready;
+        match self.is_ready {
+            false => NextRequest::Later,
+            true => Iterator::next(&mut self.requests).map_or(NextRequest::End, NextRequest::Request),
+        }
+    }
+
+    fn take_all(&mut self) -> Option<Vec<Request>> {
+        None
+    }
+}
+
 /// A request for 64 tokens.
 pub fn request(id: usize, prompt: &[u32], sampling: Sampling, seed: Seed) -> Request {
-    Request { id: RequestId(id as u32), prompt: prompt.to_vec(), max_tokens: 64, ignore_eos: true, sampling, seed }
+    Request {
+        id: RequestId(id as u32),
+        prompt: prompt.to_vec(),
+        max_tokens: 64,
+        ignore_eos: true,
+        sampling,
+        options: None,
+        choice: 0,
+        seed,
+        text: None,
+    }
 }
 
 /// Holds that `events` of a run of requests for 64 tokens each say what they say of our own engine.

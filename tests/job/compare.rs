@@ -94,7 +94,7 @@ fn every_format_is_printed_to_standard_output_alone() {
         ("markdown", "| **610.5  2.000×** |"),
         ("csv", "figure,output_tokens_per_second,tokens/s,b,610.496,,,2,,,true"),
         ("json", "\"ratio\": 2.0"),
-        ("html", "<!DOCTYPE html>"),
+        ("html", "★ 610.5  2.000×"),
     ] {
         let compared = compare(place.path(), ["a", "b", "--format", format]).expect_code(0);
         assert!(compared.stdout.contains(part) && compared.stderr.is_empty(), "{compared}");

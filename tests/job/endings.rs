@@ -41,6 +41,32 @@ fn more_ranks_than_the_machine_has_end_with_2_naming_both_numbers() {
     assert!(finished.stderr.contains(&expected), "{}", finished.stderr);
 }
 
+/// On the CPU too: what hangs there is another rank or the machine.
+#[test]
+fn a_step_that_takes_longer_than_its_limit_ends_with_5_and_is_described() {
+    let results = TempDir::new().unwrap();
+    let long = ["--input-len=400", "--output-len=4", "--num-prompts=64", "--max-num-batched-tokens=25600"];
+    let finished = job(&results).args(long).args(["--warmup=0", "--step-timeout-seconds=0.001"]).run().expect_code(5);
+    for part in ["a step of the engine did not end within 0.001 s", "phase measure", "25600 prompt tokens"] {
+        assert!(finished.stderr.contains(part), "no {part}: {}", finished.stderr);
+    }
+    let result = result(&results);
+    assert_eq!((&result["status"], &result["exit_code"]), (&"failed".into(), &5.into()));
+}
+
+/// A build without GPU support, in a container that was given a GPU, does not compute on the CPU as if nothing were wrong.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_gpu_support_that_was_given_a_gpu_ends_with_2_unless_the_cpu_is_asked_for() {
+    let results = TempDir::new().unwrap();
+    let finished = job(&results).env("DEVICE", "auto").env("NVIDIA_VISIBLE_DEVICES", "all").run().expect_code(2);
+    for part in ["NVIDIA_VISIBLE_DEVICES is all", "built without GPU support", "the image `cuda`", "device=cpu"] {
+        assert!(finished.stderr.contains(part), "no {part}: {}", finished.stderr);
+    }
+    let results = TempDir::new().unwrap();
+    job(&results).args(["--output-len=2"]).env("NVIDIA_VISIBLE_DEVICES", "all").run().expect_code(0);
+}
+
 #[test]
 fn models_that_cannot_be_loaded_end_with_4() {
     let folder = TempDir::new().unwrap();

@@ -79,7 +79,7 @@ fn two_places() -> [TempDir; 2] {
 }
 
 fn outputs(results: &TempDir) -> String {
-    std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap()
+    super::answers_of(results)
 }
 
 /// A machine that was led has a log, the record of it, and nothing that looks like a result.
@@ -122,17 +122,18 @@ fn two_machines_answer_exactly_as_one_process() {
             ];
             words.map(str::to_owned).into_iter().chain([format!("--tensor-parallel-size={ranks}")]).collect::<Vec<_>>()
         };
-        let alone = TempDir::new().unwrap();
-        let answer_alone = |cache_bytes| {
-            let job = job_without_model(&alone).args(["--model".into(), tiny_model()]).args(words(cache_bytes));
+        let places = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let answer_alone = |alone: &TempDir, cache_bytes| {
+            let job = job_without_model(alone).args(["--model".into(), tiny_model()]).args(words(cache_bytes));
             job.run().expect_code(0);
-            result(&alone)["backend"]["engine"].clone()
+            result(alone)["backend"]["engine"].clone()
         };
         // How many bytes a block takes depends on the panels of the instruction set.
-        let engine = answer_alone(64 << 20);
+        let engine = answer_alone(&places[0], 64 << 20);
         let block_bytes = engine["kv_cache_bytes"].as_u64().unwrap() / engine["kv_blocks"].as_u64().unwrap();
         let cache_bytes = CACHE_BLOCKS * block_bytes;
-        assert_eq!(answer_alone(cache_bytes)["kv_blocks"], CACHE_BLOCKS);
+        assert_eq!(answer_alone(&places[1], cache_bytes)["kv_blocks"], CACHE_BLOCKS);
+        let [_, alone] = places;
         let places = two_places();
         let [leader, worker] = machines.start(&tiny_model(), &places, &words(cache_bytes / 2));
         let (leader, worker) = (leader.wait().expect_code(0), worker.wait().expect_code(0));

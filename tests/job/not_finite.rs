@@ -41,7 +41,7 @@ fn about(job: Process, results: &TempDir, model: &Altered, dataset: &str, text: 
 
 /// The lines of `outputs.jsonl`.
 fn outputs(results: &TempDir) -> Vec<Value> {
-    let text = std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap();
+    let text = super::answers_of(results);
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -74,6 +74,12 @@ fn it_is_answered_with_an_error_and_counted_and_others_are_answered_as_without_i
     for line in [
         "flashjob_requests_finished_total{phase=\"measure\",reason=\"error\"} 1",
         "flashjob_end_to_end_latency_seconds_count{phase=\"measure\"} 2",
+        "flashjob_batch_lines 3",
+        "flashjob_batch_lines_estimated 0",
+        "flashjob_batch_answers_total{kind=\"completed\"} 2",
+        "flashjob_batch_answers_total{kind=\"non_finite\"} 1",
+        "flashjob_batch_earlier_answers{kind=\"completed\"} 0",
+        "flashjob_batch_remaining_seconds 0",
     ] {
         assert!(metrics.lines().any(|other| other == line), "{line} in\n{metrics}");
     }
@@ -94,6 +100,8 @@ fn it_is_answered_with_an_error_and_counted_and_others_are_answered_as_without_i
 
     let result = result(&results);
     assert_eq!((&result["status"], &result["failed_requests"]), (&"finished".into(), &1.into()));
+    let batch = &result["batch"];
+    assert_eq!((&batch["completed"], &batch["non_finite"], &batch["failed"]), (&2.into(), &1.into(), &0.into()));
     assert_eq!((&result["num_requests"], &result["metrics"]["failed_requests"]), (&2.into(), &1.0.into()));
     assert!(finished.stdout.contains("failed requests            1\n"), "{}", finished.stdout);
     let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("no whole answer")).collect();
@@ -222,4 +230,5 @@ fn mlflow_has_the_count() {
         .expect_code(0);
     let run = &mlflow.runs("not finite")[0];
     assert_eq!((run.status(), run.metric("failed_requests")), ("FINISHED", Some(1.0)));
+    assert_eq!((run.metric("batch_lines_answered"), run.metric("batch_errors_non_finite")), (Some(2.0), Some(1.0)));
 }

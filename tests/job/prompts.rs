@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{job, job_without_model, result, tiny_model};
+use super::{answers_of, job, job_without_model, result, tiny_model};
 use crate::support::process::Process;
 
 /// A job on the dataset `text`, whose format is `dataset`.
@@ -19,6 +19,11 @@ fn asking(results: &TempDir, dataset: &str, text: &str) -> Process {
 pub(super) fn lines(results: &TempDir, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(results.path().join("out").join(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The answers of a run.
+pub(super) fn answers(results: &TempDir) -> Vec<Value> {
+    answers_of(results).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// `field` of each of `values`.
@@ -48,7 +53,7 @@ fn plain_lines_may_ask_for_their_own_number_of_tokens() {
     let results = TempDir::new().unwrap();
     let text = "{\"prompt\": \"one\", \"max_tokens\": 3, \"topic\": \"mine\"}\n\n{\"prompt\": \"two\"}\n";
     asking(&results, "jsonl", text).args(["--output-len=5", "--ignore-eos"]).run().expect_code(0);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(each(&outputs, "line"), [1, 3]);
     assert_eq!(each(&outputs, "request"), [0, 1]);
     assert_eq!(each(&outputs, "output_tokens"), [3, 5]);
@@ -68,8 +73,9 @@ fn what_names_a_line_is_in_its_answer() {
         r#"{"custom_id": "a", "prompt": "names of plain lines may be given twice"}"#,
     ];
     asking(&results, "jsonl", &text.join("\n")).args(["--output-len=2"]).run().expect_code(0);
-    let outputs = lines(&results, "outputs.jsonl");
-    assert_eq!(each(&outputs, "custom_id"), [json!("a"), Value::Null, json!("b"), Value::Null, json!("a")]);
+    let outputs = answers(&results);
+    let named = json!({"no": "name"});
+    assert_eq!(each(&outputs, "custom_id"), [json!("a"), Value::Null, json!("b"), named, json!("a")]);
     assert_eq!(each(&outputs, "id"), [Value::Null, json!(7), json!("x"), Value::Null, Value::Null]);
 
     let conversation = json!({"id": "identity_0", "conversations": [
@@ -93,7 +99,7 @@ fn an_openai_batch_is_answered_in_its_own_format_and_order() {
         completion.to_string(),
     ];
     asking(&results, "jsonl", &text.concat()).run().expect_code(0);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(each(&outputs, "custom_id"), ["first", "second", "third"]);
     assert_eq!(each(&outputs, "error"), [Value::Null, Value::Null, Value::Null]);
     for (output, tokens) in outputs.iter().zip([9, 2, 4]) {
@@ -130,7 +136,7 @@ fn a_conversation_goes_through_the_chat_template_and_a_bare_prompt_only_on_reque
             .run()
             .expect_code(0);
         let prompt_tokens = lines(&results, "requests.jsonl")[0]["prompt_tokens"].clone();
-        (prompt_tokens, lines(&results, "outputs.jsonl")[0]["output"].clone())
+        (prompt_tokens, answers(&results)[0]["output"].clone())
     };
     let templated = asked(conversation, "auto");
     assert_eq!(templated, asked(written_out, "auto"));
@@ -150,14 +156,14 @@ fn sharegpt_is_answered_at_the_length_of_its_replies_unless_one_is_given() {
     .to_string();
     let results = TempDir::new().unwrap();
     asking(&results, "sharegpt", &dataset).args(["--num-prompts=2"]).run().expect_code(0);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(each(&outputs, "entry"), [2, 3]);
     // Digits and spaces are tokens of their own, and every reply has at least one.
     assert_eq!(each(&outputs, "output_tokens"), [5, 1]);
 
     let results = TempDir::new().unwrap();
     asking(&results, "sharegpt", &dataset).args(["--output-len=7"]).run().expect_code(0);
-    assert_eq!(each(&lines(&results, "outputs.jsonl"), "output_tokens"), [7, 7, 7]);
+    assert_eq!(each(&answers(&results), "output_tokens"), [7, 7, 7]);
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn bad_input_ends_the_job_with_2_and_its_place() {
         ("[1]", "dataset, line 1: it is not a JSON object but [1] "),
         ("{\"text\": \"x\"}", "dataset, line 1: it has neither `prompt` nor `messages` "),
         ("{\"prompt\": \"\"}", "dataset, line 1: its prompt is empty "),
-        ("{\"prompt\": \"x\", \"stop\": [\"y\"]}", "dataset, line 1: `stop` = [\"y\"] is not supported; leave it out "),
+        ("{\"prompt\": \"x\", \"suffix\": \"y\"}", "dataset, line 1: `suffix` = \"y\" is not supported; leave it out "),
         (
             &long,
             "dataset, line 1: its prompt has 600 tokens, and with 128 output tokens it exceeds max-model-len=512; shorten \
@@ -180,7 +186,7 @@ fn bad_input_ends_the_job_with_2_and_its_place() {
         ),
     ] {
         let results = TempDir::new().unwrap();
-        let finished = asking(&results, "jsonl", text).run().expect_code(2);
+        let finished = asking(&results, "jsonl", text).args(["--on-bad-input=fail"]).run().expect_code(2);
         let error = result(&results)["error"].as_str().unwrap().to_owned();
         let expected = format!("{sentence}(on-bad-input=skip reports such input and goes on)");
         assert!(error.ends_with(&expected), "{error}\nis not\n{expected}");
@@ -221,7 +227,7 @@ fn a_mistake_in_the_dataset_ends_the_job_whatever_becomes_of_the_weights() {
         let finished = job_without_model(&results)
             .args(["--model".into(), model.as_os_str().to_owned()])
             .args(["--dataset=jsonl".into(), "--dataset-path".into(), dataset.into_os_string()])
-            .args(["--validate-weights"])
+            .args(["--validate-weights", "--on-bad-input=fail"])
             .run()
             .expect_code(exit);
         let error = result(&results)["error"].as_str().unwrap().to_owned();
@@ -255,10 +261,10 @@ fn a_warm_up_ends_after_8_tokens_and_answers_have_none() {
 }
 
 #[test]
-fn skipped_input_is_reported_counted_and_answered_with_an_error_where_it_has_a_name() {
+fn skipped_input_is_reported_counted_and_answered_with_an_error() {
     let results = TempDir::new().unwrap();
     let mut text = chat("good", "x", json!({"max_tokens": 2}));
-    text += &chat("bad", "x", json!({"n": 3}));
+    text += &chat("bad", "x", json!({"best_of": 3}));
     text += "{\"prompt\": \"plain\", \"max_tokens\": 2}\n";
     text += &"nonsense\n".repeat(25);
     let skipping = |results: &TempDir, text: &str| asking(results, "jsonl", text).args(["--on-bad-input=skip"]);
@@ -267,14 +273,18 @@ fn skipped_input_is_reported_counted_and_answered_with_an_error_where_it_has_a_n
     assert!(finished.stdout.contains("skipped inputs             26"), "{}", finished.stdout);
     let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("skipped")).collect();
     assert_eq!(warnings.len(), 21, "{warnings:#?}");
-    assert!(warnings[0].contains("dataset, line 2 is skipped: `n` = 3 is not supported; leave it out"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("dataset, line 2 is skipped: `best_of` = 3 is not supported; leave it out"),
+        "{warnings:?}"
+    );
     assert!(warnings[20].contains("6 more are skipped, 26 in all"), "{}", warnings[20]);
-    let outputs = lines(&results, "outputs.jsonl");
-    assert_eq!(outputs.len(), 3);
-    let message = "line 2: `n` = 3 is not supported; leave it out";
-    let error = json!({"code": "invalid_request", "message": message});
+    let outputs = answers(&results);
+    assert_eq!(outputs.len(), 28);
+    let message = "line 2: `best_of` = 3 is not supported; leave it out";
+    let error = json!({"code": "unsupported_parameter", "message": message});
     assert_eq!(outputs[1], json!({"id": "batch_req_2", "custom_id": "bad", "response": null, "error": error}));
     assert_eq!((&outputs[0]["custom_id"], &outputs[2]["line"]), (&"good".into(), &3.into()));
+    assert_eq!((&outputs[27]["line"], &outputs[27]["error"]["code"]), (&28.into(), &"invalid_request".into()));
 
     let results = TempDir::new().unwrap();
     skipping(&results, "nonsense\n{}\n").run().expect_code(2);
@@ -336,7 +346,7 @@ fn an_answer_ends_at_the_end_of_sequence_unless_that_is_ignored() {
             .args(["--output-len=200", "--temperature=100", "--ignore-eos", ignore_eos])
             .run()
             .expect_code(0);
-        lines(&results, "outputs.jsonl")
+        answers(&results)
     };
     let outputs = asked("false");
     let ended: Vec<&Value> = outputs.iter().filter(|output| output["finish_reason"] == "stop").collect();
@@ -356,7 +366,7 @@ fn a_job_that_is_stopped_keeps_the_answers_that_it_had() {
     running.wait_for_stderr("a request is complete");
     running.signal(libc::SIGTERM);
     running.wait().expect_code(143);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(outputs[0]["custom_id"], "short");
     assert!(outputs.len() < 20_000, "{}", outputs.len());
 }
@@ -367,7 +377,7 @@ fn the_sample_of_a_batch_runs() {
     let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/batch.jsonl");
     let text = std::fs::read_to_string(sample).unwrap();
     asking(&results, "jsonl", &text).run().expect_code(0);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(each(&outputs, "custom_id"), ["capital", "robot", "water"]);
     assert!(outputs.iter().all(|output| output["response"]["status_code"] == 200));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::prompts::lines;
+use super::prompts::{answers, lines};
 use super::{job, result};
 use crate::support::process::Finished;
 
@@ -190,7 +190,7 @@ fn verses_and_sums_are_built_in() {
     let (_, results, sums) = run(&["--dataset=arithmetic", "--output-len=5", "--num-prompts=6"], 0);
     // A model of random numbers knows no sums; what counts is that each is held against its result.
     assert_eq!(sums["accuracy"]["questions"], 6);
-    let outputs = lines(&results, "outputs.jsonl");
+    let outputs = answers(&results);
     assert_eq!(outputs.len(), 6);
     assert!(outputs.iter().all(|line| line["correct"].is_boolean() && line["entry"].is_u64()), "{outputs:?}");
     let correct = outputs.iter().filter(|line| line["correct"] == true).count();
@@ -218,12 +218,12 @@ fn too_few_correct_answers_fail_the_run_and_keep_its_result() {
         assert_eq!(result["accuracy"], serde_json::json!({"questions": 3, "correct": 2}));
         assert_eq!(result["exit_code"], code);
         assert!((number(&result["metrics"]["accuracy"]) - 2.0 / 3.0).abs() < 1e-12);
-        let outputs = lines(&results, "outputs.jsonl");
+        let outputs = answers(&results);
         let correct: Vec<Option<bool>> =
             outputs.iter().map(|line| line.get("correct").and_then(Value::as_bool)).collect();
         assert_eq!(correct, [Some(true), Some(false), Some(true), None]);
         if code == 7 {
-            let sentence = "2 of 3 answers are correct, a share of 0.6667 and below least-accuracy=0.7; outputs.jsonl says which are not";
+            let sentence = "2 of 3 answers are correct, a share of 0.6667 and below least-accuracy=0.7; its answers say which are not";
             assert_eq!(result["error"], sentence);
             assert!(finished.stderr.contains(sentence), "{finished}");
         }
@@ -240,7 +240,7 @@ fn regions_of_a_seed_are_the_same_prompts_again() {
     let texts = |seed: &str| {
         let arguments = ["--dataset=jsonl", &path, "--output-len=12", "--temperature=1", "--ignore-eos=true", seed];
         let (_, results, _) = run(&arguments, 0);
-        let outputs = lines(&results, "outputs.jsonl");
+        let outputs = answers(&results);
         outputs.iter().map(|line| line["output"].to_string()).collect::<Vec<_>>()
     };
     let (three, four) = (texts("--seed=3"), texts("--seed=4"));

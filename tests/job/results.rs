@@ -77,6 +77,8 @@ fn a_run_stands_beside_the_limits_of_its_machine() {
         Some([fraction, ..]) => {
             assert!((fraction * figure("elapsed_time") / figure("roofline_seconds") - 1.0).abs() < 1e-9);
             assert!((0.0..=1.0).contains(&figure("roofline_compute_bound_share")));
+            // Operations one after the other take no less than a step in which they overlap.
+            assert!(figure("roofline_serial_seconds") >= figure("roofline_seconds") * 0.999);
             assert!(finished.stdout.contains("of the machine's limit"), "{}", finished.stdout);
         }
         None => {
@@ -127,8 +129,8 @@ fn the_result_has_the_keys_of_vllm_bench_throughput() {
 
 #[test]
 fn prefix_cache_hits_are_in_the_result_and_a_warm_up_makes_none() {
-    let results = TempDir::new().unwrap();
     let run = |more: &[&str]| {
+        let results = TempDir::new().unwrap();
         let prompts = results.path().join("prompts.jsonl");
         let text = "one two three four five six seven eight nine ten ".repeat(12);
         let lines =
@@ -142,7 +144,7 @@ fn prefix_cache_hits_are_in_the_result_and_a_warm_up_makes_none() {
             .expect_code(0);
         (result(&results), finished.stdout)
     };
-    let (off, _) = run(&[]);
+    let (off, _) = run(&["--enable-prefix-caching=false"]);
     assert!(off["metrics"].get("prefix_cache_hit_tokens").is_none());
     assert_eq!(
         (&off["measurement"]["prefix_cache"], &off["backend"]["engine"]["prefix_caching"]),
@@ -177,7 +179,7 @@ fn the_same_seed_generates_the_same_and_another_one_does_not() {
             .args(["--temperature=1", "--seed", seed])
             .run()
             .expect_code(0);
-        std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap()
+        super::answers_of(&results)
     };
     let first = generated("1");
     assert_eq!(first.lines().count(), 2);

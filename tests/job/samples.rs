@@ -57,7 +57,7 @@ fn prompts_and_the_batch_are_answered() {
             .args(arguments)
             .run()
             .expect_code(0);
-        let outputs = std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap();
+        let outputs = super::answers_of(&results);
         let asked = std::fs::read_to_string(sample(name)).unwrap().lines().count();
         assert!(asked > 1 && outputs.lines().count() == asked, "{name}: {outputs}");
     }

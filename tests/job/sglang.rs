@@ -13,6 +13,7 @@ use super::child_engine::{
     GREEDY, Loaded, children, command_line, configured, driver_of, expect_facts, expect_run_like_ours, hits, is_gone,
     job_on, measuring, request, signal,
 };
+use super::child_options::expect_options_as_of_our_own;
 use super::{result, tiny_model};
 use crate::model::altered::Altered;
 use crate::model::golden::prompts;
@@ -45,7 +46,10 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let (model, golden) = (model(), prompts(FIXTURE));
     let eos = golden[1].greedy[9];
     model.edit_json("generation_config.json", |json| json["eos_token_id"] = eos.into());
-    let job = configured(&[&SMALL[..], &["--backend=sglang", "--enable-prefix-caching=true"]].concat());
+    // Without GPUs SGLang is started without a compiler of grammars, unless asked.
+    let arguments = "--sglang-args={\"max_total_tokens\": 4096, \"grammar_backend\": \"xgrammar\"}";
+    let job =
+        configured(&["--dtype=float32", "--threads=1", arguments, "--backend=sglang", "--enable-prefix-caching=true"]);
     let found = Found::Sglang(Interpreter::at(environment.join("bin/python3")));
     let before = children(std::process::id());
     let mut sglang = Loaded::open(found, &job, model.path());
@@ -84,6 +88,8 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let first = golden[1].greedy.iter().position(|&token| token == eos).unwrap();
     assert_eq!((&completions[0].tokens[..], completions[0].reason), (&golden[1].greedy[..=first], FinishReason::Stop));
 
+    expect_options_as_of_our_own(&mut sglang, model.path(), &golden[1].tokens, &golden[1].greedy, false);
+
     let killed = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(500));
         let scheduler = children(driver as u32).into_iter().find(|pid| command_line(*pid).contains("scheduler"));
@@ -92,8 +98,8 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let many: Vec<Request> =
         (0..500).map(|id| Request { max_tokens: 400, ..own(id, &golden[1].tokens, GREEDY) }).collect();
     let error = sglang.run(&many).unwrap_err().to_string();
-    killed.join().unwrap();
     assert_eq!(error, "SGLang gave up: a process of SGLang has ended; its last lines in the log say why");
+    killed.join().unwrap();
     drop(sglang);
     is_gone(driver);
 }

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{job, job_without_model, tiny_model};
+use crate::support::Flashjob as _;
+use crate::support::bucket_server::BucketServer;
 use crate::support::mlflow_server;
 use crate::support::process::{Finished, Process};
 
@@ -193,4 +195,35 @@ fn combinations_are_runs_under_that_of_the_sweep() {
     assert_eq!(parent.status(), "FINISHED");
     let sweep: Value = serde_json::from_slice(&mlflow.artifact(parent, "sweep.json").unwrap()).unwrap();
     assert_eq!(sweep, read(&results, "sweep.json"));
+}
+
+#[test]
+fn a_sweep_and_its_combinations_go_to_the_output_bucket_or_wait_for_publish() {
+    let (folder, results) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let server = BucketServer::start(folder.path());
+    let output = ["--output-par", server.url(), "--output-prefix=sweeps/3/"];
+    let short: Vec<&str> = ["--input-len=4", "--output-len=2"].into_iter().chain(output).collect();
+    let in_bucket = || folder.path().join("sweeps/3");
+    let expect_all = || {
+        for directory in ["", "0001", "0002"] {
+            for file in ["result.json", "report.html"] {
+                let name = std::path::Path::new(directory).join(file);
+                let sent = std::fs::read(in_bucket().join(&name)).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+                assert!(sent == std::fs::read(results.path().join("out").join(&name)).unwrap(), "{name:?}");
+            }
+        }
+        assert!(in_bucket().join("sweep.json").is_file() && in_bucket().join("0002/requests.jsonl").is_file());
+    };
+    sweeping(&results, "max-num-seqs=1,4", &short).run().expect_code(0);
+    expect_all();
+
+    std::fs::remove_dir_all(in_bucket()).unwrap();
+    std::fs::remove_dir_all(results.path().join("out")).unwrap();
+    server.fault(json!({"kind": "status", "status": 401, "operation": "put"}));
+    sweeping(&results, "max-num-seqs=1,4", &short).run().expect_code(6);
+    assert!(!in_bucket().exists());
+    server.no_faults();
+    let out = results.path().join("out").display().to_string();
+    Process::flashjob().args(["publish", &out]).args(output).run().expect_code(0);
+    expect_all();
 }

@@ -19,6 +19,7 @@ use super::child_engine::{
     GREEDY, Loaded, children, configured, driver_of, expect_facts, expect_run_like_ours, hits, is_gone, job_on,
     measuring, request, signal,
 };
+use super::child_options::expect_options_as_of_our_own;
 use super::result;
 use crate::model::altered::Altered;
 use crate::model::golden::prompts;
@@ -111,6 +112,16 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
         expect_facts(&events, &[1, 7, 33, 100]);
     }
 
+    // More than are given to the engine at once, added while it runs.
+    let many: Vec<Request> = (0..150).map(|id| own(id, &golden[id % golden.len()].tokens, GREEDY)).collect();
+    let (completions, events) = vllm.run_stream(&many).unwrap();
+    assert_eq!(completions.len(), many.len());
+    for completion in &completions {
+        assert_eq!(completion.tokens, golden[completion.id.0 as usize % golden.len()].greedy, "{:?}", completion.id);
+    }
+    let queued = events.iter().filter(|event| matches!(event.fact, Fact::RequestQueued { .. })).count();
+    assert_eq!(queued, many.len());
+
     // Without a seed that a user has set for a request, vLLM draws from its own generator.
     let hot = Sampling { temperature: 2.0, ..GREEDY };
     let twins: Vec<Request> = (0..2).map(|id| own(id, &golden[1].tokens, hot)).collect();
@@ -132,6 +143,10 @@ fn tokens_are_those_of_transformers_and_facts_those_of_any_engine() {
     let first = golden[1].greedy.iter().position(|&token| token == eos).unwrap();
     assert_eq!(completions[0].tokens, golden[1].greedy[..=first]);
     assert_eq!(completions[0].reason, FinishReason::Stop);
+
+    let narrow = Altered::of(FIXTURE);
+    narrow.edit_json("generation_config.json", |json| json["eos_token_id"] = eos.into());
+    expect_options_as_of_our_own(&mut vllm, narrow.path(), &golden[1].tokens, &golden[1].greedy, true);
 }
 
 /// Half of a driver's talk, of an engine that has an answer for one of two requests.
@@ -168,7 +183,8 @@ fn a_request_that_vllm_ends_with_an_error_ends_by_itself() {
     let completions = driven_by(&ENDS_WITH_AN_ERROR.replace("END_OF_THE_OTHER", end)).unwrap();
     let sentence = "vLLM ended request 0 with an error after 1 tokens; its own lines in the log say which";
     let [half, whole] = completions.as_slice() else { panic!("{completions:?}") };
-    assert_eq!((half.text.as_str(), half.reason, half.error.as_deref()), ("half", FinishReason::Error, Some(sentence)));
+    let error = half.error.as_ref().map(ToString::to_string);
+    assert_eq!((half.text.as_str(), half.reason, error.as_deref()), ("half", FinishReason::Error, Some(sentence)));
     assert_eq!((whole.text.as_str(), whole.reason, &whole.error), ("whole", FinishReason::Length, &None));
 }
 
@@ -179,6 +195,10 @@ fn a_driver_that_breaks_the_protocol_ends_the_run() {
         (
             r#"echo '{"end": {"id": 7, "at": 4, "reason": "length", "text": ""}}'"#,
             "vLLM answers request 7, which nobody made",
+        ),
+        (
+            r#"echo '{"step": {"at": 3, "took": 1, "running": 1, "waiting": 0, "kv_blocks_used": 1, "preempted": [], "first": [], "tokens": [[1, [7]]], "logprobs": [{"id": 1, "tokens": [[7]], "logprobs": [[-1]]}]}}'"#,
+            "vLLM gives log-probabilities of request 1, which wants none",
         ),
         (r#"echo '{"taken": 2}'"#, "the driver of vLLM says Taken(2) out of turn; this is a bug, please report it"),
         ("echo nonsense", "vLLM says what is no answer"),
@@ -331,6 +351,10 @@ fn what_vllm_has_no_word_for_is_refused_by_name() {
         (
             "--vllm-args=--skip-tokenizer-init",
             "vllm-args holds `skip_tokenizer_init`, which flashjob decides: leave it out",
+        ),
+        (
+            "--vllm-args=--logprobs-mode=raw_logits",
+            "vllm-args holds `logprobs_mode`, which flashjob decides: leave it out",
         ),
         ("--vllm-args=--max-lora=4", "vllm-args: vLLM has no argument `max_lora`; did you mean `max_loras`?"),
         ("--vllm-args=--max-loras=many", "vllm-args: vLLM refuses it: argument --max-loras: "),

@@ -195,8 +195,9 @@ fn a_batch_that_lies_in_the_bucket_is_answered_there() {
         .args(["--output-par", &url, "--output-prefix=answers/"])
         .run()
         .expect_code(0);
-    let answers = std::fs::read_to_string(folder.path().join("answers/outputs.jsonl")).unwrap();
-    assert_eq!(answers, std::fs::read_to_string(results.path().join("out/outputs.jsonl")).unwrap());
+    let answers = std::fs::read_to_string(folder.path().join("answers/outputs/outputs-00000.jsonl")).unwrap();
+    assert_eq!(answers, super::answers_of(&results));
+    assert!(folder.path().join("answers/outputs/manifest.jsonl").is_file());
     for (line, custom_id) in answers.lines().zip(["capital", "robot", "water"]) {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!((&line["custom_id"], &line["error"]), (&custom_id.into(), &serde_json::Value::Null));

@@ -8,8 +8,8 @@ use super::{folder, job, kubectl, kustomized, of_kind};
 use crate::support::kubernetes::wrong;
 use crate::support::manifests::{judges, yaml};
 
-const OVERLAYS: [&str; 8] =
-    ["copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue", "leaderworkerset", "machines"];
+const OVERLAYS: [&str; 9] =
+    ["batch", "copy", "cpu", "cuda", "cuda-fuse-device-plugin", "indexed", "kueue", "leaderworkerset", "machines"];
 
 #[test]
 fn everything_that_is_applied_is_valid() {
@@ -31,7 +31,7 @@ fn everything_that_is_applied_is_valid() {
 
     // The checker itself finds what is wrong.
     let wrong = place.path().join("wrong.yaml");
-    let text = std::fs::read_to_string(&files[1]).unwrap();
+    let text = std::fs::read_to_string(place.path().join("copy.yaml")).unwrap();
     assert!(text.contains(r#""backoffLimit":3"#), "{text}");
     std::fs::write(&wrong, text.replace("backoffLimit", "backoffLimits")).unwrap();
     assert!(!Command::new(&program).arg("--strict").arg(wrong).status().unwrap().success());
@@ -154,6 +154,18 @@ fn each_overlay_changes_what_it_is_for() {
         ("machines", "/spec/completionMode", json!("Indexed")),
         ("machines", "@/resources/limits/nvidia.com~1gpu", json!("1")),
         ("machines", "^/volumes/0/emptyDir/medium", json!("Memory")),
+        ("batch", "/metadata/labels/kueue.x-k8s.io~1queue-name", json!("flashjob")),
+        ("batch", "/spec/suspend", json!(true)),
+        ("batch", "/spec/completionMode", json!("Indexed")),
+        ("batch", "/spec/completions", json!(12)),
+        ("batch", "/spec/parallelism", json!(3)),
+        ("batch", "/spec/backoffLimit", Value::Null),
+        ("batch", "/spec/backoffLimitPerIndex", json!(5)),
+        ("batch", "/spec/podReplacementPolicy", json!("Failed")),
+        ("batch", "/spec/activeDeadlineSeconds", Value::Null),
+        ("batch", "@/resources/limits/nvidia.com~1gpu", json!("1")),
+        ("batch", "@/resources/limits/smarter-devices~1fuse", json!("1")),
+        ("batch", "@/securityContext/privileged", Value::Null),
         ("indexed", "/spec/backoffLimit", Value::Null),
         ("indexed", "/spec/backoffLimitPerIndex", json!(3)),
     ] {
@@ -167,6 +179,35 @@ fn each_overlay_changes_what_it_is_for() {
     let count = variables.iter().find(|variable| variable["name"] == "replica_count").unwrap();
     assert_eq!(count["value"].as_str().unwrap(), indexed["spec"]["completions"].to_string(), "as many as the Job has");
     assert!(variables.iter().any(|variable| variable["name"] == "JOB_UID"));
+}
+
+/// Each index has a place of its own in the bucket, and meets its own answers there.
+#[test]
+fn indices_of_a_batch_go_on_by_themselves() {
+    let (Some(judges), Some(kubectl)) = (judges(), kubectl()) else { return };
+    let job = of_kind(&yaml(&judges, &kustomized(&kubectl, "overlays/batch")), "Job");
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array().unwrap();
+    let place = |name: &str| variables.iter().position(|variable| variable["name"] == name);
+    let value = |name: &str| variables[place(name).unwrap()]["value"].as_str().unwrap();
+    assert_eq!(value("replica_count"), job["spec"]["completions"].to_string(), "as many as the Job has");
+    assert!(job["spec"]["parallelism"].as_u64() < job["spec"]["completions"].as_u64());
+    assert_eq!(value("output_prefix"), "batch/$(JOB_INDEX)/");
+    // A variable is put into those that come behind it.
+    assert!(place("JOB_INDEX") < place("output_prefix"));
+    let index = &variables[place("JOB_INDEX").unwrap()]["valueFrom"]["fieldRef"]["fieldPath"];
+    assert_eq!(index, "metadata.annotations['batch.kubernetes.io/job-completion-index']");
+    assert!(place("JOB_UID").is_some() && place("output_par").is_some());
+    assert!(place("num_prompts").is_none() && place("input_len").is_none(), "they are for prompts that measure");
+    // Every exit code has one meaning, and what another attempt goes on with is tried again.
+    let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().unwrap();
+    let codes = |action: &str| -> Vec<u64> {
+        let of = rules.iter().filter(|rule| rule["action"] == action);
+        of.flat_map(|rule| rule["onExitCodes"]["values"].as_array().into_iter().flatten())
+            .filter_map(Value::as_u64)
+            .collect()
+    };
+    assert_eq!((codes("Count"), codes("FailJob")), (vec![1, 3, 5, 6, 130, 143], vec![2, 4, 7]));
 }
 
 #[test]

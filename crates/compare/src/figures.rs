@@ -22,7 +22,7 @@ const PER_CURRENCY_UNIT: &str = "output_tokens_per_currency_unit";
 const COST: &str = "cost_per_million_output_tokens";
 
 /// Figures in the order of a table, with their rank; others follow as details in the order of the result.
-const ORDER: [(&str, Rank); 26] = [
+const ORDER: [(&str, Rank); 27] = [
     (THROUGHPUT, Rank::Headline),
     ("total_tokens_per_second", Rank::Headline),
     ("steady_output_tokens_per_second", Rank::Main),
@@ -44,6 +44,7 @@ const ORDER: [(&str, Rank); 26] = [
     ("mean_power_watts", Rank::Main),
     ("accuracy", Rank::Headline),
     ("roofline_fraction", Rank::Main),
+    ("roofline_serial_fraction", Rank::Main),
     ("mfu", Rank::Main),
     ("mbu", Rank::Main),
     ("prefix_cache_hit_rate", Rank::Main),

@@ -1,11 +1,9 @@
-//! A comparison as text: a table for a terminal, Markdown, CSV, JSON or an HTML page.
+//! A comparison as text: a table for a terminal, Markdown, CSV or JSON.
 
 mod csv_lines;
-mod html;
 mod json;
 mod markdown;
 mod table;
-mod texts;
 
 use std::io;
 
@@ -22,8 +20,6 @@ pub enum Format {
     Csv,
     /// One document, with all figures.
     Json,
-    /// One page without scripts, with all figures.
-    Html,
 }
 
 /// The text of `comparison` in `format`, for a terminal of `width` characters where there is one.
@@ -36,6 +32,5 @@ pub fn render(comparison: &Comparison, format: Format, width: Option<u16>) -> io
         Format::Markdown => Ok(markdown::render(comparison)),
         Format::Csv => csv_lines::render(comparison),
         Format::Json => json::render(comparison),
-        Format::Html => Ok(html::render(comparison)),
     }
 }

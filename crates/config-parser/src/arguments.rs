@@ -10,8 +10,15 @@ use super::error::ConfigError;
 use super::quoting::{quoted, quoted_value};
 
 /// Keys that mean `true` when no value follows.
-pub(super) const SWITCHES: [&str; 6] =
-    ["enable-prefix-caching", "enforce-eager", "validate-weights", "measure-limits", "ignore-eos", "dry-run"];
+pub(super) const SWITCHES: [&str; 7] = [
+    "enable-prefix-caching",
+    "enforce-eager",
+    "deterministic",
+    "validate-weights",
+    "measure-limits",
+    "ignore-eos",
+    "dry-run",
+];
 
 /// Flags that never take a value.
 const BARE: [&str; 5] = ["--help", "-h", "--version", "-V", "--allow-different"];

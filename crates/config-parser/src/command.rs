@@ -1,5 +1,6 @@
 //! The command that a user gave, with all that it needs. It knows nothing of texts.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap_complete::Shell;
@@ -21,6 +22,8 @@ pub enum Command {
     Check(Check),
     /// Compare the model's numbers where the job would run with those of the CPU in single precision.
     Verify(Box<JobConfig>),
+    /// Time steps and their operations where the job would run.
+    Profile(Box<Profile>),
     /// Send what could not be sent.
     Publish(Box<Publish>),
     /// Show results of several runs side by side.
@@ -67,6 +70,21 @@ pub struct Compare {
     pub allow_different: bool,
     /// Server that holds runs of MLflow.
     pub tracking: Option<Tracking>,
+}
+
+/// Arguments of `flashjob profile`.
+#[derive(Debug)]
+pub struct Profile {
+    /// The job whose model, device and settings are profiled.
+    pub job: JobConfig,
+    /// Sequences of decode steps.
+    pub batch_sizes: Vec<NonZeroUsize>,
+    /// Tokens that each sequence of a decode step has before it.
+    pub context_len: usize,
+    /// Lengths of prompts.
+    pub prompt_lens: Vec<NonZeroUsize>,
+    /// File that takes the profile as JSON.
+    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `flashjob render`.

@@ -38,6 +38,8 @@ enum Subcommand {
     Check(Box<Texts>),
     /// Compares a model's logits where the job would run with the CPU's in single precision; mounts nothing
     Verify(Box<Texts>),
+    /// Times steps of several sizes and their operations beside the machine's limits; mounts nothing
+    Profile(Box<ProfileArguments>),
     /// Sends results that could not be delivered when they were measured
     Publish(PublishArguments),
     /// Shows results of several runs side by side, with the ratio to the first one and its significance
@@ -56,6 +58,24 @@ enum Subcommand {
         /// Shell to complete in
         shell: Shell,
     },
+}
+
+#[derive(clap::Args)]
+struct ProfileArguments {
+    /// Sequences of decode steps, separated by commas; those that memory has no room for are left out
+    #[arg(long, value_name = "LIST", default_value = "1,16,64,256,1024")]
+    batch_sizes: String,
+    /// Tokens that each sequence of a decode step has before it
+    #[arg(long, value_name = "TOKENS", default_value = "256")]
+    context_len: String,
+    /// Lengths of prompts, separated by commas, of which a step computes as many as max-num-batched-tokens allows
+    #[arg(long, value_name = "LIST", default_value = "128,2048")]
+    prompt_lens: String,
+    /// File that takes the profile as JSON
+    #[arg(long, value_name = "FILE")]
+    output: Option<String>,
+    #[command(flatten)]
+    texts: Texts,
 }
 
 #[derive(clap::Args)]
@@ -150,6 +170,15 @@ pub(super) struct Comparing {
     pub(super) allow_different: bool,
 }
 
+/// Arguments of the command `profile` that no key reads, as they were written.
+#[derive(Debug)]
+pub(super) struct Profiling {
+    pub(super) batch_sizes: String,
+    pub(super) context_len: String,
+    pub(super) prompt_lens: String,
+    pub(super) output: Option<String>,
+}
+
 /// The request of the command line.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -157,6 +186,11 @@ pub(super) enum Asked {
     Check(Texts),
     /// Compare logits of two devices.
     Verify(Texts),
+    /// Time steps.
+    Profile {
+        arguments: Profiling,
+        texts: Texts,
+    },
     Publish {
         dir: String,
         texts: Texts,
@@ -185,8 +219,12 @@ impl Asked {
             Self::Render(Render { blueprint, .. }) | Self::Validate { blueprint } => {
                 Some(("--blueprint", blueprint.to_string_lossy().into_owned()))
             }
+            Self::Profile { arguments: Profiling { output: Some(output), .. }, .. } => {
+                Some(("--output", output.clone()))
+            }
             Self::Run(_)
             | Self::Check(_)
+            | Self::Profile { .. }
             | Self::Verify(_)
             | Self::Compare { .. }
             | Self::Completions(_)
@@ -214,6 +252,7 @@ pub(super) fn command() -> clap::Command {
         .mut_subcommand("run", |command| command.mut_args(describe))
         .mut_subcommand("check", |command| command.mut_args(describe))
         .mut_subcommand("verify", |command| command.mut_args(describe))
+        .mut_subcommand("profile", |command| command.mut_args(describe))
         // clap moves a command that it mutates to the end: mutating all of them keeps the declared order.
         .mut_subcommand("publish", |command| command)
         .mut_subcommand("compare", |command| command)
@@ -232,7 +271,7 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
     };
     let mut flags = long(&command);
-    let of_their_own = ["render", "compare"];
+    let of_their_own = ["render", "compare", "profile"];
     // Other commands have the flags of a run, or some of them.
     flags.extend(command.get_subcommands().filter(|command| of_their_own.contains(&command.get_name())).flat_map(long));
     flags.sort();
@@ -246,6 +285,10 @@ pub(super) fn read(words: impl Iterator<Item = OsString>, errors: &mut Vec<Confi
         Ok(CommandLine { command: Some(Subcommand::Run(texts)), .. }) => Some(Asked::Run(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Check(texts)), .. }) => Some(Asked::Check(*texts)),
         Ok(CommandLine { command: Some(Subcommand::Verify(texts)), .. }) => Some(Asked::Verify(*texts)),
+        Ok(CommandLine { command: Some(Subcommand::Profile(profile)), .. }) => {
+            let ProfileArguments { batch_sizes, context_len, prompt_lens, output, texts } = *profile;
+            Some(Asked::Profile { arguments: Profiling { batch_sizes, context_len, prompt_lens, output }, texts })
+        }
         Ok(CommandLine { command: Some(Subcommand::Completions { shell }), .. }) => Some(Asked::Completions(shell)),
         Ok(CommandLine { command: Some(Subcommand::Report { dir }), .. }) => Some(Asked::Report { dir }),
         Ok(CommandLine { command: Some(Subcommand::Render(RenderArguments { blueprint, format })), .. }) => {

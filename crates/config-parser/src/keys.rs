@@ -114,13 +114,20 @@ keys! {
         /// Directory or file of the tokenizer, like model
         #[arg(value_name = "PATH", help_heading = MODEL)]
         tokenizer = Decided("the model");
-        /// Number format of weights and KV cache: auto (the checkpoint's), float16 (half), bfloat16 or float32 (float);
-        /// weights of 16 bits stay so in memory under float32, being the same numbers
+        /// Number format of weights that are not quantised, and of the KV cache: auto (the checkpoint's), float16 (half), bfloat16 or
+        /// float32 (float); weights of 16 bits stay so in memory under float32, being the same numbers
         #[arg(value_name = "DTYPE", help_heading = MODEL)]
         dtype = Text("auto");
-        /// Ranks that share the model, on all nodes together
+        /// Format of quantised weights in memory: auto (the checkpoint's, on a CPU; widened when they are multiplied) or none
+        /// (dequantised to dtype while they are loaded, as always on GPUs)
+        #[arg(value_name = "FORMAT", help_heading = MODEL)]
+        quantization = Text("auto");
+        /// Ranks that share a model, on all nodes together
         #[arg(value_name = "RANKS", help_heading = MODEL)]
-        tensor_parallel_size = Decided("all visible GPUs, 1 on a CPU; times LWS_GROUP_SIZE");
+        tensor_parallel_size = Decided("the fewest GPUs that leave room for a useful KV cache, 1 on a CPU; with LWS_GROUP_SIZE all visible GPUs of each node");
+        /// Engines that each hold the whole model, on tensor-parallel-size GPUs each, and share the requests; not with LWS_GROUP_SIZE
+        #[arg(value_name = "ENGINES", help_heading = MODEL)]
+        data_parallel_size = Decided("visible GPUs / tensor-parallel-size, 1 on a CPU");
         /// Port on which the leader of several nodes that share the model (LWS_GROUP_SIZE) waits for the others
         #[arg(value_name = "PORT", help_heading = MODEL)]
         group_port = Text("29500");
@@ -133,21 +140,28 @@ keys! {
         /// Share of free device memory for weights, activations and KV cache
         #[arg(value_name = "SHARE", help_heading = MODEL)]
         gpu_memory_utilization = Text("0.9");
-        /// Memory for the KV cache, in bytes or with a unit (4GiB)
+        /// Memory for the KV cache of each GPU, or of all engines on a CPU, in bytes or with a unit (4GiB)
         #[arg(value_name = "BYTES", help_heading = MODEL)]
         kv_cache_memory = Decided("what gpu-memory-utilization leaves");
-        /// Sequences in one step at most
+        /// Sequences in one step of an engine at most
         #[arg(value_name = "SEQUENCES", help_heading = MODEL)]
         max_num_seqs = Decided("best for the device");
-        /// Tokens in one step at most
+        /// Tokens in one step of an engine at most
         #[arg(value_name = "TOKENS", help_heading = MODEL)]
         max_num_batched_tokens = Decided("best for the device");
         /// Compute equal beginnings of prompts once; each region begins with nothing to find
         #[arg(value_name = "BOOL", help_heading = MODEL)]
-        enable_prefix_caching = Text("false");
+        enable_prefix_caching = Decided("true for a batch, false otherwise");
+        /// Order in which waiting requests run: that of the input, prefix (prompts that begin alike one after the other) or longest
+        /// (prompt and output together; shortens the end of a run)
+        #[arg(value_name = "ORDER", help_heading = MODEL)]
+        schedule = Text("input");
         /// On GPUs, launch every kernel of every step instead of replaying recorded steps (CUDA graphs)
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         enforce_eager = Text("false");
+        /// Tokens of a request do not depend on what else is in its batch: so it is on a CPU; on GPUs it costs speed
+        #[arg(value_name = "BOOL", help_heading = MODEL)]
+        deterministic = Text("false");
         /// Tokens in a block of the KV cache, a multiple of 32
         #[arg(value_name = "TOKENS", help_heading = MODEL)]
         block_size = Text("32");
@@ -157,9 +171,13 @@ keys! {
         /// Look for NaN and infinities in the weights while loading
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         validate_weights = Text("false");
-        /// Measure what the processors can do, before the run and after it, in less than a second each: the roofline of the result
+        /// Measure what the processors can do, before the run and after it, in about a second each: the roofline of the result
         #[arg(value_name = "BOOL", help_heading = MODEL)]
         measure_limits = Text("true");
+        /// Longest time that a step may take before the job ends with 5, in seconds or with a unit (2m); auto is 60 s, 50 median
+        /// steps or 4 longest steps, whichever is most
+        #[arg(value_name = "DURATION", help_heading = MODEL)]
+        step_timeout_seconds = Text("auto");
         /// Arguments of vLLM's own for backend=vllm: a JSON object, or words like --kv-cache-dtype=fp8
         #[arg(value_name = "ARGUMENTS", help_heading = MODEL)]
         vllm_args = Decided("none");
@@ -171,9 +189,13 @@ keys! {
         /// conversations (sharegpt) or of requests (jsonl), or sums with their results (arithmetic)
         #[arg(value_name = "DATASET", help_heading = WORKLOAD)]
         dataset = Text("random");
-        /// For dataset=sharegpt a JSON array of conversations; for dataset=jsonl lines with {"prompt": "…"} or an OpenAI batch
-        #[arg(value_name = "FILE", help_heading = WORKLOAD)]
+        /// For dataset=sharegpt a JSON array of conversations; for dataset=jsonl lines with {"prompt": "…"}, an OpenAI batch, or a
+        /// Parquet table: a file (.gz and .zst as well), a folder, or a pattern
+        #[arg(value_name = "PATH", help_heading = WORKLOAD)]
         dataset_path = Decided("not set");
+        /// For dataset=jsonl, fields that have other names there: words like prompt=question id=row_id
+        #[arg(value_name = "WORDS", help_heading = WORKLOAD)]
+        dataset_columns = Decided("none");
         /// Tokens in each prompt of random, prefix and sonnet
         #[arg(value_name = "TOKENS", help_heading = WORKLOAD)]
         input_len = Text("128");
@@ -231,10 +253,19 @@ keys! {
         /// a template), always (a bare prompt too, as what a user says) or never
         #[arg(value_name = "WHEN", help_heading = WORKLOAD)]
         apply_chat_template = Text("auto");
-        /// What becomes of the job when its dataset holds something that cannot be run: fail, or skip (reported, counted
-        /// and left out)
+        /// What becomes of the job when its dataset holds something that cannot be run: fail, or skip (reported, counted, and
+        /// answered with an error)
         #[arg(value_name = "ACTION", help_heading = WORKLOAD)]
-        on_bad_input = Text("fail");
+        on_bad_input = Decided("skip for a batch, fail otherwise");
+        /// For a batch, lines whose answers share a file, outputs/outputs-00000.jsonl and so on
+        #[arg(value_name = "LINES", help_heading = WORKLOAD)]
+        shard_lines = Decided("10000, or a quarter of a replica's share of a batch");
+        /// For a batch, order of the answers in a file: that of the input, or any, in which they come
+        #[arg(value_name = "ORDER", help_heading = WORKLOAD)]
+        output_order = Decided("input for a batch");
+        /// For a batch, lines without an answer beyond which the job ends with exit code 5
+        #[arg(value_name = "LINES", help_heading = WORKLOAD)]
+        max_errors = Decided("unlimited");
 
         /// Values of some keys to run one after the other, in all combinations: KEY=VALUE,VALUE words or JSON (docs/sweeps.md)
         #[arg(value_name = "WORDS", help_heading = SWEEP)]
@@ -328,7 +359,7 @@ keys! {
         /// Port that the blueprint gives the container
         #[arg(value_name = "PORT", help_heading = BLUEPRINT)]
         recipe_container_port = Decided("not set");
-        /// GPUs that the blueprint gives the container: the upper bound of tensor-parallel-size
+        /// GPUs that the blueprint gives the container: the upper bound of data-parallel-size times tensor-parallel-size
         #[arg(value_name = "GPUS", help_heading = BLUEPRINT)]
         recipe_nvidia_gpu_count = Decided("not set");
         /// Replicas that the blueprint asks for

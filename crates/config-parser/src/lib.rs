@@ -16,6 +16,7 @@ mod keys;
 mod manual;
 mod nodes;
 mod parsing;
+mod profile;
 mod quoting;
 mod reference;
 mod replica;
@@ -37,7 +38,7 @@ use flashjob_config::Origin;
 
 pub use clap_complete::Shell;
 
-pub use command::{Check, Command, Compare, Publish, Render};
+pub use command::{Check, Command, Compare, Profile, Publish, Render};
 pub use error::{ConfigError, Stop};
 pub use flags::{CompareFormat, RenderFormat};
 pub use manual::manual;
@@ -78,6 +79,9 @@ pub fn parse(
         Asked::Run(texts) => (texts, Box::new(run)),
         Asked::Check(texts) => (texts, Box::new(|resolver, raw| Ok(check(resolver, raw)))),
         Asked::Verify(texts) => (texts, Box::new(verify)),
+        Asked::Profile { arguments, texts } => {
+            (texts, Box::new(move |resolver, raw| profile::profile(&arguments, resolver, raw)))
+        }
         Asked::Publish { dir, texts } => {
             (texts, Box::new(move |resolver, raw| publish(PathBuf::from(dir), resolver, raw)))
         }

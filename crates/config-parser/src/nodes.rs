@@ -94,6 +94,12 @@ pub(super) fn check(
              {num_nodes}"
         ));
     }
+    if let Some(engines) = engine.data_parallel_size.filter(|engines| engines.get() > 1) {
+        refuse(format!(
+            "data-parallel-size is {engines}, but LWS_GROUP_SIZE is {num_nodes}: nodes share one model; leave one of the two out, or \
+             give each node a part of the prompts (replica-count)"
+        ));
+    }
     if replica.share.count() > 1 {
         refuse(format!(
             "{} is {}, but LWS_GROUP_SIZE is {num_nodes}: a group of nodes runs all prompts; leave one of the two out",

@@ -63,7 +63,8 @@ fn assemble(resolver: &mut Resolver, raw: &Raw) -> Option<JobConfig> {
     let replica = replica::resolve(resolver, raw, in_a_group);
     let workload = workload::resolve(resolver, raw, replica.as_ref().map(|replica| replica.share));
     let sampling = sampling::resolve(resolver, raw);
-    let engine = engine::resolve(resolver, raw);
+    let is_batch = workload.as_ref().is_some_and(|workload| workload.batch.is_some());
+    let engine = engine::resolve(resolver, raw, is_batch);
     let vllm_arguments = resolver.read_open(&raw.vllm_args, engine_arguments::parse, ToString::to_string);
     let sglang_arguments = resolver.read_open(&raw.sglang_args, engine_arguments::parse, ToString::to_string);
     let tracking = tracking::resolve(resolver, raw);

@@ -1,10 +1,11 @@
 //! The workload from its keys: source, number and length of prompts.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use flashjob_config::{
-    Choice, Dataset, EngineConfig, Origin, Repeats, ReplyLength, Share, SharedPrefixes, WarmUp, Workload,
+    Batch, Choice, Columns, Dataset, EngineConfig, OnBadInput, Origin, OutputOrder, Repeats, ReplyLength, Share,
+    SharedPrefixes, WarmUp, Workload,
 };
 
 use super::error::ConfigError;
@@ -17,6 +18,9 @@ const NUM_PROMPTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// Prefixes of `dataset=prefix` where it is not said how many.
 const PREFIX_COUNT: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// Most lines of a shard: where each of their answers lies is kept in memory.
+const MOST_SHARD_LINES: u64 = 1_000_000;
 
 /// Regions at most.
 const MOST_REPEATS: u64 = 100;
@@ -65,9 +69,16 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) 
     let seed = resolver.read(&raw.seed, |text| parsing::whole(text, 0, u64::MAX), u64::to_string);
     let ignore_eos = resolver.read_or(&raw.ignore_eos, Some(measures), parsing::boolean, bool::to_string);
     let apply_chat_template = resolver.choose(&raw.apply_chat_template);
-    let on_bad_input = resolver.choose(&raw.on_bad_input);
+    let dataset = dataset?;
+    let is_batch =
+        matches!(dataset, Dataset::Jsonl(_)) && ignore_eos == Some(Some(false)) && repeats == Some(Repeats::ONCE);
+    let on_bad_input_default = if is_batch { OnBadInput::Skip } else { OnBadInput::Fail };
+    let on_bad_input =
+        resolver.read_or(&raw.on_bad_input, Some(on_bad_input_default), parsing::choice, |how| how.name().to_owned());
+    let batch = batch(resolver, raw, is_batch);
+    let columns = columns(resolver, raw, &dataset);
     Some(Workload {
-        dataset: dataset?,
+        dataset,
         input_len: input_len?,
         output_len: output_len?,
         random_range_ratio: random_range_ratio?,
@@ -78,9 +89,74 @@ pub(super) fn resolve(resolver: &mut Resolver, raw: &Raw, share: Option<Share>) 
         seed: seed?,
         ignore_eos: ignore_eos?.unwrap_or(measures),
         apply_chat_template: apply_chat_template?,
-        on_bad_input: on_bad_input?,
+        on_bad_input: on_bad_input?.unwrap_or(on_bad_input_default),
+        columns: columns?,
         share: share?,
+        batch: batch?,
     })
+}
+
+/// Settings of the answers, where the prompts are a batch. `None`: an error was recorded.
+fn batch(resolver: &mut Resolver, raw: &Raw, is_batch: bool) -> Option<Option<Batch>> {
+    let lines = |text: &str| {
+        let lines = parsing::whole(text, 1, MOST_SHARD_LINES)?;
+        NonZeroU64::new(lines).ok_or_else(|| "it must be at least 1".to_owned())
+    };
+    let shard_lines = resolver.read_open(&raw.shard_lines, lines, NonZeroU64::to_string)?;
+    let output_order =
+        resolver.read_or(&raw.output_order, is_batch.then_some(OutputOrder::Input), parsing::choice, |order| {
+            order.name().to_owned()
+        })?;
+    let max_errors = resolver.read_open(&raw.max_errors, |text| parsing::whole(text, 0, u64::MAX), u64::to_string)?;
+    if is_batch {
+        return Some(Some(Batch { shard_lines, output_order: output_order?, max_errors }));
+    }
+    let given = [&raw.shard_lines, &raw.output_order, &raw.max_errors];
+    let mut given = given.into_iter().filter(|slot| slot.given.is_some()).peekable();
+    if given.peek().is_none() {
+        return Some(None);
+    }
+    for slot in given {
+        resolver.errors.push(ConfigError::Together(format!(
+            "{} is given, but this job answers no batch; set dataset=jsonl without ignore-eos and repeats, or leave it out",
+            slot.key()
+        )));
+    }
+    None
+}
+
+/// `dataset-columns`. `None`: an error was recorded.
+fn columns(resolver: &mut Resolver, raw: &Raw, dataset: &Dataset) -> Option<Columns> {
+    let show = |columns: &Columns| {
+        columns.iter().map(|(field, column)| format!("{field}={column}")).collect::<Vec<_>>().join(" ")
+    };
+    let columns = resolver.read_open(&raw.dataset_columns, column_names, show)?;
+    if columns.is_some() && !matches!(dataset, Dataset::Jsonl(_)) {
+        resolver.errors.push(ConfigError::Together(
+            "dataset-columns is given, but the entries of this dataset have fields of their own; set dataset=jsonl, or leave it out"
+                .to_owned(),
+        ));
+        return None;
+    }
+    Some(columns.unwrap_or_default())
+}
+
+fn column_names(text: &str) -> Result<Columns, String> {
+    let mut columns: Vec<(String, String)> = Vec::new();
+    for word in text.split_whitespace() {
+        let is_field =
+            |field: &str| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let pair = word.split_once('=').filter(|(field, column)| is_field(field) && !column.is_empty());
+        // Not quoted: an address with a token may have come to the wrong key.
+        let Some((field, column)) = pair else {
+            return Err("it must be words FIELD=COLUMN, such as prompt=question, with fields of a request".to_owned());
+        };
+        if columns.iter().any(|(known, _)| known == field) {
+            return Err(format!("it names the column of `{field}` twice"));
+        }
+        columns.push((field.to_owned(), column.to_owned()));
+    }
+    Ok(Columns::new(columns))
 }
 
 fn warmup(text: &str) -> Result<WarmUp, String> {

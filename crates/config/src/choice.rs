@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     ApplyChatTemplate, BackendKind, DeviceChoice, DtypeChoice, InstructionSet, LogFormat, MountMode, OnBadInput,
+    OutputOrder, Quantization, Schedule,
 };
 
 /// A type whose values have names. The first name of a value is the one that is shown.
@@ -38,9 +39,12 @@ choices! {
         "auto" => Auto, "float16" => Float16, "bfloat16" => Bfloat16, "float32" => Float32,
         "half" => Float16, "float" => Float32,
     }
+    Quantization { "auto" => Auto, "none" => None, }
     InstructionSet { "avx512" => Avx512, "avx2" => Avx2, "portable" => Portable, }
     MountMode { "auto" => Auto, "fuse" => Fuse, "copy" => Copy, }
     LogFormat { "auto" => Auto, "text" => Text, "json" => Json, }
     ApplyChatTemplate { "auto" => Auto, "always" => Always, "never" => Never, }
     OnBadInput { "fail" => Fail, "skip" => Skip, }
+    OutputOrder { "input" => Input, "any" => Any, }
+    Schedule { "input" => Input, "prefix" => Prefix, "longest" => Longest, }
 }

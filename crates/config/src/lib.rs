@@ -13,6 +13,7 @@ mod par;
 mod redaction;
 mod replica;
 mod sampling;
+mod sampling_options;
 mod secret;
 mod setting;
 mod spellings;
@@ -23,7 +24,9 @@ mod tracking;
 mod workload;
 
 pub use choice::Choice;
-pub use engine::{BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath};
+pub use engine::{
+    BackendKind, DeviceChoice, DtypeChoice, EngineConfig, InstructionSet, ModelPath, Quantization, Schedule,
+};
 pub use engine_arguments::EngineArguments;
 pub use job_config::JobConfig;
 pub use nodes::NodesConfig;
@@ -32,6 +35,7 @@ pub use par::{Par, ParError, ParTarget};
 pub use redaction::{escape_controls, hide_pars, holds_par, redact, shortened};
 pub use replica::{Replica, Share};
 pub use sampling::Sampling;
+pub use sampling_options::SamplingOptions;
 pub use secret::Secret;
 pub use setting::Setting;
 pub use spellings::Redaction;
@@ -39,4 +43,7 @@ pub use storage::{InputStorage, MountConfig, MountMode, OutputStorage};
 pub use sweep::{Combination, PlannedJob, Refusal, Reload, Sweep, SweptValue};
 pub use telemetry::{LogFormat, MetricsLinger, TelemetryConfig};
 pub use tracking::{Credentials, Tracking};
-pub use workload::{ApplyChatTemplate, Dataset, OnBadInput, Repeats, ReplyLength, SharedPrefixes, WarmUp, Workload};
+pub use workload::{
+    ApplyChatTemplate, Batch, Columns, Dataset, OnBadInput, OutputOrder, Repeats, ReplyLength, SharedPrefixes, WarmUp,
+    Workload,
+};

@@ -1,8 +1,10 @@
 //! Settings of the workload: prompts, their number and their lengths.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::Share;
 
@@ -34,8 +36,49 @@ pub struct Workload {
     pub apply_chat_template: ApplyChatTemplate,
     /// Reaction to entries of the dataset that are no prompts.
     pub on_bad_input: OnBadInput,
+    /// Fields of a request that the dataset has under other names.
+    pub columns: Columns,
     /// The part of the prompts that this process runs.
     pub share: Share,
+    /// Its prompts are a batch: each is answered once, over as many jobs as that takes. `None` where they measure.
+    pub batch: Option<Batch>,
+}
+
+/// Names that the fields of requests have in a dataset, where they are others: pairs of field and column.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns(Vec<(String, String)>);
+
+impl Columns {
+    /// Fields with their columns.
+    pub fn new(columns: Vec<(String, String)>) -> Self {
+        Self(columns)
+    }
+
+    /// Each field with its column.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(field, column)| (field.as_str(), column.as_str()))
+    }
+}
+
+/// Settings of the answers to a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Lines whose answers share a file; `None` leaves it to the size of the input.
+    pub shard_lines: Option<NonZeroU64>,
+    /// Order of the answers in a file.
+    pub output_order: OutputOrder,
+    /// Lines without an answer beyond which the job fails.
+    pub max_errors: Option<u64>,
+}
+
+/// `output-order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputOrder {
+    /// That of the input.
+    Input,
+    /// The one in which answers come.
+    Any,
 }
 
 impl Workload {

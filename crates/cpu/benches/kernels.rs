@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use flashjob_block_format::BlockFormat;
 use flashjob_cpu::{
     AddedRows, AttentionShape, CacheLayout, CacheSlice, CacheSliceMut, GateActivation, LINE_BYTES, Limits,
     PackedMatrix, PagedAttention, Pool, RopeTable, WeightSlice, add_rms_norm, argmax, cpu_quota_threads,
@@ -60,7 +61,7 @@ fn main() {
         dispatch(&pool);
     }
     for model in &MODELS {
-        for storage in ["f32", "bf16", "f16"] {
+        for storage in ["f32", "bf16", "f16", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k", "q8_0"] {
             let name = format!("{} matmul {storage}", model.name);
             if wanted(&name) {
                 products(&pool, model, storage, limits, &name);
@@ -126,11 +127,23 @@ fn products(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &st
         ("head", model.hidden, model.vocabulary),
     ];
     for (part, in_, out) in shapes {
-        let bytes_each = if storage == "f32" { 4 } else { 2 };
-        let copies = WALK_BYTES.div_ceil(in_ * out * bytes_each);
+        let blocks = BlockFormat::ALL.into_iter().find(|format| format.name() == storage);
+        if blocks.is_some_and(|format| in_ % format.block_len() > 0) {
+            continue;
+        }
+        let weight_bytes = match blocks {
+            Some(format) => in_ * out / format.block_len() * format.block_bytes(),
+            None => in_ * out * if storage == "f32" { 4 } else { 2 },
+        };
+        let copies = WALK_BYTES.div_ceil(weight_bytes);
         let wide: Vec<f32> = (0..in_ * out).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect();
         let packed: Vec<PackedMatrix> = (0..copies)
             .map(|_| match storage {
+                _ if let Some(format) = blocks => {
+                    // As half-precision scales 5e-4: any number does.
+                    let bytes = vec![0x11; weight_bytes];
+                    PackedMatrix::pack(pool, WeightSlice::Blocks(format, &bytes), out, in_)
+                }
                 "f32" => PackedMatrix::pack(pool, WeightSlice::F32(&wide), out, in_),
                 "bf16" => {
                     let narrow: Vec<bf16> = wide.iter().map(|&x| bf16::from_f32(x)).collect();
@@ -169,7 +182,7 @@ fn products(pool: &Pool, model: &Model, storage: &str, limits: Limits, name: &st
                 }
             });
             let each = (best / repeats as f64, median / repeats as f64);
-            let bytes = (bytes_each * in_ * out + 4 * rows * (in_ + out)) as f64;
+            let bytes = (weight_bytes + 4 * rows * (in_ + out)) as f64;
             report(&format!("{name} {part} {rows}×{in_}→{out}"), flops, bytes, each, limits);
         }
     }

@@ -4,6 +4,7 @@
 //! than the caches hold; of each the best of several short passes counts, since others share the machine: one that fits between
 //! two interruptions is enough.
 
+use std::iter::Sum;
 use std::time::{Duration, Instant};
 
 use super::memory::{AlignedBytes, Parts};
@@ -65,6 +66,18 @@ pub struct Limits {
     pub fma_flops_per_second: Option<f64>,
     /// Bytes moved between memory and processors.
     pub bytes_per_second: f64,
+    /// Clock of the multiprocessors around the product, of the first GPU; of GPUs only, where NVML says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sm_clock_hertz: Option<ClockAround>,
+}
+
+/// A clock around a measurement, in hertz: one that is much lower afterwards was throttled meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct ClockAround {
+    /// Just before it.
+    pub before: f64,
+    /// When it has ended.
+    pub after: f64,
 }
 
 impl Limits {
@@ -76,7 +89,28 @@ impl Limits {
             flops_per_second: times(self.flops_per_second),
             fma_flops_per_second: self.fma_flops_per_second.map(times),
             bytes_per_second: times(self.bytes_per_second),
+            sm_clock_hertz: self.sm_clock_hertz,
         }
+    }
+}
+
+/// Limits of several together.
+impl Sum for Limits {
+    fn sum<I: Iterator<Item = Self>>(limits: I) -> Self {
+        let none = Self {
+            flops_per_second: 0.0,
+            fma_flops_per_second: Some(0.0),
+            bytes_per_second: 0.0,
+            sm_clock_hertz: None,
+        };
+        let all = limits.fold(none, |sum, one| Self {
+            flops_per_second: sum.flops_per_second + one.flops_per_second,
+            fma_flops_per_second: sum.fma_flops_per_second.zip(one.fma_flops_per_second).map(|(sum, one)| sum + one),
+            bytes_per_second: sum.bytes_per_second + one.bytes_per_second,
+            // That of the first stands for all: they are of one kind.
+            sm_clock_hertz: sum.sm_clock_hertz.or(one.sm_clock_hertz),
+        });
+        Self { fma_flops_per_second: all.fma_flops_per_second.filter(|&rate| rate > 0.0), ..all }
     }
 }
 
@@ -103,6 +137,7 @@ pub fn measure_limits(pool: &Pool, free_bytes: Option<u64>) -> Result<Limits, To
         fma_flops_per_second: Some(multiply_add_rate(pool)),
         flops_per_second: product_rate(pool),
         bytes_per_second: memory_rate(pool, stream_bytes / size_of::<f32>()),
+        sm_clock_hertz: None,
     })
 }
 
@@ -286,6 +321,25 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn limits_of_several_add_up_as_far_as_all_have_them() {
+        let gpu = |flops_per_second| Limits {
+            flops_per_second,
+            fma_flops_per_second: None,
+            bytes_per_second: 2.0,
+            sm_clock_hertz: None,
+        };
+        let cpu = Limits {
+            flops_per_second: 3.0,
+            fma_flops_per_second: Some(4.0),
+            bytes_per_second: 5.0,
+            sm_clock_hertz: None,
+        };
+        assert_eq!([gpu(1.0), gpu(1.5)].into_iter().sum::<Limits>(), Limits { bytes_per_second: 4.0, ..gpu(2.5) });
+        assert_eq!([cpu; 3].into_iter().sum::<Limits>(), cpu.times(3));
+        assert_eq!(std::iter::empty::<Limits>().sum::<Limits>(), Limits { bytes_per_second: 0.0, ..gpu(0.0) });
+    }
 
     #[test]
     fn buffers_are_larger_than_caches_and_fit_into_what_is_free() {

@@ -10,9 +10,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::memory::{Parts, Scratch};
-use super::packed::Storage;
+use flashjob_block_format::BlockFormat;
+
+use super::coding::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::packed::{PanelRef, Storage};
 use super::simd::{Kernel, Simd, dispatch};
-use super::tile::{Ahead, Panel, PanelBf16, PanelF16, PanelF32, Start, Tile, pack_rows};
+use super::tile::{Ahead, PanelBf16, PanelF16, PanelF32, Start, Tile, TileFn, WidenFn, pack_rows};
 use super::{PackedMatrix, Pool};
 
 /// Entries of `x` that one pass keeps in the second-level cache (256 KiB of the 1 MiB or more of the cores meant).
@@ -58,12 +61,37 @@ struct Product<'a> {
 impl Kernel for Product<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.w.storage() {
-            Storage::F32 => multiply::<S, PanelF32>(simd, self),
-            Storage::Bf16 => multiply::<S, PanelBf16>(simd, self),
-            Storage::F16 => multiply::<S, PanelF16>(simd, self),
-        }
+        multiply(simd, self);
     }
+}
+
+/// Evaluates `$of` with `$coding` the type of a block format.
+macro_rules! by_format {
+    ($format:expr, $coding:ident => $of:expr) => {
+        by_format!(@ $format, $coding, $of, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K)
+    };
+    (@ $format:expr, $coding:ident, $of:expr, $($name:ident)*) => {
+        match $format {
+            $(BlockFormat::$name => {
+                type $coding = $name;
+                $of
+            })*
+        }
+    };
+}
+
+/// The tile of `rows` rows by a panel in `storage`.
+fn tile_of<S: Simd>(storage: Storage, rows: usize) -> TileFn {
+    match storage {
+        Storage::F32 => S::packed::<PanelF32>(rows),
+        Storage::Bf16 => S::packed::<PanelBf16>(rows),
+        Storage::F16 => S::packed::<PanelF16>(rows),
+        Storage::Blocks(format) => by_format!(format, C => S::coded::<C>(rows)),
+    }
+}
+
+fn widening_of<S: Simd>(format: BlockFormat) -> WidenFn {
+    by_format!(format, C => S::widened::<C>())
 }
 
 /// Division of one product among threads, which never changes the result.
@@ -79,13 +107,18 @@ struct Plan<'a> {
     block: usize,
     /// Depth of a pass.
     depth: usize,
+    /// Quantised panels are widened once for all tiles of a block.
+    widens: bool,
     threads: usize,
 }
 
-fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
+fn multiply<S: Simd>(simd: S, product: Product<'_>) {
     let Product { pool, x, rows, w, bias, y } = product;
+    // Whole blocks of each format.
+    let unit = w.storages().map(Storage::block_len).max().unwrap_or(1);
+    let widens = unit > 1 && rows > S::MAX_CODED_ROWS;
     let passes = w.in_().div_ceil(LONGEST_DEPTH).max(1);
-    let depth = w.in_().div_ceil(passes).max(1);
+    let depth = w.in_().div_ceil(passes).max(1).next_multiple_of(unit);
     let tiles = rows.div_ceil(S::MAX_ROWS);
     let most = (BLOCK_ENTRIES / (depth * S::MAX_ROWS)).max(1);
     // As few blocks as fit the cache, rounded up so that each thread has as many as the others.
@@ -94,7 +127,7 @@ fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
         blocks = blocks.next_multiple_of(pool.threads()).min(tiles);
     }
     let block = tiles.div_ceil(blocks);
-    let plan = Plan { x, w, bias, y: Parts::new(y), tiles, rows, block, depth, threads: pool.threads() };
+    let plan = Plan { x, w, bias, y: Parts::new(y), tiles, rows, block, depth, widens, threads: pool.threads() };
     let blocks = tiles.div_ceil(block);
     for first in (0..blocks).step_by(MOST_BLOCKS) {
         let count = MOST_BLOCKS.min(blocks - first);
@@ -104,7 +137,7 @@ fn multiply<S: Simd, P: Panel>(simd: S, product: Product<'_>) {
             let own = thread % pool.threads() * count / pool.threads();
             for i in 0..count {
                 let i = (own + i) % count;
-                plan.work::<S, P>(simd, first + i, &claims[i], scratch);
+                plan.work(simd, first + i, &claims[i], scratch);
             }
         });
     }
@@ -133,7 +166,7 @@ impl Plan<'_> {
     }
 
     /// Computes those panels of one block of rows that no other thread has claimed.
-    fn work<S: Simd, P: Panel>(&self, simd: S, block: usize, claims: &AtomicUsize, scratch: &mut Scratch) {
+    fn work<S: Simd>(&self, simd: S, block: usize, claims: &AtomicUsize, scratch: &mut Scratch) {
         let mut panels = self.claim(claims);
         if panels.is_empty() {
             return;
@@ -142,7 +175,9 @@ impl Plan<'_> {
         let (in_, first) = (self.w.in_(), self.first_row(tiles.start));
         let rows = self.first_row(tiles.end) - first;
         // Packing writes whole vectors: up to one beyond the last entry.
-        let packed = scratch.floats(rows * in_ + S::LANES);
+        let packed_len = (rows * in_ + S::LANES).next_multiple_of(S::LANES);
+        let wide_len = if self.widens { self.depth * 2 * S::LANES } else { 0 };
+        let (packed, wide) = scratch.floats(packed_len + wide_len).split_at_mut(packed_len);
         for tile in tiles.clone() {
             let row = self.first_row(tile);
             let rows = self.first_row(tile + 1) - row;
@@ -154,46 +189,58 @@ impl Plan<'_> {
             }
         }
         while !panels.is_empty() {
-            self.group::<S, P>(simd, tiles.clone(), panels, claims, packed);
+            self.group(simd, tiles.clone(), panels, claims, packed, wide);
             panels = self.claim(claims);
         }
     }
 
-    /// Computes `panels` for the rows of `tiles`, packed in `packed`.
-    fn group<S: Simd, P: Panel>(
+    /// Computes `panels` for the rows of `tiles`, packed in `packed`; `wide` has room for a pass of a quantised panel.
+    fn group<S: Simd>(
         &self,
         _simd: S,
         tiles: Range<usize>,
         panels: Range<usize>,
         claims: &AtomicUsize,
         packed: &[f32],
+        wide: &mut [f32],
     ) {
         let (in_, out, width) = (self.w.in_(), self.w.out(), 2 * S::LANES);
-        let row_bytes = width * P::BYTES;
         let first = self.first_row(tiles.start);
         let mut k = 0;
         loop {
             let depth = self.depth.min(in_ - k);
             let last_pass = k + depth >= in_;
             for panel in panels.clone() {
-                let b = self.w.panel_start(panel).wrapping_add(k * row_bytes);
+                let PanelRef { storage, first: column, rows: columns, .. } = self.w.panel(panel);
+                let at = |panel: usize, k: usize| {
+                    let panel = self.w.panel(panel);
+                    panel.start.wrapping_add(width * panel.storage.column_bytes(k))
+                };
                 let ahead = if panel + 1 < panels.end {
-                    self.w.panel_start(panel + 1).wrapping_add(k * row_bytes)
+                    at(panel + 1, k)
                 } else if last_pass {
                     // The next panel that anyone claims, most likely this thread.
-                    self.w.panel_start(claims.load(Ordering::Relaxed).min(self.w.panels() - 1))
+                    at(claims.load(Ordering::Relaxed).min(self.w.panels() - 1), 0)
                 } else {
-                    self.w.panel_start(panels.start).wrapping_add((k + depth) * row_bytes)
+                    at(panels.start, k + depth)
                 };
-                let column = panel * width;
-                let columns = width.min(out - column);
                 let start = match self.bias {
                     _ if k > 0 => Start::Kept,
                     Some(bias) => Start::Columns(bias[column..column + columns].as_ptr()),
                     None => Start::Zero,
                 };
+                let mut b = at(panel, k);
+                let mut b_storage = storage;
+                if let Storage::Blocks(format) = storage
+                    && self.widens
+                {
+                    assert!(wide.len() >= depth * width);
+                    // SAFETY: the simd token proves the instructions; the panel has these blocks, and `wide` has room.
+                    unsafe { widening_of::<S>(format)(b, depth, wide.as_mut_ptr()) };
+                    (b, b_storage) = (wide.as_ptr().cast(), Storage::F32);
+                }
                 // Each tile asks for its share of what comes next.
-                let share = (row_bytes * depth).div_ceil(tiles.len());
+                let share = (width * storage.column_bytes(depth)).div_ceil(tiles.len());
                 for (index, tile) in tiles.clone().enumerate() {
                     let row = self.first_row(tile);
                     let rows = self.first_row(tile + 1) - row;
@@ -202,7 +249,7 @@ impl Plan<'_> {
                         depth,
                         a: packed[(row - first) * in_ + k * rows..].as_ptr(),
                         b,
-                        b_stride: row_bytes,
+                        b_stride: width * b_storage.column_bytes(1),
                         c,
                         c_stride: out,
                         columns,
@@ -214,7 +261,7 @@ impl Plan<'_> {
                     };
                     // SAFETY: the simd token proves the instructions; operands are in bounds as computed here, and these
                     // rows and columns of `y` are this group's alone.
-                    unsafe { S::packed::<P>(rows)(&operands) };
+                    unsafe { tile_of::<S>(b_storage, rows)(&operands) };
                 }
             }
             k += depth;

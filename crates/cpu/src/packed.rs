@@ -1,13 +1,16 @@
 //! Weights, packed once at load into the order in which the innermost loop reads them.
 //!
 //! The rows of a matrix `[out, in]` are output columns. They are taken in panels as wide as two vectors; a panel
-//! holds, for each `k` in order, the `k`-th entries of its rows side by side. The last panel is filled up with zeros.
+//! holds, for each `k` in order, the `k`-th entries of its rows side by side, or for each block of quantised weights what
+//! coding.rs says. Rows of one number format after the other are a segment, whose last panel is filled up with zeros.
 
 use std::ops::Range;
 
+use flashjob_block_format::BlockFormat;
 use half::{bf16, f16};
 use parking_lot::Mutex;
 
+use super::coding::{column_block_bytes, pack_block, unpack_column};
 use super::isa::Available;
 use super::memory::{LINE_BYTES, Region};
 use super::{Pool, simd};
@@ -27,6 +30,8 @@ pub enum WeightSlice<'a> {
     Bf16(&'a [bf16]),
     /// Kept in 16 bits; widened, exactly, when used.
     F16(&'a [f16]),
+    /// Whole blocks of quantised weights, kept in their bits; widened when used to the numbers that they stand for.
+    Blocks(BlockFormat, &'a [u8]),
 }
 
 impl WeightSlice<'_> {
@@ -36,6 +41,7 @@ impl WeightSlice<'_> {
             WeightSlice::F32(entries) => entries.len(),
             WeightSlice::Bf16(entries) => entries.len(),
             WeightSlice::F16(entries) => entries.len(),
+            WeightSlice::Blocks(format, bytes) => bytes.len() / format.block_bytes() * format.block_len(),
         }
     }
 
@@ -44,12 +50,16 @@ impl WeightSlice<'_> {
         self.len() == 0
     }
 
-    /// The entries in `range`.
+    /// The entries in `range`, whole blocks of them.
     fn part(&self, range: Range<usize>) -> Self {
         match self {
             WeightSlice::F32(entries) => WeightSlice::F32(&entries[range]),
             WeightSlice::Bf16(entries) => WeightSlice::Bf16(&entries[range]),
             WeightSlice::F16(entries) => WeightSlice::F16(&entries[range]),
+            WeightSlice::Blocks(format, bytes) => {
+                let at = |entry: usize| entry / format.block_len() * format.block_bytes();
+                WeightSlice::Blocks(*format, &bytes[at(range.start)..at(range.end)])
+            }
         }
     }
 
@@ -58,6 +68,7 @@ impl WeightSlice<'_> {
             WeightSlice::F32(_) => Storage::F32,
             WeightSlice::Bf16(_) => Storage::Bf16,
             WeightSlice::F16(_) => Storage::F16,
+            WeightSlice::Blocks(format, _) => Storage::Blocks(*format),
         }
     }
 }
@@ -71,13 +82,25 @@ pub enum Storage {
     Bf16,
     /// Values stored as float16.
     F16,
+    /// Quantised, in blocks along a row.
+    Blocks(BlockFormat),
 }
 
 impl Storage {
-    fn bytes(self) -> usize {
+    /// Entries of the smallest unit along a row.
+    pub(super) fn block_len(self) -> usize {
         match self {
-            Storage::F32 => 4,
-            Storage::Bf16 | Storage::F16 => 2,
+            Storage::F32 | Storage::Bf16 | Storage::F16 => 1,
+            Storage::Blocks(format) => format.block_len(),
+        }
+    }
+
+    /// Bytes of `depth` entries of one column of a panel, whole blocks of them.
+    pub(super) fn column_bytes(self, depth: usize) -> usize {
+        match self {
+            Storage::F32 => 4 * depth,
+            Storage::Bf16 | Storage::F16 => 2 * depth,
+            Storage::Blocks(format) => depth / format.block_len() * column_block_bytes(format),
         }
     }
 
@@ -85,7 +108,7 @@ impl Storage {
     #[inline(always)]
     pub(super) fn place(self, j: usize, panel: usize) -> usize {
         match self {
-            Storage::F32 | Storage::F16 => j,
+            Storage::F32 | Storage::F16 | Storage::Blocks(_) => j,
             Storage::Bf16 if j < panel / 2 => 2 * j,
             Storage::Bf16 => 2 * (j - panel / 2) + 1,
         }
@@ -94,7 +117,7 @@ impl Storage {
     /// Row of the matrix that is kept at `place` of a panel: the inverse of [`Storage::place`].
     fn row_at(self, place: usize, panel: usize) -> usize {
         match self {
-            Storage::F32 | Storage::F16 => place,
+            Storage::F32 | Storage::F16 | Storage::Blocks(_) => place,
             Storage::Bf16 => place / 2 + place % 2 * (panel / 2),
         }
     }
@@ -104,10 +127,33 @@ impl Storage {
 pub struct PackedMatrix {
     out: usize,
     in_: usize,
-    storage: Storage,
     isa: Available,
+    /// Rows of a panel.
     panel: usize,
+    segments: Vec<Segment>,
+}
+
+/// Rows of a matrix, one after the other, in one number format.
+struct Segment {
+    storage: Storage,
+    /// Rows of the matrix.
+    rows: Range<usize>,
+    /// Panels of the matrix.
+    panels: Range<usize>,
     memory: Region,
+}
+
+/// A panel of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct PanelRef {
+    /// Number format of its entries.
+    pub(super) storage: Storage,
+    /// The first entry: `[in_, panel]`, or as coding.rs says.
+    pub(super) start: *const u8,
+    /// First row of the matrix in it.
+    pub(super) first: usize,
+    /// Rows of the matrix that it has.
+    pub(super) rows: usize,
 }
 
 impl PackedMatrix {
@@ -116,7 +162,7 @@ impl PackedMatrix {
     /// # Panics
     /// If `weights` does not have `out * in_` entries.
     pub fn pack(pool: &Pool, weights: WeightSlice<'_>, out: usize, in_: usize) -> PackedMatrix {
-        let packing = Packing::new(pool, weights.storage(), out, in_);
+        let packing = Packing::new(pool, &[(weights.storage(), out)], in_);
         packing.rows_in_parallel(pool, 0, weights);
         packing.finish()
     }
@@ -124,15 +170,13 @@ impl PackedMatrix {
     /// Packs the rows of several matrices, each `[?, in_]`, one below the other.
     ///
     /// # Panics
-    /// If there is no source, one is not whole rows, or they are stored in different types.
+    /// If there is no source, or one is not whole rows.
     pub fn pack_rows(pool: &Pool, sources: &[WeightSlice<'_>], in_: usize) -> PackedMatrix {
         for source in sources {
             assert!(in_ > 0 && source.len().is_multiple_of(in_), "{} weights in rows of {in_}", source.len());
-            assert_eq!(source.storage(), sources[0].storage(), "sources of one matrix must have one type");
         }
-        let out = sources.iter().map(|source| source.len() / in_).sum();
-        let storage = sources.first().expect("a matrix needs a source").storage();
-        let packing = Packing::new(pool, storage, out, in_);
+        let segments: Vec<_> = sources.iter().map(|source| (source.storage(), source.len() / in_)).collect();
+        let packing = Packing::new(pool, &segments, in_);
         let mut first = 0;
         for &source in sources {
             packing.rows_in_parallel(pool, first, source);
@@ -153,7 +197,7 @@ impl PackedMatrix {
 
     /// Memory of all panels, in bytes.
     pub fn bytes(&self) -> usize {
-        self.panels() * self.panel_bytes()
+        self.segments.iter().map(|segment| segment.panels.len() * self.panel_bytes(segment.storage)).sum()
     }
 
     /// Copies row `row` (of `out`) into `into`, widened to f32: a tied embedding needs no second copy of the head.
@@ -162,24 +206,26 @@ impl PackedMatrix {
     /// If there is no such row, or `into` is not `in_` long.
     pub fn unpack_row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.out && into.len() == self.in_, "row {row} into {} of {self:?}", into.len());
-        let (panel, j) = (row / self.panel, row % self.panel);
-        let place = self.storage.place(j, self.panel);
-        let start = self.panel_start(panel);
+        let segment = self.segment_of(row);
+        let (panel, j) = ((row - segment.rows.start) / self.panel, (row - segment.rows.start) % self.panel);
+        let storage = segment.storage;
+        let start = self.panel(segment.panels.start + panel).start;
+        if let Storage::Blocks(format) = storage {
+            // SAFETY: the panel has whole blocks of `in_` rows.
+            return unsafe { unpack_column(format, start, self.panel, j, into) };
+        }
+        let place = storage.place(j, self.panel);
         for (k, x) in into.iter_mut().enumerate() {
             let at = k * self.panel + place;
-            // SAFETY: `panel_start` has `in_` rows of `panel` entries in this storage.
+            // SAFETY: the panel has `in_` rows of `panel` entries in this storage.
             *x = unsafe {
-                match self.storage {
+                match storage {
                     Storage::F32 => *start.cast::<f32>().add(at),
                     Storage::F16 => (*start.cast::<f16>().add(at)).to_f32(),
-                    Storage::Bf16 => (*start.cast::<bf16>().add(at)).to_f32(),
+                    _ => (*start.cast::<bf16>().add(at)).to_f32(),
                 }
             };
         }
-    }
-
-    pub(super) fn storage(&self) -> Storage {
-        self.storage
     }
 
     /// Instruction set that it was packed for.
@@ -188,23 +234,38 @@ impl PackedMatrix {
     }
 
     pub(super) fn panels(&self) -> usize {
-        self.out.div_ceil(self.panel)
+        self.segments.last().map_or(0, |segment| segment.panels.end)
     }
 
-    /// The first entry of a panel: `[in_, panel]`.
-    pub(super) fn panel_start(&self, panel: usize) -> *const u8 {
+    /// Number formats of its rows.
+    pub(super) fn storages(&self) -> impl Iterator<Item = Storage> {
+        self.segments.iter().map(|segment| segment.storage)
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> PanelRef {
         debug_assert!(panel < self.panels());
-        self.memory.as_ptr().wrapping_add(panel * self.panel_bytes())
+        // One segment, or a few.
+        let segment = self.segments.iter().find(|segment| panel < segment.panels.end);
+        let segment = segment.expect("each panel is in a segment");
+        let within = panel - segment.panels.start;
+        let first = segment.rows.start + within * self.panel;
+        let start = segment.memory.as_ptr().wrapping_add(within * self.panel_bytes(segment.storage));
+        PanelRef { storage: segment.storage, start, first, rows: self.panel.min(segment.rows.end - first) }
     }
 
-    fn panel_bytes(&self) -> usize {
-        self.in_ * self.panel * self.storage.bytes()
+    fn segment_of(&self, row: usize) -> &Segment {
+        self.segments.iter().find(|segment| segment.rows.contains(&row)).expect("each row is in a segment")
+    }
+
+    fn panel_bytes(&self, storage: Storage) -> usize {
+        self.panel * storage.column_bytes(self.in_)
     }
 }
 
 impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedMatrix[{}, {}] {:?} for {}", self.out, self.in_, self.storage, self.isa.isa().name())
+        let storages: Vec<Storage> = self.storages().collect();
+        write!(f, "PackedMatrix[{}, {}] {storages:?} for {}", self.out, self.in_, self.isa.isa().name())
     }
 }
 
@@ -216,13 +277,26 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Room for a matrix `[out, in_]`, of zeros that cost no memory until rows arrive.
-    pub fn new(pool: &Pool, storage: Storage, out: usize, in_: usize) -> Packing {
+    /// Room for a matrix of so many rows in each number format, one below the other, with `in_` columns: of zeros that cost no
+    /// memory until rows arrive.
+    ///
+    /// # Panics
+    /// If rows of quantised weights are not whole blocks.
+    pub fn new(pool: &Pool, formats: &[(Storage, usize)], in_: usize) -> Packing {
         let isa = pool.available();
         let panel = simd::panel_width(isa.isa());
-        let memory = pool.arena().take(out.div_ceil(panel) * panel * in_ * storage.bytes());
-        let matrix = PackedMatrix { out, in_, storage, isa, panel, memory };
-        Packing { matrix, brought: Mutex::default() }
+        let (mut out, mut panels) = (0, 0);
+        let mut segments: Vec<Segment> = Vec::new();
+        // Neighbours of one format are one segment, so that only the last of them has a panel that is not full.
+        for same in formats.chunk_by(|a, b| a.0 == b.0) {
+            let (storage, rows) = (same[0].0, same.iter().map(|(_, rows)| rows).sum::<usize>());
+            assert!(in_.is_multiple_of(storage.block_len()), "rows of {in_} entries in blocks of {storage:?}");
+            let count = rows.div_ceil(panel);
+            let memory = pool.arena().take(count * panel * storage.column_bytes(in_));
+            segments.push(Segment { storage, rows: out..out + rows, panels: panels..panels + count, memory });
+            (out, panels) = (out + rows, panels + count);
+        }
+        Packing { matrix: PackedMatrix { out, in_, isa, panel, segments }, brought: Mutex::default() }
     }
 
     /// Packs the rows from `first` on.
@@ -247,28 +321,41 @@ impl Packing {
 
     /// As [`Packing::rows`], on all threads of `pool`.
     fn rows_in_parallel(&self, pool: &Pool, first: usize, rows: WeightSlice<'_>) {
-        let PackedMatrix { in_, panel, .. } = self.matrix;
+        let in_ = self.matrix.in_;
         let range = self.claim(first, &rows);
+        if range.is_empty() {
+            return;
+        }
         // Each task packs what one panel has of these rows.
-        let (first_panel, end_panel) = (range.start / panel, range.end.div_ceil(panel));
-        pool.run(end_panel - first_panel, |index| {
-            let panel_rows = (first_panel + index) * panel..(first_panel + index + 1) * panel;
-            let own = panel_rows.start.max(range.start)..panel_rows.end.min(range.end);
+        let segment = self.matrix.segment_of(range.start);
+        let panel_of = |row: usize| segment.panels.start + (row - segment.rows.start) / self.matrix.panel;
+        let panels = panel_of(range.start)..panel_of(range.end - 1) + 1;
+        pool.run(panels.len(), |index| {
+            let panel = self.matrix.panel(panels.start + index);
+            let own = panel.first.max(range.start)..(panel.first + panel.rows).min(range.end);
             let entries = (own.start - range.start) * in_..(own.end - range.start) * in_;
             self.pack(own, rows.part(entries));
         });
     }
 
     fn claim(&self, first: usize, rows: &WeightSlice<'_>) -> Range<usize> {
-        let PackedMatrix { out, in_, storage, .. } = self.matrix;
+        let PackedMatrix { out, in_, .. } = self.matrix;
         let count = rows.len().checked_div(in_).unwrap_or(out);
         assert!(
             rows.len() == count * in_ && first + count <= out,
             "{} weights from row {first} on of a [{out}, {in_}] matrix",
             rows.len()
         );
-        assert_eq!(rows.storage(), storage, "rows of one matrix must have one type");
         let range = first..first + count;
+        if !range.is_empty() {
+            let segment = self.matrix.segment_of(first);
+            assert!(
+                rows.storage() == segment.storage && range.end <= segment.rows.end,
+                "rows {range:?} in {:?} of {:?}",
+                rows.storage(),
+                self.matrix
+            );
+        }
         let mut brought = self.brought.lock();
         let twice = brought.iter().find(|other| other.start < range.end && range.start < other.end);
         assert!(twice.is_none(), "rows {range:?} are brought, and rows {twice:?} were before");
@@ -282,18 +369,36 @@ impl Packing {
             WeightSlice::F32(rows) => self.pack_as(range, rows),
             WeightSlice::Bf16(rows) => self.pack_as(range, rows),
             WeightSlice::F16(rows) => self.pack_as(range, rows),
+            WeightSlice::Blocks(format, rows) => self.pack_blocks(range, format, rows),
+        }
+    }
+
+    fn pack_blocks(&self, range: Range<usize>, format: BlockFormat, rows: &[u8]) {
+        let PackedMatrix { in_, panel, .. } = self.matrix;
+        let row_bytes = in_ / format.block_len() * format.block_bytes();
+        for (row, bytes) in range.zip(rows.chunks_exact(row_bytes.max(1))) {
+            let segment = self.matrix.segment_of(row);
+            let within = row - segment.rows.start;
+            let start = self.matrix.panel(segment.panels.start + within / panel).start.cast_mut();
+            for (index, block) in bytes.chunks_exact(format.block_bytes()).enumerate() {
+                let to = start.wrapping_add(index * panel * column_block_bytes(format));
+                // SAFETY: the panel has whole blocks of `in_` rows, which no thread reads yet; this column of it is this call's alone.
+                unsafe { pack_block(format, block, to, panel, within % panel) };
+            }
         }
     }
 
     fn pack_as<T: Copy>(&self, range: Range<usize>, rows: &[T]) {
-        let PackedMatrix { in_, panel, storage, .. } = self.matrix;
+        let PackedMatrix { in_, panel, .. } = self.matrix;
         // Of each row so much at a time that memory is read ahead, and what becomes of it still fits the first cache.
         let step = ROW_PART_BYTES / size_of::<T>();
         let mut row = range.start;
         while row < range.end {
-            let first_of_panel = row / panel * panel;
+            let segment = self.matrix.segment_of(row);
+            let (storage, within) = (segment.storage, (row - segment.rows.start) / panel);
+            let first_of_panel = segment.rows.start + within * panel;
             let end = range.end.min(first_of_panel + panel);
-            let to = self.matrix.panel_start(row / panel).cast_mut().cast::<T>();
+            let to = self.matrix.panel(segment.panels.start + within).start.cast_mut().cast::<T>();
             for first in (0..in_).step_by(step) {
                 let depth = first..in_.min(first + step);
                 let part = |row: usize| &rows[(row - range.start) * in_..][depth.clone()];

@@ -19,6 +19,8 @@ use super::tile::TileSet;
 pub(super) trait Simd: TileSet + Copy + Send + Sync + 'static {
     /// A vector register of `LANES` values.
     type V: Copy;
+    /// A vector register of `LANES` whole numbers of 32 bits.
+    type I: Copy;
     /// `[V; LANES]`.
     type Square: Copy + AsRef<[Self::V]> + AsMut<[Self::V]>;
     /// Entries of a vector.
@@ -47,6 +49,26 @@ pub(super) trait Simd: TileSet + Copy + Send + Sync + 'static {
     /// # Safety
     /// `2 * LANES` entries can be read.
     unsafe fn load_bf16_pairs(self, from: *const bf16) -> [Self::V; 2];
+
+    /// # Safety
+    /// `LANES` words can be read.
+    unsafe fn load_words(self, from: *const u32) -> Self::I;
+    /// # Safety
+    /// `LANES` bytes can be read.
+    unsafe fn load_u8(self, from: *const u8) -> Self::I;
+    /// # Safety
+    /// `LANES` bytes can be read.
+    unsafe fn load_i8(self, from: *const i8) -> Self::I;
+    /// `v >> count`, filled up with zeros.
+    fn shift_right(self, v: Self::I, count: u32) -> Self::I;
+    /// `v << count`.
+    fn shift_left(self, v: Self::I, count: u32) -> Self::I;
+    /// The lowest `count` bits, at most 31.
+    fn low_bits(self, v: Self::I, count: u32) -> Self::I;
+    /// The bits of both.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Signed numbers, exact below 2²⁴.
+    fn float(self, v: Self::I) -> Self::V;
 
     /// # Safety
     /// `LANES` entries can be written.

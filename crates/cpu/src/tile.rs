@@ -6,6 +6,7 @@
 
 use half::{bf16, f16};
 
+use super::coding::{Coding, Visit, widen};
 use super::memory::LINE_BYTES;
 use super::simd::Simd;
 
@@ -33,6 +34,14 @@ pub(super) struct Tile {
     /// Memory that will be read next: asked for step by step while this tile computes. Asked for all at once, lines would wait in a
     /// queue, and what is needed now behind them.
     pub(super) ahead: Ahead,
+}
+
+impl Tile {
+    /// True where both halves of a panel are whole, and the columns of each.
+    #[inline(always)]
+    fn halves<S: Simd>(&self) -> (bool, [usize; 2]) {
+        (self.columns == 2 * S::LANES, [self.columns.min(S::LANES), self.columns.saturating_sub(S::LANES)])
+    }
 }
 
 /// Prefetches of a tile at each step of `k`.
@@ -79,19 +88,30 @@ pub(super) type TileFn = unsafe fn(&Tile);
 pub(super) trait TileSet {
     /// The most rows whose sums fit the registers.
     const MAX_ROWS: usize;
+    /// The most rows whose sums fit the registers beside what widening quantised weights needs.
+    const MAX_CODED_ROWS: usize;
 
     /// For `1..=MAX_ROWS` rows; `a` is packed, `[depth, rows]`.
     fn packed<P: Panel>(rows: usize) -> TileFn;
 
     /// For `1..=MAX_ROWS` rows; `a` is `[rows, CHUNK]`.
     fn over_chunk<P: Panel>(rows: usize) -> TileFn;
+
+    /// For `1..=MAX_CODED_ROWS` rows; `a` is packed, `[depth, rows]`, and `b` quantised.
+    fn coded<C: Coding>(rows: usize) -> TileFn;
+
+    /// Widens quantised weights.
+    fn widened<C: Coding>() -> WidenFn;
 }
+
+/// Widens so many rows of a panel, whole blocks of them.
+///
+/// # Safety
+/// The processor has the instructions it was compiled for; the panel has these blocks, and as many rows of `2 * LANES` can be written.
+pub(super) type WidenFn = unsafe fn(*const u8, usize, *mut f32);
 
 /// Storage of a row of `b`.
 pub(super) trait Panel {
-    /// Type of an entry.
-    const BYTES: usize;
-
     /// # Safety
     /// `2 * LANES` stored entries can be read.
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2];
@@ -105,8 +125,6 @@ pub(super) struct PanelBf16;
 pub(super) struct PanelF16;
 
 impl Panel for PanelF32 {
-    const BYTES: usize = 4;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
         let from = from.cast::<f32>();
@@ -116,8 +134,6 @@ impl Panel for PanelF32 {
 }
 
 impl Panel for PanelBf16 {
-    const BYTES: usize = 2;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
         // SAFETY: the caller's.
@@ -126,8 +142,6 @@ impl Panel for PanelBf16 {
 }
 
 impl Panel for PanelF16 {
-    const BYTES: usize = 2;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::V; 2] {
         let from = from.cast::<f16>();
@@ -152,19 +166,14 @@ unsafe fn load_columns<S: Simd>(simd: S, from: *const f32, whole: bool, split: [
     }
 }
 
-/// The body of every [`TileFn`]: entry `(r, k)` of `a` is at `r * A_ROW + k * A_DEPTH`.
+/// The sums of a tile before the first product.
 ///
 /// # Safety
 /// As [`TileFn`].
 #[inline(always)]
-pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: usize, const A_DEPTH: usize>(
-    simd: S,
-    tile: &Tile,
-) {
-    let zero = simd.splat(0.0);
-    let mut sums = [[zero; 2]; ROWS];
-    let split = [tile.columns.min(S::LANES), tile.columns.saturating_sub(S::LANES)];
-    let whole = tile.columns == 2 * S::LANES;
+unsafe fn begin<S: Simd, const ROWS: usize>(simd: S, tile: &Tile) -> [[S::V; 2]; ROWS] {
+    let mut sums = [[simd.splat(0.0); 2]; ROWS];
+    let (whole, split) = tile.halves::<S>();
     match tile.start {
         Start::Zero => {}
         // SAFETY: the caller's.
@@ -186,6 +195,42 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
             }
         }
     }
+    sums
+}
+
+/// Writes the sums of a tile.
+///
+/// # Safety
+/// As [`TileFn`].
+#[inline(always)]
+unsafe fn end<S: Simd, const ROWS: usize>(simd: S, tile: &Tile, sums: &[[S::V; 2]; ROWS]) {
+    let (whole, split) = tile.halves::<S>();
+    for (r, sum) in sums.iter().enumerate() {
+        let to = tile.c.wrapping_add(r * tile.c_stride);
+        // SAFETY: the caller's, with `split` the columns that each half has.
+        unsafe {
+            if whole {
+                simd.store(to, sum[0]);
+                simd.store(to.add(S::LANES), sum[1]);
+            } else {
+                simd.store_first(to, sum[0], split[0]);
+                simd.store_first(to.wrapping_add(S::LANES), sum[1], split[1]);
+            }
+        }
+    }
+}
+
+/// The body of every [`TileFn`] over plain numbers: entry `(r, k)` of `a` is at `r * A_ROW + k * A_DEPTH`.
+///
+/// # Safety
+/// As [`TileFn`].
+#[inline(always)]
+pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: usize, const A_DEPTH: usize>(
+    simd: S,
+    tile: &Tile,
+) {
+    // SAFETY: the caller's.
+    let mut sums = unsafe { begin::<S, ROWS>(simd, tile) };
     let (a, b) = (tile.a, tile.b);
     for k in 0..tile.depth {
         match tile.ahead {
@@ -206,17 +251,64 @@ pub(super) unsafe fn compute<S: Simd, P: Panel, const ROWS: usize, const A_ROW: 
             }
         }
     }
-    for (r, sum) in sums.iter().enumerate() {
-        let to = tile.c.wrapping_add(r * tile.c_stride);
-        // SAFETY: the caller's, with `split` the columns that each half has.
+    // SAFETY: the caller's.
+    unsafe { end(simd, tile, &sums) };
+}
+
+/// The body of every [`TileFn`] over quantised weights, which are widened on their way: for so few rows that widening them once for
+/// all tiles would cost more.
+///
+/// # Safety
+/// As [`TileFn`]; `a` is packed, `[depth, ROWS]`, and `depth` is whole blocks.
+#[inline(always)]
+pub(super) unsafe fn compute_coded<S: Simd, C: Coding, const ROWS: usize>(simd: S, tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = Sums { a: tile.a, sums: begin::<S, ROWS>(simd, tile) };
+        widen::<S, C>(simd, tile.b, tile.depth, &mut sums);
+        end(simd, tile, &sums.sums);
+    }
+}
+
+/// Sums of products with the rows of `a`, which has as many as are visited.
+struct Sums<S: Simd, const ROWS: usize> {
+    a: *const f32,
+    sums: [[S::V; 2]; ROWS],
+}
+
+impl<S: Simd, const ROWS: usize> Visit<S> for Sums<S, ROWS> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, k: usize, weights: [S::V; 2]) {
+        for (r, sum) in self.sums.iter_mut().enumerate() {
+            // SAFETY: as this type says.
+            let row = simd.splat(unsafe { *self.a.add(k * ROWS + r) });
+            sum[0] = simd.fma(row, weights[0], sum[0]);
+            sum[1] = simd.fma(row, weights[1], sum[1]);
+        }
+    }
+}
+
+/// Widens quantised weights into memory: the body of every [`WidenFn`].
+///
+/// # Safety
+/// As [`WidenFn`].
+#[inline(always)]
+pub(super) unsafe fn widen_panel<S: Simd, C: Coding>(simd: S, from: *const u8, depth: usize, to: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe { widen::<S, C>(simd, from, depth, &mut Wide(to)) };
+}
+
+/// Memory for as many rows of a panel as are visited.
+struct Wide(*mut f32);
+
+impl<S: Simd> Visit<S> for Wide {
+    #[inline(always)]
+    fn take(&mut self, simd: S, k: usize, weights: [S::V; 2]) {
+        let to = self.0.wrapping_add(k * 2 * S::LANES);
+        // SAFETY: as this type says.
         unsafe {
-            if whole {
-                simd.store(to, sum[0]);
-                simd.store(to.add(S::LANES), sum[1]);
-            } else {
-                simd.store_first(to, sum[0], split[0]);
-                simd.store_first(to.wrapping_add(S::LANES), sum[1], split[1]);
-            }
+            simd.store(to, weights[0]);
+            simd.store(to.add(S::LANES), weights[1]);
         }
     }
 }
@@ -260,7 +352,7 @@ pub(super) unsafe fn pack_rows<S: Simd>(
 
 /// Compiles [`compute`] for one instruction set and each number of rows.
 macro_rules! tiles {
-    ($simd:ty, $value:expr, [$($features:literal)?], $($rows:literal)*) => {
+    ($simd:ty, $value:expr, [$($features:literal)?], $($rows:literal)*, coded $($coded:literal)*) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn tile<
             P: $crate::tile::Panel,
@@ -272,8 +364,21 @@ macro_rules! tiles {
             unsafe { $crate::tile::compute::<$simd, P, ROWS, A_ROW, A_DEPTH>($value, tile) }
         }
 
+        $(#[target_feature(enable = $features)])?
+        unsafe fn coded_tile<C: $crate::coding::Coding, const ROWS: usize>(tile: &$crate::tile::Tile) {
+            // SAFETY: the caller's.
+            unsafe { $crate::tile::compute_coded::<$simd, C, ROWS>($value, tile) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn widen_panel<C: $crate::coding::Coding>(from: *const u8, depth: usize, to: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { $crate::tile::widen_panel::<$simd, C>($value, from, depth, to) }
+        }
+
         impl $crate::tile::TileSet for $simd {
             const MAX_ROWS: usize = [$($rows),*].len();
+            const MAX_CODED_ROWS: usize = [$($coded),*].len();
 
             fn packed<P: $crate::tile::Panel>(rows: usize) -> $crate::tile::TileFn {
                 match rows {
@@ -288,6 +393,17 @@ macro_rules! tiles {
                     $($rows => tile::<P, $rows, CHUNK, 1>,)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
+            }
+
+            fn coded<C: $crate::coding::Coding>(rows: usize) -> $crate::tile::TileFn {
+                match rows {
+                    $($coded => coded_tile::<C, $coded>,)*
+                    _ => unreachable!("a tile of {rows} rows over quantised weights"),
+                }
+            }
+
+            fn widened<C: $crate::coding::Coding>() -> $crate::tile::WidenFn {
+                widen_panel::<C>
             }
         }
     };

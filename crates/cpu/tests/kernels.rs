@@ -7,6 +7,7 @@ mod elementwise;
 mod limits;
 mod matmul;
 mod pool;
+mod quantized;
 mod reference;
 
 use std::sync::OnceLock;

@@ -3,117 +3,124 @@
 //! Its C entry point is called directly: candle-flash-attn's own functions allocate a result, and cannot say that queries
 //! of a group of heads are rows. Everything that goes in is where it is already.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr::null_mut;
 
-use candle_core::{Result, bail};
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
+use candle_core::{DType, Result, Tensor, bail};
 // For what it links.
 use candle_flash_attn as _;
 
-use super::address::Address;
+use super::device_slice::{Bits16, DeviceSlice};
 use super::gpu::Gpu;
+use super::recording::Queued;
+use super::run_mha::RunMha;
 use super::split_kv_buffers::SplitKvArguments;
 use flashjob_cpu::AttentionShape;
 use flashjob_model::Dtype;
 
 /// Arguments of attention in one layer.
 #[derive(Clone, Copy, Debug)]
-pub struct PagedQueries {
+pub struct PagedQueries<'a> {
     /// Heads of the rank.
     pub shape: AttentionShape,
     /// Tokens of a block, a multiple of 32.
     pub block_size: usize,
     /// `[tokens, q_stride]`, queries first.
-    pub q: Address,
+    pub q: DeviceSlice<'a, Bits16>,
     /// Entries from one token to the next in `q`.
     pub q_stride: usize,
     /// `[blocks, block_size, kv_heads, head_dim]`.
-    pub k_cache: Address,
+    pub k_cache: DeviceSlice<'a, Bits16>,
     /// `[blocks, block_size, kv_heads, head_dim]`.
-    pub v_cache: Address,
+    pub v_cache: DeviceSlice<'a, Bits16>,
     /// `[tokens, heads · head_dim]`.
-    pub out: Address,
+    pub out: DeviceSlice<'a, Bits16>,
     /// `[heads, tokens]`, single precision: written, not read.
-    pub softmax_lse: Address,
+    pub softmax_lse: DeviceSlice<'a, f32>,
     /// `[sequences + 1]`: queries before each sequence's first.
-    pub cumulative_queries: Address,
+    pub cumulative_queries: DeviceSlice<'a, u32>,
     /// `[sequences + 1]`: keys before each sequence's first.
-    pub cumulative_keys: Address,
+    pub cumulative_keys: DeviceSlice<'a, u32>,
     /// `[sequences, max_blocks]`.
-    pub block_table: Address,
+    pub block_table: DeviceSlice<'a, u32>,
     /// Blocks of a row of the table.
     pub max_blocks: usize,
     /// Sequences of the step.
     pub sequences: usize,
+    /// Those at its beginning that have one query each.
+    pub decodes: usize,
     /// Tokens of all sequences together.
     pub tokens: usize,
     /// Queries of the sequence that has most.
     pub longest_queries: usize,
-    /// Keys of the sequence that has most.
-    pub longest_keys: usize,
+    /// Keys of the longest of `decodes`.
+    pub longest_decode_keys: usize,
+    /// Keys of the longest of the others.
+    pub longest_prefill_keys: usize,
     /// Factor that scores `q · k` are scaled by.
     pub scale: f32,
     /// `softcap · tanh(score / softcap)` before the softmax.
     pub softcap: Option<f32>,
     /// A query sees this many keys at most, itself included.
     pub window: Option<usize>,
-    /// The same keys in parts, where that is better.
-    pub split_kv: Option<SplitKvArguments>,
+    /// Keys of `decodes` in parts, where that is better.
+    pub split_kv: Option<SplitKvArguments<'a>>,
+    /// What is computed of a row depends on its own keys alone: prompts and decoding sequences take one way, whatever else is in the
+    /// step.
+    pub row_by_row: bool,
 }
 
 unsafe extern "C" {
-    /// `kernels/flash_api.cu` of candle-flash-attn 0.11.1. Strides are in entries.
-    fn run_mha(
-        q: *const c_void,
-        k: *const c_void,
-        v: *const c_void,
-        out: *const c_void,
-        softmax_lse: *const c_void,
-        alibi_slopes: *const c_void,
-        cu_seqlens_q: *const i32,
-        cu_seqlens_k: *const i32,
-        q_batch_stride: u32,
-        k_batch_stride: u32,
-        v_batch_stride: u32,
-        o_batch_stride: u32,
-        alibi_slopes_batch_stride: u32,
-        q_row_stride: u32,
-        k_row_stride: u32,
-        v_row_stride: u32,
-        o_row_stride: u32,
-        q_head_stride: u32,
-        k_head_stride: u32,
-        v_head_stride: u32,
-        o_head_stride: u32,
-        batch: u32,
-        heads: u32,
-        kv_heads: u32,
-        head_dim: u32,
-        head_dim_rounded: u32,
-        softmax_scale: f32,
-        seqlen_q: u32,
-        seqlen_k: u32,
-        seqlen_q_rounded: u32,
-        seqlen_k_rounded: u32,
-        total_q: u32,
-        is_bf16: c_int,
-        is_causal: c_int,
-        unpadded_lse: c_int,
-        window_size_left: c_int,
-        window_size_right: c_int,
-        softcap: f32,
-        block_table: *const i32,
-        block_table_batch_stride: u32,
-        page_block_size: c_int,
-        mm_prefix_ranges: *const i32,
-        mm_prefix_range_batch_stride: u32,
-        max_mm_prefix_ranges: c_int,
-        stream: *mut c_void,
-    );
+    // `attention_launches.h`, of the calling thread.
+
+    /// The first error of its launches since it was taken last, 0 where there was none.
+    fn flashjob_take_attention_error() -> c_int;
+
+    /// Has the occupancy calculator asked at each launch.
+    fn flashjob_want_attention_blocks(wanted: c_int);
+
+    /// Thread blocks of the last launch that a processor holds at a time.
+    fn flashjob_attention_blocks() -> c_int;
+
+    /// CUDA's runtime, which is linked for flash attention alone.
+    fn cudaGetErrorString(error: c_int) -> *const c_char;
+}
+
+/// Sequences of a step that one call of the kernel is for, side by side.
+#[derive(Clone, Copy)]
+struct Sequences {
+    first: usize,
+    count: usize,
+    longest_queries: usize,
+    longest_keys: usize,
+}
+
+impl PagedQueries<'_> {
+    fn decoding(&self) -> Sequences {
+        Sequences { first: 0, count: self.decodes, longest_queries: 1, longest_keys: self.longest_decode_keys }
+    }
+
+    fn prefilling(&self) -> Sequences {
+        Sequences {
+            first: self.decodes,
+            count: self.sequences - self.decodes,
+            longest_queries: self.longest_queries,
+            longest_keys: self.longest_prefill_keys,
+        }
+    }
+
+    /// The window, where it hides any key of `sequences`.
+    fn window_of(&self, sequences: Sequences) -> Option<usize> {
+        // A window is computed by another kernel, which no sequence may choose for the others.
+        self.window.filter(|&window| self.row_by_row || window < sequences.longest_keys)
+    }
 }
 
 /// Queries as the kernel is to see them.
 struct QueryRows {
-    cumulative: Address,
+    sequences: Sequences,
     batch_stride: usize,
     out_batch_stride: usize,
     row_stride: usize,
@@ -126,12 +133,12 @@ struct QueryRows {
 
 impl QueryRows {
     /// One query of each sequence, whose heads that share keys are rows of one head: keys and values are then read once a group. The
-    /// query sees all keys, so nothing is causal.
-    fn grouped(at: &PagedQueries) -> Self {
+    /// query sees all keys, so nothing is causal. Sequences begin with the step's first.
+    fn grouped(at: &PagedQueries<'_>, sequences: Sequences) -> Self {
         let AttentionShape { heads, kv_heads, head_dim } = at.shape;
         let group = heads / kv_heads;
         Self {
-            cumulative: Address::NULL,
+            sequences,
             batch_stride: at.q_stride,
             out_batch_stride: heads * head_dim,
             row_stride: head_dim,
@@ -143,138 +150,225 @@ impl QueryRows {
         }
     }
 
-    /// Queries of all sequences, one behind the other.
-    fn causal(at: &PagedQueries) -> Self {
+    /// Queries of the sequences, one behind the other.
+    fn causal(at: &PagedQueries<'_>, sequences: Sequences) -> Self {
         let AttentionShape { heads, head_dim, .. } = at.shape;
         Self {
-            cumulative: at.cumulative_queries,
+            sequences,
             batch_stride: 0,
             out_batch_stride: 0,
             row_stride: at.q_stride,
             out_row_stride: heads * head_dim,
             head_stride: head_dim,
             heads,
-            longest: at.longest_queries,
+            longest: sequences.longest_queries,
             causal: true,
         }
     }
 
     /// Keys that a query sees to its left and to its right; −1 is no bound. A bound on either side makes the mask local instead of
     /// causal.
-    fn bounds(&self, window: Option<usize>, longest_keys: usize) -> (c_int, c_int) {
+    fn bounds(&self, window: Option<usize>) -> (c_int, c_int) {
         match (self.causal, window) {
             (false, _) => (-1, -1),
-            (true, None) => (longest_keys as c_int, 0),
+            (true, None) => (self.sequences.longest_keys as c_int, 0),
             (true, Some(window)) => (window as c_int - 1, 0),
         }
     }
 }
 
 impl Gpu {
-    /// Queues attention of all sequences: prefill, chunks of it, and decode.
+    /// Queues attention of all sequences: decode, then prefill and chunks of it.
     ///
     /// # Errors
     /// Heads of a width that it does not take.
-    pub fn attention(&self, at: &PagedQueries) -> Result<()> {
-        let AttentionShape { heads, kv_heads, head_dim } = at.shape;
+    pub fn attention(&self, at: &PagedQueries<'_>) -> Result<()> {
+        let head_dim = at.shape.head_dim;
         if !head_dim.is_multiple_of(8) || head_dim > 512 {
             bail!("flash attention takes heads of up to 512 entries, a multiple of 8, not of {head_dim}");
         }
-        if at.sequences == 0 {
-            return Ok(());
+        // Two calls: one would launch blocks for the longest prompt's queries on behalf of every decoding sequence, and could not group
+        // heads.
+        if at.decodes > 0 {
+            self.decode_attention(at)?;
         }
-        // Decoding is bound by the reading of keys and values, not by arithmetic: heads are grouped where each sequence has one
-        // query. A window counts from rows, and would not fit.
-        let decodes = at.longest_queries == 1 && at.tokens == at.sequences;
-        let grouped = decodes && heads > kv_heads && at.window.is_none();
-        match (grouped, at.split_kv) {
-            (true, Some(splits)) => return self.split_kv_attention(at, &splits),
-            (true, None) => self.run_mha(at, &QueryRows::grouped(at)),
-            (false, _) => self.run_mha(at, &QueryRows::causal(at)),
+        if at.sequences > at.decodes {
+            self.run_mha(at, &QueryRows::causal(at, at.prefilling()))?;
         }
         Ok(())
     }
 
-    /// Queues one call of the kernel.
-    fn run_mha(&self, at: &PagedQueries, rows: &QueryRows) {
-        let AttentionShape { kv_heads, head_dim, .. } = at.shape;
-        let window = at.window.filter(|&window| window < at.longest_keys);
-        let (left, right) = rows.bounds(window, at.longest_keys);
-        // Keys and values of a token lie side by side over all heads: strides say so, and nothing is copied into another order.
-        let token_stride = kv_heads * head_dim;
-        let rounded = |length: usize| length.next_multiple_of(128) as u32;
-        let null = std::ptr::null();
-        // SAFETY: addresses and shapes are as the caller promises; the stream is alive.
-        unsafe {
-            run_mha(
-                at.q.0 as *const c_void,
-                at.k_cache.0 as *const c_void,
-                at.v_cache.0 as *const c_void,
-                at.out.0 as *const c_void,
-                at.softmax_lse.0 as *const c_void,
-                null,
-                rows.cumulative.0 as *const i32,
-                at.cumulative_keys.0 as *const i32,
-                rows.batch_stride as u32,
-                (at.block_size * token_stride) as u32,
-                (at.block_size * token_stride) as u32,
-                rows.out_batch_stride as u32,
-                0,
-                rows.row_stride as u32,
-                token_stride as u32,
-                token_stride as u32,
-                rows.out_row_stride as u32,
-                rows.head_stride as u32,
-                head_dim as u32,
-                head_dim as u32,
-                rows.head_stride as u32,
-                at.sequences as u32,
-                rows.heads as u32,
-                kv_heads as u32,
-                head_dim as u32,
-                head_dim.next_multiple_of(32) as u32,
-                at.scale,
-                rows.longest as u32,
-                at.longest_keys as u32,
-                rounded(rows.longest),
-                rounded(at.longest_keys),
-                at.tokens as u32,
-                c_int::from(self.dtype == Dtype::Bf16),
-                c_int::from(rows.causal && window.is_none()),
-                c_int::from(rows.causal),
-                left,
-                right,
-                at.softcap.unwrap_or(0.0),
-                at.block_table.0 as *const i32,
-                at.max_blocks as u32,
-                at.block_size as c_int,
-                std::ptr::null(),
-                0,
-                0,
-                self.stream().cu_stream().cast(),
-            );
+    /// Decoding is bound by the reading of keys and values, not by arithmetic: heads are grouped.
+    fn decode_attention(&self, at: &PagedQueries<'_>) -> Result<()> {
+        let sequences = at.decoding();
+        if at.row_by_row {
+            return self.run_mha(at, &QueryRows::causal(at, sequences));
+        }
+        match (at.window_of(sequences), at.split_kv) {
+            (None, Some(splits)) => self.split_kv_attention(at, &splits),
+            (None, None) => self.run_mha(at, &QueryRows::grouped(at, sequences)),
+            // A window counts from rows: where heads are rows, it would not fit.
+            (Some(_), _) => self.run_mha(at, &QueryRows::causal(at, sequences)),
         }
     }
 
-    /// As [`Gpu::attention`], each part of a sequence's keys on its own and then joined. Every part has a copy of its sequence's
+    /// Thread blocks of attention of one decoding sequence that the GPU holds at a time, as the occupancy calculator says: of the kernel
+    /// that is then launched, once and for nothing.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention`].
+    pub fn resident_attention_blocks(&self, shape: AttentionShape, block_size: usize) -> Result<usize> {
+        let device = self.device();
+        let zeros = |count: usize| Tensor::zeros(count, self.dtype().into(), &device);
+        let (qkv, out) = (zeros(shape.qkv_width())?, zeros(shape.out_width())?);
+        let (keys, values) = (zeros(block_size * shape.cache_width())?, zeros(block_size * shape.cache_width())?);
+        let softmax_lse = Tensor::zeros(shape.heads, DType::F32, &device)?;
+        let cumulative = Tensor::from_slice(&[0u32, 1], 2, &device)?;
+        let block_table = Tensor::from_slice(&[0u32], 1, &device)?;
+        let one = PagedQueries {
+            shape,
+            block_size,
+            q: DeviceSlice::of(&qkv)?,
+            q_stride: shape.qkv_width(),
+            k_cache: DeviceSlice::of(&keys)?,
+            v_cache: DeviceSlice::of(&values)?,
+            out: DeviceSlice::of(&out)?,
+            softmax_lse: DeviceSlice::of(&softmax_lse)?,
+            cumulative_queries: DeviceSlice::of(&cumulative)?,
+            cumulative_keys: DeviceSlice::of(&cumulative)?,
+            block_table: DeviceSlice::of(&block_table)?,
+            max_blocks: 1,
+            sequences: 1,
+            decodes: 1,
+            tokens: 1,
+            longest_queries: 1,
+            longest_decode_keys: 1,
+            longest_prefill_keys: 0,
+            scale: 1.0,
+            softcap: None,
+            window: None,
+            split_kv: None,
+            row_by_row: self.is_deterministic(),
+        };
+        // SAFETY: what is written is this thread's alone.
+        unsafe { flashjob_want_attention_blocks(1) };
+        let launched = self.attention(&one);
+        // SAFETY: as above.
+        let blocks = unsafe {
+            flashjob_want_attention_blocks(0);
+            flashjob_attention_blocks()
+        };
+        launched?;
+        let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = self.stream().context().attribute(count).w()?;
+        Ok(blocks.max(1) as usize * processors as usize)
+    }
+
+    /// Queues one call of the kernel.
+    fn run_mha(&self, at: &PagedQueries<'_>, rows: &QueryRows) -> Result<()> {
+        let AttentionShape { kv_heads, head_dim, .. } = at.shape;
+        let Sequences { first, count, longest_keys, .. } = rows.sequences;
+        let window = at.window_of(rows.sequences);
+        let (left, right) = rows.bounds(window);
+        // Rows of queries and of results are counted from the step's first; lengths and tables are those of these sequences.
+        let cumulative_keys = at.cumulative_keys.from(first)?;
+        let block_table = at.block_table.from(first * at.max_blocks)?;
+        // Keys and values of a token lie side by side over all heads: strides say so, and nothing is copied into another order.
+        let token_stride = kv_heads * head_dim;
+        let length = |length: usize| length as u32;
+        let call = RunMha {
+            // The last row may end with its queries.
+            q_ptr: at.q.pointer((at.tokens - 1) * at.q_stride + at.shape.out_width(), "queries")?,
+            k_ptr: at.k_cache.pointer(at.block_size * token_stride, "cached keys")?,
+            v_ptr: at.v_cache.pointer(at.block_size * token_stride, "cached values")?,
+            o_ptr: at.out.pointer(at.tokens * at.shape.out_width(), "attention")?,
+            softmax_lse_ptr: at.softmax_lse.pointer(at.tokens * at.shape.heads, "sums of attention")?,
+            alibi_slopes_ptr: null_mut(),
+            cu_seqlens_q_ptr: match rows.causal {
+                true => at.cumulative_queries.from(first)?.pointer(count + 1, "lengths of queries")?.cast(),
+                false => null_mut(),
+            },
+            cu_seqlens_k_ptr: cumulative_keys.pointer(count + 1, "lengths of keys")?.cast(),
+            q_batch_stride: length(rows.batch_stride),
+            k_batch_stride: length(at.block_size * token_stride),
+            v_batch_stride: length(at.block_size * token_stride),
+            o_batch_stride: length(rows.out_batch_stride),
+            alibi_slopes_batch_stride: 0,
+            q_row_stride: length(rows.row_stride),
+            k_row_stride: length(token_stride),
+            v_row_stride: length(token_stride),
+            o_row_stride: length(rows.out_row_stride),
+            q_head_stride: length(rows.head_stride),
+            k_head_stride: length(head_dim),
+            v_head_stride: length(head_dim),
+            o_head_stride: length(rows.head_stride),
+            b: length(count),
+            h: length(rows.heads),
+            h_k: length(kv_heads),
+            d: length(head_dim),
+            d_rounded: length(head_dim.next_multiple_of(32)),
+            softmax_scale: at.scale,
+            seqlen_q: length(rows.longest),
+            seqlen_k: length(longest_keys),
+            seqlen_q_rounded: length(rows.longest.next_multiple_of(128)),
+            seqlen_k_rounded: length(longest_keys.next_multiple_of(128)),
+            total_q: length(at.tokens),
+            is_bf16: c_int::from(self.dtype == Dtype::Bf16),
+            is_causal: c_int::from(rows.causal && window.is_none()),
+            unpadded_lse: c_int::from(rows.causal),
+            window_size_left: left,
+            window_size_right: right,
+            softcap: at.softcap.unwrap_or(0.0),
+            block_table_ptr: block_table.pointer(count * at.max_blocks, "block tables")?.cast(),
+            block_table_batch_stride: length(at.max_blocks),
+            page_block_size: at.block_size as c_int,
+            mm_prefix_ranges_ptr: null_mut(),
+            mm_prefix_range_batch_stride: 0,
+            max_mm_prefix_ranges: 0,
+            stream_ptr: self.stream().cu_stream().cast(),
+        };
+        let queue = || {
+            // SAFETY: slices have the numbers that shapes say, blocks of the table are in the cache as the caller promises, and the stream is
+            // alive.
+            unsafe { call.queue() };
+            launched()
+        };
+        self.queue("attention", Queued::Kernel, queue)
+    }
+
+    /// As [`Gpu::decode_attention`], each part of a sequence's keys on its own and then joined. Every part has a copy of its sequence's
     /// query: batches of flash attention are so far apart as they are long.
-    fn split_kv_attention(&self, at: &PagedQueries, splits: &SplitKvArguments) -> Result<()> {
+    fn split_kv_attention(&self, at: &PagedQueries<'_>, splits: &SplitKvArguments<'_>) -> Result<()> {
         let row_bytes = at.q_stride * size_of::<u16>();
-        // Copied once for each split: a few rows, beside keys and values of thousands of tokens.
-        self.gather_rows(at.q, splits.sequence_of, splits.queries, splits.rows, row_bytes)?;
-        self.attention(&PagedQueries {
+        // Copied once for each part: a few rows, beside keys and values of thousands of tokens.
+        self.gather_rows(at.q.bytes(), splits.sequence_of, splits.queries.bytes(), splits.rows, row_bytes)?;
+        let parts = PagedQueries {
             q: splits.queries,
             out: splits.out,
             softmax_lse: splits.softmax_lse,
             cumulative_keys: splits.cumulative_keys,
             block_table: splits.block_table,
-            max_blocks: splits.split.blocks,
+            max_blocks: splits.row_blocks,
             sequences: splits.rows,
+            decodes: splits.rows,
             tokens: splits.rows,
-            longest_keys: splits.split.blocks * at.block_size,
+            longest_decode_keys: splits.row_blocks * at.block_size,
             split_kv: None,
             ..*at
-        })?;
-        self.join_parts(splits, at.out, at.sequences, at.shape)
+        };
+        self.run_mha(&parts, &QueryRows::grouped(&parts, parts.decoding()))?;
+        self.join_parts(splits, at.out, at.decodes, at.shape)
     }
+}
+
+/// Tells whether everything that flash attention has launched on this thread was launched.
+fn launched() -> Result<()> {
+    // SAFETY: it takes nothing, and what it reads is this thread's.
+    let code = unsafe { flashjob_take_attention_error() };
+    if code == 0 {
+        return Ok(());
+    }
+    // SAFETY: the runtime has a text that lives for ever for every number.
+    let said = unsafe { CStr::from_ptr(cudaGetErrorString(code)) };
+    bail!("flash attention could not be launched: {} (error {code} of CUDA's runtime)", said.to_string_lossy())
 }

@@ -1,21 +1,23 @@
-//! The operations of a forward pass on one GPU: tensors become addresses, and kernels are queued.
+//! The operations of a forward pass on one GPU: tensors become slices of its memory, and kernels are queued.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device as CandleDevice, Result, Tensor};
 
-use super::address::Address;
 use super::attention::PagedQueries;
+use super::device_slice::DeviceSlice;
 use super::gpu::Gpu;
-use super::graph::Graphs;
+use super::graph::{GraphKey, Graphs};
 use super::launch::{AddRmsNormAt, RopeAt};
 use super::linear::Filling;
-use flashjob_cpu::{AttentionShape, Pool, RopeTable};
+use super::nvtx;
+use super::operation_clock::OperationClock;
+use flashjob_cpu::{AttentionShape, Pool, RopeTable, TokenLogprobs};
 use flashjob_engine::{
-    AddRmsNorm, Attention, Device, Error, ForwardBatch, Gated, GatherRows, MatrixBuilder, NormHeads, RopeAndCache,
-    RotaryEmbedding,
+    AddRmsNorm, Attention, Device, Error, ForwardBatch, Gated, GatherRows, MaskLogits, MatrixBuilder, NormHeads,
+    Operation, OperationTime, RopeAndCache, RotaryEmbedding, Sample, Turn,
 };
-use flashjob_model::Dtype;
+use flashjob_model::{Dtype, Encoding};
 
 /// A GPU, and the threads of its host.
 pub struct GpuDevice {
@@ -24,12 +26,14 @@ pub struct GpuDevice {
     gpu: Arc<Gpu>,
     host: Arc<Pool>,
     candle: CandleDevice,
+    clock: OperationClock,
 }
 
 impl GpuDevice {
     /// `gpu`, which has room for steps; what must be done on the host is done by `host`.
     pub fn new(gpu: Gpu, host: Arc<Pool>) -> Self {
-        Self { candle: gpu.device(), gpu: Arc::new(gpu), host, graphs: Mutex::default() }
+        let clock = OperationClock::default();
+        Self { candle: gpu.device(), gpu: Arc::new(gpu), host, graphs: Mutex::default(), clock }
     }
 
     /// The GPU itself.
@@ -58,8 +62,9 @@ impl Device for GpuDevice {
     }
 
     /// In the number format of activations: cuBLAS multiplies numbers of one format.
-    fn matrix(&self, _dtype: Dtype, shape: [usize; 2]) -> Result<Box<dyn MatrixBuilder>> {
-        Ok(Box::new(Filling::new(&self.gpu, shape)?))
+    fn matrix(&self, rows: &[(Encoding, usize)], in_: usize) -> Result<Box<dyn MatrixBuilder>> {
+        let out = rows.iter().map(|(_, rows)| rows).sum();
+        Ok(Box::new(Filling::new(&self.gpu, [out, in_])?))
     }
 
     fn rotary(&self, RopeTable { cos, sin, dim }: RopeTable) -> Result<Box<dyn RotaryEmbedding>> {
@@ -73,28 +78,49 @@ impl Device for GpuDevice {
         queue: &mut dyn FnMut() -> std::result::Result<(), Error>,
     ) -> std::result::Result<(), Error> {
         // Outside of the graph, which reads the step where it always lies: so one graph serves all steps of its size.
-        self.gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
-        match step.replay() {
+        nvtx::push_step(step.tokens(), step.sequences());
+        let splits_keys = self.gpu.step().upload(step).map_err(Error::compute("upload a step"))?;
+        let queued = match step.replay() {
             Some(size) => {
                 let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-                graphs.compute(&self.gpu, size, queue)
+                graphs.compute(&self.gpu, GraphKey { size, splits_keys }, queue)
             }
             None => queue(),
-        }
+        };
+        nvtx::pop();
+        queued
     }
 
     fn wait(&self) -> Result<()> {
         self.candle.synchronize()
     }
 
+    fn begin(&self, operation: Operation) -> Result<()> {
+        nvtx::push_operation(operation);
+        self.clock.begin(&self.gpu, operation)
+    }
+
+    fn end(&self, _operation: Operation) -> Result<()> {
+        let ended = self.clock.end(&self.gpu);
+        nvtx::pop();
+        ended
+    }
+
+    fn time_operations(&self) -> Result<()> {
+        self.clock.start(&self.gpu)
+    }
+
+    fn operation_times(&self) -> Result<Vec<OperationTime>> {
+        self.clock.stop()
+    }
+
     fn add_rms_norm(&self, op: &AddRmsNorm<'_>) -> Result<()> {
-        let address = |tensor: Option<&Tensor>| tensor.map_or(Ok(Address::NULL), Address::of);
         let at = AddRmsNormAt {
-            residual: Address::of(op.residual)?,
-            delta: address(op.delta)?,
-            delta_norm: address(op.delta_norm)?,
-            weight: Address::of(op.weight)?,
-            normed: Address::of(op.normed)?,
+            residual: DeviceSlice::of(op.residual)?,
+            delta: op.delta.map(DeviceSlice::of).transpose()?,
+            delta_norm: op.delta_norm.map(DeviceSlice::of).transpose()?,
+            weight: DeviceSlice::of(op.weight)?,
+            normed: DeviceSlice::of(op.normed)?,
         };
         let (rows, hidden) = op.residual.dims2()?;
         self.gpu.add_rms_norm([rows, hidden], at, op.eps)
@@ -102,8 +128,8 @@ impl Device for GpuDevice {
 
     fn norm_heads(&self, op: &NormHeads<'_>) -> Result<()> {
         let AttentionShape { heads, kv_heads, head_dim } = op.shape;
-        let (gpu, qkv, (rows, width)) = (&self.gpu, Address::of(op.qkv)?, op.qkv.dims2()?);
-        let (q, k) = (Address::of(op.q)?, Address::of(op.k)?);
+        let (gpu, qkv, (rows, width)) = (&self.gpu, DeviceSlice::of(op.qkv)?, op.qkv.dims2()?);
+        let (q, k) = (DeviceSlice::of(op.q)?, DeviceSlice::of(op.k)?);
         gpu.norm_heads(qkv, q, [rows, width], 0, [heads, head_dim], op.eps)?;
         gpu.norm_heads(qkv, k, [rows, width], heads * head_dim, [kv_heads, head_dim], op.eps)
     }
@@ -114,49 +140,80 @@ impl Device for GpuDevice {
         gpu.attention(&PagedQueries {
             shape: layout.shape(),
             block_size: layout.block_size(),
-            q: Address::of(op.qkv)?,
+            q: DeviceSlice::of(op.qkv)?,
             q_stride: layout.shape().qkv_width(),
-            k_cache: Address::of(&op.cache.keys)?,
-            v_cache: Address::of(&op.cache.values)?,
-            out: Address::of(op.out)?,
+            k_cache: DeviceSlice::of(&op.cache.keys)?,
+            v_cache: DeviceSlice::of(&op.cache.values)?,
+            out: DeviceSlice::of(op.out)?,
             softmax_lse: on_gpu.softmax_lse(),
-            cumulative_queries: on_gpu.cumulative_queries(),
-            cumulative_keys: on_gpu.cumulative_keys(),
-            block_table: on_gpu.block_table(),
+            cumulative_queries: on_gpu.cumulative_queries()?,
+            cumulative_keys: on_gpu.cumulative_keys()?,
+            block_table: on_gpu.block_table()?,
             max_blocks: step.max_blocks(),
             sequences: step.sequences(),
+            decodes: step.decodes(),
             tokens: step.tokens(),
             longest_queries: step.longest_queries(),
-            longest_keys: step.longest_keys(),
+            longest_decode_keys: step.longest_decode_keys(),
+            longest_prefill_keys: step.longest_prefill_keys(),
             scale: op.settings.scale,
             softcap: op.settings.softcap,
             window: op.window,
-            // Decided from the size of the step alone: a recorded graph must not depend on lengths.
-            split_kv: on_gpu.split_kv(step),
+            split_kv: on_gpu.split_kv(step)?,
+            row_by_row: gpu.is_deterministic(),
         })
     }
 
     fn gated(&self, op: &Gated<'_>) -> Result<()> {
         let (gate_up, activated, (rows, width)) =
-            (Address::of(op.gate_up)?, Address::of(op.activated)?, op.activated.dims2()?);
+            (DeviceSlice::of(op.gate_up)?, DeviceSlice::of(op.activated)?, op.activated.dims2()?);
         self.gpu.gated(gate_up, activated, [rows, width], op.activation)
     }
 
     fn gather_rows(&self, op: &GatherRows<'_>) -> Result<()> {
         let row_bytes = op.to.dim(1)? * op.from.dtype().size_in_bytes();
-        let (to, from) = (Address::of(op.to)?, Address::of(op.from)?);
-        self.gpu.gather_rows(from, self.gpu.step().logit_rows(), to, op.step.logit_rows().len(), row_bytes)
+        let (to, from) = (DeviceSlice::of(op.to)?, DeviceSlice::of(op.from)?);
+        self.gpu.gather_rows(from, self.gpu.step().logit_rows()?, to, op.step.logit_rows().len(), row_bytes)
     }
 
     fn softcap(&self, numbers: &Tensor, cap: f32) -> Result<()> {
-        self.gpu.softcap(Address::of(numbers)?, numbers.elem_count(), cap)
+        self.gpu.softcap(DeviceSlice::of(numbers)?, numbers.elem_count(), cap)
     }
 
-    fn argmax(&self, logits: &Tensor, best: &mut [u32]) -> Result<()> {
-        let step = self.gpu.step();
-        self.gpu.argmax(Address::of(logits)?, step.best(), [best.len(), logits.dim(1)?])?;
-        // Only the tokens come back.
-        step.download_best(best)
+    fn mask_logits(&self, op: &MaskLogits<'_>) -> Result<()> {
+        let masks = self.gpu.step().upload_masks(op.masks)?;
+        let (rows, width) = op.logits.dims2()?;
+        self.gpu.mask_logits(DeviceSlice::of(op.logits)?, &masks, op.masks.rows().len(), [rows, width])
+    }
+
+    fn sample(&self, op: &Sample<'_>) -> Result<()> {
+        let (gpu, on_gpu, step) = (&self.gpu, self.gpu.step(), op.step);
+        let (logits, shape) = (DeviceSlice::of(op.logits)?, [step.choices().len(), op.logits.dim(1)?]);
+        let choose = || gpu.sample(logits, on_gpu.choices()?.bytes(), on_gpu.tokens(), shape);
+        if step.adjustments().rows().is_empty() && step.logprobs().is_empty() {
+            choose()?;
+        } else {
+            on_gpu.lists().with(step, shape[1], |lists| {
+                gpu.summarise_rows(logits, shape, step, lists)?;
+                gpu.adjust_logits(logits, shape, step, lists)?;
+                choose()?;
+                gpu.chosen_logits(logits, on_gpu.tokens(), shape, step, lists)
+            })?;
+        }
+        // Only the tokens go to the host.
+        on_gpu.fetch_tokens(op.turn, shape[0])
+    }
+
+    fn read_tokens(&self, turn: Turn, tokens: &mut [u32]) -> Result<()> {
+        self.gpu.step().read_tokens(turn, tokens)
+    }
+
+    fn read_logprobs(&self, _turn: Turn, tokens: &[u32], logprobs: &mut Vec<(usize, TokenLogprobs)>) -> Result<()> {
+        self.gpu.step().lists().read_logprobs(tokens, logprobs)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
     }
 }
 
@@ -174,13 +231,13 @@ impl RotaryEmbedding for GpuRope {
     fn rope_and_cache(&self, op: &RopeAndCache<'_>) -> Result<()> {
         let step = self.gpu.step();
         let at = RopeAt {
-            qkv: Address::of(op.qkv)?,
-            cos: Address::of(&self.cos)?,
-            sin: Address::of(&self.sin)?,
-            positions: step.positions(),
-            slots: step.slots(),
-            k_cache: Address::of(&op.cache.keys)?,
-            v_cache: Address::of(&op.cache.values)?,
+            qkv: DeviceSlice::of(op.qkv)?,
+            cos: DeviceSlice::of(&self.cos)?,
+            sin: DeviceSlice::of(&self.sin)?,
+            positions: step.positions()?,
+            slots: step.slots()?,
+            k_cache: DeviceSlice::of(&op.cache.keys)?,
+            v_cache: DeviceSlice::of(&op.cache.values)?,
         };
         self.gpu.rope_and_cache(op.step.tokens(), op.layout.shape(), self.half, at)
     }

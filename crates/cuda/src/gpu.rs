@@ -3,13 +3,15 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::cublas::sys::cublasSetWorkspace_v2;
+use candle_core::cuda_backend::cudarc::cublas::sys::{cublasMath_t, cublasSetMathMode, cublasSetWorkspace_v2};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::cuda_backend::cudarc::nccl::sys::cudaStream_t;
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{Device as CandleDevice, Result};
 
 use super::kernels::Kernels;
+use super::recording::Recording;
+use super::row_tiles::RowTiles;
 use super::staging::Staging;
 use super::step_mirror::StepMirror;
 use flashjob_cpu::AttentionShape;
@@ -29,15 +31,19 @@ pub struct Gpu {
     pub(super) dtype: Dtype,
     /// Pinned memory on the way of weights.
     pub(super) staging: Arc<Staging>,
+    pub(super) recording: Recording,
+    /// Where rows do not depend on each other: shapes of products that were seen to keep that.
+    pub(super) row_tiles: Option<RowTiles>,
     step: Option<StepMirror>,
 }
 
 impl Gpu {
-    /// The GPU with this number among those that are visible, for activations of `dtype`, which has 16 bits.
+    /// The GPU with this number among those that are visible, for activations of `dtype`, which has 16 bits. Where it is `deterministic`,
+    /// rows of a step do not depend on each other.
     ///
     /// # Errors
     /// The driver's own error.
-    pub fn open(ordinal: usize, dtype: Dtype) -> Result<Self> {
+    pub fn open(ordinal: usize, dtype: Dtype, deterministic: bool) -> Result<Self> {
         // A stream of its own, not the default one: that cannot be captured into a graph.
         let device = CudaDevice::new_with_stream(ordinal)?;
         // SAFETY: everything on this device happens on this one stream, in order.
@@ -49,16 +55,23 @@ impl Gpu {
         let address = workspace.device_ptr(&stream).0 as *mut c_void;
         // SAFETY: the handle is alive, and so is the memory for as long as there are products.
         unsafe { cublasSetWorkspace_v2(*handle.handle(), address, CUBLAS_WORKSPACE_BYTES) }.result().w()?;
-        let staging = Arc::new(Staging::new(stream));
-        Ok(Self { device, _workspace: workspace, kernels, dtype, staging, step: None })
+        // Where cuBLAS adds up a product in parts (split-K), it may do so in 16 bits unless told otherwise (cuBLAS documentation,
+        // "cublasMath_t").
+        let mode = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: the handle is alive.
+        unsafe { cublasSetMathMode(*handle.handle(), mode) }.result().w()?;
+        let (staging, recording) = (Arc::new(Staging::new(stream)), Recording::default());
+        let row_tiles = deterministic.then(RowTiles::default);
+        Ok(Self { device, _workspace: workspace, kernels, dtype, staging, recording, row_tiles, step: None })
     }
 
     /// With room for steps within `limits` on a rank of `shape`.
     ///
     /// # Errors
-    /// Memory that is refused.
+    /// Memory that is refused, and those of attention.
     pub fn for_steps(mut self, limits: &EngineLimits, shape: AttentionShape) -> Result<Self> {
-        self.step = Some(StepMirror::new(self.stream(), limits, shape)?);
+        let resident_blocks = self.resident_attention_blocks(shape, limits.block_size)?;
+        self.step = Some(StepMirror::new(self.stream(), limits, shape, resident_blocks, self.is_deterministic())?);
         Ok(self)
     }
 
@@ -80,9 +93,19 @@ impl Gpu {
         }
     }
 
+    /// Its number among the GPUs that are visible.
+    pub fn ordinal(&self) -> usize {
+        self.stream().context().ordinal()
+    }
+
     /// The device as candle names it.
     pub fn device(&self) -> CandleDevice {
         CandleDevice::Cuda(self.device.clone())
+    }
+
+    /// True where rows of a step do not depend on each other.
+    pub fn is_deterministic(&self) -> bool {
+        self.row_tiles.is_some()
     }
 
     /// Number format of activations.

@@ -14,11 +14,20 @@ use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, C
 use super::gpu::Gpu;
 use flashjob_engine::{Error, ReplaySize};
 
-/// The graphs of one rank, by size of step.
+/// What decides which kernels a step launches, and on how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphKey {
+    /// The size of the step.
+    pub size: ReplaySize,
+    /// Keys are attended to in parts, whose number and width follow from the size.
+    pub splits_keys: bool,
+}
+
+/// The graphs of one rank.
 #[derive(Default)]
 pub struct Graphs {
-    /// `None` where a size has been seen once.
-    seen: HashMap<ReplaySize, Option<Graph>>,
+    /// `None` where such a step has been seen once.
+    seen: HashMap<GraphKey, Option<Graph>>,
 }
 
 struct Graph(CudaGraph);
@@ -27,30 +36,30 @@ struct Graph(CudaGraph);
 unsafe impl Send for Graph {}
 
 impl Graphs {
-    /// Computes a step of `size`, of which `queue` queues everything on `gpu`'s stream.
+    /// Computes a step, of which `queue` queues everything on `gpu`'s stream.
     ///
     /// # Errors
     /// Those of `queue`, and [`Error::Compute`] of recording or replaying.
     pub fn compute(
         &mut self,
         gpu: &Gpu,
-        size: ReplaySize,
+        key: GraphKey,
         queue: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let failed = Error::compute("replay a step; enforce-eager=true does without");
-        match self.seen.get(&size) {
+        match self.seen.get(&key) {
             Some(Some(Graph(graph))) => graph.launch().w().map_err(failed),
             Some(None) => {
                 let graph = record(gpu, queue)?;
                 graph.0.launch().w().map_err(failed)?;
-                self.seen.insert(size, Some(graph));
+                self.seen.insert(key, Some(graph));
                 Ok(())
             }
             // The first step of a size is not recorded: libraries allocate and load when they are first used, which a
             // recording forbids.
             None => {
                 queue()?;
-                self.seen.insert(size, None);
+                self.seen.insert(key, None);
                 Ok(())
             }
         }
@@ -63,7 +72,9 @@ fn record(gpu: &Gpu, queue: &mut dyn FnMut() -> Result<(), Error>) -> Result<Gra
     let failed = Error::compute("record a step as a CUDA graph; enforce-eager=true does without");
     // Other ranks' threads may allocate meanwhile.
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w().map_err(&failed)?;
+    gpu.recording.set(true);
     let queued = queue();
+    gpu.recording.set(false);
     // A recording that was begun must be ended, also where it came to nothing.
     let graph = Arc::clone(&stream).end_capture(CUgraphInstantiate_flags(0)).w();
     queued?;

@@ -8,10 +8,9 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-namespace {
+#include "kernels/block.cuh"
 
-constexpr uint32_t WARP = 32;
-constexpr uint32_t ALL_LANES = 0xffffffffu;
+namespace {
 
 __device__ float widen(__half x) { return __half2float(x); }
 __device__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -19,26 +18,6 @@ __device__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <typename T> __device__ T narrow(float x);
 template <> __device__ __half narrow<__half>(float x) { return __float2half_rn(x); }
 template <> __device__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
-
-// Entries side by side, moved at once: 16 bytes a load or store where they lie at a multiple of that.
-template <typename T, uint32_t N>
-struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
-    T entry[N];
-};
-
-template <uint32_t N, typename T> __device__ Pack<T, N> load(const T *from) {
-    return *reinterpret_cast<const Pack<T, N> *>(from);
-}
-
-template <typename T, uint32_t N> __device__ void store(T *to, const Pack<T, N> &entries) {
-    *reinterpret_cast<Pack<T, N> *>(to) = entries;
-}
-
-// What a block may have that works on one row: registers are shared out accordingly.
-#define ROW_KERNEL extern "C" __global__ void __launch_bounds__(1024)
-
-// As many entries as are moved at once where rows are multiples of it: all real models. Others go entry by entry.
-constexpr uint32_t PACK = 8;
 
 // The sum over the lanes of a warp, on each of them.
 __device__ float warp_sum(float x) {
@@ -57,12 +36,15 @@ __device__ float block_sum(float x) {
     return warp_sum(lane < blockDim.x / WARP ? of_warps[lane] : 0.0f);
 }
 
+// Of a token id that is no id, but a place among the tokens that the step before chose.
+constexpr uint32_t CHOSEN_BEFORE = (uint32_t)1 << 31;
+
 // A block a token. residual [tokens, hidden] = table [rows, hidden] at the token's row, times scale; zeros for tokens
-// whose rows another rank has: this one has those of [first, end).
+// whose rows another rank has: this one has those of [first, end). Zeros, too, where the step before could not choose one.
 template <uint32_t N, typename T>
-__device__ void embed_packs(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
-                            uint32_t end, float scale) {
-    const uint32_t token = token_ids[blockIdx.x];
+__device__ void embed_packs(const T *table, const uint32_t *token_ids, const uint32_t *chosen, float *residual,
+                            uint32_t hidden, uint32_t first, uint32_t end, float scale) {
+    const uint32_t id = token_ids[blockIdx.x], token = id < CHOSEN_BEFORE ? id : chosen[id - CHOSEN_BEFORE];
     const bool here = token >= first && token < end;
     const T *from = table + (here ? (size_t)(token - first) * hidden : 0);
     float *to = residual + (size_t)blockIdx.x * hidden;
@@ -77,10 +59,10 @@ __device__ void embed_packs(const T *table, const uint32_t *token_ids, float *re
 }
 
 template <typename T>
-__device__ void embed(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden, uint32_t first,
-                      uint32_t end, float scale) {
-    hidden % PACK == 0 ? embed_packs<PACK>(table, token_ids, residual, hidden, first, end, scale)
-                       : embed_packs<1>(table, token_ids, residual, hidden, first, end, scale);
+__device__ void embed(const T *table, const uint32_t *token_ids, const uint32_t *chosen, float *residual, uint32_t hidden,
+                      uint32_t first, uint32_t end, float scale) {
+    hidden % PACK == 0 ? embed_packs<PACK>(table, token_ids, chosen, residual, hidden, first, end, scale)
+                       : embed_packs<1>(table, token_ids, chosen, residual, hidden, first, end, scale);
 }
 
 // Packs of a row that a thread of add_rms_norm keeps in registers.
@@ -234,30 +216,58 @@ __device__ void gated(const T *gate_up, T *activated, uint32_t rows, uint32_t wi
                       : gated_packs<1>(gate_up, activated, rows, width, gelu);
 }
 
-// A block a head of a sequence. out [sequences, heads, head_dim] = attention to all keys, from attention to parts of them,
-// [sequences, parts, heads, head_dim], and the logarithms of their sums of weights, [sequences, parts, heads]. Those of parts
-// without keys are not finite.
+// The largest over a block of whole warps, on each of its threads.
+__device__ float block_max(float x) {
+    __shared__ float of_warps[WARP];
+    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, distance));
+    __syncthreads();
+    if (lane == 0) of_warps[warp] = x;
+    __syncthreads();
+    x = lane < blockDim.x / WARP ? of_warps[lane] : -INFINITY;
+    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, distance));
+    return x;
+}
+
+// Parts whose weights join_parts keeps at a time.
+constexpr uint32_t JOINED_PARTS = 128;
+
+// A block a head of a sequence, of a thread an entry at least. out [sequences, heads, head_dim] = attention to all keys, from
+// attention to parts of them, [parts, heads, head_dim], and the logarithms of their sums of weights, [parts, heads]. Those of parts
+// without keys are not finite. A sequence's parts are those from parts_before[sequence] on, up to those of the next.
 template <typename T>
-__device__ void join_parts(const T *of_parts, const float *log_sums, T *out, uint32_t parts, uint32_t heads,
+__device__ void join_parts(const T *of_parts, const float *log_sums, const uint32_t *parts_before, T *out, uint32_t heads,
                            uint32_t head_dim) {
+    __shared__ float weights[JOINED_PARTS];
     const uint32_t sequence = blockIdx.x / heads, head = blockIdx.x % heads;
-    const auto row = [&](uint32_t part) { return (size_t)(sequence * parts + part) * heads + head; };
+    const uint32_t first = parts_before[sequence], parts = parts_before[sequence + 1] - first;
+    const auto row = [&](uint32_t part) { return (size_t)(first + part) * heads + head; };
     float largest = -INFINITY;
-    for (uint32_t part = 0; part < parts; part++) {
+    for (uint32_t part = threadIdx.x; part < parts; part += blockDim.x) {
         const float log_sum = log_sums[row(part)];
         if (log_sum - log_sum == 0.0f) largest = fmaxf(largest, log_sum);
     }
-    for (uint32_t i = threadIdx.x; i < head_dim; i += blockDim.x) {
-        float sum = 0.0f, value = 0.0f;
-        for (uint32_t part = 0; part < parts; part++) {
-            const float log_sum = log_sums[row(part)];
-            if (log_sum - log_sum != 0.0f) continue;
-            const float weight = expf(log_sum - largest);
-            sum += weight;
-            value += weight * widen(of_parts[row(part) * head_dim + i]);
+    largest = block_max(largest);
+    float sum = 0.0f, value = 0.0f;
+    for (uint32_t chunk = 0; chunk < parts; chunk += JOINED_PARTS) {
+        const uint32_t count = parts - chunk < JOINED_PARTS ? parts - chunk : JOINED_PARTS;
+        __syncthreads();
+        for (uint32_t part = threadIdx.x; part < count; part += blockDim.x) {
+            const float log_sum = log_sums[row(chunk + part)];
+            weights[part] = log_sum - log_sum == 0.0f ? expf(log_sum - largest) : 0.0f;
         }
-        out[(size_t)blockIdx.x * head_dim + i] = narrow<T>(sum == 0.0f ? 0.0f : value / sum);
+        __syncthreads();
+        if (threadIdx.x >= head_dim) continue;
+        // Loads of several parts are under way at a time: nothing depends on the one before.
+#pragma unroll 8
+        for (uint32_t part = 0; part < count; part++) {
+            const float weight = weights[part], entry = widen(of_parts[row(chunk + part) * head_dim + threadIdx.x]);
+            sum += weight;
+            value += weight == 0.0f ? 0.0f : weight * entry;
+        }
     }
+    if (threadIdx.x < head_dim)
+        out[(size_t)blockIdx.x * head_dim + threadIdx.x] = narrow<T>(sum == 0.0f ? 0.0f : value / sum);
 }
 
 // A thread an entry. Every row of y, [rows, width], becomes bias: what a product is then added to.
@@ -289,52 +299,10 @@ extern "C" __global__ void softcap(float *x, uint64_t count, float cap) {
     if (index < count) x[index] = cap * tanhf(x[index] / cap);
 }
 
-namespace {
-
-// The largest of a thread's part of a row, and where it is: the first of several, width where there is none.
-template <uint32_t N> __device__ void largest_of_part(const float *row, uint32_t width, float &largest, uint32_t &index) {
-    for (uint32_t i = threadIdx.x * N; i < width; i += blockDim.x * N) {
-        const Pack<float, N> x = load<N>(row + i);
-        for (uint32_t j = 0; j < N; j++) {
-            const bool number = x.entry[j] == x.entry[j];
-            if (number && (index == width || x.entry[j] > largest)) largest = x.entry[j], index = i + j;
-        }
-    }
-}
-
-}  // namespace
-
-// A block of whole warps a row: the index of the largest of logits [rows, width], the lowest where several are equal. NaN never
-// wins over a number; where the largest is infinite, or nothing is a number, the index is width.
-ROW_KERNEL argmax(const float *logits, uint32_t *best, uint32_t width) {
-    __shared__ float largest_of_warps[WARP];
-    __shared__ uint32_t index_of_warps[WARP];
-    const float *row = logits + (size_t)blockIdx.x * width;
-    float largest = 0.0f;
-    uint32_t index = width;
-    width % PACK == 0 ? largest_of_part<PACK>(row, width, largest, index) : largest_of_part<1>(row, width, largest, index);
-    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    for (int last = 0; last < 2; last++) {
-        for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) {
-            const float x = __shfl_xor_sync(ALL_LANES, largest, distance);
-            const uint32_t i = __shfl_xor_sync(ALL_LANES, index, distance);
-            if (i != width && (index == width || x > largest || (x == largest && i < index))) largest = x, index = i;
-        }
-        if (last) break;
-        if (lane == 0) largest_of_warps[warp] = largest, index_of_warps[warp] = index;
-        __syncthreads();
-        const bool there = lane < blockDim.x / WARP;
-        largest = there ? largest_of_warps[lane] : 0.0f;
-        index = there ? index_of_warps[lane] : width;
-    }
-    // Infinity minus itself is NaN.
-    if (threadIdx.x == 0) best[blockIdx.x] = largest - largest == 0.0f ? index : width;
-}
-
 #define FOR_TYPE(suffix, T)                                                                                             \
-    ROW_KERNEL embed_##suffix(const T *table, const uint32_t *token_ids, float *residual, uint32_t hidden,              \
-                              uint32_t first, uint32_t end, float scale) {                                              \
-        embed(table, token_ids, residual, hidden, first, end, scale);                                                   \
+    ROW_KERNEL embed_##suffix(const T *table, const uint32_t *token_ids, const uint32_t *chosen, float *residual,       \
+                              uint32_t hidden, uint32_t first, uint32_t end, float scale) {                             \
+        embed(table, token_ids, chosen, residual, hidden, first, end, scale);                                           \
     }                                                                                                                   \
     ROW_KERNEL add_rms_norm_##suffix(float *residual, const T *delta, const float *delta_norm, const float *weight,     \
                                      T *normed, uint32_t hidden, float eps) {                                           \
@@ -354,9 +322,9 @@ ROW_KERNEL argmax(const float *logits, uint32_t *best, uint32_t width) {
                                               uint32_t gelu) {                                                          \
         gated(gate_up, activated, rows, width, gelu);                                                                   \
     }                                                                                                                   \
-    extern "C" __global__ void join_parts_##suffix(const T *of_parts, const float *log_sums, T *out, uint32_t parts,    \
-                                                   uint32_t heads, uint32_t head_dim) {                                 \
-        join_parts(of_parts, log_sums, out, parts, heads, head_dim);                                                    \
+    ROW_KERNEL join_parts_##suffix(const T *of_parts, const float *log_sums, const uint32_t *parts_before, T *out,      \
+                                   uint32_t heads, uint32_t head_dim) {                                                 \
+        join_parts(of_parts, log_sums, parts_before, out, heads, head_dim);                                             \
     }                                                                                                                   \
     extern "C" __global__ void fill_rows_##suffix(const float *bias, T *y, uint32_t rows, uint32_t width) {             \
         fill_rows(bias, y, rows, width);                                                                                \

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::address::Address;
+use super::device_slice::DeviceSlice;
 use super::gpu::Gpu;
-use super::product::ProductAt;
+use super::launch::TokensAt;
+use super::product::{ProductAt, ProductOut};
 use flashjob_engine::{Embed, Linear, MatrixBuilder};
 use flashjob_model::RowSlice;
 
@@ -34,9 +35,8 @@ impl Filling {
     fn copy<T: bytemuck::NoUninit>(&self, first: usize, rows: &[T]) -> Result<()> {
         let (out, in_) = self.weight.dims2()?;
         assert!(first * in_ + rows.len() <= out * in_ && rows.len().is_multiple_of(in_), "rows beyond a matrix");
-        let start = Address::of(&self.weight)?.plus(first * in_ * size_of::<T>());
-        // SAFETY: there is room, as asserted, and the matrix is not given back before the stream has come to it.
-        unsafe { self.gpu.staging.copy(start, bytemuck::cast_slice(rows)) }
+        let start = DeviceSlice::of(&self.weight)?.from(first * in_ * size_of::<T>())?;
+        self.gpu.staging.copy(start, bytemuck::cast_slice(rows))
     }
 }
 
@@ -46,6 +46,9 @@ impl MatrixBuilder for Filling {
             RowSlice::F32(numbers) => self.copy(first, numbers),
             RowSlice::F16(numbers) => self.copy(first, numbers),
             RowSlice::Bf16(numbers) => self.copy(first, numbers),
+            RowSlice::Blocks(format, _) => {
+                Err(candle_core::Error::Msg(format!("no kernel of a GPU multiplies blocks of {}", format.name())))
+            }
         }
     }
 
@@ -71,19 +74,27 @@ impl Linear for GpuLinear {
 
     fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
         let ((rows, out), (_, in_)) = (y.dims2()?, x.dims2()?);
-        let wide = y.dtype() == DType::F32;
-        let (x, y) = (Address::of(x)?, Address::of(y)?);
         // cuBLAS adds to what is there: rows begin as copies of the bias.
         if let Some(bias) = &self.bias {
-            self.gpu.fill_rows(Address::of(bias)?, y, [rows, out])?;
+            self.gpu.fill_rows(DeviceSlice::of(bias)?, DeviceSlice::of(y)?, [rows, out])?;
         }
-        let (weight, add) = (Address::of(&self.weight)?, self.bias.is_some());
-        self.gpu.product(rows, [out, in_], ProductAt { x, weight, y, wide, add })
+        let (weight, add) = (DeviceSlice::of(&self.weight)?, self.bias.is_some());
+        match &self.gpu.row_tiles {
+            None => {
+                let at = ProductAt { x: DeviceSlice::of(x)?, weight, y: ProductOut::of(y)?, add };
+                self.gpu.product(rows, [out, in_], at)
+            }
+            Some(tiles) => {
+                let (x, y) = (DeviceSlice::with_what_follows(x)?, ProductOut::with_what_follows(y)?);
+                tiles.product(&self.gpu, rows, [out, in_], ProductAt { x, weight, y, add })
+            }
+        }
     }
 
     fn embed(&self, op: &Embed<'_>) -> Result<()> {
-        let (table, hidden, shape) = (Address::of(&self.weight)?, Address::of(op.hidden)?, op.hidden.dims2()?);
-        let token_ids = self.gpu.step().token_ids();
-        self.gpu.embed([shape.0, shape.1], table, token_ids, hidden, op.vocabulary.clone(), op.scale)
+        let (table, hidden) = (DeviceSlice::of(&self.weight)?, DeviceSlice::of(op.hidden)?);
+        let (step, shape) = (self.gpu.step(), op.hidden.dims2()?);
+        let tokens = TokensAt { ids: step.token_ids()?, chosen: step.tokens() };
+        self.gpu.embed([shape.0, shape.1], table, tokens, hidden, op.vocabulary.clone(), op.scale)
     }
 }

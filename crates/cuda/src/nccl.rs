@@ -14,9 +14,10 @@ use candle_core::cuda_backend::cudarc::nccl::result::{self, NcclError, NcclStatu
 use candle_core::cuda_backend::cudarc::nccl::sys;
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::address::Address;
+use super::device_slice::DeviceSlice;
 use super::driver::choose_gpu;
 use super::gpu::Gpu;
+use super::recording::Queued;
 use flashjob_engine::{Communicator, Error, Group, Nodes, World};
 use flashjob_model::Shard;
 
@@ -42,19 +43,21 @@ unsafe impl Send for NcclGroup {}
 unsafe impl Sync for NcclGroup {}
 
 impl NcclGroup {
-    /// Connects all ranks of `world`, the first of those here on the first visible GPU and so on.
+    /// Connects all ranks of `world`, those here on GPUs with these numbers among the visible ones.
     ///
     /// # Errors
     /// [`Error::Setting`] where NCCL is missing, or what it says; [`Error::Machines`] where another node is gone.
-    pub fn connect(world: &World) -> std::result::Result<Arc<Self>, Error> {
-        let mut communicators = vec![std::ptr::null_mut(); world.here.len()];
-        let devices: Vec<i32> = (0..world.here.len() as i32).collect();
+    pub fn connect(world: &World, ordinals: &[usize]) -> std::result::Result<Arc<Self>, Error> {
+        let mut communicators = vec![std::ptr::null_mut(); ordinals.len()];
+        let devices: Vec<i32> = ordinals.iter().map(|&ordinal| ordinal as i32).collect();
         let started = match &world.nodes {
             // SAFETY: both lists are as long as is said.
             None => unsafe {
                 result::comm_init_all(communicators.as_mut_ptr(), devices.len() as i32, devices.as_ptr())
             },
-            Some(nodes) => Self::unique_id(nodes.as_ref())?.and_then(|id| Self::join(world, id, &mut communicators)),
+            Some(nodes) => {
+                Self::unique_id(nodes.as_ref())?.and_then(|id| Self::join(world, ordinals, id, &mut communicators))
+            }
         };
         started.map_err(|NcclError(said)| {
             Error::Setting(format!(
@@ -96,12 +99,13 @@ impl NcclGroup {
     /// Makes the communicators of the ranks here, all at once: each waits for all others.
     fn join(
         world: &World,
+        ordinals: &[usize],
         id: sys::ncclUniqueId,
         communicators: &mut [sys::ncclComm_t],
     ) -> std::result::Result<NcclStatus, NcclError> {
         // Grouped: one thread makes communicators for several GPUs, and each waits for all others.
         result::group_start()?;
-        for ((rank, ordinal), communicator) in world.here.clone().zip(0..).zip(communicators) {
+        for ((rank, &ordinal), communicator) in world.here.clone().zip(ordinals).zip(communicators) {
             choose_gpu(ordinal).map_err(|_| NcclError(sys::ncclResult_t::ncclUnhandledCudaError))?;
             // SAFETY: there is room for it, and it lives until the group ends.
             unsafe { result::comm_init_rank(communicator, world.size as i32, id, rank as i32) }?;
@@ -170,6 +174,11 @@ impl NcclCommunicator {
         Ok(Self { group: Arc::clone(group), index, gpu: Arc::clone(gpu), arriving })
     }
 
+    /// The place of the rank at `index` without room for parts, to sum alone.
+    pub fn without_parts(group: &Arc<NcclGroup>, index: usize, gpu: &Arc<Gpu>) -> Self {
+        Self { group: Arc::clone(group), index, gpu: Arc::clone(gpu), arriving: None }
+    }
+
     fn said<T>(&self, attempt: &str, said: std::result::Result<T, NcclError>) -> Result<T> {
         match (said, self.group.failed_rank()) {
             (Ok(done), _) => Ok(done),
@@ -183,33 +192,34 @@ impl NcclCommunicator {
         let (communicator, gpu) = (self.group.of(0)?, &self.gpu);
         let (rows, width) = part.dims2()?;
         let whole_width = whole.dim(1)?;
-        let (arriving, whole) = (Address::of(arriving)?, Address::of(whole)?);
+        let (arriving, whole) = (DeviceSlice::<f32>::of(arriving)?, DeviceSlice::of(whole)?);
         let others = || {
             // All ranks but the last have as much as the first.
             (1..self.group.world_size).map(|rank| {
                 let first = rank * width;
-                (
-                    rank,
-                    first,
-                    width.min(whole_width - first),
-                    arriving.plus((rank - 1) * rows * width * size_of::<f32>()),
-                )
+                let from = arriving.from((rank - 1) * rows * width)?;
+                Ok((rank, first, width.min(whole_width - first), from))
             })
         };
-        // Received in one group, so that no order of arrival among ranks is imposed.
-        self.said("begin to gather", result::group_start())?;
-        for (rank, _, width, to) in others() {
-            // SAFETY: there is room for every rank's part.
-            let queued = unsafe {
-                let (to, stream) = (to.pointer(), gpu.nccl_stream());
-                result::recv(to, rows * width, sys::ncclDataType_t::ncclFloat, rank as i32, communicator, stream)
-            };
-            self.said("receive logits", queued)?;
-        }
-        self.said("gather logits", result::group_end())?;
-        gpu.place_columns(Address::of(part)?, whole, [rows, width], whole_width, 0)?;
-        others()
-            .try_for_each(|(_, first, width, from)| gpu.place_columns(from, whole, [rows, width], whole_width, first))
+        gpu.queue("receiving logits", Queued::Library, || {
+            // Received in one group, so that no order of arrival among ranks is imposed.
+            self.said("begin to gather", result::group_start())?;
+            for other in others() {
+                let (rank, _, width, to) = other?;
+                let (to, stream) = (to.pointer(rows * width, "a part of the logits")?, gpu.nccl_stream());
+                // SAFETY: there is room for the rank's part.
+                let queued = unsafe {
+                    result::recv(to, rows * width, sys::ncclDataType_t::ncclFloat, rank as i32, communicator, stream)
+                };
+                self.said("receive logits", queued)?;
+            }
+            self.said("gather logits", result::group_end()).map(|_| ())
+        })?;
+        gpu.place_columns(DeviceSlice::of(part)?, whole, [rows, width], whole_width, 0)?;
+        others().try_for_each(|other: Result<_>| {
+            let (_, first, width, from) = other?;
+            gpu.place_columns(from, whole, [rows, width], whole_width, first)
+        })
     }
 }
 
@@ -225,13 +235,17 @@ impl Communicator for NcclCommunicator {
             DType::BF16 => sys::ncclDataType_t::ncclBfloat16,
             other => bail!("ranks have no sums of {other:?}"),
         };
-        let (numbers, count) = (Address::of(tensor)?.pointer(), tensor.elem_count());
+        let count = tensor.elem_count();
+        let bytes = count * tensor.dtype().size_in_bytes();
+        let numbers = DeviceSlice::<u8>::of(tensor)?.pointer(bytes, "a sum over ranks")?;
         let (communicator, stream) = (self.group.of(self.index)?, self.gpu.nccl_stream());
-        // SAFETY: the tensor has so many numbers; in place is what NCCL allows where both are the same.
-        let queued = unsafe {
-            result::all_reduce(numbers, numbers, count, dtype, sys::ncclRedOp_t::ncclSum, communicator, stream)
-        };
-        self.said("sum over all ranks", queued).map(|_| ())
+        self.gpu.queue("a sum over ranks", Queued::Library, || {
+            // SAFETY: the tensor has so many numbers; in place is what NCCL allows where both are the same.
+            let queued = unsafe {
+                result::all_reduce(numbers, numbers, count, dtype, sys::ncclRedOp_t::ncclSum, communicator, stream)
+            };
+            self.said("sum over all ranks", queued).map(|_| ())
+        })
     }
 
     fn gather(&self, part: &Tensor, whole: Option<&Tensor>) -> Result<()> {
@@ -239,10 +253,12 @@ impl Communicator for NcclCommunicator {
             return self.receive(part, whole, arriving);
         }
         let (communicator, stream) = (self.group.of(self.index)?, self.gpu.nccl_stream());
-        let from = Address::of(part)?.pointer();
-        // SAFETY: the tensor has so many numbers.
-        let queued =
-            unsafe { result::send(from, part.elem_count(), sys::ncclDataType_t::ncclFloat, 0, communicator, stream) };
-        self.said("send logits", queued).map(|_| ())
+        let from = DeviceSlice::<f32>::of(part)?.pointer(part.elem_count(), "a part of the logits")?;
+        self.gpu.queue("sending logits", Queued::Library, || {
+            let (count, dtype) = (part.elem_count(), sys::ncclDataType_t::ncclFloat);
+            // SAFETY: the tensor has so many numbers.
+            let queued = unsafe { result::send(from, count, dtype, 0, communicator, stream) };
+            self.said("send logits", queued).map(|_| ())
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Result;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 
-use super::address::Address;
+use super::device_slice::DeviceSlice;
 use super::pinned::Pinned;
 
 /// Bytes that are copied at a time.
@@ -29,17 +29,16 @@ impl Staging {
 
     /// Queues a copy of `bytes` to `to`; they may change when it returns.
     ///
-    /// # Safety
-    /// There is room for them at `to`, for as long as work is queued.
-    pub(super) unsafe fn copy(&self, to: Address, bytes: &[u8]) -> Result<()> {
+    /// # Errors
+    /// More bytes than there is room for, and the driver's own.
+    pub(super) fn copy(&self, to: DeviceSlice<'_, u8>, bytes: &[u8]) -> Result<()> {
         for (index, piece) in bytes.chunks(STAGE_BYTES).enumerate() {
             let mut stage = self.take()?;
             let write = |staged: &mut [u8]| {
                 staged[..piece.len()].copy_from_slice(piece);
                 piece.len()
             };
-            // SAFETY: there is room, as the caller promises.
-            unsafe { stage.copy(&self.stream, to.plus(index * STAGE_BYTES), write) }?;
+            stage.copy(&self.stream, to.from(index * STAGE_BYTES)?, write)?;
             self.lock().push_back(stage);
         }
         Ok(())

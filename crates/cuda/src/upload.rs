@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream};
 
-use super::address::Address;
+use super::device_slice::DeviceSlice;
 use super::pinned::Pinned;
 
 /// Room on a GPU, and as much on the host.
@@ -24,15 +24,19 @@ impl Upload {
         Ok(Self { stream, numbers, staged })
     }
 
+    /// Numbers that there is room for.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// Queues the upload of as many numbers as `write` says it wrote, from the first one on.
     pub(super) fn send(&self, write: impl FnOnce(&mut [u32]) -> usize) -> Result<()> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: there is room for all that can be staged.
-        unsafe { staged.copy(&self.stream, self.address(0), write) }
+        staged.copy(&self.stream, self.numbers(), write)
     }
 
-    /// Address of the number with this index.
-    pub(super) fn address(&self, index: usize) -> Address {
-        Address(self.numbers.device_ptr(&self.stream).0).plus(index * size_of::<u32>())
+    /// The numbers on the GPU.
+    pub(super) fn numbers(&self) -> DeviceSlice<'_, u32> {
+        DeviceSlice::of_memory(&self.numbers, &self.stream)
     }
 }

@@ -1,8 +1,12 @@
-//! Operations and bytes of a forward pass, for results and for the roofline.
+//! Operations and bytes of a forward pass, for results and for the roofline; `operations` has those of each operation by itself, for
+//! profiles.
+
+pub mod operations;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use flashjob_event::{Needs, StepNeeds};
 use flashjob_model::DecoderConfig;
 
 /// Arithmetic and traffic of a forward pass: what a roofline needs to know. A multiply-add counts as two operations;
@@ -20,7 +24,7 @@ pub struct Cost {
     pub flops_per_logits_row: u64,
     /// Packed weights in all.
     pub weight_bytes: u64,
-    /// Weights that each step reads whatever its size, without the head.
+    /// Weights of all layers: each step reads them whatever its size, but for those of the last layer that need rows with logits.
     pub layer_weight_bytes: u64,
     /// Weights that each step with logits reads besides.
     pub head_weight_bytes: u64,
@@ -51,15 +55,6 @@ pub struct WeightBytes {
     pub embedding: u64,
 }
 
-/// The least that a forward pass takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepCost {
-    /// Floating-point operations.
-    pub flops: f64,
-    /// Weights, keys and values, read or written once.
-    pub bytes: f64,
-}
-
 impl Cost {
     /// Cost for all ranks together, before any of them has weights.
     pub(crate) fn new(config: &DecoderConfig, kv_bytes_per_token: u64) -> Self {
@@ -81,30 +76,38 @@ impl Cost {
         }
     }
 
-    /// Cost of a step over `chunks`, ranges of positions of one sequence each, with logits for `logits_rows` tokens.
-    pub(crate) fn of_step(&self, chunks: impl Iterator<Item = Range<usize>>, logits_rows: usize) -> StepCost {
+    /// Needs of a step over `chunks`, ranges of positions of one sequence each, with logits for `logits_rows` tokens.
+    pub(crate) fn of_step(&self, chunks: impl Iterator<Item = Range<usize>>, logits_rows: usize) -> StepNeeds {
         let layers: usize = self.windows.iter().map(|(_, layers)| layers).sum();
-        let (mut tokens, mut pairs_and_layers, mut keys_and_layers) = (0, 0, 0);
+        let of_layer = |number: u64| number as f64 / layers.max(1) as f64;
+        let mut needs = StepNeeds::default();
+        let mut tokens = 0;
         for chunk in chunks {
             tokens += chunk.len();
             for &(window, layers) in &self.windows {
-                pairs_and_layers += layers * pairs(&chunk, window);
                 let first = window.map_or(0, |window| (chunk.start + 1).saturating_sub(window));
                 // Those that are there are read, the chunk's own are written.
-                keys_and_layers += layers * (chunk.end - first + chunk.len());
+                let keys = chunk.end - first + chunk.len();
+                let attention = if window.is_none() { &mut needs.attention } else { &mut needs.windowed_attention };
+                attention.flops += (layers * pairs(&chunk, window)) as f64 * of_layer(self.flops_per_query_and_key);
+                attention.bytes += (layers * keys) as f64 * of_layer(self.kv_bytes_per_token);
             }
         }
-        let of_layer = |number: u64| number as f64 / layers.max(1) as f64;
         // As the decoder does: rows without logits leave the last layer after their keys and values.
-        let unneeded = tokens.saturating_sub(logits_rows) as f64 * self.last_layer_flops_per_token as f64;
-        let head_bytes = if logits_rows > 0 { self.head_weight_bytes } else { 0 };
-        StepCost {
-            flops: tokens as f64 * self.flops_per_token as f64 - unneeded
-                + pairs_and_layers as f64 * of_layer(self.flops_per_query_and_key)
-                + logits_rows as f64 * self.flops_per_logits_row as f64,
-            bytes: (self.layer_weight_bytes + head_bytes) as f64
-                + keys_and_layers as f64 * of_layer(self.kv_bytes_per_token),
-        }
+        let rows = logits_rows as f64;
+        let last_layer_share = self.last_layer_flops_per_token as f64 / self.flops_per_token.max(1) as f64;
+        // Matrices are stored in one format: their bytes are to each other as their operations are.
+        let last_layer_bytes = self.layer_weight_bytes as f64 * last_layer_share;
+        let if_any = |bytes: f64| if logits_rows > 0 { bytes } else { 0.0 };
+        needs.layers = Needs {
+            flops: tokens as f64 * (self.flops_per_token - self.last_layer_flops_per_token) as f64,
+            bytes: self.layer_weight_bytes as f64 - last_layer_bytes,
+        };
+        needs.last_layer =
+            Needs { flops: rows * self.last_layer_flops_per_token as f64, bytes: if_any(last_layer_bytes) };
+        needs.head =
+            Needs { flops: rows * self.flops_per_logits_row as f64, bytes: if_any(self.head_weight_bytes as f64) };
+        needs
     }
 
     /// Weights that have been counted in so far, of a node with so many threads.
@@ -163,9 +166,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_step_costs_what_its_tokens_logits_and_keys_do() {
-        let cost = Cost {
+    fn cost() -> Cost {
+        Cost {
             flops_per_token: 1000,
             flops_per_query_and_key: 20,
             last_layer_flops_per_token: 300,
@@ -175,13 +177,33 @@ mod tests {
             head_weight_bytes: 200,
             kv_bytes_per_token: 8,
             windows: vec![(None, 1), (Some(2), 1)],
-        };
+        }
+    }
+
+    #[test]
+    fn a_step_costs_what_its_tokens_logits_and_keys_do() {
+        let cost = cost();
         // A prompt of 3 tokens, its last one with logits, and one token after 4 others.
         let step = cost.of_step([0..3, 4..5].into_iter(), 2);
-        let pairs = [(1 + 2 + 3) + 5, (1 + 2 + 2) + 2].iter().sum::<usize>();
-        assert_eq!(step.flops, 4.0 * 1000.0 - 2.0 * 300.0 + 2.0 * 50.0 + pairs as f64 * 10.0);
-        let keys = [(3 + 3) + (5 + 1), (3 + 3) + (2 + 1)].iter().sum::<usize>();
-        assert_eq!(step.bytes, 900.0 + keys as f64 * 4.0);
-        assert_eq!(cost.of_step(std::iter::once(0..2), 0).bytes, 700.0 + 8.0 * 4.0);
+        let needs = |flops: f64, bytes: f64| Needs { flops, bytes };
+        // Three tenths of a layer's weights are needed by the two rows with logits only.
+        let expected = StepNeeds {
+            layers: needs(4.0 * 700.0, 490.0),
+            last_layer: needs(2.0 * 300.0, 210.0),
+            head: needs(2.0 * 50.0, 200.0),
+            attention: needs(((1 + 2 + 3) + 5) as f64 * 10.0, ((3 + 3) + (5 + 1)) as f64 * 4.0),
+            windowed_attention: needs(((1 + 2 + 2) + 2) as f64 * 10.0, ((3 + 3) + (2 + 1)) as f64 * 4.0),
+        };
+        assert_eq!(step, expected);
+        let kinds = [expected.layers, expected.last_layer, expected.head, expected.attention];
+        let sum = kinds.into_iter().fold(expected.windowed_attention, |sum, operation| sum + operation);
+        assert_eq!(step.total(), sum);
+    }
+
+    #[test]
+    fn a_chunk_without_logits_needs_neither_the_head_nor_the_rest_of_the_last_layer() {
+        let step = cost().of_step(std::iter::once(0..2), 0);
+        assert_eq!((step.last_layer, step.head), (Needs::default(), Needs::default()));
+        assert_eq!(step.layers, Needs { flops: 2.0 * 700.0, bytes: 490.0 });
     }
 }

@@ -4,6 +4,7 @@
 //! tensors of the device, whose shapes are the decoder's to keep, and allocates nothing. `ops` has the arguments, and `platform`
 //! how devices of a kind come to be. What a forward pass is made of is not known here.
 
+pub mod operation;
 pub mod ops;
 pub mod platform;
 
@@ -11,9 +12,10 @@ use candle_core::{Device as CandleDevice, Result, Tensor};
 
 use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
-use flashjob_cpu::{Pool, RopeTable};
-use flashjob_model::{Dtype, RowSlice};
-use ops::{AddRmsNorm, Attention, Embed, Gated, GatherRows, NormHeads, RopeAndCache};
+use flashjob_cpu::{Pool, RopeTable, TokenLogprobs};
+use flashjob_model::{Dtype, Encoding, RowSlice};
+use operation::{Operation, OperationTime};
+use ops::{AddRmsNorm, Attention, Embed, Gated, GatherRows, MaskLogits, NormHeads, RopeAndCache, Sample, Turn};
 
 /// The device of one rank. Operations are queued in order, and may return before they are done: [`Device::wait`] waits.
 pub trait Device: Send + Sync {
@@ -35,11 +37,12 @@ pub trait Device: Send + Sync {
     /// Memory that is refused.
     fn zeros(&self, count: usize, dtype: Dtype) -> Result<Tensor>;
 
-    /// Room for the weights of a product, `[out, in]`, stored as `dtype` where the device has a choice.
+    /// Room for the weights of a product, `[out, in]`: so many of its rows in each encoding, one below the other, where the device has
+    /// a choice.
     ///
     /// # Errors
     /// Memory that is refused.
-    fn matrix(&self, dtype: Dtype, shape: [usize; 2]) -> Result<Box<dyn MatrixBuilder>>;
+    fn matrix(&self, rows: &[(Encoding, usize)], in_: usize) -> Result<Box<dyn MatrixBuilder>>;
 
     /// Rotary embedding with these angles.
     ///
@@ -63,6 +66,30 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The failure of an operation that was under way.
     fn wait(&self) -> Result<()>;
+
+    /// Says that what is queued next is `operation`, until [`Device::end`]: for times, and for profilers that are attached.
+    ///
+    /// # Errors
+    /// The driver's, of a device that has one.
+    fn begin(&self, operation: Operation) -> Result<()>;
+
+    /// Says that `operation` is queued.
+    ///
+    /// # Errors
+    /// The driver's, of a device that has one.
+    fn end(&self, operation: Operation) -> Result<()>;
+
+    /// Times each operation that is begun from now on. Of a step that is recorded or replayed there are none to be timed.
+    ///
+    /// # Errors
+    /// The driver's, of a device that has one.
+    fn time_operations(&self) -> Result<()>;
+
+    /// Ends [`Device::time_operations`]: waits, and gives the times in the order of the operations.
+    ///
+    /// # Errors
+    /// The failure of an operation that was under way.
+    fn operation_times(&self) -> Result<Vec<OperationTime>>;
 
     /// `residual += delta`, or its norm where there is a weight for that; `normed = rms_norm(residual) · weight`.
     ///
@@ -100,12 +127,49 @@ pub trait Device: Send + Sync {
     /// As [`Device::add_rms_norm`].
     fn softcap(&self, numbers: &Tensor, cap: f32) -> Result<()>;
 
-    /// The lowest token among those with the largest logit, of each row of `logits`, `[rows, vocabulary]`; a number that is no
-    /// token where the largest is not finite. Waits for it.
+    /// Keeps tokens from being chosen that a mask does not allow, before [`Device::sample`].
     ///
     /// # Errors
     /// As [`Device::add_rms_norm`].
-    fn argmax(&self, logits: &Tensor, best: &mut [u32]) -> Result<()>;
+    fn mask_logits(&self, op: &MaskLogits<'_>) -> Result<()>;
+
+    /// Chooses the next token of each sequence that is to get one, as [`choose_tokens`] does on the CPU: bit for bit the same from the
+    /// same logits. [`Device::read_tokens`] gives them, and [`Device::read_logprobs`] log-probabilities where rows want some.
+    ///
+    /// [`choose_tokens`]: flashjob_cpu::choose_tokens
+    ///
+    /// # Errors
+    /// As [`Device::add_rms_norm`].
+    fn sample(&self, op: &Sample<'_>) -> Result<()>;
+
+    /// Waits for the tokens that were chosen last in this `turn`, and copies as many of them as `tokens` is long.
+    ///
+    /// # Errors
+    /// The failure of an operation that was under way.
+    fn read_tokens(&self, turn: Turn, tokens: &mut [u32]) -> Result<()>;
+
+    /// Gives the log-probabilities of the step whose `tokens` were read last, of the rows that want them and have a token. No other step
+    /// that wants some is queued before that.
+    ///
+    /// # Errors
+    /// The failure of an operation that was under way.
+    fn read_logprobs(&self, turn: Turn, tokens: &[u32], logprobs: &mut Vec<(usize, TokenLogprobs)>) -> Result<()>;
+
+    /// As [`Device::sample`], announced as [`Operation::Sampling`].
+    ///
+    /// # Errors
+    /// As there.
+    fn choose(&self, op: &Sample<'_>) -> Result<()> {
+        self.begin(Operation::Sampling)?;
+        self.sample(op)?;
+        self.end(Operation::Sampling)
+    }
+
+    /// True where a step may be queued before the tokens of the one before it are read: operations may return before they are done, and
+    /// [`Linear::embed`] finds tokens where [`Device::sample`] leaves them ([`ForwardBatch::push_chosen`]).
+    fn runs_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// Weights on the way to a device: rows come from any thread, and are copied or packed while they are in its cache.

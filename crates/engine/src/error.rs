@@ -1,6 +1,6 @@
 //! Failures between a model and its tokens.
 
-use flashjob_event::RequestId;
+use crate::schedule::request::Refused;
 use flashjob_model as model;
 
 /// Failure to load a model or to serve requests.
@@ -36,13 +36,8 @@ pub enum Error {
     #[error("{0}")]
     Setting(String),
     /// A request cannot be served, whatever else runs.
-    #[error("request {} cannot run: {reason}", .request.0)]
-    Request {
-        /// Request that is refused.
-        request: RequestId,
-        /// Its fault, and a change that helps.
-        reason: String,
-    },
+    #[error(transparent)]
+    Request(#[from] Refused),
     /// Other nodes that share the model cannot be reached, or no longer.
     #[error("{0}")]
     Machines(String),

@@ -3,8 +3,12 @@
 //! Crates that do work emit [`Fact`]s; those that show work (`telemetry`, `bench`) observe them. This crate does not know
 //! the observers, and emitters never format, log or count.
 
+mod answer_kind;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub use answer_kind::AnswerKind;
 
 /// Identity of a request within one job: its position in the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +77,52 @@ impl FinishReason {
     }
 }
 
+/// Lower bounds of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Needs {
+    /// Floating-point operations; a multiply-add is two.
+    pub flops: f64,
+    /// Bytes of weights, keys and values read and written, each once.
+    pub bytes: f64,
+}
+
+impl std::ops::Add for Needs {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Needs of the operations of a step. Those that have the same operations per byte in each layer are one entry, as they are bound by
+/// the same limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepNeeds {
+    /// Products of all tokens with weights of layers.
+    pub layers: Needs,
+    /// Products of the last layer that only rows with logits need.
+    pub last_layer: Needs,
+    /// The output projection.
+    pub head: Needs,
+    /// Attention to all earlier tokens.
+    pub attention: Needs,
+    /// Attention within sliding windows.
+    pub windowed_attention: Needs,
+}
+
+impl StepNeeds {
+    /// Needs of each kind of operation.
+    pub fn operations(&self) -> [Needs; 5] {
+        let Self { layers, last_layer, head, attention, windowed_attention } = *self;
+        [layers, last_layer, head, attention, windowed_attention]
+    }
+
+    /// Needs of the whole step.
+    pub fn total(&self) -> Needs {
+        self.operations().into_iter().fold(Needs::default(), |sum, operation| sum + operation)
+    }
+}
+
 /// An event of the job. Amounts are increments unless a name says otherwise.
 #[derive(Clone, Debug)]
 pub enum Fact {
@@ -109,9 +159,11 @@ pub enum Fact {
         /// Bytes of all weights (the same in every fact of one load).
         total_bytes: u64,
     },
-    /// The KV cache is allocated; requests can be served.
+    /// The KV caches are allocated; requests can be served.
     EngineReady {
-        /// Blocks in the KV cache.
+        /// Engines that share the requests.
+        engines: usize,
+        /// Blocks in the KV caches of all engines.
         kv_blocks: usize,
         /// Tokens a block holds.
         block_tokens: usize,
@@ -166,15 +218,53 @@ pub enum Fact {
         /// Reason for the end.
         reason: FinishReason,
     },
-    /// Lower bounds for the forward pass whose end is stated next, independent of the implementation.
+    /// Lower bounds for the forward pass of the same engine whose end is stated next, independent of the implementation. Not stated of
+    /// one that nobody needed.
     StepNeeded {
-        /// Floating-point operations; a multiply-add is two.
-        flops: f64,
-        /// Bytes of weights, keys and values read and written, each once.
-        bytes: f64,
+        /// Number of the engine, from 0, among those that share the requests.
+        engine: usize,
+        /// By kind of operation.
+        needs: StepNeeds,
     },
-    /// One forward pass of the model over a batch.
+    /// A forward pass begins. Of an engine that queues one behind another, the next may begin before the last has ended.
+    StepStarted {
+        /// Number of the engine, from 0, among those that share the requests.
+        engine: usize,
+        /// Prompt tokens that it computes.
+        prefill_tokens: usize,
+        /// Sequences that decode one token in it.
+        decode_tokens: usize,
+    },
+    /// The job is to answer the lines of a batch.
+    BatchStarted {
+        /// Price of all its machines for an hour, where one is configured.
+        price_per_hour: Option<f64>,
+    },
+    /// Lines of the batch, or of this replica's share of it (a level).
+    BatchSized {
+        /// Number of lines.
+        lines: u64,
+        /// The number is estimated: not all lines have been read.
+        is_estimate: bool,
+    },
+    /// Lines of the batch got their answers.
+    LinesAnswered {
+        /// Kind of the answers.
+        kind: AnswerKind,
+        /// Number of lines.
+        lines: u64,
+    },
+    /// Lines of the batch have answers that an earlier job gave them.
+    LinesAnsweredEarlier {
+        /// Kind of the answers.
+        kind: AnswerKind,
+        /// Number of lines.
+        lines: u64,
+    },
+    /// One forward pass of the model over a batch. Levels are those of all engines together, each after its last step.
     StepFinished {
+        /// Number of the engine, from 0, among those that share the requests.
+        engine: usize,
         /// Duration of the forward pass.
         duration: Duration,
         /// Prompt tokens computed in it.
@@ -183,7 +273,7 @@ pub enum Fact {
         decode_tokens: usize,
         /// Sequences running after it (a level).
         running: usize,
-        /// Sequences waiting after it (a level).
+        /// Requests and sequences waiting after it (a level).
         waiting: usize,
         /// Blocks in use after it (a level).
         kv_blocks_used: usize,
@@ -203,6 +293,11 @@ pub struct Event {
 pub trait Observer: Send + Sync {
     /// Receives one event. Events of one thread arrive in order.
     fn observe(&self, event: &Event);
+
+    /// Receives events that became true at once, in order. For those who would take a lock a thousand times.
+    fn observe_all(&self, events: &[Event]) {
+        events.iter().for_each(|event| self.observe(event));
+    }
 }
 
 /// The sending end of the stream. Cheap to clone, and usable from any thread.
@@ -229,6 +324,13 @@ impl Events {
         // behind.
         for observer in self.observers.iter() {
             observer.observe(&event);
+        }
+    }
+
+    /// Emits facts that became true at once: the tokens of a step. Each observer sees all of them before the next one does.
+    pub fn emit_all(&self, events: &[Event]) {
+        for observer in self.observers.iter() {
+            observer.observe_all(events);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The machine as the operating system and its drivers describe it: the limits of this process's control group, and the GPUs
-//! that it uses.
+//! that it uses or was given.
 
 pub mod cgroup;
+pub mod given_gpus;
 pub mod gpus;

@@ -169,21 +169,19 @@ pub(super) async fn settle(
         let tag = Record::Tag { tag: PARENT_TAG.to_owned(), value: parent.id().to_owned() };
         log(client, run.id(), vec![tag]).await?;
     }
-    // Of several finished attempts the first one counts, for every process that looks.
-    let mut finished: BTreeMap<usize, &Run> = BTreeMap::new();
+    let mut finished: BTreeMap<usize, Vec<&Run>> = BTreeMap::new();
     for run in members.iter().filter(|run| run.status() == Some(RunStatus::Finished)) {
         let Some(index) = run.replica().filter(|index| *index < member.count) else { continue };
-        let first = finished.entry(index).or_insert(run);
-        if (run.end_time_ms(), run.id()) < (first.end_time_ms(), first.id()) {
-            *first = run;
-        }
+        finished.entry(index).or_default().push(run);
     }
+    // Of several finished attempts the first one counts, for every process that looks.
+    finished.values_mut().for_each(|attempts| attempts.sort_by_key(|run| (run.end_time_ms(), run.id().to_owned())));
     if finished.len() < member.count {
         end_if_none_is_running(client, &parent, &members, member.count).await?;
         return Ok(Settled::Unfinished { finished: finished.len() });
     }
     // The time of the parent is that of its last replica, not of the process that happens to write it.
-    let end_ms = finished.values().map(|run| run.end_time_ms()).max().unwrap_or_default();
+    let end_ms = finished.values().map(|attempts| attempts[0].end_time_ms()).max().unwrap_or_default();
     let now = parent.tag(AGGREGATE_TAG).is_none();
     if now {
         write_aggregate(client, &parent, &finished, end_ms, aggregation).await?;
@@ -195,31 +193,60 @@ pub(super) async fn settle(
 async fn write_aggregate(
     client: &Client,
     parent: &Run,
-    finished: &BTreeMap<usize, &Run>,
+    finished: &BTreeMap<usize, Vec<&Run>>,
     end_ms: i64,
     aggregation: &Aggregation<'_>,
 ) -> Result<(), Error> {
-    let mut replicas = Vec::new();
+    let (mut replicas, mut taken) = (Vec::new(), BTreeMap::new());
     let mut left_bytes = MOST_FILE_BYTES;
-    for (index, run) in finished {
-        let mut files = Vec::new();
-        for name in aggregation.files {
-            let file = client.get_artifact(run, name, left_bytes).await?;
-            // One limit for the files of all replicas, since all are in memory at a time.
-            left_bytes -= file.len();
-            files.push(file);
-        }
+    for (index, attempts) in finished {
+        let (run, files) = files_of(client, attempts, aggregation.files, left_bytes).await?;
+        // One limit for the files of all replicas, since all are in memory at a time.
+        left_bytes -= files.iter().map(Vec::len).sum::<usize>();
         replicas.push(FinishedReplica { index: *index, files });
+        taken.insert(*index, run);
     }
     let figures = (aggregation.figures)(&replicas).map_err(|detail| client.unusable(&detail))?;
     let points = figures.into_iter().filter_map(|(metric, value)| {
         // A fixed step and time: two processes that write the same point leave one.
         Some(Record::Metric { metric, value: Finite::new(value)?, step: 0, timestamp_ms: end_ms })
     });
-    log(client, parent.id(), points.chain(common_params(finished)).collect()).await?;
+    log(client, parent.id(), points.chain(common_params(&taken)).collect()).await?;
     // Written last: a process that finds the tag may rely on the figures.
-    let of: Vec<&str> = finished.values().map(|run| run.id()).collect();
+    let of: Vec<&str> = taken.values().map(|run| run.id()).collect();
     log(client, parent.id(), vec![Record::Tag { tag: AGGREGATE_TAG.to_owned(), value: of.join(" ") }]).await
+}
+
+/// The first of a replica's finished `attempts` that has all files `named`, and these.
+async fn files_of<'a>(
+    client: &Client,
+    attempts: &[&'a Run],
+    named: &[&str],
+    mut left_bytes: usize,
+) -> Result<(&'a Run, Vec<Vec<u8>>), Error> {
+    let mut missing = None;
+    for run in attempts {
+        let mut files = Vec::new();
+        for name in named {
+            match client.get_artifact(run, name, left_bytes).await {
+                Ok(file) => {
+                    left_bytes -= file.len();
+                    files.push(file);
+                }
+                // It was ended before its files had arrived. Its process said so with its exit code, and a later attempt brings them.
+                Err(error) if error.has_status(404) => {
+                    missing = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Of an attempt without its files nothing is taken: figures of two attempts would be mixed.
+        if files.len() == named.len() {
+            return Ok((run, files));
+        }
+    }
+    Err(missing.unwrap_or_else(|| client.contradiction("read the files of a finished run")))
 }
 
 /// Params that all replicas have in common. Every process computes the same, and MLflow accepts the same param twice.

@@ -46,7 +46,7 @@ pub struct ChatTemplate {
 #[derive(Serialize)]
 struct Context<'a> {
     messages: &'a [Value],
-    tools: Option<()>,
+    tools: Option<&'a [Value]>,
     documents: Option<()>,
     add_generation_prompt: bool,
     #[serde(flatten)]
@@ -99,6 +99,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`].
     pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
+        self.render_with_tools(messages, &[])
+    }
+
+    /// As [`ChatTemplate::render`], where the next message may call `tools`.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`].
+    pub fn render_with_tools(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
         if self.source.len() > limits::MAX_SOURCE_BYTES {
             let (length, most) = (self.source.len(), limits::MAX_SOURCE_BYTES);
             return Err(self.error(format!("cannot be applied: it has {length} bytes, and {most} are the most")));
@@ -106,7 +114,8 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.iter().map(|message| with_reasoning(without_nulls(message))).collect();
         let context = Context {
             messages: &messages,
-            tools: None,
+            // Templates test for tools, of which an empty list would be some.
+            tools: Some(tools).filter(|tools| !tools.is_empty()),
             documents: None,
             add_generation_prompt: true,
             named_tokens: &self.named_tokens,

@@ -6,8 +6,8 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use super::Dtype;
-use super::block_format::BlockFormat;
 use super::stored::Encoding;
+use flashjob_block_format::BlockFormat;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("checkpoints are little-endian, and so must the machine be");
@@ -165,18 +165,8 @@ mod tests {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/quantised.safetensors");
         let fixture = std::fs::read(fixture).unwrap();
         let fixture = SafeTensors::deserialize(&fixture).unwrap();
-        for (name, blocks) in [
-            ("Q4_0", BlockFormat::Q4_0),
-            ("Q4_1", BlockFormat::Q4_1),
-            ("Q5_0", BlockFormat::Q5_0),
-            ("Q5_1", BlockFormat::Q5_1),
-            ("Q8_0", BlockFormat::Q8_0),
-            ("Q2_K", BlockFormat::Q2_K),
-            ("Q3_K", BlockFormat::Q3_K),
-            ("Q4_K", BlockFormat::Q4_K),
-            ("Q5_K", BlockFormat::Q5_K),
-            ("Q6_K", BlockFormat::Q6_K),
-        ] {
+        for blocks in BlockFormat::ALL {
+            let name = format!("{blocks:?}");
             let bytes = fixture.tensor(&format!("{name}.bytes")).unwrap();
             let expected = fixture.tensor(&format!("{name}.numbers")).unwrap();
             let expected = decode_to_f32(Encoding::Plain(Dtype::F32), expected.data(), expected.shape()[0]);

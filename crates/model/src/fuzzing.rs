@@ -61,7 +61,7 @@ pub fn tokenizer(input: &[u8]) {
             assert!(ids.iter().all(|&id| (id as usize) < ROWS), "{ids:?} are rows of the embedding");
             let _ = texts.tokenizer.decode(&ids);
         }
-        let _ = Ask::Messages(vec![json!({"role": "user", "content": text})]).answer(&texts);
+        let _ = Ask::Messages(vec![json!({"role": "user", "content": text})].into()).answer(&texts);
         assert!(facts.vocab_size <= ROWS && facts.eos_tokens.iter().all(|&id| (id as usize) < ROWS), "{facts:?}");
     });
 }

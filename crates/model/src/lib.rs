@@ -3,7 +3,6 @@
 //! This room reads headers first and weights by range, and knows every spelling that checkpoints have for the
 //! same thing. It knows nothing of scheduling, batching or devices: tensors come out on the CPU.
 
-mod block_format;
 mod chat_template;
 mod config_json;
 mod decode;
@@ -16,6 +15,7 @@ pub mod fuzzing;
 mod gguf;
 mod hugging_face;
 mod layout;
+mod message_format;
 mod open;
 mod read_at;
 mod safetensors;
@@ -28,6 +28,7 @@ mod tensor_name;
 mod text_service;
 mod texts;
 mod texts_process;
+mod token_bytes;
 mod tokenizer;
 mod tokenizer_files;
 mod weights;
@@ -36,12 +37,15 @@ pub use chat_template::ChatTemplate;
 pub use decoder_config::{Activation, DecoderConfig, RopeConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::Error;
+pub use message_format::{MessageFormat, ToolCallFormat};
 pub use open::Model;
 pub use read_at::{Files, Lent, ReadAt, SystemFiles};
 pub use shard::{Shard, ShardShape};
+pub use stored::Encoding;
 pub use tensor_name::{LayerTensor, TensorName};
-pub use text_service::{Ask, SharedTexts, TextFacts, TextService};
+pub use text_service::{Ask, Conversation, SharedTexts, TextFacts, TextService};
 pub use texts::Texts;
 pub use texts_process::serve_texts;
+pub use token_bytes::TokenBytes;
 pub use tokenizer::Tokenizer;
-pub use weights::{RowBuffer, RowSlice, Validation, Weights};
+pub use weights::{RowBuffer, RowSlice, Validation, Weights, WeightsFormat};

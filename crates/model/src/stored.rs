@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::block_format::BlockFormat;
 use super::{Dtype, Error, ReadAt};
+use flashjob_block_format::BlockFormat;
 
 /// A file that holds tensors.
 pub(super) struct WeightFile {
@@ -13,9 +13,9 @@ pub(super) struct WeightFile {
     pub bytes: Arc<dyn ReadAt>,
 }
 
-/// Encoding of numbers in a file.
+/// Encoding of numbers in a file, or in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub enum Encoding {
     /// Plain numbers, not quantised.
     Plain(Dtype),
     /// Blocks along a row, quantised in a format of ggml.
@@ -28,6 +28,14 @@ impl Encoding {
         match self {
             Encoding::Plain(_) => 1,
             Encoding::Blocks(format) => format.block_len(),
+        }
+    }
+
+    /// The name in results: `bfloat16`, `q4_k`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Plain(dtype) => dtype.name(),
+            Encoding::Blocks(format) => format.name(),
         }
     }
 

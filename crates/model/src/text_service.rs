@@ -4,14 +4,15 @@
 //! reads them; tests have them in theirs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::message_format::MessageFormat;
 use super::texts_process::Apart;
-use super::{Error, Texts};
+use super::{Error, Texts, TokenBytes};
 
 /// Facts about texts that are open.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct TextFacts {
     pub warnings: Vec<String>,
     /// File of the chat template, where the model has one.
     pub chat_template: Option<PathBuf>,
+    /// What the template says of the messages that its model writes.
+    pub message_format: MessageFormat,
     /// Tokens that end a text, ascending.
     pub eos_tokens: Vec<u32>,
     /// Ids that stand for no text: BOS, EOS, padding, chat markers.
@@ -41,6 +44,10 @@ impl TextFacts {
             architecture: texts.architecture.clone(),
             warnings: texts.tokenizer.warnings().to_vec(),
             chat_template: texts.chat_template.as_ref().map(|template| template.path().to_owned()),
+            message_format: texts
+                .chat_template
+                .as_ref()
+                .map_or_else(MessageFormat::default, |template| MessageFormat::of(template.source())),
             eos_tokens: texts.eos_tokens.clone(),
             special_tokens: texts.tokenizer.special_tokens(),
             vocab_size: texts.tokenizer.vocab_size(),
@@ -61,7 +68,22 @@ pub enum Ask {
         add_special: bool,
     },
     /// A conversation, through the chat template, which puts all special tokens in that the model expects.
-    Messages(Vec<Value>),
+    Messages(Conversation),
+}
+
+/// Messages, and the tools that may be called in the next one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// Messages in OpenAI's format.
+    pub messages: Vec<Value>,
+    /// Tools in OpenAI's format.
+    pub tools: Vec<Value>,
+}
+
+impl From<Vec<Value>> for Conversation {
+    fn from(messages: Vec<Value>) -> Self {
+        Self { messages, tools: Vec::new() }
+    }
 }
 
 impl Ask {
@@ -69,7 +91,7 @@ impl Ask {
     pub fn bytes(&self) -> usize {
         match self {
             Ask::Text { text, .. } => text.len(),
-            Ask::Messages(messages) => messages.iter().map(value_bytes).sum(),
+            Ask::Messages(Conversation { messages, tools }) => messages.iter().chain(tools).map(value_bytes).sum(),
         }
     }
 
@@ -77,8 +99,10 @@ impl Ask {
     pub(super) fn answer(&self, texts: &Texts) -> Result<Vec<u32>, String> {
         let ids = match self {
             Ask::Text { text, add_special } => texts.tokenizer.encode(text, *add_special),
-            Ask::Messages(messages) => match &texts.chat_template {
-                Some(template) => template.render(messages).and_then(|text| texts.tokenizer.encode(&text, false)),
+            Ask::Messages(Conversation { messages, tools }) => match &texts.chat_template {
+                Some(template) => {
+                    template.render_with_tools(messages, tools).and_then(|text| texts.tokenizer.encode(&text, false))
+                }
                 None => return Err("the model has no chat template".to_owned()),
             },
         };
@@ -100,6 +124,7 @@ fn value_bytes(value: &Value) -> usize {
 pub struct TextService {
     facts: TextFacts,
     place: Place,
+    token_bytes: OnceLock<Result<Arc<TokenBytes>, String>>,
 }
 
 enum Place {
@@ -125,21 +150,44 @@ impl TextService {
         }
     }
 
-    /// The text of `tokens`, special ones left out.
+    /// For each of `all` the text of its tokens, special ones left out, or [`Error::Tokenizer`], [`Error::Texts`] or
+    /// [`Error::TextsEnded`].
+    pub fn decode(&self, all: &[&[u32]]) -> Vec<Result<String, Error>> {
+        match &self.place {
+            Place::Here(texts) => all.iter().map(|tokens| texts.tokenizer.decode(tokens)).collect(),
+            Place::Apart(apart) => apart.lock().decode(all),
+        }
+    }
+
+    /// Bytes of all tokens, which are asked for once, by the first who needs them.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], [`Error::TextsEnded`].
-    pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
+    /// A sentence about a tokenizer whose tokens have none.
+    pub fn token_bytes(&self) -> Result<Arc<TokenBytes>, String> {
+        let ask = || match &self.place {
+            Place::Here(texts) => texts.tokenizer.token_bytes().map_err(|error| error.to_string()),
+            Place::Apart(apart) => apart.lock().token_bytes().map_err(|error| error.to_string()),
+        };
+        self.token_bytes.get_or_init(|| ask().map(Arc::new)).clone()
+    }
+}
+
+impl TextService {
+    /// The text of each of `tokens` by itself, special ones included.
+    ///
+    /// # Errors
+    /// As of [`TextService::decode`].
+    pub fn spell(&self, tokens: &[u32]) -> Result<Vec<String>, Error> {
         match &self.place {
-            Place::Here(texts) => texts.tokenizer.decode(tokens),
-            Place::Apart(apart) => apart.lock().decode(tokens),
+            Place::Here(texts) => tokens.iter().map(|&token| texts.tokenizer.spell(token)).collect(),
+            Place::Apart(apart) => apart.lock().spell(tokens),
         }
     }
 }
 
 impl From<Texts> for TextService {
     fn from(texts: Texts) -> Self {
-        Self { facts: TextFacts::of(&texts), place: Place::Here(Box::new(texts)) }
+        Self { facts: TextFacts::of(&texts), place: Place::Here(Box::new(texts)), token_bytes: OnceLock::new() }
     }
 }
 
@@ -161,7 +209,7 @@ impl SharedTexts {
         let program = program.to_owned();
         Self::opened_by(move || {
             let (apart, facts) = Apart::open(program, model, tokenizer)?;
-            Ok(TextService { facts, place: Place::Apart(Mutex::new(apart)) })
+            Ok(TextService { facts, place: Place::Apart(Mutex::new(apart)), token_bytes: OnceLock::new() })
         })
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::frames::{Answer, Order};
 use self::process::Process;
-use super::{Ask, Error, TextFacts};
+use super::{Ask, Error, TextFacts, TokenBytes};
 
 pub(super) use self::served::STACK_BYTES;
 pub use self::served::serve_texts;
@@ -188,18 +188,53 @@ impl Apart {
     }
 
     /// See [`super::TextService::decode`].
-    pub fn decode(&mut self, tokens: &[u32]) -> Result<String, Error> {
-        let order = Order::Decode(tokens.to_vec());
+    pub fn decode(&mut self, all: &[&[u32]]) -> Vec<Result<String, Error>> {
+        match self.decode_together(all) {
+            Ok(texts) => texts,
+            Err(error) if all.len() == 1 => vec![Err(error)],
+            // The process has died of one of them: each by itself, so that only the one at fault gets an error.
+            Err(_) => all.iter().flat_map(|tokens| self.decode(&[tokens])).collect(),
+        }
+    }
+
+    /// A text or an error for each of `all`, unless the process ends.
+    fn decode_together(&mut self, all: &[&[u32]]) -> Result<Vec<Result<String, Error>>, Error> {
+        let order = Order::Decode(all.iter().map(|tokens| tokens.to_vec()).collect());
+        let tokens = all.iter().map(|tokens| tokens.len()).sum();
+        self.decoded(&order, all.len(), tokens)
+    }
+
+    /// See [`super::TextService::spell`].
+    pub fn spell(&mut self, tokens: &[u32]) -> Result<Vec<String>, Error> {
+        self.decoded(&Order::Spell(tokens.to_vec()), tokens.len(), tokens.len())?.into_iter().collect()
+    }
+
+    /// As many texts as `count`, the answer to an `order` about `tokens` tokens, unless the process ends.
+    fn decoded(&mut self, order: &Order, count: usize, tokens: usize) -> Result<Vec<Result<String, Error>>, Error> {
         let process = self.running()?;
-        let _ = process.tell(&order);
+        let _ = process.tell(order);
         let end = match process.answer(patience(order.bytes())) {
-            Ok(Answer::Decoded(Ok(text))) => return Ok(text),
-            Ok(Answer::Decoded(Err(sentence))) => return Err(Error::Texts(sentence)),
+            Ok(Answer::Decoded(texts)) if texts.len() == count => {
+                return Ok(texts.into_iter().map(|text| text.map_err(Error::Texts)).collect());
+            }
             Ok(_) => "answered another question than it was asked".to_owned(),
             Err(end) => end,
         };
         self.died();
-        Err(self.ended(format!("could not decode {} tokens: it {end}", tokens.len())))
+        Err(self.ended(format!("could not decode {tokens} tokens: it {end}")))
+    }
+
+    /// See [`super::TextService::token_bytes`].
+    pub fn token_bytes(&mut self) -> Result<TokenBytes, Error> {
+        let process = self.running()?;
+        let _ = process.tell(&Order::TokenBytes);
+        let end = match process.answer(PATIENCE_OPENING) {
+            Ok(Answer::TokenBytes(told)) => return told.map_err(Error::Texts),
+            Ok(_) => "answered another question than it was asked".to_owned(),
+            Err(end) => end,
+        };
+        self.died();
+        Err(self.ended(format!("could not tell the bytes of its tokens: it {end}")))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::AddedToken;
 
 use super::config_json::BYTE_ORDER_MARK;
+use super::token_bytes::{TokenBytes, TokenDecoder};
 use super::{Error, small_file, substitute};
 
 /// A text that every tokenizer can encode, if only as unknown tokens.
@@ -144,15 +145,24 @@ impl Tokenizer {
 
     /// Text of `tokens` without special ones. IDs outside the vocabulary are skipped.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
+        self.decode_with(tokens, true)
+    }
+
+    /// Text of one token by itself, also of a special one. Of a part of a character it is U+FFFD.
+    pub fn spell(&self, token: u32) -> Result<String, Error> {
+        self.decode_with(&[token], false)
+    }
+
+    fn decode_with(&self, tokens: &[u32], skip_special: bool) -> Result<String, Error> {
         let refuse = |reason: &dyn std::fmt::Display| {
             Error::tokenizer(&self.path, format!("cannot decode {} tokens: {reason}", tokens.len()))
         };
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             if self.repeated.is_empty() {
-                self.inner.decode(tokens, true)
+                self.inner.decode(tokens, skip_special)
             } else {
                 let tokens: Vec<u32> = tokens.iter().map(|&id| self.spelled_as(id)).collect();
-                self.inner.decode(&tokens, true)
+                self.inner.decode(&tokens, skip_special)
             }
         }));
         let decoded = decoded.map_err(|_| refuse(&"the tokenizers library gave up on them"))?;
@@ -179,6 +189,23 @@ impl Tokenizer {
         let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
         let repeated = self.repeated.iter().filter(|&(_, &last)| special(last)).map(|(&id, _)| id);
         added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(repeated).collect()
+    }
+
+    /// Bytes of all tokens.
+    ///
+    /// # Errors
+    /// A decoder whose tokens have no bytes of their own, and more IDs than any tokenizer has.
+    pub fn token_bytes(&self) -> Result<TokenBytes, Error> {
+        let refuse =
+            |reason: String| Error::tokenizer(&self.path, format!("its tokens cannot be told as bytes: {reason}"));
+        if self.vocab_size > MOST_IDS {
+            return Err(refuse(format!("it has {} IDs", self.vocab_size)));
+        }
+        let decoder = serde_json::to_value(self.inner.get_decoder()).map_err(|error| refuse(error.to_string()))?;
+        let decoder = TokenDecoder::new(&decoder).map_err(refuse)?;
+        let of = |id| self.token(id).map_or_else(Vec::new, |spelling| decoder.bytes(spelling));
+        let tokens: Vec<Vec<u8>> = (0..self.vocab_size as u32).map(of).collect();
+        Ok(TokenBytes::new(tokens.iter().map(Vec::as_slice), self.special_tokens()))
     }
 
     /// ID of the token with exactly this spelling.

@@ -31,6 +31,15 @@ pub enum Validation {
     Finite,
 }
 
+/// Format of matrices in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightsFormat {
+    /// Format of matrices that are plain numbers.
+    pub dtype: Dtype,
+    /// Quantised ones stay in their blocks; otherwise they are dequantised to `dtype`.
+    pub keeps_blocks: bool,
+}
+
 /// The weights of a model: locations of all tensors, with verified shapes.
 pub struct Weights {
     path: PathBuf,
@@ -102,7 +111,7 @@ impl Weights {
         bytes.into_iter().max_by_key(|(_, sum)| *sum).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
 
-    /// The best format for keeping matrices, for arithmetic in `dtype`. If all files have one format of 16 bits and
+    /// The best plain format for keeping matrices, for arithmetic in `dtype`. If all files have one format of 16 bits and
     /// arithmetic is in single precision, it is the files' own: widened on use, the numbers are the same, in half the
     /// memory.
     pub fn kept_as(&self, dtype: Dtype) -> Dtype {
@@ -118,6 +127,37 @@ impl Weights {
         }
     }
 
+    /// Encoding in memory of the part of the matrix `tensor` that `shard` holds.
+    pub fn kept(&self, tensor: TensorName, shard: Shard, format: WeightsFormat) -> Result<Encoding, Error> {
+        let stored = self.stored(tensor)?;
+        let columns = Window::new(&self.config, tensor, shard)?.columns;
+        Ok(match stored.encoding {
+            // A rank's part may begin within a block.
+            Encoding::Blocks(blocks)
+                if format.keeps_blocks && [columns.start, columns.end].map(|at| at % blocks.block_len()) == [0; 2] =>
+            {
+                Encoding::Blocks(blocks)
+            }
+            _ => Encoding::Plain(format.dtype),
+        })
+    }
+
+    /// Encodings of all matrices in memory and the weights in each, those of most weights first. Ranks may have to keep some of them
+    /// otherwise.
+    pub fn kept_by_encoding(&self, format: WeightsFormat) -> Vec<(Encoding, u64)> {
+        let mut found: Vec<(Encoding, u64)> = Vec::new();
+        for tensor in self.tensors().filter(|tensor| self.config.shape(*tensor).len() == 2) {
+            let Ok(encoding) = self.kept(tensor, Shard::WHOLE, format) else { continue };
+            let weights = self.config.shape(tensor).iter().product::<usize>() as u64;
+            match found.iter_mut().find(|(other, _)| *other == encoding) {
+                Some((_, sum)) => *sum += weights,
+                None => found.push((encoding, weights)),
+            }
+        }
+        found.sort_by_key(|(_, weights)| std::cmp::Reverse(*weights));
+        found
+    }
+
     /// Reads the part of `tensor` that `shard` holds, as `dtype` on the CPU: `[out, in]` for matrices, `[n]` for
     /// vectors.
     pub fn read(
@@ -131,8 +171,8 @@ impl Weights {
         let window = Window::new(&self.config, tensor, shard)?;
         let (rows, columns) = (window.rows.len(), window.columns.len());
         let shape = if self.config.shape(tensor).len() == 1 { vec![rows] } else { vec![rows, columns] };
-        let mut buffer = RowBuffer::new(dtype);
-        let read = Read { stored, window, validation };
+        let mut buffer = RowBuffer::default();
+        let read = Read { stored, window, encoding: Encoding::Plain(dtype), validation };
         read.rows(0..rows, &mut buffer)?.to_tensor(shape).map_err(|error| stored.malformed(error))
     }
 
@@ -158,21 +198,22 @@ impl Weights {
         Ok(())
     }
 
-    /// `rows` of the part of `tensor` that `shard` holds, in the format of `buffer`, and the number of bytes read from
-    /// files. They overwrite `buffer`, unless they lie in memory exactly as requested. Any number of threads may read
+    /// `rows` of the part of `tensor` that `shard` holds, in an encoding that [`Self::kept`] has, and the number of bytes read
+    /// from files. They overwrite `buffer`, unless they lie in memory exactly as requested. Any number of threads may read
     /// at a time.
     pub fn read_rows<'a>(
         &'a self,
         tensor: TensorName,
         shard: Shard,
         rows: Range<usize>,
+        encoding: Encoding,
         validation: Validation,
         buffer: &'a mut RowBuffer,
     ) -> Result<(Rows<'a>, u64), Error> {
         let stored = self.stored(tensor)?;
         let window = Window::new(&self.config, tensor, shard)?;
         let bytes = rows.len() as u64 * stored.row_bytes_of(&window.columns) as u64;
-        let rows = Read { stored, window, validation }.rows(rows, buffer)?;
+        let rows = Read { stored, window, encoding, validation }.rows(rows, buffer)?;
         Ok((rows, bytes))
     }
 

@@ -1,7 +1,7 @@
 //! Latencies of a run: distributions as a plot, percentiles as a table.
 
 use flashjob_charts::{DistributionChart, Figure, Sample, Unit, escape};
-use flashjob_results::RequestTiming;
+use flashjob_results::{BinnedSample, LatencyBins, RequestTiming};
 
 use crate::page::{table, value};
 use crate::run::Run;
@@ -23,28 +23,45 @@ fn percentiles(run: &Run, prefix: &str) -> Vec<(&'static str, f64)> {
     PERCENTILES.into_iter().filter_map(figure).collect()
 }
 
+/// A latency of a request, and of the bins of a batch.
+type OfRequests = (fn(&RequestTiming) -> Option<f64>, fn(&LatencyBins) -> &BinnedSample);
+
+/// The latency whose keys begin with `prefix`; `None` for times between tokens.
+fn of_requests(prefix: &str) -> Option<OfRequests> {
+    Some(match prefix {
+        "ttft" => (|request| request.time_to_first_token_seconds, |bins| &bins.time_to_first_token_seconds),
+        "tpot" => (RequestTiming::time_per_output_token_seconds, |bins| &bins.time_per_output_token_seconds),
+        "e2e" => (RequestTiming::answered_seconds, |bins| &bins.end_to_end_seconds),
+        "queue" => (|request| request.queue_seconds, |bins| &bins.queue_seconds),
+        _ => return None,
+    })
+}
+
 /// Plot of all latencies that there are.
 pub(crate) fn latency_plot(run: &Run) -> Option<Figure> {
-    let of =
-        |seconds: fn(&RequestTiming) -> Option<f64>| -> Vec<f64> { run.requests.iter().filter_map(seconds).collect() };
+    let measurement = run.result.measurement.as_ref();
+    let binned = measurement.and_then(|measurement| measurement.latency_bins.as_ref());
     // Times between tokens are kept in bins: a list of all is as long as the run.
-    let bins: Vec<(f64, u64)> =
-        run.result.measurement.iter().flat_map(|measurement| measurement.inter_token_bins.ends()).collect();
+    let between_tokens: Vec<(f64, u64)> =
+        measurement.iter().flat_map(|measurement| measurement.inter_token_bins.ends()).collect();
     let sample = |(prefix, _): (&str, &str)| {
-        let (name, summary) = (prefix.to_uppercase(), percentiles(run, prefix));
-        match prefix {
-            "ttft" => Sample::of(name, of(|request| request.time_to_first_token_seconds), summary),
-            "tpot" => Sample::of(name, of(RequestTiming::time_per_output_token_seconds), summary),
-            "e2e" => Sample::of(name, of(RequestTiming::answered_seconds), summary),
-            "queue" => Sample::of("queue", of(|request| request.queue_seconds), summary),
-            _ => Sample::of_bins(name, &bins, summary),
+        let (name, summary) =
+            (if prefix == "queue" { "queue".to_owned() } else { prefix.to_uppercase() }, percentiles(run, prefix));
+        let Some((seconds, bins)) = of_requests(prefix) else { return Sample::of_bins(name, &between_tokens, summary) };
+        match binned {
+            // Of a batch the list of requests is the beginning only.
+            Some(binned) => Sample::of_bins(name, &bins(binned).bins().ends().collect::<Vec<_>>(), summary),
+            None => Sample::of(name, run.requests.iter().filter_map(seconds).collect(), summary),
         }
     };
     let samples = LATENCIES.map(sample).into_iter().filter(|sample| !sample.shares.is_empty()).collect();
-    let description =
+    let mut description =
         "Share of all values up to each duration. A steep curve means that all requests, or all tokens, took about as \
                        long; a curve further to the left is faster."
             .to_owned();
+    if binned.is_some() {
+        description += " Of a batch, values are known from their bins to 0.5 %.";
+    }
     DistributionChart { id: "latencies", title: "Distribution of latencies", description, samples }.figure()
 }
 

@@ -34,6 +34,11 @@ pub(crate) fn section(heading: &str, id: &str, content: &str) -> String {
     }
 }
 
+/// A remark in a box.
+pub(crate) fn note(text: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", escape(text))
+}
+
 /// Figures beside each other.
 pub(crate) fn plots<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> String {
     let all: String = figures.into_iter().map(Figure::to_html).collect();

@@ -28,7 +28,16 @@ impl Run {
     /// # Errors
     /// A result that cannot be read.
     pub fn read(directory: &Path) -> Result<Self, Error> {
-        let result = RunResult::read(&directory.join("result.json"))?;
+        RunResult::read(&directory.join("result.json")).map(|result| Self::beside(result, directory))
+    }
+
+    /// The run that left `result` without the files beside it.
+    pub fn new(result: RunResult) -> Self {
+        Self { name: name(&result), result, requests: Vec::new(), timeline: None, notes: Vec::new() }
+    }
+
+    /// The run that left `result` in `directory`, where its other files are. One that is damaged leaves a note.
+    pub fn beside(result: RunResult, directory: &Path) -> Self {
         // A page without a plot is better than none: the figures are those of the result alone.
         let mut notes = Vec::new();
         let timeline = RecordedTimeline::read(directory).unwrap_or_else(|error| {
@@ -39,7 +48,7 @@ impl Run {
             notes.push(error.to_string());
             Vec::new()
         });
-        Ok(Self { name: name(&result), result, requests, timeline, notes })
+        Self { requests, timeline, notes, ..Self::new(result) }
     }
 
     /// Sentences on what may have spoiled the figures.

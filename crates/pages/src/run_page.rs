@@ -1,10 +1,10 @@
-//! The page of one run, and runs beside each other.
+//! The page of one run.
 
 use flashjob_charts::{Axis, Bars, Figure, Unit, escape};
 use flashjob_timeline::figures;
 
 use crate::latencies::{latency_plot, latency_table};
-use crate::page::{document, figure_table, large_value, pairs, plots, section, table, tiles, value};
+use crate::page::{document, figure_table, large_value, note, pairs, plots, section, table, tiles};
 use crate::run::Run;
 use crate::units::named;
 
@@ -42,34 +42,6 @@ pub fn run_page(run: &Run) -> String {
     main += &section("Environment", "environment", &environment(run));
     main += &section("Inputs", "inputs", &inputs(run));
     document(&format!("{} – flashjob", run.name), &header(run), &main)
-}
-
-/// Runs beside each other: their figures in columns, then the plots of each.
-pub fn side_by_side(title: &str, runs: &[Run]) -> String {
-    let header = format!("<h1>{}</h1>\n<p class=\"facts\">{} runs</p>\n", escape(title), runs.len());
-    let names: Vec<&str> = ["figure"].into_iter().chain(runs.iter().map(|run| run.name.as_str())).collect();
-    // In the order of the first run that has them, which is the order of reading.
-    let mut keys: Vec<&str> = Vec::new();
-    for (key, _) in runs.iter().flat_map(|run| run.result.metrics.iter()) {
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    let rows = keys.iter().map(|key| {
-        let (name, unit) = named(key);
-        let cell = |run: &Run| run.result.metrics.get(key).map_or("–".to_owned(), |number| value(key, unit, number));
-        [escape(&name)].into_iter().chain(runs.iter().map(cell)).collect()
-    });
-    let mut main = section("Figures", "figures", &table(&names, rows));
-    for (number, run) in (1..).zip(runs) {
-        // Identifiers are those of one page.
-        let group = format!("run-{number}");
-        let shown = run.timeline.as_ref().map(figures).unwrap_or_default();
-        let shown: Vec<Figure> =
-            shown.into_iter().chain(latency_plot(run)).map(|figure| figure.within(&group)).collect();
-        main += &section(&run.name, &group, &(notes(run) + &plots(&shown)));
-    }
-    document(title, &header, &main)
 }
 
 /// The plot with the table of percentiles beside it.
@@ -114,10 +86,11 @@ fn top(run: &Run) -> Vec<(String, String)> {
     TOP.iter().filter_map(tile).collect()
 }
 
-fn notes(run: &Run) -> String {
-    let note = |class: &str, text: &str| format!("<p class=\"{class}\">{}</p>\n", escape(text));
-    let error = run.result.error.iter().map(|error| note("note error", error));
-    error.chain(run.warnings().iter().map(|warning| note("note", warning))).collect()
+/// The reason of a failed run, and what may have spoiled its figures.
+pub(crate) fn notes(run: &Run) -> String {
+    let reason = |error| format!("<p class=\"note error\">{}</p>\n", escape(error));
+    let error = run.result.error.as_deref().map(reason);
+    error.into_iter().chain(run.warnings().iter().map(|warning| note(warning))).collect()
 }
 
 fn phases(run: &Run) -> Option<Figure> {

@@ -4,8 +4,15 @@ use flashjob_charts::Unit;
 use flashjob_results::figure;
 
 /// Figures that are shares of a whole.
-const SHARES: [&str; 6] =
-    ["roofline_fraction", "roofline_compute_bound_share", "mfu", "mbu", "prefix_cache_hit_rate", "accuracy"];
+const SHARES: [&str; 7] = [
+    "roofline_fraction",
+    "roofline_serial_fraction",
+    "roofline_compute_bound_share",
+    "mfu",
+    "mbu",
+    "prefix_cache_hit_rate",
+    "accuracy",
+];
 
 /// Name and unit of the figure under `key`.
 pub fn named(key: &str) -> (String, Unit) {

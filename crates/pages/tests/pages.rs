@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use flashjob_pages::{MARK, Run, SweptRuns, run_page, side_by_side, sweep_page};
-use flashjob_results::{RecordedTimeline, Sweep};
+use flashjob_compare::Comparison;
+use flashjob_pages::{MARK, Run, SweptRuns, comparison_page, run_page, sweep_page};
+use flashjob_results::{LatencyBins, RecordedTimeline, Sweep};
 use flashjob_test_support::browser::{look, screenshots};
 use flashjob_test_support::result_files::{finished, set, write};
 use serde_json::{Value, json};
@@ -116,6 +117,27 @@ fn a_page_shows_the_figures_of_the_result() {
 }
 
 #[test]
+fn latencies_of_a_batch_are_drawn_from_its_bins() {
+    let mut bins = LatencyBins::default();
+    for line in requests().lines() {
+        bins.add(&serde_json::from_str(line).unwrap());
+    }
+    let mut document = finished();
+    set(&mut document, &["measurement", "latency_bins"], serde_json::to_value(&bins).unwrap());
+    let directory = directory(&document);
+    // Of a batch the list has the beginning only.
+    std::fs::write(directory.path().join("requests.jsonl"), "").unwrap();
+    let html = page(directory.path());
+    assert!(html.contains("Of a batch, values are known from their bins to 0.5 %."), "{html}");
+    for name in ["TTFT", "TPOT", "E2E", "queue"] {
+        assert!(html.contains(&format!(">{name}<")), "{name}");
+    }
+    set(&mut document, &["measurement", "latency_bins"], Value::Null);
+    write(directory.path(), &document);
+    assert!(!page(directory.path()).contains("Of a batch"));
+}
+
+#[test]
 fn a_narrow_window_holds_the_page() {
     let directory = directory(&finished());
     let folder = TempDir::new().unwrap();
@@ -218,13 +240,39 @@ fn a_sweep_has_a_front_a_heat_map_and_a_table() {
     assert_eq!(seen["ids"], json!(["pareto", "heat-map"]));
 }
 
+/// Two runs that differ in a setting, a machine and their figures.
+fn compared(changes: &[(&[&str], Value)]) -> (Comparison, Vec<Run>) {
+    let mut other = finished();
+    changes.iter().for_each(|(path, value)| set(&mut other, path, value.clone()));
+    let directories = [directory(&finished()), directory(&other)];
+    let runs: Vec<Run> = directories.iter().map(|directory| Run::read(directory.path()).unwrap()).collect();
+    let named = |(name, run): (&str, &Run)| flashjob_compare::Run::new(name.to_owned(), run.result.clone());
+    let comparison = Comparison::new(&["out/a", "out/b"].into_iter().zip(&runs).map(named).collect::<Vec<_>>(), true);
+    (comparison.unwrap(), runs)
+}
+
 #[test]
 fn runs_stand_side_by_side() {
-    let directory = directory(&finished());
-    let run = Run::read(directory.path()).unwrap();
-    let html = side_by_side("two runs", &[run.clone(), run]);
-    for id in ["id=\"run-1-throughput\"", "id=\"run-2-throughput\""] {
-        assert_eq!(html.matches(id).count(), 1, "{id}");
+    let rate = (&["metrics", "output_tokens_per_second"][..], json!(610.496));
+    let (comparison, runs) = compared(&[rate, (&["settings", "max-num-seqs", "value"], json!("7"))]);
+    let html = comparison_page(&comparison, &runs);
+    for part in ["id=\"run-1-throughput\"", "id=\"run-2-throughput\"", "★ 610.5", "<caption>", "scope=\"row\""] {
+        assert!(html.contains(part), "{part}");
     }
-    looked_at(&html, "side-by-side");
+    assert_eq!(html.matches("id=\"run-2-throughput\"").count(), 1);
+    for outside in ["http://", "https://", "<script", "<img", "@import", "url("] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let Some(seen) = looked_at(&html, "side-by-side") else { return };
+    let text = seen["text"].as_str().unwrap();
+    assert!(text.contains("2.000×") && text.contains("max-num-seqs"), "{text}");
+}
+
+#[test]
+fn a_comparison_acts_on_nothing_that_a_result_holds() {
+    let hostile = "</td><script>document.title='taken'</script>\u{1b}[2J";
+    let (comparison, runs) =
+        compared(&[(&["environment", "host"], json!(hostile)), (&["disturbances"], json!([hostile]))]);
+    let html = comparison_page(&comparison, &runs);
+    assert!(!html.contains("<script") && html.contains("&lt;script&gt;") && !html.contains('\u{1b}'), "{html}");
 }

@@ -59,12 +59,15 @@ impl BackendSummary {
         self.engine.number("prefix_caching")
     }
 
-    /// GPUs that the model is computed on: one for each rank, none on a CPU.
+    /// GPUs that the model is computed on: one for each rank of each engine, none on a CPU.
     pub fn gpus(&self) -> u64 {
         // Each rank computes on one device; on a CPU ranks are threads.
         match self.device() {
             None | Some("cpu") => 0,
-            Some(_) => self.engine.number("tensor_parallel_size").unwrap_or(1),
+            Some(_) => ["data_parallel_size", "tensor_parallel_size"]
+                .map(|size| self.engine.number(size).unwrap_or(1))
+                .into_iter()
+                .fold(1, u64::saturating_mul),
         }
     }
 

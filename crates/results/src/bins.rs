@@ -39,6 +39,11 @@ impl Bins {
         }
     }
 
+    /// Number of durations.
+    pub fn count(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
     /// Upper end of each bin in seconds with the durations in it, ascending.
     pub fn ends(&self) -> impl Iterator<Item = (f64, u64)> {
         self.counts.iter().map(|(bin, count)| (RATIO.powi(*bin), *count))
@@ -46,7 +51,7 @@ impl Bins {
 
     /// Mean and percentiles, the latter to 0.5 %; `None` where nothing was counted.
     pub fn percentiles(&self) -> Option<Percentiles> {
-        let total: u64 = self.counts.values().sum();
+        let total = self.count();
         if total == 0 {
             return None;
         }

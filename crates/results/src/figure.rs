@@ -21,7 +21,7 @@ pub struct Figure {
 }
 
 /// Keys with their unit and direction.
-const KNOWN: [(&str, &str, &str, Option<Better>); 35] = [
+const KNOWN: [(&str, &str, &str, Option<Better>); 37] = [
     ("requests_per_second", "requests per second", "requests/s", Some(Better::Higher)),
     ("input_tokens_per_second", "input tokens per second", "tokens/s", Some(Better::Higher)),
     ("output_tokens_per_second", "output tokens per second", "tokens/s", Some(Better::Higher)),
@@ -53,6 +53,8 @@ const KNOWN: [(&str, &str, &str, Option<Better>); 35] = [
     ("limit_memory_bytes_per_second", "limit of memory bytes per second", "B/s", None),
     ("roofline_seconds", "time at the roofline", "s", None),
     ("roofline_fraction", "fraction of the roofline", "", Some(Better::Higher)),
+    ("roofline_serial_seconds", "time at the serial limit", "s", None),
+    ("roofline_serial_fraction", "fraction of the serial limit", "", Some(Better::Higher)),
     ("roofline_compute_bound_share", "compute-bound share of the roofline", "", None),
     ("mfu", "model FLOPs utilisation (MFU)", "", Some(Better::Higher)),
     ("mbu", "model bandwidth utilisation (MBU)", "", Some(Better::Higher)),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bins::Bins;
 use super::distribution::Distribution;
+use super::request_sums::LatencyBins;
 use super::token_clock::TokenClock;
 
 /// The measured region; values that a version of flashjob does not write are missing.
@@ -16,6 +17,9 @@ pub struct MeasurementSummary {
     /// Latencies over all requests.
     #[serde(default)]
     pub latencies: LatencyDistributions,
+    /// The latencies of a batch, which has no record of each request.
+    #[serde(default)]
+    pub latency_bins: Option<LatencyBins>,
     /// Times that a running request lost its blocks.
     #[serde(default)]
     pub preemptions: u64,
@@ -71,6 +75,9 @@ pub struct MeasuredRoofline {
     /// The part of it in steps that operations bound.
     #[serde(default)]
     pub compute_bound_seconds: Option<f64>,
+    /// The least that all steps could have taken with one operation after the other.
+    #[serde(default)]
+    pub serial_limit_seconds: Option<f64>,
     /// Reason for an unknown roofline although limits were measured.
     #[serde(default)]
     pub unknown_because: Option<String>,

@@ -54,8 +54,8 @@ impl Observer for FactLog {
         match event.fact {
             Fact::PhaseStarted(phase) => self.phase_started(phase, event.at),
             Fact::WeightsRead { bytes, total_bytes } => self.weights_read(bytes, total_bytes),
-            Fact::EngineReady { kv_blocks, block_tokens } => {
-                info!(target: "flashjob", kv_blocks, block_tokens, "the engine can serve requests");
+            Fact::EngineReady { engines, kv_blocks, block_tokens } => {
+                info!(target: "flashjob", engines, kv_blocks, block_tokens, "the engine can serve requests");
             }
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
                 let (gflops, gigabytes) = (round(flops_per_second / 1e9), round(bytes_per_second / 1e9));
@@ -97,8 +97,14 @@ impl Observer for FactLog {
             | Fact::RequestScheduled { .. }
             | Fact::PrefixSearched { .. }
             | Fact::TokenGenerated { .. }
+            | Fact::StepStarted { .. }
             | Fact::StepNeeded { .. }
-            | Fact::StepFinished { .. } => {}
+            | Fact::StepFinished { .. }
+            // Progress says them.
+            | Fact::BatchStarted { .. }
+            | Fact::BatchSized { .. }
+            | Fact::LinesAnswered { .. }
+            | Fact::LinesAnsweredEarlier { .. } => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 //! nothing of engines, models or buckets. [`Registry`] and [`FactLog`] observe, [`Server`] answers
 //! scrapes and probes and shows people the run as it goes on ([`Live`]), [`Sampler`] reads the machine, [`Progress`] draws, [`logs`] writes lines.
 
+mod batch_progress;
 mod fact_log;
 pub mod host;
 mod live;
@@ -14,6 +15,7 @@ mod sampler;
 mod server;
 mod ticker;
 
+pub use batch_progress::BatchProgress;
 pub use fact_log::FactLog;
 pub use live::Live;
 pub use progress::{Expected, Progress};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::logs::Logs;
 use super::ticker::Ticker;
-use super::{Registry, Totals};
-use flashjob_event::Phase;
+use super::{BatchProgress, Registry, Totals};
+use flashjob_event::{AnswerKind, Phase};
 
 const FRAME: Duration = Duration::from_millis(100);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -86,6 +86,9 @@ fn style(has_length: bool) -> ProgressStyle {
 pub(crate) fn share(totals: &Totals, expected: &Expected) -> Option<(u64, u64)> {
     match totals.phase? {
         Phase::Load if totals.weights_total_bytes > 0 => Some((totals.weights_read_bytes, totals.weights_total_bytes)),
+        Phase::Measure if totals.batch.is_some() => {
+            totals.batch.and_then(|batch| Some((batch.answered(), batch.lines()?.0)))
+        }
         // By tokens, as requests finish late and together.
         Phase::Measure if expected.output_tokens > 0 => Some((totals.measure.generated_tokens, expected.output_tokens)),
         _ => None,
@@ -111,6 +114,11 @@ pub(crate) fn text(totals: &Totals, expected: &Expected) -> String {
             let counts = totals.measure;
             // At least a millisecond: the first frame may come with the phase itself.
             let rate = counts.generated_tokens as f64 / totals.phase_elapsed.as_secs_f64().max(1e-3);
+            if let Some(batch) = &totals.batch {
+                let Totals { running, waiting, .. } = totals;
+                let lines = batch_text(batch);
+                return format!("{lines}, {rate:.1} tokens/s, {running} running, {waiting} waiting");
+            }
             let failed = if counts.requests_failed > 0 {
                 format!(" ({} failed)", counts.requests_failed)
             } else {
@@ -130,6 +138,29 @@ pub(crate) fn text(totals: &Totals, expected: &Expected) -> String {
         Some(Phase::Publish) => "publishing results".to_owned(),
         Some(Phase::Linger) => "metrics stay up for a last scrape".to_owned(),
     }
+}
+
+/// Lines, errors by kind, rate, remaining time and cost of a batch.
+fn batch_text(batch: &BatchProgress) -> String {
+    let of = batch.lines().map_or(String::new(), |(lines, is_estimate)| {
+        format!(" of {}{lines}", if is_estimate { "about " } else { "" })
+    });
+    let mut text = format!("answering: {}{of} lines", batch.answered());
+    let errors = AnswerKind::errors().filter(|&kind| batch.of(kind) > 0);
+    let errors: Vec<String> = errors.map(|kind| format!("{} {}", batch.of(kind), kind.name())).collect();
+    if !errors.is_empty() {
+        text += &format!(" (errors: {})", errors.join(", "));
+    }
+    if let Some(rate) = batch.lines_per_second() {
+        text += &format!(", {rate:.1} lines/s");
+    }
+    if let Some(remaining) = batch.remaining() {
+        text += &format!(", {} left", HumanDuration(remaining));
+    }
+    if let Some(cost) = batch.cost() {
+        text += &format!(", cost {cost:.2}");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -170,6 +201,30 @@ mod tests {
         assert_eq!(share(&measuring, &EXPECTED), Some((25, 40)));
         let failing = Totals { measure: Counts { requests_failed: 1, ..counts }, ..measuring };
         assert!(text(&failing, &EXPECTED).starts_with("measuring: 1 of 4 requests (1 failed), 25 of 40 tokens, "));
+    }
+
+    #[test]
+    fn a_batch_is_counted_in_lines() {
+        let batch = BatchProgress {
+            lines: Some(2000),
+            is_estimate: true,
+            earlier: [1000, 0, 0, 0, 0, 0],
+            own: [90, 7, 0, 0, 3, 0],
+            before_measuring: 0,
+            price_per_hour: Some(7.2),
+            elapsed: Duration::from_secs(100),
+            measuring: Duration::from_secs(50),
+        };
+        let totals = Totals { phase: Some(Phase::Measure), batch: Some(batch), running: 3, ..Totals::default() };
+        assert_eq!(share(&totals, &Expected::default()), Some((1100, 2000)));
+        assert_eq!(
+            text(&totals, &Expected::default()),
+            "answering: 1100 of about 2000 lines (errors: 7 invalid, 3 non_finite), 2.0 lines/s, 8 minutes left, cost 0.20, \
+             0.0 tokens/s, 3 running, 0 waiting"
+        );
+        let unknown = Totals { batch: Some(BatchProgress { lines: None, price_per_hour: None, ..batch }), ..totals };
+        assert_eq!(share(&unknown, &Expected::default()), None);
+        assert!(text(&unknown, &Expected::default()).starts_with("answering: 1100 lines (errors: "));
     }
 
     #[test]

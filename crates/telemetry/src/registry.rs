@@ -4,6 +4,7 @@
 //! uncontended lock and a few atomic additions, and allocates nothing. Names are our own
 //! (`flashjob_*`, `docs/METRICS.md`): vLLM's hold a `:`, which is reserved for recording rules.
 
+mod batch;
 mod family;
 mod gpus;
 mod in_flight;
@@ -13,11 +14,13 @@ mod phases;
 mod registrar;
 mod serving;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use prometheus::core::Metric;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
+use self::batch::Batch;
 use self::gpus::GpuFamilies;
 use self::in_flight::{InFlight, Requests};
 use self::machine::Machine;
@@ -25,8 +28,9 @@ use self::onlookers::Onlookers;
 use self::phases::Phases;
 use self::registrar::Registrar;
 use self::serving::{Region, Serving};
+use super::BatchProgress;
 use super::host::Sample;
-use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_event::{Event, Fact, FinishReason, Needs, Observer, Phase, RequestId};
 
 /// Counts facts, renders Prometheus text and returns [`Totals`].
 pub struct Registry {
@@ -49,6 +53,8 @@ pub struct Registry {
     machine: Machine,
     gpus: GpuFamilies,
     onlookers: Onlookers,
+    /// Progress of a job that answers a batch.
+    batch: OnceLock<Batch>,
 }
 
 /// Counters of one region.
@@ -71,7 +77,7 @@ pub struct Counts {
 }
 
 /// Values for a progress bar or live chart, read at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
     /// The current phase; `None` before the first.
     pub phase: Option<Phase>,
@@ -81,6 +87,8 @@ pub struct Totals {
     pub warm_up: Counts,
     /// The measured region.
     pub measure: Counts,
+    /// Progress of the batch; `None` where the job answers none.
+    pub batch: Option<BatchProgress>,
     /// Sequences running after the last step.
     pub running: u64,
     /// Sequences in the waiting queue.
@@ -146,6 +154,7 @@ impl Registry {
             machine: Machine::register(&registrar),
             gpus: GpuFamilies::register(&registrar),
             onlookers: Onlookers::register(&registrar),
+            batch: OnceLock::new(),
             families,
         }
     }
@@ -153,7 +162,9 @@ impl Registry {
     /// All metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         // Durations of the present phase are computed at scrape time only: nothing needs to tick.
-        self.phases.refresh(Instant::now());
+        let now = Instant::now();
+        self.phases.refresh(now);
+        self.batch_progress(now);
         let mut text = String::new();
         // An error leaves the families that were rendered before it, which is better than an empty page.
         if let Err(error) = TextEncoder::new().encode_utf8(&self.families.gather(), &mut text) {
@@ -164,12 +175,14 @@ impl Registry {
 
     /// The present values.
     pub fn totals(&self) -> Totals {
-        let (phase, phase_elapsed) = self.phases.current(Instant::now()).unzip();
+        let now = Instant::now();
+        let (phase, phase_elapsed) = self.phases.current(now).unzip();
         Totals {
             phase,
             phase_elapsed: phase_elapsed.unwrap_or_default(),
             warm_up: counts(self.region(Region::WarmUp)),
             measure: counts(self.region(Region::Measure)),
+            batch: self.batch_progress(now),
             running: level(&self.running),
             waiting: level(&self.waiting),
             kv_blocks: level(&self.kv_blocks),
@@ -179,6 +192,11 @@ impl Registry {
             bucket_read_bytes: self.bucket_read.get(),
             bucket_written_bytes: self.bucket_written.get(),
         }
+    }
+
+    fn batch_progress(&self, now: Instant) -> Option<BatchProgress> {
+        let batch = self.batch.get()?;
+        Some(batch.refresh(self.phases.elapsed(now), self.phases.spent_in(Phase::Measure, now)))
     }
 
     /// Latencies of the measured region by name: upper ends of bins in seconds, and the values in each.
@@ -260,12 +278,26 @@ impl Observer for Registry {
             Fact::BucketWritten { bytes } => self.bucket_written.inc_by(bytes),
             Fact::BucketRetried { reason } => self.bucket_retries.with_label_values(&[reason]).inc(),
             Fact::UploadOpened { .. } => {}
+            Fact::BatchStarted { price_per_hour } => {
+                self.batch.get_or_init(|| Batch::register(&Registrar(&self.families), price_per_hour));
+            }
+            Fact::BatchSized { lines, is_estimate } => {
+                self.batch.get().into_iter().for_each(|batch| batch.sized(lines, is_estimate));
+            }
+            Fact::LinesAnswered { kind, lines } => {
+                let is_measuring = self.phases.measuring();
+                self.batch.get().into_iter().for_each(|batch| batch.answered(kind, lines, is_measuring));
+            }
+            Fact::LinesAnsweredEarlier { kind, lines } => {
+                self.batch.get().into_iter().for_each(|batch| batch.answered_earlier(kind, lines));
+            }
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
                 // Measured twice; a value that something else disturbed is too low, so the larger one is kept.
                 self.limit_flops.set(self.limit_flops.get().max(flops_per_second as i64));
                 self.limit_bytes.set(self.limit_bytes.get().max(bytes_per_second as i64));
             }
-            Fact::StepNeeded { flops, bytes } => {
+            Fact::StepNeeded { needs, .. } => {
+                let Needs { flops, bytes } = needs.total();
                 let serving = self.region(self.current_region());
                 serving.needed_flops.inc_by(flops as u64);
                 serving.needed_bytes.inc_by(bytes as u64);
@@ -274,7 +306,7 @@ impl Observer for Registry {
                 self.weights_read.inc_by(bytes);
                 self.weights_total.set(gauge_value(total_bytes));
             }
-            Fact::EngineReady { kv_blocks, block_tokens } => {
+            Fact::EngineReady { kv_blocks, block_tokens, .. } => {
                 self.kv_blocks.set(gauge_value(kv_blocks));
                 self.kv_block_tokens.set(gauge_value(block_tokens));
             }
@@ -333,7 +365,11 @@ impl Observer for Registry {
                     serving.decode_time.observe(seconds(first, last));
                 }
             }
-            Fact::StepFinished { duration, prefill_tokens, decode_tokens, running, waiting, kv_blocks_used } => {
+            // Counted when it ends.
+            Fact::StepStarted { .. } => {}
+            Fact::StepFinished {
+                duration, prefill_tokens, decode_tokens, running, waiting, kv_blocks_used, ..
+            } => {
                 let serving = self.region(self.current_region());
                 serving.step_seconds.observe(duration.as_secs_f64());
                 serving.step_tokens.observe((prefill_tokens.saturating_add(decode_tokens)) as f64);

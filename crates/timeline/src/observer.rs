@@ -1,8 +1,9 @@
 //! Observer of facts. It works on the thread that states them: a token costs one uncontended lock and an addition.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use flashjob_event::{Event, Fact, Observer, Phase};
+use flashjob_event::{Event, Fact, Needs, Observer, Phase};
 use flashjob_results::{Limits, RecordedTimeline, SCHEMA_VERSION, StepKind};
 use parking_lot::Mutex;
 
@@ -19,6 +20,8 @@ pub struct Timeline {
 struct State {
     region: Option<Region>,
     is_open: bool,
+    /// Engines that compute side by side.
+    engines: usize,
     kv_blocks: Option<u64>,
     limits: Option<Limits>,
 }
@@ -29,8 +32,8 @@ struct Region {
     elapsed_seconds: f64,
     slices: Slices,
     steps: Steps,
-    /// Operations and bytes of the step whose end comes next.
-    needed: Option<(f64, f64)>,
+    /// Operations and bytes of the step of each engine whose end comes next.
+    needed: BTreeMap<usize, Needs>,
 }
 
 impl Region {
@@ -41,7 +44,7 @@ impl Region {
             elapsed_seconds: 0.0,
             slices: Slices::default(),
             steps: Steps::default(),
-            needed: None,
+            needed: BTreeMap::new(),
         }
     }
 
@@ -51,7 +54,7 @@ impl Region {
         self.slices.at(seconds)
     }
 
-    fn note(&mut self, at: Instant, fact: &Fact) {
+    fn note(&mut self, at: Instant, fact: &Fact, engines: usize) {
         match *fact {
             // The clock starts with the first request, as that of the measurement does.
             Fact::RequestQueued { .. } if !self.has_requests => {
@@ -60,8 +63,18 @@ impl Region {
             Fact::TokenGenerated { .. } => self.slice(at).output_tokens += 1,
             Fact::RequestFinished { .. } => self.slice(at).finished_requests += 1,
             // Its duration is in the next fact of the same thread.
-            Fact::StepNeeded { flops, bytes } => self.needed = Some((flops, bytes)),
-            Fact::StepFinished { duration, prefill_tokens, decode_tokens, running, waiting, kv_blocks_used } => {
+            Fact::StepNeeded { engine, needs } => {
+                self.needed.insert(engine, needs.total());
+            }
+            Fact::StepFinished {
+                engine,
+                duration,
+                prefill_tokens,
+                decode_tokens,
+                running,
+                waiting,
+                kv_blocks_used,
+            } => {
                 let seconds = duration.as_secs_f64();
                 let slice = self.slice(at);
                 slice.prefill_tokens += prefill_tokens as u64;
@@ -76,8 +89,9 @@ impl Region {
                     (0, _) => StepKind::Decode,
                     _ => StepKind::Mixed,
                 };
-                if let Some((flops, bytes)) = self.needed.take() {
-                    self.steps.add(kind, flops, bytes, seconds);
+                if let Some(Needs { flops, bytes }) = self.needed.remove(&engine) {
+                    // Each engine has its part of the machine: a step takes so much of the time of all of it.
+                    self.steps.add(kind, flops, bytes, seconds / engines.max(1) as f64);
                 }
             }
             _ => {}
@@ -122,26 +136,40 @@ impl Timeline {
 
 impl Observer for Timeline {
     fn observe(&self, event: &Event) {
+        self.state.lock().note(event);
+    }
+
+    fn observe_all(&self, events: &[Event]) {
         let mut state = self.state.lock();
+        events.iter().for_each(|event| state.note(event));
+    }
+}
+
+impl State {
+    fn note(&mut self, event: &Event) {
         match event.fact {
             Fact::PhaseStarted(phase) => {
-                state.is_open = phase == Phase::Measure;
-                if state.is_open {
-                    state.region = Some(Region::starting(event.at));
+                self.is_open = phase == Phase::Measure;
+                if self.is_open {
+                    self.region = Some(Region::starting(event.at));
                 }
             }
-            Fact::EngineReady { kv_blocks, .. } => state.kv_blocks = Some(kv_blocks as u64),
+            Fact::EngineReady { engines, kv_blocks, .. } => {
+                self.engines = engines;
+                self.kv_blocks = Some(kv_blocks as u64);
+            }
             // Measured twice, and whatever else runs on a machine only lowers them.
             Fact::LimitsMeasured { flops_per_second, bytes_per_second } => {
-                let earlier = state.limits.unwrap_or(Limits { flops_per_second, bytes_per_second });
-                state.limits = Some(Limits {
+                let earlier = self.limits.unwrap_or(Limits { flops_per_second, bytes_per_second });
+                self.limits = Some(Limits {
                     flops_per_second: flops_per_second.max(earlier.flops_per_second),
                     bytes_per_second: bytes_per_second.max(earlier.bytes_per_second),
                 });
             }
-            ref fact if state.is_open => {
-                if let Some(region) = state.region.as_mut() {
-                    region.note(event.at, fact);
+            ref fact if self.is_open => {
+                let engines = self.engines;
+                if let Some(region) = self.region.as_mut() {
+                    region.note(event.at, fact, engines);
                 }
             }
             _ => {}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flashjob_event::{Event, Fact, FinishReason, Observer, Phase, RequestId};
+use flashjob_event::{Event, Fact, FinishReason, Needs, Observer, Phase, RequestId, StepNeeds};
 use flashjob_results::{Limits, RecordedTimeline, Slice, StepKind};
 use flashjob_timeline::{Timeline, figures};
 use proptest::prelude::*;
@@ -24,8 +24,12 @@ fn token() -> Fact {
 }
 
 fn step(prefill_tokens: usize, decode_tokens: usize) -> Fact {
+    step_of(0, prefill_tokens, decode_tokens)
+}
+
+fn step_of(engine: usize, prefill_tokens: usize, decode_tokens: usize) -> Fact {
     let duration = Duration::from_millis(100);
-    Fact::StepFinished { duration, prefill_tokens, decode_tokens, running: 4, waiting: 2, kv_blocks_used: 8 }
+    Fact::StepFinished { engine, duration, prefill_tokens, decode_tokens, running: 4, waiting: 2, kv_blocks_used: 8 }
 }
 
 fn recorded(timeline: &Timeline) -> RecordedTimeline {
@@ -45,17 +49,26 @@ fn what_is_not_measured_is_not_recorded() {
     assert_eq!(timeline.recorded(), None);
 }
 
+/// A step whose products have so many operations and bytes.
+fn needed_by(engine: usize, flops: f64, bytes: f64) -> Fact {
+    Fact::StepNeeded { engine, needs: StepNeeds { layers: Needs { flops, bytes }, ..StepNeeds::default() } }
+}
+
+fn needed(flops: f64, bytes: f64) -> Fact {
+    needed_by(0, flops, bytes)
+}
+
 #[test]
 fn levels_are_means_and_work_is_summed_up() {
     let reason = FinishReason::Length;
     let timeline = region([
-        (0.1, Fact::EngineReady { kv_blocks: 16, block_tokens: 16 }),
+        (0.1, Fact::EngineReady { engines: 1, kv_blocks: 16, block_tokens: 16 }),
         (0.1, Fact::LimitsMeasured { flops_per_second: 10.0, bytes_per_second: 1.0 }),
         (0.1, Fact::LimitsMeasured { flops_per_second: 5.0, bytes_per_second: 2.0 }),
-        (0.2, Fact::StepNeeded { flops: 64.0, bytes: 2.0 }),
+        (0.2, needed(64.0, 2.0)),
         (0.2, step(8, 0)),
         (0.2, token()),
-        (0.3, Fact::StepNeeded { flops: 4.0, bytes: 4.0 }),
+        (0.3, needed(4.0, 4.0)),
         (0.3, step(0, 1)),
         (0.3, token()),
         (0.3, Fact::RequestFinished { request: REQUEST, output_tokens: 2, reason }),
@@ -85,11 +98,26 @@ fn a_week_takes_no_more_room_than_an_hour() {
     let steps = (0..100_000).flat_map(|step_number| {
         let intensity = 1.5f64.powi(step_number % 200 - 100);
         let at = f64::from(step_number) * 0.01;
-        [(at, Fact::StepNeeded { flops: intensity * 8.0, bytes: 8.0 }), (at, step(step_number as usize % 2, 1))]
+        [(at, needed(intensity * 8.0, 8.0)), (at, step(step_number as usize % 2, 1))]
     });
     let recorded = self::recorded(&region(steps));
     assert!(recorded.steps.len() < 400, "{}", recorded.steps.len());
     assert_eq!(recorded.steps.iter().map(|steps| steps.steps).sum::<u64>(), 100_000);
+}
+
+#[test]
+fn needs_are_those_of_the_same_engine_s_step() {
+    let timeline = region([
+        (0.0, Fact::EngineReady { engines: 2, kv_blocks: 16, block_tokens: 16 }),
+        (0.1, needed_by(0, 64.0, 2.0)),
+        (0.1, needed_by(1, 4.0, 4.0)),
+        (0.2, step_of(0, 8, 0)),
+        (0.2, step_of(1, 0, 1)),
+    ]);
+    // Steps of 0.1 s, side by side on the halves of a machine.
+    let steps: Vec<_> =
+        recorded(&timeline).steps.iter().map(|steps| (steps.kind, steps.flops, steps.seconds)).collect();
+    assert_eq!(steps, [(StepKind::Prefill, 64.0, 0.05), (StepKind::Decode, 4.0, 0.05)]);
 }
 
 #[test]
@@ -123,8 +151,8 @@ fn plots_are_of_what_the_backend_reports() {
     };
     assert_eq!(names(&region([(0.1, token()), (0.2, token())])), ["throughput"]);
     let timeline = region([
-        (0.0, Fact::EngineReady { kv_blocks: 16, block_tokens: 16 }),
-        (0.1, Fact::StepNeeded { flops: 64.0, bytes: 2.0 }),
+        (0.0, Fact::EngineReady { engines: 1, kv_blocks: 16, block_tokens: 16 }),
+        (0.1, needed(64.0, 2.0)),
         (0.1, step(8, 0)),
         (0.1, token()),
     ]);

@@ -16,6 +16,10 @@ import sys
 import threading
 
 
+# In the place of numbers that JSON does not have: what is as unlikely is ruled out.
+LEAST_LOGPROB = -3e38
+
+
 class Refused(Exception):
     """This image or machine lacks what the job asks for."""
 
@@ -60,6 +64,12 @@ def last_sentence(error):
             pass
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:1000] if text else type(error).__name__
+
+
+def step_logprobs(number, tokens, logprobs):
+    """Log-probabilities of a request's tokens of a step, for each the chosen one and the likeliest ones."""
+    # Of a number that is none, `max` keeps its first argument.
+    return {"id": number, "tokens": tokens, "logprobs": [[max(LEAST_LOGPROB, value) for value in row] for row in logprobs]}
 
 
 def refuse_version(engine, version, first, last):
@@ -141,7 +151,8 @@ def serve(engine_type):
     """Loads an engine of `engine_type` and runs what flashjob commands, until it ends this process.
 
     An engine has `report()`, `take(requests)`, which makes requests ready before the region, and `run()`, which hands all of them to
-    the engine and says steps and ends.
+    the engine and says steps and ends. One that takes requests while it runs has `stream(commands)`, which does so with each
+    `take` until `close`.
     """
     flashjob = Flashjob()
     # So that what the engine has started is shut down on the way out.
@@ -153,6 +164,9 @@ def serve(engine_type):
             command = flashjob.commands.get()
             if command == "run":
                 engine.run()
+                flashjob.say("done")
+            elif command == "stream":
+                engine.stream(flashjob.commands)
                 flashjob.say("done")
             else:
                 engine.take(command["take"])

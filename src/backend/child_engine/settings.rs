@@ -16,6 +16,7 @@ pub fn of<'a>(job: &JobConfig, arguments: &'a EngineArguments, model: &'a Path, 
         device: job.device,
         dtype: engine.dtype,
         tensor_parallel_size: engine.tensor_parallel_size.map(usize::from),
+        data_parallel_size: engine.data_parallel_size.map(usize::from),
         max_model_len: engine.max_model_len.map(usize::from),
         // The default stays the engine's own: there it is a share of all memory, or of another part of it.
         gpu_memory_utilization: given(job, "gpu-memory-utilization").then_some(engine.memory_utilization),

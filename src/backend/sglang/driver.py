@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 
 import flashjob_sglang
-from flashjob_driver import Refused, parameters, parsed_arguments, refuse_version, serve
+from flashjob_driver import Refused, parameters, parsed_arguments, refuse_version, serve, step_logprobs
 
 # Functions without a promise are observed: exactly what was tried.
 FIRST_VERSION = LAST_VERSION = (0, 5, 23)
@@ -37,18 +38,31 @@ def install_plugin():
     return folder
 
 
+def own_options(options):
+    """Options beyond temperature, top-p and top-k under SGLang's names."""
+    names = {"min_tokens": "min_new_tokens"}
+    return {
+        names.get(name, name): value
+        for name, value in options.items()
+        # A list of biases makes SGLang's sampler slower, even one without any.
+        if name not in ("stop_token_ids", "logprobs") and value is not None
+    }
+
+
 class Engine:
     def __init__(self, settings, flashjob):
         self.flashjob = flashjob
         if settings["threads"] is not None:
             # Before torch counts processors, here and in the scheduler.
             os.environ["OMP_NUM_THREADS"] = str(settings["threads"])
+        # Log-probabilities before temperature, whatever else is in a batch.
+        os.environ["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
         from sglang.version import __version__ as version
 
         self.version = version
         refuse_version("SGLang", version, FIRST_VERSION, LAST_VERSION)
         folder = install_plugin()
-        self.half_ended, self.lock = {}, threading.Lock()
+        self.half_ended, self.lock, self.untold = {}, threading.Lock(), 0
         self.listen(folder)
         import torch
 
@@ -85,11 +99,13 @@ class Engine:
         ServerArgs.add_cli_args(parser)
         given = parsed_arguments(parser, settings["arguments"], "SGLang", "sglang-args")
         most_tokens = settings["max_num_batched_tokens"]
+        engines = settings["data_parallel_size"] or 1
         decided = {
             "model_path": settings["model"],
             "tokenizer_path": settings["tokenizer"],
             "dtype": settings["dtype"],
-            "tp_size": settings["tensor_parallel_size"] or (torch.cuda.device_count() if self.on_gpus else 1),
+            "tp_size": settings["tensor_parallel_size"] or (max(1, torch.cuda.device_count() // engines) if self.on_gpus else 1),
+            "dp_size": engines,
             "context_length": settings["max_model_len"],
             "mem_fraction_static": settings["gpu_memory_utilization"],
             "max_running_requests": settings["max_num_seqs"],
@@ -142,7 +158,8 @@ class Engine:
     def report(self):
         information, manager = self.information, self.engine.tokenizer_manager
         self.page_size = information["page_size"]
-        tokens = information["max_total_num_tokens"]
+        # Of each data-parallel rank.
+        tokens = information["max_total_num_tokens"] * information["dp_size"]
         state = information["internal_states"][0]
         return {
             "version": self.version,
@@ -159,6 +176,7 @@ class Engine:
                 "kv_cache_dtype": information["kv_cache_dtype"],
                 "kernels": information["attention_backend"],
                 "sampling_kernels": information["sampling_backend"],
+                "data_parallel_size": information["dp_size"],
                 "tensor_parallel_size": information["tp_size"],
                 "kv_blocks": tokens // self.page_size,
                 "block_tokens": self.page_size,
@@ -177,7 +195,7 @@ class Engine:
         return torch.cuda.get_device_name() if self.on_gpus else "cpu"
 
     def take(self, requests):
-        if self.prefix_caching and not self.engine.flush_cache().success:
+        if self.prefix_caching and not self.empty_prefix_cache():
             # What a warm-up computed must not be found by what is measured after it.
             raise RuntimeError("the prefix cache cannot be emptied between two regions")
         seeded = [request["id"] for request in requests if request["seed"] is not None]
@@ -185,6 +203,12 @@ class Engine:
             raise Refused(
                 f"request {seeded[0]} sets a seed, and SGLang honours one only with enable_deterministic_inference; set that in "
                 "sglang-args, or leave `seed` out"
+            )
+        unstopped = [request["id"] for request in requests if request["ignore_eos"] and (request["options"] or {}).get("stop_token_ids")]
+        if unstopped:
+            raise Refused(
+                f"request {unstopped[0]} has stop_token_ids and ignore_eos, and SGLang ignores both kinds of tokens or none; leave "
+                "one of them out"
             )
         too_long = [request for request in requests if len(request["prompt"]) + request["max_tokens"] > self.longest]
         if too_long:
@@ -196,18 +220,44 @@ class Engine:
         self.take_count += 1
         self.numbers = {f"{self.take_count}-{request['id']}": request["id"] for request in requests}
         self.prompts = [request["prompt"] for request in requests]
+        self.wanted = [(request["options"] or {}).get("logprobs") for request in requests]
         self.sampling = [
             {
                 "max_new_tokens": request["max_tokens"],
                 "ignore_eos": request["ignore_eos"],
-                "stop_token_ids": request["stop_tokens"],
+                "stop_token_ids": request["stop_tokens"] + (request["options"] or {}).get("stop_token_ids", []),
                 "temperature": request["temperature"],
                 "top_p": request["top_p"],
                 "top_k": request["top_k"] or -1,
+                "stop": request["stop"],
+                "no_stop_trim": request["include_stop"],
+                **self.guided(request),
                 **({} if request["seed"] is None else {"sampling_seed": request["seed"]}),
+                **own_options(request["options"] or {}),
             }
             for request in requests
         ]
+
+    def empty_prefix_cache(self):
+        # A scheduler that works ahead is idle a step after its last answer.
+        flush = self.engine.tokenizer_manager.flush_cache(timeout_s=60)
+        return self.engine.loop.run_until_complete(flush).success
+
+    def guided(self, request):
+        """What a text must be, in SGLang's words."""
+        if request["guided"] is None:
+            return {}
+        [(kind, value)] = request["guided"].items()
+        if self.information["grammar_backend"] == "none":
+            raise Refused(
+                f"request {request['id']} has a {kind} that its text must be of, and SGLang has no grammar backend here; set "
+                "grammar_backend in sglang-args, or leave it out"
+            )
+        if kind == "grammar":
+            raise Refused(f"request {request['id']} has a grammar in Lark's syntax, which SGLang does not take; use backend=candle")
+        if kind == "choice":
+            return {"regex": "|".join(re.escape(text) for text in value)}
+        return {"json_object": {"json_schema": '{"type": "object"}'}, "json": {"json_schema": value}, "regex": {"regex": value}}[kind]
 
     def run(self):
         # Levels by data-parallel rank.
@@ -215,8 +265,12 @@ class Engine:
         self.all_told = threading.Event()
         self.flashjob.say("running", time.monotonic_ns())
         if self.prompts:
+            logprobs = {}
+            if any(count is not None for count in self.wanted):
+                logprobs["return_logprob"] = [count is not None for count in self.wanted]
+                logprobs["top_logprobs_num"] = [count or 0 for count in self.wanted]
             self.engine.generate(
-                input_ids=self.prompts, sampling_params=self.sampling, rid=list(self.numbers), stream=False
+                input_ids=self.prompts, sampling_params=self.sampling, rid=list(self.numbers), stream=False, **logprobs
             )
             # The scheduler's last line may still be on its way.
             if not self.all_told.wait(timeout=60):
@@ -243,6 +297,9 @@ class Engine:
 
     def on_step(self, told):
         with self.lock:
+            # A scheduler that works ahead has a step without tokens after the last one that ends a request.
+            if self.untold == 0:
+                return
             tokens = [(name, ids) for name, ids in told["tokens"] if name in self.counts]
             first = [entry for entry in told["first"] if entry[0] in self.counts]
             self.levels[told["rank"]] = (told["running"], told["waiting"], told["tokens_used"])
@@ -264,6 +321,9 @@ class Engine:
                 "waiting": waiting,
                 "kv_blocks_used": -(-used // self.page_size),
             }
+            if "logprobs" in told:
+                entries = (entry for entry in told["logprobs"] if entry[0] in self.counts)
+                step["logprobs"] = [step_logprobs(self.numbers[name], *rows) for name, *rows in entries]
             self.flashjob.say("step", step)
             for name, ids in tokens:
                 self.counts[name] += len(ids)
@@ -277,7 +337,9 @@ class Engine:
         if number is None:
             return
         kind = {"length": "length", "stop": "stop"}.get(reason["type"], "error")
-        end = {"id": number, "at": at, "reason": kind, "text": text}
+        # Otherwise it is a text that ended it, or none.
+        by_token = kind == "stop" and not isinstance(reason.get("matched"), str)
+        end = {"id": number, "at": at, "reason": kind, "text": text, "by_token": by_token}
         with self.lock:
             if self.counts[name] >= tokens:
                 self.say_end(end)

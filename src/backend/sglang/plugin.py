@@ -99,7 +99,7 @@ def observed_step(process, scheduler, batch, result):
     if steps is None:
         steps = Steps()
     launched = int(batch.launch_ts * 1e9) if batch.launch_ts else at
-    tokens, first, retracted, ended = [], [], [], []
+    tokens, logprobs, first, retracted = [], [], [], []
     for request in batch.reqs:
         told = getattr(request, "flashjob_told", None)
         if told is None:
@@ -110,6 +110,8 @@ def observed_step(process, scheduler, batch, result):
         ids = request.output_ids
         if len(ids) > told:
             tokens.append((request.rid, ids[told:].tolist()))
+            if request.return_logprob:
+                logprobs.append((request.rid, *logprobs_of(request.logprob, told, tokens[-1][1])))
             request.flashjob_told = len(ids)
         if request.retraction_count > request.flashjob_retractions:
             retracted += [request.rid] * (request.retraction_count - request.flashjob_retractions)
@@ -127,8 +129,24 @@ def observed_step(process, scheduler, batch, result):
         - scheduler.token_to_kv_pool_allocator.available_size()
         - scheduler.tree_cache.evictable_size(),
     }
+    if logprobs:
+        step["logprobs"] = logprobs
     steps.last = at
     steps.lines.put(step)
+
+
+def logprobs_of(logprob, told, tokens):
+    """Rows of tokens and of their log-probabilities: for each of `tokens` itself and the likeliest ones."""
+    chosen, top, top_tokens = (
+        values[told : told + len(tokens)]
+        for values in (logprob.output_token_logprobs_val, logprob.output_top_logprobs_val, logprob.output_top_logprobs_idx)
+    )
+    if logprob.top_logprobs_num == 0:
+        top = top_tokens = [[]] * len(tokens)
+    return (
+        [[token, *others] for token, others in zip(tokens, top_tokens)],
+        [[value, *others] for value, others in zip(chosen, top)],
+    )
 
 
 async def observed_output(handle, manager, output):

@@ -9,14 +9,15 @@ import os
 import time
 from collections import deque
 
-from flashjob_driver import Refused, parameters, parsed_arguments, refuse_version, serve
+from flashjob_driver import Refused, parameters, parsed_arguments, refuse_version, serve, step_logprobs
 
 # The attention that layers have chosen is known in the engine core's process, and a function that is sent there can tell it.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
 FIRST_VERSION, LAST_VERSION = (0, 25), (0, 33)
 
-# Tokens of steps that wait to be told; with more, telling them comes before the next step. Some tens of megabytes.
+# Tokens of steps and log-probabilities that wait to be told; with more, telling them comes before the next step. Some tens of
+# megabytes.
 MOST_UNTOLD_TOKENS = 1 << 18
 
 
@@ -29,15 +30,15 @@ def describe_worker(worker):
     return {"kernels": ", ".join(sorted(kernels)) or None, "threads": torch.get_num_threads()}
 
 
-class Names(dict):
-    """Numbers of requests by vLLM's names for them, which are a counter and a few random letters."""
-
-    def __init__(self, first):
-        self.first = first
-
-    def __missing__(self, name):
-        number = self[name] = int(name.partition("-")[0]) - self.first
-        return number
+def own_options(options):
+    """Options beyond temperature, top-p and top-k under vLLM's names."""
+    bias = options.get("logit_bias")
+    own = {name: value for name, value in options.items() if name != "stop_token_ids"}
+    if own.get("logprobs") is not None:
+        # The front end's own copy, which nobody reads, in its smallest form.
+        own["flat_logprobs"] = True
+    # JSON has no numbers for names.
+    return {**own, "logit_bias": {int(token): value for token, value in bias.items()}} if bias else own
 
 
 class Engine:
@@ -154,64 +155,136 @@ class Engine:
             finished = step()
             output, self.output = self.output, None
             if output is not None:
-                self.untold.append((output, time.monotonic_ns(), finished))
-                self.untold_tokens += len(output.outputs)
+                size = len(output.outputs)
+                if self.wanted:
+                    size += sum(one.new_logprobs.logprobs.size for one in output.outputs if one.new_logprobs is not None)
+                self.untold.append((output, time.monotonic_ns(), finished, size))
+                self.untold_tokens += size
             return finished
 
         engine.engine_core.get_output, engine.step = observed_get_output, observed_step
 
     def take(self, requests):
-        from vllm import SamplingParams
+        self.empty_prefix_cache()
+        self.requests = requests
 
+    def run(self):
+        prompts, sampling = self.prompts_and_sampling(self.requests)
+        self.begin()
+        self.number(self.requests)
+        self.requests = None
+        self.llm.generate(prompts, sampling, use_tqdm=False)
+        self.tell_all()
+
+    def stream(self, commands):
+        self.empty_prefix_cache()
+        self.begin()
+        engine, is_open = self.llm.llm_engine, True
+        while is_open or engine.has_unfinished_requests():
+            # Steps go on while nothing is told; an engine without requests waits for some.
+            while is_open and not (engine.has_unfinished_requests() and commands.empty()):
+                self.tell_all()
+                command = commands.get()
+                if command == "close":
+                    is_open = False
+                else:
+                    self.number(command["take"])
+                    self.llm.enqueue(*self.prompts_and_sampling(command["take"]), use_tqdm=False)
+            if engine.has_unfinished_requests():
+                engine.step()
+        self.tell_all()
+
+    def empty_prefix_cache(self):
         if self.config.cache_config.enable_prefix_caching and not self.llm.reset_prefix_cache():
             # What a warm-up computed must not be found by what is measured after it.
             raise RuntimeError("the prefix cache cannot be emptied between two regions")
-        self.numbers = [request["id"] for request in requests]
-        self.prompts = [{"prompt_token_ids": request["prompt"]} for request in requests]
-        self.sampling = [
+
+    def prompts_and_sampling(self, requests):
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        prompts = [{"prompt_token_ids": request["prompt"]} for request in requests]
+        sampling = [
             SamplingParams(
                 max_tokens=request["max_tokens"],
                 ignore_eos=request["ignore_eos"],
-                stop_token_ids=request["stop_tokens"],
+                stop_token_ids=request["stop_tokens"] + (request["options"] or {}).get("stop_token_ids", []),
                 temperature=request["temperature"],
                 top_p=request["top_p"],
                 top_k=request["top_k"],
                 seed=request["seed"],
+                **own_options(request["options"] or {}),
+                stop=request["stop"],
+                include_stop_str_in_output=request["include_stop"],
+                # Named as vLLM names them.
+                structured_outputs=StructuredOutputsParams(**request["guided"]) if request["guided"] else None,
             )
             for request in requests
         ]
+        return prompts, sampling
 
-    def run(self):
-        self.names, self.begun = Names(self.llm.request_counter.counter), set()
+    def begin(self):
+        # Of requests that have not ended: numbers by vLLM's counter, those that have had a place in a step, and likeliest tokens of
+        # those that want log-probabilities.
+        self.numbers, self.begun, self.wanted = {}, set(), {}
         self.levels = {"running": 0, "waiting": 0, "kv_blocks_used": 0}
         self.last = time.monotonic_ns()
         self.flashjob.say("running", self.last)
-        self.llm.generate(self.prompts, self.sampling, use_tqdm=False)
+
+    def number(self, requests):
+        """Notes the numbers of `requests`, which vLLM is handed next."""
+        first = self.llm.request_counter.counter
+        self.numbers.update((first + place, request["id"]) for place, request in enumerate(requests))
+        wanted = ((request["id"], (request["options"] or {}).get("logprobs")) for request in requests)
+        self.wanted.update((number, count) for number, count in wanted if count is not None)
+
+    def number_of(self, name):
+        """The number of a request by vLLM's name for it: the counter, and a few random letters within the engine core.
+
+        None of one that a stop text has ended: the engine core may be steps ahead of the front end, which finds it.
+        """
+        return self.numbers.get(int(name.partition("-")[0]))
+
+    def tell_all(self):
         while self.untold:
             self.tell(*self.untold.popleft())
 
-    def tell(self, output, at, finished):
+    def tell(self, output, at, finished, size):
         """Says a step: its tokens with the engine core's time, which is of the same clock, and what ended with the front end's."""
-        self.untold_tokens -= len(output.outputs)
+        self.untold_tokens -= size
         computed = int(output.timestamp * 1e9)
-        numbers, names = self.numbers, self.names
         if output.outputs:
+            outputs = [(self.number_of(one.request_id), one) for one in output.outputs]
+            outputs = [(number, one) for number, one in outputs if number is not None]
             step = {
                 "at": computed,
                 "took": max(0, computed - self.last),
-                "tokens": [(numbers[names[one.request_id]], one.new_token_ids) for one in output.outputs],
+                "tokens": [(number, one.new_token_ids) for number, one in outputs],
                 **self.levels_of(output.scheduler_stats),
-                **self.events_of(output.outputs),
+                **self.events_of(outputs),
             }
+            if self.wanted:
+                step["logprobs"] = [self.logprobs_of(*entry) for entry in outputs if entry[1].new_logprobs is not None]
             self.flashjob.say("step", step)
         self.last = max(self.last, computed)
         for request in finished:
             [part] = request.outputs
-            number = numbers[names[request.request_id]]
+            number = self.number_of(request.request_id)
             # `error` is the request's own; what vLLM has aborted unasked is not.
             if part.finish_reason not in ("length", "stop", "error"):
                 raise RuntimeError(f"request {number} ended with `{part.finish_reason}`")
-            self.flashjob.say("end", {"id": number, "at": at, "reason": part.finish_reason, "text": part.text})
+            # Otherwise it is a text that ended it, or none.
+            by_token = part.finish_reason == "stop" and not isinstance(part.stop_reason, str)
+            end = {"id": number, "at": at, "reason": part.finish_reason, "text": part.text, "by_token": by_token}
+            self.flashjob.say("end", end)
+            del self.numbers[int(request.request_id.partition("-")[0])]
+            self.begun.discard(number)
+            self.wanted.pop(number, None)
+
+    def logprobs_of(self, number, one):
+        """Those that a request wants: rows of a step have as many as any request does."""
+        tokens, logprobs = (rows[:, : self.wanted[number] + 1].tolist() for rows in one.new_logprobs[:2])
+        return step_logprobs(number, tokens, logprobs)
 
     def levels_of(self, stats):
         if stats is not None:
@@ -224,10 +297,9 @@ class Engine:
 
     def events_of(self, outputs):
         first, preempted = [], []
-        for one in outputs:
+        for number, one in outputs:
             if not one.events and one.prefill_stats is None:
                 continue
-            number = self.numbers[self.names[one.request_id]]
             scheduled = [event.timestamp for event in one.events or () if event.type.name == "SCHEDULED"]
             preempted += [number for event in one.events or () if event.type.name == "PREEMPTED"]
             if number not in self.begun:

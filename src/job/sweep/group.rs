@@ -16,7 +16,7 @@ use crate::job::exit::Failure;
 use crate::job::finish::{self, Ending};
 use crate::job::load::{self, Sources, ToLoad};
 use crate::job::work::{self, Work, from_backend, from_bench};
-use crate::prepare::Prompts;
+use crate::prepare::{Prepared, Prompts};
 use crate::report::ResultsDirectory;
 
 /// A model that is loaded for some combinations, or will be for the first of them.
@@ -94,6 +94,8 @@ impl<'a> Group<'a> {
     fn open(&self, combination: &Combination, planned: &PlannedJob) -> Result<Context, Failure> {
         let name = directory_name(combination.number);
         let mut job = (*planned.config).clone();
+        // Combinations measure: each of them runs all prompts.
+        job.workload.batch = None;
         job.results_dir = self.context.job.results_dir.join(&name);
         if let Some(tracking) = &mut job.tracking {
             tracking.run_name = Some(combination.name());
@@ -128,13 +130,19 @@ impl<'a> Group<'a> {
         self.reschedule(job)?;
         let report = self.backend.as_ref().map(|backend| backend.report().clone());
         let max_model_len = report.as_ref().map(|report| report.max_model_len);
-        let prepared = load::prepare(job, &context.signals, texts, sources.dataset, max_model_len).await?;
+        let prepared = load::prepare(job, &context.signals, texts, sources.dataset, max_model_len, None).await?;
         if let Some(report) = &report {
             work::announce(&context.results.tracking, report);
         }
+        let Prepared::Prompts { prompts, entries } = prepared else {
+            return Err(Failure::sentence(
+                Exit::Unexpected,
+                "a combination of a sweep is no batch; this is a bug, please report it",
+            ));
+        };
         let mut work = Work::default();
-        (work.backend, work.entries) = (report, prepared.entries);
-        Ok((prepared.prompts, work))
+        (work.backend, work.entries) = (report, entries);
+        Ok((prompts, work))
     }
 
     /// Loads the model with the largest limits of the group, so that each combination finds room.
@@ -187,7 +195,8 @@ impl<'a> Group<'a> {
         };
         let (prompts, progress) = (member.prompts.clone(), member.progress.clone());
         let how = member.context.job.workload.warmup;
-        let ran = work::watched(&member.context, backend.gpus(), move |watch| {
+        let cancel = member.context.signals.cancel().child_token();
+        let ran = work::watched(&member.context, backend.gpus(), cancel, None, move |watch| {
             let warmed = match is_first {
                 true => bench::warm_up(backend.as_mut(), &prompts, how, watch, &progress),
                 false => Ok(()),

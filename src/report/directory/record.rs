@@ -14,15 +14,16 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use flashjob_results::{RecordedTimeline, Sweep};
+use flashjob_results::{RecordedTimeline, Summary, Sweep};
 
 /// The record's name.
 pub(super) const RECORD: &str = ".flashjob-run.jsonl";
 
 /// Files of a run, directly in `results-dir`.
-pub(super) const FILES: [&str; 7] = [
+pub(super) const FILES: [&str; 8] = [
     "flashjob.log",
     "result.json",
+    Summary::FILE,
     "requests.jsonl",
     "outputs.jsonl",
     Sweep::FILE,

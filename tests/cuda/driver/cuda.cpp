@@ -7,9 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
 namespace {
@@ -20,6 +25,7 @@ constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100
 struct Allocation {
     size_t bytes;
     int device;
+    bool is_real;
 };
 
 // What was recorded, to be done at each launch.
@@ -27,16 +33,34 @@ struct Graph {
     std::vector<std::pair<std::string, std::function<int()>>> nodes;
 };
 
+// What a copy to pinned memory of the host will have brought, once somebody waits for it.
+struct Arrival {
+    void *to;
+    std::vector<char> bytes;
+};
+
 struct Stream {
     int device;
     Graph *recording;
     bool spoiled;
+    std::deque<Arrival> arriving;
+    // Arrivals since the beginning, the ones that are still on their way included.
+    size_t queued;
+};
+
+struct Event {
+    std::chrono::steady_clock::time_point moment;
+    Stream *stream;
+    // Arrivals of the stream that were queued before it.
+    size_t queued;
 };
 
 std::mutex guard;
 std::map<uint64_t, Allocation> allocations;
 std::map<int, size_t> allocated_bytes;
 std::map<std::string, int> calls;
+std::map<uint64_t, size_t> pinned;
+std::set<Stream *> streams;
 
 // Chosen by the calling thread, from 1 on; 0 is none.
 thread_local intptr_t current = 0;
@@ -47,10 +71,8 @@ size_t number(const char *variable, size_t otherwise) {
 }
 
 size_t memory_bytes() { return number("STAND_IN_MEMORY", (size_t)1 << 30); }
-bool shapes_only() {
-    static const bool is = number("STAND_IN_SHAPES", 0) != 0;
-    return is;
-}
+std::atomic<bool> only_shapes_left{false};
+bool shapes_only() { return only_shapes_left; }
 
 // What nothing is ever looked into.
 void *const SOMETHING = (void *)0x5eed;
@@ -62,11 +84,33 @@ int refused_while_recording(void *stream) {
     return CAPTURE_UNSUPPORTED;
 }
 
+// Whether a copy to so much of the host's memory returns before it is done.
+bool is_pinned(const void *address, size_t bytes) {
+    std::lock_guard<std::mutex> lock(guard);
+    auto after = pinned.upper_bound((uint64_t)address);
+    if (after == pinned.begin()) return false;
+    const auto &[start, length] = *--after;
+    return (uint64_t)address + bytes <= start + length;
+}
+
+// Brings the first arrivals of a stream, up to so many since its beginning.
+void bring(Stream *stream, size_t until) {
+    std::lock_guard<std::mutex> lock(guard);
+    while (!stream->arriving.empty() && stream->queued - stream->arriving.size() < until) {
+        const Arrival &first = stream->arriving.front();
+        memcpy(first.to, first.bytes.data(), first.bytes.size());
+        stand_in::trace("arrive %zu", first.bytes.size());
+        stream->arriving.pop_front();
+    }
+}
+
 int allocate(int device, uint64_t *address, size_t bytes) {
     std::lock_guard<std::mutex> lock(guard);
     if (allocated_bytes[device] + bytes > memory_bytes()) return OUT_OF_MEMORY;
+    if (allocated_bytes[device] + bytes > number("STAND_IN_SHAPES", SIZE_MAX)) only_shapes_left = true;
     void *memory;
-    if (shapes_only()) {
+    const bool is_real = !shapes_only();
+    if (!is_real) {
         memory = mmap(nullptr, bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) return OUT_OF_MEMORY;
     } else {
@@ -75,7 +119,7 @@ int allocate(int device, uint64_t *address, size_t bytes) {
         // What is not written first shows.
         memset(memory, 0xff, bytes);
     }
-    allocations[(uint64_t)memory] = {bytes, device};
+    allocations[(uint64_t)memory] = {bytes, device, is_real};
     allocated_bytes[device] += bytes;
     *address = (uint64_t)memory;
     stand_in::trace("allocate %zu", bytes);
@@ -87,8 +131,8 @@ int release(uint64_t address) {
     const auto found = allocations.find(address);
     if (found == allocations.end()) return INVALID_VALUE;
     allocated_bytes[found->second.device] -= found->second.bytes;
-    if (shapes_only()) munmap((void *)address, found->second.bytes + 4096);
-    else free((void *)address);
+    if (found->second.is_real) free((void *)address);
+    else munmap((void *)address, found->second.bytes + 4096);
     allocations.erase(found);
     stand_in::trace("free");
     return SUCCESS;
@@ -121,9 +165,19 @@ int stand_in::failure(const char *call) {
     if (strncmp(wanted, call, length) != 0 || wanted[length] != ':') return 0;
     char *rest;
     const long nth = strtol(wanted + length + 1, &rest, 10);
-    std::lock_guard<std::mutex> lock(guard);
-    if (++calls[call] != nth && nth != 0) return 0;
+    {
+        std::lock_guard<std::mutex> lock(guard);
+        if (++calls[call] != nth && nth != 0) return 0;
+    }
+    // For ever, and without a lock: others go on.
+    if (strcmp(rest, ":hang") == 0)
+        for (;;) pause();
     return *rest == ':' ? (int)strtol(rest + 1, nullptr, 10) : ILLEGAL_ADDRESS;
+}
+
+bool stand_in::is_wrong(const char *name) {
+    const char *wanted = getenv("STAND_IN_WRONG");
+    return wanted != nullptr && strcmp(wanted, name) == 0;
 }
 
 int stand_in::devices() { return (int)number("STAND_IN_DEVICES", 1); }
@@ -136,6 +190,12 @@ bool stand_in::inside(int device, const void *address, size_t bytes) {
     if (after == allocations.begin()) return false;
     const auto &[start, allocation] = *--after;
     return allocation.device == device && (uint64_t)address + bytes <= start + allocation.bytes;
+}
+
+// Whether STAND_IN_LOSE has this launch, which then does not become a node.
+static bool is_lost(const std::string &name) {
+    const char *wanted = getenv("STAND_IN_LOSE");
+    return wanted != nullptr && name == wanted;
 }
 
 void stand_in::demand(void *stream, const void *address, size_t bytes, const char *what) {
@@ -153,6 +213,7 @@ int stand_in::queue(void *opaque, const std::string &name, std::function<int()> 
         return run(name, work);
     }
     trace("record %s", name.c_str());
+    if (is_lost(name)) return SUCCESS;
     stream->recording->nodes.emplace_back(name, std::move(work));
     return SUCCESS;
 }
@@ -160,6 +221,11 @@ int stand_in::queue(void *opaque, const std::string &name, std::function<int()> 
 API int cuInit(unsigned) {
     FAIL_IF_ASKED;
     return stand_in::devices() == 0 ? NO_DEVICE : SUCCESS;
+}
+
+API int cuDriverGetVersion(int *version) {
+    *version = (int)number("STAND_IN_CUDA", 13000);
+    return SUCCESS;
 }
 
 API int cuDeviceGetCount(int *count) {
@@ -184,6 +250,11 @@ API int cuDeviceGetName(char *name, int length, int device) {
     return SUCCESS;
 }
 
+API int cuDeviceTotalMem_v2(size_t *bytes, int) {
+    *bytes = memory_bytes();
+    return SUCCESS;
+}
+
 API int cuDeviceGetUuid_v2(void *uuid, int device) {
     memset(uuid, 0, 16);
     ((char *)uuid)[15] = (char)(device + 1);
@@ -194,8 +265,8 @@ API int cuDeviceGetUuid(void *uuid, int device) { return cuDeviceGetUuid_v2(uuid
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
         case 16: *value = 8; return SUCCESS;   // processors
-        case 75: *value = 8; return SUCCESS;   // compute capability, major
-        case 76: *value = 0; return SUCCESS;   // and minor
+        case 75: *value = (int)number("STAND_IN_CAPABILITY", 80) / 10; return SUCCESS;  // compute capability, major
+        case 76: *value = (int)number("STAND_IN_CAPABILITY", 80) % 10; return SUCCESS;  // and minor
         case 115: *value = 1; return SUCCESS;  // memory pools: allocations are in order of the stream
     }
     fprintf(stderr, "the stand-in driver does not know device attribute %d\n", attribute);
@@ -218,15 +289,26 @@ API int cuCtxGetCurrent(void **context) {
 }
 API int cuCtxSynchronize() {
     stand_in::trace("synchronize");
+    std::set<Stream *> all;
+    {
+        std::lock_guard<std::mutex> lock(guard);
+        all = streams;
+    }
+    for (Stream *stream : all) bring(stream, SIZE_MAX);
     return SUCCESS;
 }
 
 API int cuStreamCreate(void **stream, unsigned) {
     if (current == 0) return INVALID_CONTEXT;
-    *stream = new Stream{stand_in::current_device(), nullptr, false};
+    Stream *made = new Stream{stand_in::current_device(), nullptr, false, {}, 0};
+    std::lock_guard<std::mutex> lock(guard);
+    streams.insert(made);
+    *stream = made;
     return SUCCESS;
 }
 API int cuStreamDestroy_v2(void *stream) {
+    std::lock_guard<std::mutex> lock(guard);
+    streams.erase((Stream *)stream);
     delete (Stream *)stream;
     return SUCCESS;
 }
@@ -234,17 +316,37 @@ API int cuStreamSynchronize(void *stream) {
     FAIL_IF_ASKED;
     if (const int code = refused_while_recording(stream)) return code;
     stand_in::trace("synchronize");
+    bring((Stream *)stream, SIZE_MAX);
     return SUCCESS;
 }
 
-// Events have happened by the time that anybody asks.
+// Events have happened by the time that anybody asks: what is queued is done at once. Only what is copied to pinned memory of the host
+// comes no earlier than somebody waits for it: who looks before sees what was there.
 API int cuEventCreate(void **event, unsigned) {
-    *event = SOMETHING;
+    *event = new Event{};
     return SUCCESS;
 }
-API int cuEventDestroy_v2(void *) { return SUCCESS; }
-API int cuEventRecord(void *, void *stream) { return refused_while_recording(stream); }
-API int cuEventSynchronize(void *) { return SUCCESS; }
+API int cuEventDestroy_v2(void *event) {
+    delete (Event *)event;
+    return SUCCESS;
+}
+API int cuEventRecord(void *event, void *stream) {
+    if (const int code = refused_while_recording(stream)) return code;
+    std::lock_guard<std::mutex> lock(guard);
+    *(Event *)event = {std::chrono::steady_clock::now(), (Stream *)stream, ((Stream *)stream)->queued};
+    return SUCCESS;
+}
+API int cuEventSynchronize(void *opaque) {
+    FAIL_IF_ASKED;
+    const Event *event = (Event *)opaque;
+    // One that was never queued has happened.
+    if (event->stream != nullptr) bring(event->stream, event->queued);
+    return SUCCESS;
+}
+API int cuEventElapsedTime_v2(float *milliseconds, void *begin, void *end) {
+    *milliseconds = std::chrono::duration<float, std::milli>(((Event *)end)->moment - ((Event *)begin)->moment).count();
+    return SUCCESS;
+}
 
 API int cuStreamBeginCapture_v2(void *opaque, int) {
     FAIL_IF_ASKED;
@@ -278,6 +380,17 @@ API int cuGraphLaunch(void *executable, void *stream) {
         if (const int code = run(name, work)) return code;
     return SUCCESS;
 }
+API int cuStreamGetCaptureInfo_v3(void *opaque, int *status, uint64_t *, void **graph, void *, void *, size_t *) {
+    Stream *stream = (Stream *)opaque;
+    // CUstreamCaptureStatus: none, active, invalidated.
+    *status = stream->recording == nullptr ? 0 : stream->spoiled ? 2 : 1;
+    *graph = stream->recording;
+    return SUCCESS;
+}
+API int cuGraphGetNodes(void *graph, void **, size_t *count) {
+    *count = ((Graph *)graph)->nodes.size();
+    return SUCCESS;
+}
 API int cuGraphExecDestroy(void *executable) {
     delete (Graph *)executable;
     return SUCCESS;
@@ -306,9 +419,13 @@ API int cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
     FAIL_IF_ASKED;
     *memory = malloc(bytes);
     stand_in::trace("allocate-pinned %zu", bytes);
+    std::lock_guard<std::mutex> lock(guard);
+    pinned[(uint64_t)*memory] = bytes;
     return *memory == nullptr ? OUT_OF_MEMORY : SUCCESS;
 }
 API int cuMemFreeHost(void *memory) {
+    std::lock_guard<std::mutex> lock(guard);
+    pinned.erase((uint64_t)memory);
     free(memory);
     return SUCCESS;
 }
@@ -332,9 +449,17 @@ API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream
     FAIL_IF_ASKED;
     if (const int code = refused_while_recording(stream)) return code;
     if (!stand_in::inside(stand_in::device_of(stream), (void *)from, bytes)) return ILLEGAL_ADDRESS;
-    if (shapes_only()) memset(to, 0, bytes);
-    else memcpy(to, (const void *)from, bytes);
+    std::vector<char> copied(bytes, 0);
+    if (!shapes_only()) memcpy(copied.data(), (const void *)from, bytes);
     stand_in::trace("copy-out %zu", bytes);
+    if (!is_pinned(to, bytes)) {
+        memcpy(to, copied.data(), bytes);
+        return SUCCESS;
+    }
+    std::lock_guard<std::mutex> lock(guard);
+    Stream *const on = (Stream *)stream;
+    on->arriving.push_back({to, std::move(copied)});
+    on->queued++;
     return SUCCESS;
 }
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
@@ -359,6 +484,14 @@ API int cuModuleGetFunction(void **function, void *, const char *name) {
         return NOT_FOUND;
     }
     *function = strdup(name);
+    return SUCCESS;
+}
+
+// What an H100 says of kernels with few registers, held to the limit.
+API int cuOccupancyMaxPotentialBlockSizeWithFlags(int *grid, int *block, void *, void *, size_t, int limit, unsigned) {
+    FAIL_IF_ASKED;
+    *grid = 8;
+    *block = limit > 0 && limit < 1024 ? limit : 1024;
     return SUCCESS;
 }
 

@@ -7,8 +7,17 @@
 //   STAND_IN_MEMORY=BYTES        of each device (default 1 GiB)
 //   STAND_IN_DEVICES=COUNT       (default 1; 0 is a driver without devices)
 //   STAND_IN_NAMES=A,B,…         of the devices (default: each is a "Stand-in")
+//   STAND_IN_CUDA=VERSION        that the driver knows (default 13000)
+//   STAND_IN_CAPABILITY=NUMBER   ten times the compute capability of each (default 80)
 //   STAND_IN_FAIL=CALL:N[:CODE]  the N-th call of CALL, or launch of kernel CALL, returns CODE (default 700); every call where N is 0
-//   STAND_IN_SHAPES=1            nothing is computed or copied, and memory is not there: only calls are looked at
+//   STAND_IN_FAIL=CALL:N:hang    the N-th call never returns
+//   STAND_IN_WRONG=NAME          what NAME computes is wrong: attention, all-reduce
+//   STAND_IN_LOSE=NAME           launches of NAME that are recorded are forgotten
+//   STAND_IN_SHAPES=BYTES        from the allocation on with which a device has given out more, nothing is computed or copied, and memory
+//                                is not there: only calls are looked at. Checks at the start need less than 50 MiB, and are computed
+//   STAND_IN_XID=NUMBER          NVML reports this error of the first device, once
+//   STAND_IN_ECC=COUNT           uncorrected errors of each device
+//   STAND_IN_REMAPPING=1         rows of each device are to be remapped
 #pragma once
 
 #include <stddef.h>
@@ -26,6 +35,9 @@ void trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // What STAND_IN_FAIL has for this call, 0 otherwise.
 int failure(const char *call);
+
+// Whether STAND_IN_WRONG has this name.
+bool is_wrong(const char *name);
 
 int devices();
 

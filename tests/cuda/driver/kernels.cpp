@@ -2,7 +2,11 @@
 
 #include "cuda_on_host.h"
 
-#include "../../../crates/cuda/src/kernels.cu"  // with crates/cuda/tests/cuda/host among the include directories
+// With crates/cuda/tests/cuda/host among the include directories.
+#include "../../../crates/cuda/src/kernels.cu"
+#include "../../../crates/cuda/src/kernels/adjust_logits.cu"
+#include "../../../crates/cuda/src/kernels/log_probabilities.cu"
+#include "../../../crates/cuda/src/kernels/sampling.cu"
 
 #include "driver.h"
 
@@ -37,7 +41,8 @@ Launch run(void (*kernel)(Parameters...)) {
 const std::map<std::string, Launch> &kernels() {
     static const std::map<std::string, Launch> all = {
         KERNELS(f16),     KERNELS(bf16),  KERNEL(gather_rows), KERNEL(place_columns),
-        KERNEL(softcap), KERNEL(argmax),
+        KERNEL(softcap), KERNEL(adjust_logits), KERNEL(mask_logits), KERNEL(summarise_rows), KERNEL(chosen_logits),
+        KERNEL(sample),
     };
     return all;
 }

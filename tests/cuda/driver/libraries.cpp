@@ -8,6 +8,7 @@
 #include "cuda_fp16.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <algorithm>
 #include <vector>
@@ -19,7 +20,11 @@ void *const SOMETHING = (void *)0x5eed;
 // cuBLAS's handle.
 struct Handle {
     void *stream;
+    int math_mode;
 };
+
+// cublasMath_t: sums of 16-bit products stay in single precision, also where they are computed in parts.
+constexpr int DISALLOW_REDUCED_PRECISION_REDUCTION = 16;
 
 // cudaDataType_t.
 constexpr int R_32F = 0, R_16F = 2, R_16BF = 14;
@@ -48,7 +53,7 @@ void store(void *to, int type, size_t index, float x) {
 
 API int cublasCreate_v2(void **handle) {
     FAIL_IF_ASKED;
-    *handle = new Handle{nullptr};
+    *handle = new Handle{nullptr, 0};
     return 0;
 }
 API int cublasDestroy_v2(void *handle) {
@@ -65,12 +70,27 @@ API int cublasSetWorkspace_v2(void *handle, void *workspace, size_t bytes) {
     return 0;
 }
 
-// Matrices lie column by column. Sums are single precision, whatever the types.
+API int cublasSetMathMode(void *handle, int mode) {
+    FAIL_IF_ASKED;
+    ((Handle *)handle)->math_mode = mode;
+    return 0;
+}
+
+// A setting of tests that is on.
+static bool is_set(const char *variable) { return getenv(variable) != nullptr; }
+
+// Matrices lie column by column. Sums are single precision, whatever the types. With STAND_IN_ROWS_MATTER they are divided into parts
+// whose number follows from the number of rows of the engine's, columns here, as cuBLAS chooses its kernel by the shape of a product; with
+// STAND_IN_PLACES_MATTER from the place of a row, which cuBLAS does not exclude.
 API int cublasGemmEx(void *handle, int transpose_a, int transpose_b, int m, int n, int k, const void *alpha, const void *a,
                      int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type,
                      int ldc, int, int) {
     FAIL_IF_ASKED;
     void *const stream = ((Handle *)handle)->stream;
+    if (((Handle *)handle)->math_mode != DISALLOW_REDUCED_PRECISION_REDUCTION) {
+        fprintf(stderr, "a product may be summed up in 16 bits\n");
+        abort();
+    }
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
     const auto bytes = [](int type, size_t rows, size_t columns, size_t stride) {
         return ((columns - 1) * stride + rows) * (type == R_32F ? 4 : 2);
@@ -78,15 +98,21 @@ API int cublasGemmEx(void *handle, int transpose_a, int transpose_b, int m, int 
     stand_in::demand(stream, a, transpose_a ? bytes(a_type, k, m, lda) : bytes(a_type, m, k, lda), "a product");
     stand_in::demand(stream, b, transpose_b ? bytes(b_type, n, k, ldb) : bytes(b_type, k, n, ldb), "a product");
     stand_in::demand(stream, c, bytes(c_type, m, n, ldc), "a product");
+    const bool rows_matter = is_set("STAND_IN_ROWS_MATTER"), places_matter = is_set("STAND_IN_PLACES_MATTER");
     return stand_in::queue(stream, "gemm", [=] {
         std::vector<float> column(k);
         for (int j = 0; j < n; j++) {
+            const int parts = places_matter ? 1 + j % 3 : rows_matter ? 1 + n % 5 : 1;
             for (int p = 0; p < k; p++)
                 column[p] = load(b, b_type, transpose_b ? (size_t)p * ldb + j : (size_t)j * ldb + p);
             for (int i = 0; i < m; i++) {
                 float sum = 0;
-                for (int p = 0; p < k; p++)
-                    sum += load(a, a_type, transpose_a ? (size_t)i * lda + p : (size_t)p * lda + i) * column[p];
+                for (int part = 0; part < parts; part++) {
+                    float of_part = 0;
+                    for (int p = part; p < k; p += parts)
+                        of_part += load(a, a_type, transpose_a ? (size_t)i * lda + p : (size_t)p * lda + i) * column[p];
+                    sum += of_part;
+                }
                 const size_t at = (size_t)j * ldc + i;
                 store(c, c_type, at, scale * sum + (keep == 0 ? 0 : keep * load(c, c_type, at)));
             }
@@ -124,8 +150,8 @@ struct Strides {
 
 }  // namespace
 
-// FlashAttention's entry point as candle-flash-attn 0.11.1 compiles it, for keys and values in pages.
-API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, void *lse_ptr, void *alibi, int32_t *cu_q,
+// FlashAttention's entry point as candle-flash-attn 0.11.1 compiles it, for keys and values in pages. Returns the error of its launch.
+API int stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, void *lse_ptr, void *alibi, int32_t *cu_q,
                           int32_t *cu_k, uint32_t q_batch, uint32_t k_batch, uint32_t v_batch, uint32_t o_batch, uint32_t,
                           uint32_t q_row, uint32_t k_row, uint32_t v_row, uint32_t o_row, uint32_t q_head, uint32_t k_head,
                           uint32_t v_head, uint32_t o_head, uint32_t batch, uint32_t heads, uint32_t kv_heads, uint32_t d,
@@ -133,12 +159,15 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                           uint32_t total_q, int is_bf16, int is_causal, int unpadded_lse, int left, int right, float softcap,
                           int32_t *block_table, uint32_t table_stride, int page, int32_t *ranges, uint32_t, int,
                           void *stream) {
+    if (const int code = stand_in::failure("run_mha")) return code;
     if (block_table == nullptr || alibi != nullptr || ranges != nullptr || page % 32 != 0 || d % 8 != 0 || d > 512 ||
         d_rounded % 32 != 0 || cu_k == nullptr || heads % kv_heads != 0 || (unpadded_lse != 0) != (cu_q != nullptr)) {
         fprintf(stderr, "attention was called in a way that FlashAttention does not take\n");
         abort();
     }
     const Strides q{q_batch, q_row, q_head}, k{k_batch, k_row, k_head}, v{v_batch, v_row, v_head}, o{o_batch, o_row, o_head};
+    // As kernels for causal masks, for local ones and for none need not round alike: STAND_IN_ROWS_MATTER adds a little to the scale.
+    const float factor = !is_set("STAND_IN_ROWS_MATTER") ? 1 : is_causal ? 1 : cu_q ? 1.001f : 0.999f;
     const auto run = [=](auto zero) {
         using T = decltype(zero);
         const T *queries = (const T *)q_ptr, *keys = (const T *)k_ptr, *values = (const T *)v_ptr;
@@ -169,7 +198,7 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                         double score = 0;
                         for (uint32_t j = 0; j < d; j++)
                             score += (double)Convert<T>::wide(query[j]) * Convert<T>::wide(keys[place(k, key) + j]);
-                        score *= scale;
+                        score *= scale * factor;
                         if (softcap > 0) score = softcap * std::tanh(score / softcap);
                         scores.push_back(score);
                         largest = std::max(largest, score);
@@ -179,6 +208,7 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                         total += weight;
                         for (uint32_t j = 0; j < d; j++) sums[j] += weight * Convert<T>::wide(values[place(v, key) + j]);
                     }
+                    if (stand_in::is_wrong("attention")) total = 0;
                     T *out = (T *)o_ptr + o_start + i * o.row + h * o.head;
                     for (uint32_t j = 0; j < d; j++) out[j] = Convert<T>::narrow(total > 0 ? sums[j] / total : 0);
                     // Where it would be written, so that room for it is tried.
@@ -187,12 +217,8 @@ API void stand_in_run_mha(void *q_ptr, void *k_ptr, void *v_ptr, void *o_ptr, vo
                 }
         }
     };
-    // It returns nothing: what is wrong with it shows in the next call.
-    const int code = stand_in::queue(stream, "attention", [=] {
+    return stand_in::queue(stream, "attention", [=] {
         if (is_bf16) run(__nv_bfloat16{}); else run(__half{});
         return 0;
     });
-    if (code == 0) return;
-    fprintf(stderr, "attention was launched with another device chosen than its stream's\n");
-    abort();
 }

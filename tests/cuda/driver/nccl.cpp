@@ -40,6 +40,7 @@ struct Clique {
 struct Communicator {
     std::shared_ptr<Clique> clique;
     int rank;
+    int device;
 };
 
 size_t size_of(int type) { return type == F32 ? 4 : 2; }
@@ -86,16 +87,15 @@ API int ncclCommInitAll(void **communicators, int count, const int *devices) {
     clique->brought.resize(count);
     clique->sent.resize(count);
     for (int rank = 0; rank < count; rank++) {
-        if (devices[rank] != rank) abort();
-        communicators[rank] = new Communicator{clique, rank};
+        communicators[rank] = new Communicator{clique, rank, devices[rank]};
     }
     return SUCCESS;
 }
 
 API int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != rank || operation != 0) return CUDA_ERROR;
+    const auto [clique, rank, device] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != device || operation != 0) return CUDA_ERROR;
     stand_in::demand(stream, from, count * size_of(type), "a sum over ranks");
     stand_in::demand(stream, to, count * size_of(type), "a sum over ranks");
     return stand_in::queue(stream, "all-reduce", [=, clique = clique, rank = rank] {
@@ -110,6 +110,7 @@ API int ncclAllReduce(const void *from, void *to, size_t count, int type, int op
             clique->sum.assign(count, 0);
             for (const void *brought : clique->brought)
                 for (size_t i = 0; i < count; i++) clique->sum[i] += load(brought, type, i);
+            if (stand_in::is_wrong("all-reduce")) clique->sum[count / 2] += 1;
         });
         if (met != SUCCESS) return met;
         for (size_t i = 0; i < count; i++) store(to, type, i, clique->sum[i]);
@@ -123,8 +124,8 @@ API int ncclGroupEnd() { return SUCCESS; }
 
 API int ncclSend(const void *from, size_t count, int type, int peer, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != rank || peer != 0) return CUDA_ERROR;
+    const auto [clique, rank, device] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != device || peer != 0) return CUDA_ERROR;
     stand_in::demand(stream, from, count * size_of(type), "a send");
     return stand_in::queue(stream, "send", [=, clique = clique, rank = rank] {
         std::unique_lock<std::mutex> lock(clique->guard);
@@ -137,8 +138,8 @@ API int ncclSend(const void *from, size_t count, int type, int peer, void *opaqu
 
 API int ncclRecv(void *to, size_t count, int type, int peer, void *opaque, void *stream) {
     FAIL_IF_ASKED;
-    const auto [clique, rank] = *(Communicator *)opaque;
-    if (stand_in::device_of(stream) != rank || rank != 0) return CUDA_ERROR;
+    const auto [clique, rank, device] = *(Communicator *)opaque;
+    if (stand_in::device_of(stream) != device || rank != 0) return CUDA_ERROR;
     stand_in::demand(stream, to, count * size_of(type), "a receive");
     return stand_in::queue(stream, "receive", [=, clique = clique] {
         std::unique_lock<std::mutex> lock(clique->guard);

@@ -10,8 +10,13 @@
 
 namespace {
 
-constexpr int SUCCESS = 0, NOT_FOUND = 6;
+constexpr int SUCCESS = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMEOUT = 10;
 std::atomic<unsigned long long> millijoules{5000};
+
+unsigned long long count(const char *variable) {
+    const char *text = getenv(variable);
+    return text == nullptr ? 0 : strtoull(text, nullptr, 10);
+}
 
 int write(unsigned *to, unsigned value) {
     *to = value;
@@ -39,6 +44,50 @@ API int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
 }
 API int nvmlDeviceGetName(void *, char *name, unsigned length) {
     snprintf(name, length, "Stand-in");
+    return SUCCESS;
+}
+API int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    snprintf(uuid, length, "GPU-00000000-0000-0000-0000-%012x", (unsigned)(intptr_t)device);
+    return SUCCESS;
+}
+
+// Events: that of STAND_IN_XID on the first device, once.
+API int nvmlEventSetCreate(void **set) {
+    *set = (void *)0x5e7;
+    return SUCCESS;
+}
+API int nvmlDeviceRegisterEvents(void *, unsigned long long, void *) { return SUCCESS; }
+API int nvmlEventSetFree(void *) { return SUCCESS; }
+API int nvmlEventSetWait_v2(void *, void *opaque, unsigned) {
+    struct Event {
+        void *device;
+        unsigned long long type, data;
+        unsigned instance, compute_instance;
+    } *event = (Event *)opaque;
+    static std::atomic<bool> told{false};
+    const unsigned long long xid = count("STAND_IN_XID");
+    if (xid == 0 || told.exchange(true)) return TIMEOUT;
+    // nvmlEventTypeXidCriticalError.
+    *event = {(void *)1, 8, xid, 0xffffffff, 0xffffffff};
+    return SUCCESS;
+}
+API int nvmlDeviceGetTotalEccErrors(void *, int, int, unsigned long long *errors) {
+    *errors = count("STAND_IN_ECC");
+    return SUCCESS;
+}
+API int nvmlDeviceGetFieldValues(void *, int values, void *opaque) {
+    struct Value {
+        unsigned field, scope;
+        long long timestamp, latency;
+        unsigned type, code;
+        unsigned long long number;
+    } *value = (Value *)opaque;
+    for (int i = 0; i < values; i++) {
+        // NVML_FI_DEV_REMAPPED_PENDING and _FAILURE; unsigned int is type 1.
+        value[i].type = 1;
+        value[i].code = value[i].field == 144 || value[i].field == 145 ? SUCCESS : NOT_SUPPORTED;
+        value[i].number = value[i].field == 144 ? count("STAND_IN_REMAPPING") : 0;
+    }
     return SUCCESS;
 }
 API int nvmlDeviceGetUtilizationRates(void *, unsigned *gpu_and_memory) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
+use flashjob_config::{DtypeChoice, EngineConfig, Quantization, Sampling, Schedule};
 use flashjob_engine::{Engine, Error, Output, Request};
 use flashjob_event::{Event, Events, Fact, Observer, RequestId};
 use flashjob_model::Model;
@@ -24,18 +24,23 @@ pub fn open(name: &str) -> Model {
 pub fn config() -> EngineConfig {
     EngineConfig {
         tensor_parallel_size: None,
+        data_parallel_size: None,
         max_model_len: None,
         dtype: DtypeChoice::Float32,
+        quantization: Quantization::Auto,
         memory_utilization: 0.5,
         kv_cache_memory_bytes: None,
         max_num_seqs: NonZeroUsize::new(16),
         max_num_batched_tokens: NonZeroUsize::new(256),
         prefix_caching: false,
+        schedule: Schedule::Input,
         enforce_eager: false,
+        deterministic: false,
         block_tokens: NonZeroUsize::new(32).unwrap(),
         threads: NonZeroUsize::new(2),
         validate_weights: true,
         measure_limits: false,
+        step_timeout: None,
         // As FLASHJOB_ISA says.
         instruction_set: None,
     }
@@ -48,8 +53,12 @@ pub fn request(id: u32, prompt: &[u32], max_tokens: usize) -> Request {
         prompt: prompt.to_vec(),
         max_tokens,
         stop_tokens: Vec::new(),
+        stop_texts: None,
+        constraint: None,
         sampling: GREEDY,
+        options: None,
         seed: 0,
+        stream: id,
     }
 }
 

@@ -2,19 +2,19 @@
 
 use super::super::comparison::Comparison;
 use super::super::figures::Rank;
-use super::texts::{self, Grid, one_line};
+use super::super::texts::{self, Grid, one_line};
 
 /// Runs, differences, figures and notes, each under a heading.
 pub(super) fn render(comparison: &Comparison) -> String {
     let mut text = "## Runs\n\n".to_owned();
-    texts::runs(comparison).iter().for_each(|run| text.push_str(&format!("- {}\n", escaped(run))));
+    texts::run_lines(comparison).iter().for_each(|run| text.push_str(&format!("- {}\n", escaped(run))));
     text.push_str("\n## Differences\n\n");
     match comparison.differences.is_empty() {
         true => text.push_str("Settings, engine and machine do not differ.\n"),
-        false => table(&mut text, &texts::differences(comparison)),
+        false => table(&mut text, &texts::difference_grid(comparison)),
     }
     text.push_str("\n## Figures\n\n");
-    table(&mut text, &texts::figures(comparison, Rank::Main));
+    table(&mut text, &texts::figure_grid(comparison, Rank::Main));
     text.push_str(
         "\nThe best value is bold; × is the ratio to the first run; ↑ higher is better, ↓ lower is better.\n",
     );

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyl
 
 use super::super::comparison::Comparison;
 use super::super::figures::Rank;
-use super::texts::{self, Grid, one_line};
+use super::super::texts::{self, Grid, one_line};
 
 /// A rule below the headings and nothing else.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
@@ -17,14 +17,14 @@ pub(super) fn render(comparison: &Comparison, width: Option<u16>) -> String {
         text.push('\n');
     };
     line("runs");
-    texts::runs(comparison).iter().for_each(|run| line(&format!("  {}", one_line(run))));
+    texts::run_lines(comparison).iter().for_each(|run| line(&format!("  {}", one_line(run))));
     line("");
     match comparison.differences.is_empty() {
         true => line("settings, engine and machine do not differ"),
-        false => line(&table(&texts::differences(comparison), width)),
+        false => line(&table(&texts::difference_grid(comparison), width)),
     }
     line("");
-    line(&table(&texts::figures(comparison, Rank::Main), width));
+    line(&table(&texts::figure_grid(comparison, Rank::Main), width));
     line("* best value; × is the ratio to the first run; ↑ higher is better, ↓ lower is better");
     comparison.notes.iter().for_each(|note| line(&one_line(note)));
     text

@@ -1,4 +1,4 @@
-//! The five formats: the same comparison in each.
+//! The four formats: the same comparison in each.
 
 use flashjob_compare::{Comparison, Format, Run, render};
 use serde_json::{Value, json};
@@ -47,13 +47,11 @@ fn many_runs_are_rows() {
 }
 
 #[test]
-fn markdown_and_html_act_on_nothing_that_a_result_holds() {
+fn a_terminal_and_markdown_act_on_nothing_that_a_result_holds() {
     let attack = "</td><script>alert(1)</script>|*x*\n\u{1b}[2J";
     let changes = [(&["environment", "host"][..], json!(attack)), (&["disturbances"][..], json!([attack]))];
     let comparison = compared(&[run("a", &[]), run(attack, &changes)]);
-    let html = render(&comparison, Format::Html, None).unwrap();
-    assert!(!html.contains("<script") && html.contains("&lt;script&gt;"), "{html}");
-    for format in [Format::Table, Format::Markdown, Format::Html] {
+    for format in [Format::Table, Format::Markdown] {
         let text = render(&comparison, format, None).unwrap();
         assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}"), "{text}");
     }
@@ -68,18 +66,6 @@ fn markdown_and_html_act_on_nothing_that_a_result_holds() {
         .map(|line| line.replace("\\|", "").matches('|').count())
         .collect();
     assert!(columns.iter().all(|count| [4, 5].contains(count)), "{columns:?}\n{markdown}");
-}
-
-#[test]
-fn html_is_one_page_by_itself() {
-    let html = render(&two(), Format::Html, None).unwrap();
-    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("lang=\"en\""));
-    for outside in ["http://", "https://", "<link", "<img", "@import", "url(", "src="] {
-        assert!(!html.contains(outside), "{outside}");
-    }
-    for part in ["prefers-color-scheme: dark", "@media print", "<caption>", "scope=\"col\"", "scope=\"row\"", "★ "] {
-        assert!(html.contains(part), "{part}");
-    }
 }
 
 #[test]

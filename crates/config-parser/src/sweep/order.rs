@@ -8,7 +8,7 @@ use super::Values;
 use crate::keys::{WORKLOAD, heading};
 
 /// Keys of the scheduler, which our own engine sets up without touching the weights.
-const SCHEDULING: [&str; 3] = ["max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching"];
+const SCHEDULING: [&str; 4] = ["max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "schedule"];
 
 /// Parts of the engine that depend on the key of `field`.
 fn depends_on(field: &str) -> Reload {

@@ -5,7 +5,8 @@ use crate::keys::{KEYS, MODEL, WORKLOAD, heading, shown};
 use crate::quoting::quoted;
 
 /// Keys of engine and workload that are the same for the whole job all the same.
-const OF_THE_JOB: [&str; 5] = ["group_port", "group_timeout", "replica_count", "measure_limits", "repeats"];
+const OF_THE_JOB: [&str; 6] =
+    ["group_port", "group_timeout", "replica_count", "measure_limits", "step_timeout_seconds", "repeats"];
 
 fn may_be_swept(field: &str) -> bool {
     heading(field).is_some_and(|heading| [MODEL, WORKLOAD].contains(&heading)) && !OF_THE_JOB.contains(&field)

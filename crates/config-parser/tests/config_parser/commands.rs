@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flashjob_config_parser::{Command, Compare, CompareFormat, Shell, Stop, completions};
+use flashjob_config_parser::{Command, Compare, CompareFormat, Profile, Shell, Stop, completions};
 
 use super::{PAR, check, parse_with};
 
@@ -66,6 +66,44 @@ fn compare_needs_no_model_and_takes_any_number_of_runs() {
     assert_eq!((asked.format, asked.allow_different), (CompareFormat::Html, true));
     assert_eq!(asked.fail_below.as_deref(), Some("0.9"));
     assert_eq!(asked.tracking.map(|tracking| tracking.uri.to_string()).as_deref(), Some("http://h/"));
+}
+
+fn profiled(words: &[&str]) -> Profile {
+    match parse_with(&[&["profile", "--model=m"], words].concat(), &[], &[]) {
+        Ok(Command::Profile(profile)) => *profile,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn profile_has_a_job_and_sizes_of_steps() {
+    let sizes = |list: &[std::num::NonZeroUsize]| list.iter().map(|size| size.get()).collect::<Vec<_>>();
+    let plain = profiled(&[]);
+    assert_eq!((sizes(&plain.batch_sizes), sizes(&plain.prompt_lens)), (vec![1, 16, 64, 256, 1024], vec![128, 2048]));
+    assert_eq!((plain.context_len, plain.output), (256, None));
+    let asked =
+        profiled(&["--batch-sizes", "3, 5,", "--context-len=0", "--prompt-lens=", "--output=p.json", "--seed=9"]);
+    assert_eq!((sizes(&asked.batch_sizes), sizes(&asked.prompt_lens)), (vec![3, 5], vec![]));
+    assert_eq!((asked.context_len, asked.output.as_deref()), (0, Some(Path::new("p.json"))));
+    assert_eq!(asked.job.workload.seed, 9);
+    for (words, sentence) in [
+        (&["--batch-sizes=1,0"][..], "--batch-sizes has `0`"),
+        (&["--prompt-lens=12x"], "--prompt-lens has `12x`"),
+        (&["--context-len=many"], "--context-len is `many`"),
+        (&["--context-len=99999999999"], "--context-len is `99999999999`"),
+        (&["--output="], "--output is empty"),
+        (&["--sweep={\"seed\": [1, 2]}"], "leave sweep out"),
+    ] {
+        match parse_with(&[&["profile", "--model=m"], words].concat(), &[], &[]) {
+            Err(Stop::Invalid(errors)) => {
+                let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                assert!(said.iter().any(|said| said.contains(sentence)), "{words:?}: {said:?}");
+            }
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+    let many = vec!["1"; 33].join(",");
+    assert!(parse_with(&["profile", "--model=m", &format!("--batch-sizes={many}")], &[], &[]).is_err());
 }
 
 #[test]

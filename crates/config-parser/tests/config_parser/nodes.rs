@@ -50,6 +50,7 @@ fn groups_that_cannot_be_are_refused() {
         (&[], &two[1..], "are set without LWS_LEADER_ADDRESS"),
         (&[], &[("LWS_LEADER_ADDRESS", "http://host"), two[1], two[2]], "LWS_LEADER_ADDRESS is `http://host`"),
         (&["--tensor-parallel-size=3"], &two, "tensor-parallel-size is 3, which 2 nodes (LWS_GROUP_SIZE) cannot share"),
+        (&["--data-parallel-size=2"], &two, "data-parallel-size is 2, but LWS_GROUP_SIZE is 2: nodes share one model"),
         (&["--backend=vllm"], &two, "only backend=candle shares a model with other nodes"),
         (&["--replica-count=3"], &two, "replica-count is 3, but LWS_GROUP_SIZE is 2"),
         (
@@ -66,5 +67,6 @@ fn groups_that_cannot_be_are_refused() {
         let found = errors(&words, variables, &[]);
         assert!(found.len() == 1 && found[0].contains(expected), "{words:?} {variables:?}: {found:?}");
     }
+    assert!(job(&["--model=m", "--data-parallel-size=1"], &two).is_worker());
     assert!(job(&["--model=m", "--tensor-parallel-size=2", "--recipe-nvidia-gpu-count=1"], &two).is_worker());
 }

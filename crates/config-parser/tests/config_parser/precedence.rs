@@ -22,7 +22,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!((workload.warmup, workload.seed, workload.ignore_eos), (WarmUp::Requests(1), 0, true));
     assert_eq!((job.sampling.temperature, job.sampling.top_p, job.sampling.top_k), (0.0, 1.0, None));
     assert_eq!(job.engine.dtype, DtypeChoice::Auto);
-    assert_eq!(job.engine.tensor_parallel_size, None);
+    assert_eq!((job.engine.tensor_parallel_size, job.engine.data_parallel_size), (None, None));
     assert_eq!((job.engine.memory_utilization, job.engine.block_tokens.get()), (0.9, 32));
     assert!(job.inputs.is_empty() && job.output.is_none() && job.tracking.is_none());
     assert_eq!(job.mount.mode, MountMode::Auto);
@@ -140,10 +140,23 @@ fn the_port_falls_back_to_the_blueprint() {
 }
 
 #[test]
+fn the_limit_of_a_step_is_derived_unless_it_is_given() {
+    assert_eq!(job(&["--model=m"], &[]).engine.step_timeout, None);
+    assert_eq!(job(&["--model=m", "--step-timeout-seconds=auto"], &[]).engine.step_timeout, None);
+    let job = job(&["--model=m", "--step-timeout-seconds=2m"], &[]);
+    assert_eq!(job.engine.step_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(setting(&job, "step-timeout-seconds"), "step-timeout-seconds = 120 (flag)");
+}
+
+#[test]
 fn switches_need_no_value_and_take_one() {
     assert!(!job(&["--model=m"], &[]).engine.prefix_caching, "a benchmark that reuses work measures less of it");
     assert!(job(&["--model=m", "--enable-prefix-caching"], &[]).engine.prefix_caching);
     assert!(job(&["--model=m"], &[("ENABLE_PREFIX_CACHING", "true")]).engine.prefix_caching);
+    let batch = ["--model=m", "--dataset=jsonl", "--dataset-path=p"];
+    assert!(job(&batch, &[]).engine.prefix_caching, "a batch wants its answers");
+    assert!(!job(&batch, &[("ENABLE_PREFIX_CACHING", "false")]).engine.prefix_caching);
+    assert!(!job(&[&batch[..], &["--repeats=2"]].concat(), &[]).engine.prefix_caching);
     for (words, validate) in [
         (&["--validate-weights"] as &[&str], true),
         (&["--validate-weights", "false"], false),

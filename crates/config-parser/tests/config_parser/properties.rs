@@ -80,12 +80,13 @@ proptest! {
     #[test]
     fn settings_read_back_as_themselves(
         input_len in 1..100_000usize, temperature in 0.0f32..5.0, top_p in 0.01f32..=1.0, seed in any::<u64>(),
-        linger in 0u32..1_000_000, memory in 1..u64::MAX / 2,
+        linger in 0u32..1_000_000, step in 1u32..1_000_000, memory in 1..u64::MAX / 2,
     ) {
         let words = [
             "--model=m".to_owned(), format!("--input-len={input_len}"), format!("--temperature={temperature}"),
             format!("--top-p={top_p}"), format!("--seed={seed}"), format!("--kv-cache-memory={memory}"),
             format!("--metrics-linger-seconds={}", f64::from(linger) / 1000.0),
+            format!("--step-timeout-seconds={}", f64::from(step) / 1000.0),
         ];
         let parse = |words: Vec<String>| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -38,6 +38,21 @@ fn wrong_values_get_one_sentence_each() {
             &[],
             &format!("tensor-parallel-size is `0` (flag --tensor-parallel-size), but {COUNT}"),
         ),
+        (
+            &["--data-parallel-size=0"],
+            &[],
+            &format!("data-parallel-size is `0` (flag --data-parallel-size), but {COUNT}"),
+        ),
+        (
+            &[],
+            &[("data_parallel_size", "two")],
+            &format!("data-parallel-size is `two` (variable data_parallel_size), but {COUNT}"),
+        ),
+        (
+            &["--data-parallel-size=-2"],
+            &[],
+            &format!("data-parallel-size is `-2` (flag --data-parallel-size), but {COUNT}"),
+        ),
         (&["--max-model-len=0x10"], &[], &format!("max-model-len is `0x10` (flag --max-model-len), but {COUNT}")),
         (
             &["--warmup=-1"],
@@ -84,6 +99,12 @@ fn wrong_values_get_one_sentence_each() {
             &["--metrics-linger-seconds=-1"],
             &[],
             &format!("metrics-linger-seconds is `-1` (flag --metrics-linger-seconds), but {RANGE}, or auto"),
+        ),
+        (
+            &["--step-timeout-seconds=0"],
+            &[],
+            "step-timeout-seconds is `0` (flag --step-timeout-seconds), but it must be a duration above 0 in seconds, or with a unit \
+             such as 90s or 5m, or auto",
         ),
         (
             &["--metrics-port=70000"],
@@ -254,6 +275,17 @@ fn wrong_values_get_one_sentence_each() {
             &["--tensor-parallel-size=4"],
             &[("recipe_nvidia_gpu_count", "2")],
             "tensor-parallel-size is 4, above recipe-nvidia-gpu-count, which is 2; each rank needs a GPU of its own",
+        ),
+        (
+            &["--data-parallel-size=3"],
+            &[("recipe_nvidia_gpu_count", "2")],
+            "data-parallel-size is 3, above recipe-nvidia-gpu-count, which is 2; each rank needs a GPU of its own",
+        ),
+        (
+            &["--data-parallel-size=2", "--tensor-parallel-size=2"],
+            &[("recipe_nvidia_gpu_count", "3")],
+            "data-parallel-size is 2 and tensor-parallel-size 2, together 4 ranks, above recipe-nvidia-gpu-count, which is 3; each rank \
+             needs a GPU of its own",
         ),
         (&["--dataset=jsonl"], &[], "dataset is `jsonl`, but dataset-path is missing; give the file of JSON lines"),
         (
@@ -482,7 +514,7 @@ fn wrong_values_get_one_sentence_each() {
         (
             &["frob"],
             &[],
-            "`frob` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
+            "`frob` is neither a flag nor a command; the commands are run, check, verify, profile, publish, compare, report, render, validate, completions",
         ),
         (&["--blueprint=absent.json"], &[], "the blueprint `absent.json` cannot be read: entity not found"),
     ];
@@ -505,7 +537,7 @@ fn wrong_commands_get_one_sentence_each() {
         (&["runn"], "`runn` is neither a flag nor a command; did you mean run?"),
         (
             &["run", "x"],
-            "`x` is neither a flag nor a command; the commands are run, check, verify, publish, compare, report, render, validate, completions",
+            "`x` is neither a flag nor a command; the commands are run, check, verify, profile, publish, compare, report, render, validate, completions",
         ),
         (&["publish"], "<DIR> is missing; see --help"),
         (&["publish", "results", "--model=m"], "--model does not belong to this command; see --help"),

@@ -61,6 +61,7 @@ impl Avx2 {
 
 impl Simd for Avx2 {
     type V = __m256;
+    type I = __m256i;
     type Square = [__m256; 8];
     const LANES: usize = 8;
 
@@ -121,6 +122,46 @@ impl Simd for Avx2 {
             let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> __m256i {
+        have!(_mm256_loadu_si256(from.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m256i {
+        have!(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m256i {
+        have!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))
+    }
+
+    #[inline(always)]
+    fn shift_right(self, v: __m256i, count: u32) -> __m256i {
+        have!(_mm256_srlv_epi32(v, _mm256_set1_epi32(count as i32)))
+    }
+
+    #[inline(always)]
+    fn shift_left(self, v: __m256i, count: u32) -> __m256i {
+        have!(_mm256_sllv_epi32(v, _mm256_set1_epi32(count as i32)))
+    }
+
+    #[inline(always)]
+    fn low_bits(self, v: __m256i, count: u32) -> __m256i {
+        have!(_mm256_and_si256(v, _mm256_set1_epi32((1 << count) - 1)))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        have!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn float(self, v: __m256i) -> __m256 {
+        have!(_mm256_cvtepi32_ps(v))
     }
 
     #[inline(always)]
@@ -216,4 +257,4 @@ impl Simd for Avx2 {
     }
 }
 
-super::super::tile::tiles!(Avx2, Avx2(()), ["avx2,fma,f16c"], 1 2 3 4 5 6);
+super::super::tile::tiles!(Avx2, Avx2(()), ["avx2,fma,f16c"], 1 2 3 4 5 6, coded 1 2 3);

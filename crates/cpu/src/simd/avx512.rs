@@ -55,6 +55,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type I = __m512i;
     type Square = [__m512; 16];
     const LANES: usize = 16;
 
@@ -123,6 +124,46 @@ impl Simd for Avx512 {
             let high = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             [_mm512_castsi512_ps(low), _mm512_castsi512_ps(high)]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> __m512i {
+        have!(_mm512_loadu_si512(from.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m512i {
+        have!(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m512i {
+        have!(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
+    }
+
+    #[inline(always)]
+    fn shift_right(self, v: __m512i, count: u32) -> __m512i {
+        have!(_mm512_srlv_epi32(v, _mm512_set1_epi32(count as i32)))
+    }
+
+    #[inline(always)]
+    fn shift_left(self, v: __m512i, count: u32) -> __m512i {
+        have!(_mm512_sllv_epi32(v, _mm512_set1_epi32(count as i32)))
+    }
+
+    #[inline(always)]
+    fn low_bits(self, v: __m512i, count: u32) -> __m512i {
+        have!(_mm512_and_si512(v, _mm512_set1_epi32((1 << count) - 1)))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        have!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn float(self, v: __m512i) -> __m512 {
+        have!(_mm512_cvtepi32_ps(v))
     }
 
     #[inline(always)]
@@ -202,5 +243,6 @@ impl Simd for Avx512 {
 }
 
 super::super::tile::tiles!(
-    Avx512, Avx512(()), ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], 1 2 3 4 5 6 7 8 9 10 11 12 13 14
+    Avx512, Avx512(()), ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], 1 2 3 4 5 6 7 8 9 10 11 12 13 14,
+    coded 1 2 3 4
 );

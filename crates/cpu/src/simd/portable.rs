@@ -22,6 +22,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    type I = [i32; LANES];
     type Square = [[f32; LANES]; LANES];
     const LANES: usize = LANES;
 
@@ -69,6 +70,49 @@ impl Simd for Portable {
         // SAFETY: the caller's.
         let pair = |i: usize| unsafe { from.add(2 * i).cast::<[bf16; 2]>().read_unaligned() };
         [lanes(|i| pair(i)[0].to_f32()), lanes(|i| pair(i)[1].to_f32())]
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> Self::I {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self::I>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> Self::I {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u8; LANES]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::I {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[i8; LANES]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    fn shift_right(self, v: Self::I, count: u32) -> Self::I {
+        v.map(|word| (word.cast_unsigned() >> count).cast_signed())
+    }
+
+    #[inline(always)]
+    fn shift_left(self, v: Self::I, count: u32) -> Self::I {
+        v.map(|word| word << count)
+    }
+
+    #[inline(always)]
+    fn low_bits(self, v: Self::I, count: u32) -> Self::I {
+        v.map(|word| word & ((1 << count) - 1))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn float(self, v: Self::I) -> Self::V {
+        v.map(|word| word as f32)
     }
 
     #[inline(always)]
@@ -174,4 +218,4 @@ fn f16_to_f32(x: f16) -> f32 {
     f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
 }
 
-super::super::tile::tiles!(Portable, Portable, [], 1 2 3 4);
+super::super::tile::tiles!(Portable, Portable, [], 1 2 3 4, coded 1 2);

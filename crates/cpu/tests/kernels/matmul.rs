@@ -1,5 +1,6 @@
 //! Packed matrix products.
 
+use flashjob_block_format::BlockFormat;
 use flashjob_cpu::{self as kernels, PackedMatrix, Packing, Pool, WeightSlice, matmul};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -87,7 +88,7 @@ proptest! {
         let out: usize = runs.iter().sum();
         let w = values(seed, out * in_);
         on_every_pool(|pool| {
-            let packing = Packing::new(pool, kernels::Storage::F32, out, in_);
+            let packing = Packing::new(pool, &[(kernels::Storage::F32, out)], in_);
             std::thread::scope(|scope| {
                 let mut end = out;
                 for rows in runs.iter().rev() {
@@ -197,12 +198,12 @@ fn wrong_lengths_are_refused() {
     refused(&|| packed.unpack_row(0, &mut [0.0; 3]));
     refused(&|| drop(PackedMatrix::pack(pool, WeightSlice::F32(&[0.0; 5]), 3, 2)));
     refused(&|| drop(PackedMatrix::pack_rows(pool, &[WeightSlice::F32(&[0.0; 5])], 2)));
-    let mixed = [WeightSlice::F32(&[0.0; 2]), WeightSlice::F16(&[f16::ZERO; 2])];
-    refused(&|| drop(PackedMatrix::pack_rows(pool, &mixed, 2)));
+    let halves_of_a_block = [(kernels::Storage::Blocks(BlockFormat::Q8_0), 3)];
+    refused(&|| drop(Packing::new(pool, &halves_of_a_block, 48)));
 
     let two = [0.0; 4];
     let of_three = || {
-        let packing = Packing::new(pool, kernels::Storage::F32, 3, 2);
+        let packing = Packing::new(pool, &[(kernels::Storage::F32, 3)], 2);
         packing.rows(0, WeightSlice::F32(&two));
         packing
     };

@@ -1,10 +1,14 @@
 //! The engine on a stand-in GPU: the numbers of every family, and the way from prefill to decode.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use flashjob_config::{DtypeChoice, EngineConfig, Sampling};
+use flashjob_cpu::{Pool, choose_tokens};
 use flashjob_cuda::Cuda;
-use flashjob_engine::{Engine, Error};
+use flashjob_engine::{
+    ConstrainedText, Constraint, Dispatch, Engine, Engines, Error, Operation, Output, Request, SamplingKey, StepSize,
+};
 use flashjob_event::{Events, Fact};
 use flashjob_test_engine::{config, open, request, serve, watched_logits};
 use flashjob_test_models::golden::{MODELS, directory, prompts, relative_error};
@@ -16,12 +20,12 @@ fn on_gpu(dtype: DtypeChoice) -> EngineConfig {
     EngineConfig { dtype, max_num_batched_tokens, tensor_parallel_size: NonZeroUsize::new(1), ..config() }
 }
 
-fn load(name: &str, config: &EngineConfig) -> Engine {
+pub(super) fn load(name: &str, config: &EngineConfig) -> Engine {
     Engine::load_on(&Cuda, &open(name), config, &Events::default(), &CancellationToken::new()).unwrap()
 }
 
 /// The stand-in has four devices.
-fn on_gpus(count: usize, dtype: DtypeChoice) -> EngineConfig {
+pub(super) fn on_gpus(count: usize, dtype: DtypeChoice) -> EngineConfig {
     EngineConfig { tensor_parallel_size: NonZeroUsize::new(count), ..on_gpu(dtype) }
 }
 
@@ -62,6 +66,72 @@ fn logits_in(ranks: usize, dtype: DtypeChoice, unit: f32) {
         // Gemma 2 normalises what its layers add, and with it the rounding of small numbers.
         let bound = if name.starts_with("gemma2") { 16.0 } else { 12.0 };
         assert!((0.01..bound).contains(&units), "{name} in {dtype:?} on {ranks} ranks: an error of {units} units");
+    }
+}
+
+/// Engines beside each other, on one GPU each or on two: the stand-in computes a row as it would without others.
+#[test]
+fn several_engines_answer_as_one_does() {
+    let requests = || (0..24).map(|id| request(id, &vec![3 + id; 1 + id as usize % 9], 6 + id as usize % 5)).collect();
+    for (engines, ranks) in [(2, 1), (4, 1), (2, 2)] {
+        let one = on_gpus(ranks, DtypeChoice::Bfloat16);
+        let (expected, _) = serve(&mut load("llama-gqa", &one), requests()).unwrap();
+        let config = EngineConfig { data_parallel_size: NonZeroUsize::new(engines), ..one };
+        let cancel = CancellationToken::new();
+        let mut several = Engines::load_on(&Cuda, &open("llama-gqa"), &config, &Events::default(), &cancel).unwrap();
+        let report = several.report();
+        assert_eq!((report.data_parallel_size, report.tensor_parallel_size), (engines, ranks));
+        let mut outputs: Vec<Output> = Vec::new();
+        let mut finished = |output| outputs.push(output);
+        several.run(requests(), Dispatch::OnDemand, &Events::default(), &cancel, &mut finished).unwrap();
+        outputs.sort_by_key(|output| output.id);
+        assert_eq!(outputs, expected, "{engines} engines of {ranks} ranks");
+    }
+}
+
+/// Allows only tokens whose remainder by 7 is that of their place.
+#[derive(Debug)]
+struct Remainders;
+
+struct Text(usize);
+
+impl Constraint for Remainders {
+    fn begin(&self, _thread: usize) -> Result<Box<dyn ConstrainedText>, String> {
+        Ok(Box::new(Text(0)))
+    }
+}
+
+impl ConstrainedText for Text {
+    fn allow(&mut self, mask: &mut [u32]) -> Result<(), String> {
+        mask.fill(0);
+        let allowed = (0..mask.len() * 32).filter(|token| token % 7 == self.0 % 7);
+        allowed.for_each(|token| mask[token / 32] |= 1 << (token % 32));
+        Ok(())
+    }
+
+    fn accept(&mut self, _token: u32) -> Result<bool, String> {
+        self.0 += 1;
+        Ok(false)
+    }
+}
+
+/// In replayed steps and launched ones, beside rows without a mask, which have the tokens that they have without others.
+#[test]
+fn tokens_are_those_that_a_mask_allows() {
+    for enforce_eager in [false, true] {
+        let mut engine = load("llama-gqa", &EngineConfig { enforce_eager, ..on_gpu(DtypeChoice::Bfloat16) });
+        let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None };
+        let free = |id: u32| Request { sampling, ..request(id, &vec![3 + id; 1 + id as usize % 9], 12) };
+        let (expected, _) = serve(&mut engine, (0..9).map(free).collect()).unwrap();
+        let masked =
+            |id: u32| Request { constraint: id.is_multiple_of(2).then(|| Arc::new(Remainders) as _), ..free(id) };
+        let (outputs, _) = serve(&mut engine, (0..9).map(masked).collect()).unwrap();
+        for (output, expected) in outputs.iter().zip(&expected) {
+            match output.id.0 % 2 {
+                0 => assert!(output.tokens.iter().enumerate().all(|(place, token)| *token as usize % 7 == place % 7)),
+                _ => assert_eq!(output, expected),
+            }
+        }
     }
 }
 
@@ -124,8 +194,9 @@ fn replayed_steps_give_the_very_logits_of_launched_ones() {
     }
 }
 
-/// With a window that is longer than anything, a decode step takes the path of prefill, a head of queries at a time; without
-/// one, the heads that share keys are rows of one head, and from 257 tokens on keys are attended to in parts.
+/// With a window that hides nothing yet but is shorter than what a recorded step is good for, a decode step takes the path of
+/// prefill, a head of queries at a time; without one, the heads that share keys are rows of one head, and from 257 tokens on keys
+/// are attended to in parts.
 #[test]
 fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,14 +210,14 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
         settings["sliding_window"] = window;
         settings.to_string()
     };
-    let (plain, grouped) = (with_window(100_000.into()), with_window(serde_json::Value::Null));
+    let (plain, grouped) = (with_window(310.into()), with_window(serde_json::Value::Null));
     let served = |text: &str| {
         std::fs::write(&path, text).unwrap();
         let model = flashjob_model::Model::open(folder.path()).unwrap();
         let config = on_gpu(DtypeChoice::Float16);
         let mut engine =
             Engine::load_on(&Cuda, &model, &config, &Events::default(), &CancellationToken::new()).unwrap();
-        let lengths = [1usize, 31, 32, 33, 70, 230];
+        let lengths = [1usize, 31, 32, 33, 70, 260];
         let prompt = |id: u32, length: usize| (0..length as u32).map(|i| (i * i + 7 * id) % 60).collect::<Vec<_>>();
         let requests = lengths.iter().zip(0..).map(|(&length, id)| request(id, &prompt(id, length), 40)).collect();
         watched_logits(&mut engine, requests)
@@ -160,16 +231,36 @@ fn the_grouped_way_to_decode_gives_what_the_plain_one_gives() {
     }
 }
 
+/// Sequences that sample in their own ways share steps, which are recorded and replayed.
 #[test]
-fn random_choices_are_made_from_the_same_logits() {
-    let mut engine = load("llama-gqa", &on_gpu(DtypeChoice::Bfloat16));
-    let sampling = Sampling { temperature: 1.0, top_p: 0.9, top_k: None };
-    let requests = || (0..4).map(|id| flashjob_engine::Request { sampling, ..request(id, &[1, 2, 3], 20) }).collect();
-    let (first, _) = serve(&mut engine, requests()).unwrap();
-    let (again, _) = serve(&mut engine, requests()).unwrap();
-    let tokens = |outputs: &[flashjob_engine::Output]| outputs.iter().map(|o| o.tokens.clone()).collect::<Vec<_>>();
-    assert_eq!(tokens(&first), tokens(&again));
-    assert_ne!(first[0].tokens, first[1].tokens);
+fn each_token_is_the_one_that_the_cpu_chooses_from_the_same_logits() {
+    let options = [(0.0, 0, 1.0), (1.0, 0, 0.9), (0.7, 5, 1.0), (1.5, 20, 0.8), (1.0, 0, 1.0)];
+    let sampling = |id: u32| {
+        let (temperature, top_k, top_p) = options[id as usize % options.len()];
+        Sampling { temperature, top_k: NonZeroUsize::new(top_k), top_p }
+    };
+    let asked = |id: u32| {
+        let prompt: Vec<u32> = (0..1 + 5 * id).map(|i| (i * 7 + id) % 60).collect();
+        Request { sampling: sampling(id), seed: 11, ..request(id, &prompt, 12 + id as usize) }
+    };
+    for (name, ranks) in [("llama-gqa", 1), ("gemma2-softcaps", 2)] {
+        let mut engine = load(name, &on_gpus(ranks, DtypeChoice::Bfloat16));
+        let requests: Vec<Request> = (0..10).map(asked).collect();
+        let logits = watched_logits(&mut engine, requests.clone());
+        let (outputs, _) = serve(&mut engine, requests.clone()).unwrap();
+        for (request, output) in requests.iter().zip(outputs) {
+            assert_eq!(output.tokens.len(), request.max_tokens);
+            for (&token, position) in output.tokens.iter().zip(request.prompt.len()..) {
+                let bits = &logits[&(request.id.0, position)];
+                let row: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+                let key = SamplingKey { seed: request.seed, stream: request.id.0, position: position as u32 };
+                let mut chosen = [0];
+                let choice = key.choice(&request.sampling);
+                choose_tokens(&Pool::new(1), &row, row.len(), &[choice], &mut chosen);
+                assert_eq!(token, chosen[0], "{name}, request {}, position {position}", request.id.0);
+            }
+        }
+    }
 }
 
 #[test]
@@ -178,4 +269,34 @@ fn single_precision_is_refused_with_the_reason() {
     let loaded = Engine::load_on(&Cuda, &open("llama-gqa"), &config, &Events::default(), &CancellationToken::new());
     let Err(Error::Setting(reason)) = loaded else { panic!("it loaded") };
     assert!(reason.contains("16 bits") && reason.contains("dtype"), "{reason}");
+}
+
+#[test]
+fn operations_of_a_step_have_times_of_the_gpu_s_own() {
+    let mut engine = load("llama-gqa", &on_gpu(DtypeChoice::Bfloat16));
+    let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: None };
+    let mut time = |sequences, new_tokens, context| {
+        let size = StepSize { sequences, new_tokens, context };
+        engine.time_step(size, greedy, &CancellationToken::new())
+    };
+    let decode = time(3, 1, 40).unwrap();
+    // As a run has it: replayed as a whole, and launched one by one where operations are timed.
+    assert!(decode.replayed && decode.seconds > 0.0);
+    let calls: Vec<(Operation, usize)> = decode.operations.iter().map(|times| (times.operation, times.calls)).collect();
+    let each_layer = [Operation::Qkv, Operation::RopeAndCache, Operation::Attention, Operation::O];
+    let each_layer = each_layer.into_iter().chain([Operation::GateUp, Operation::Gate, Operation::Down]);
+    let once = [Operation::Embedding, Operation::Head, Operation::Sampling];
+    let mut expected: Vec<(Operation, usize)> = each_layer.map(|operation| (operation, 2)).collect();
+    expected.extend(once.map(|operation| (operation, 1)));
+    expected.push((Operation::Norm, 5));
+    expected.sort();
+    assert_eq!(calls, expected);
+    assert!(decode.operations.iter().all(|times| times.seconds > 0.0), "{decode:?}");
+    let prefill = time(2, 16, 0).unwrap();
+    assert!(!prefill.replayed && prefill.operations.iter().any(|times| times.operation == Operation::GatherRows));
+    let beyond = time(2, 40, 0).unwrap_err();
+    assert!(matches!(beyond, Error::Setting(_)), "{beyond}");
+    // The clock is stopped: what runs afterwards is recorded and replayed as ever.
+    let (outputs, _) = serve(&mut engine, vec![request(0, &[3, 1, 4], 8)]).unwrap();
+    assert_eq!(outputs[0].tokens.len(), 8);
 }

@@ -2,32 +2,42 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device as CandleDevice, Result, Tensor};
+use candle_core::{Device as CandleDevice, Result, Tensor, bail};
+use parking_lot::Mutex;
 
 use super::access::{Operand, cache_mut, change, floats_mut};
+use super::clock::OperationClock;
 use super::host_memory;
 use super::linear::PackedBuilder;
-use crate::device::ops::{AddRmsNorm, Attention, Gated, GatherRows, NormHeads, RopeAndCache};
+use crate::device::operation::{Operation, OperationTime};
+use crate::device::ops::{AddRmsNorm, Attention, Gated, GatherRows, MaskLogits, NormHeads, RopeAndCache, Sample, Turn};
 use crate::device::{Device, MatrixBuilder, RotaryEmbedding};
 use crate::error::Error;
 use crate::forward::batch::ForwardBatch;
 use flashjob_cpu::{
-    AddedRows, AttentionShape, GateActivation, PagedAttention, Pool, RopeTable, add_rms_norm, argmax, gated_activation,
-    head_rms_norm, paged_attention, rope_and_cache, softcap,
+    AddedRows, AttentionShape, GateActivation, NO_TOKEN, PagedAttention, Pool, RopeTable, TokenLogprobs, add_rms_norm,
+    adjust_logits, choose_tokens, gated_activation, head_rms_norm, mask_logits, paged_attention, rope_and_cache,
+    row_distributions, softcap,
 };
 use flashjob_host::cgroup::free_memory_bytes;
-use flashjob_model::{Activation, Dtype};
+use flashjob_model::{Activation, Dtype, Encoding};
 
 /// The threads of one rank.
 pub struct CpuDevice {
     pool: Arc<Pool>,
     candle: CandleDevice,
+    clock: OperationClock,
+    /// Tokens by turn; reused.
+    chosen: Mutex<[Vec<u32>; Turn::COUNT]>,
+    /// Log-probabilities by turn, with their rows; reused.
+    logprobs: Mutex<[Vec<(usize, TokenLogprobs)>; Turn::COUNT]>,
 }
 
 impl CpuDevice {
     /// The threads of `pool`.
     pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, candle: CandleDevice::Cpu }
+        let (clock, chosen, logprobs) = (OperationClock::default(), Mutex::default(), Mutex::default());
+        Self { pool, candle: CandleDevice::Cpu, clock, chosen, logprobs }
     }
 }
 
@@ -48,8 +58,8 @@ impl Device for CpuDevice {
         host_memory::zeros(count, dtype)
     }
 
-    fn matrix(&self, dtype: Dtype, shape: [usize; 2]) -> Result<Box<dyn MatrixBuilder>> {
-        Ok(Box::new(PackedBuilder::new(&self.pool, dtype, shape)))
+    fn matrix(&self, rows: &[(Encoding, usize)], in_: usize) -> Result<Box<dyn MatrixBuilder>> {
+        Ok(Box::new(PackedBuilder::new(&self.pool, rows, in_)))
     }
 
     fn rotary(&self, table: RopeTable) -> Result<Box<dyn RotaryEmbedding>> {
@@ -67,6 +77,25 @@ impl Device for CpuDevice {
 
     fn wait(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn begin(&self, _operation: Operation) -> Result<()> {
+        self.clock.begin();
+        Ok(())
+    }
+
+    fn end(&self, operation: Operation) -> Result<()> {
+        self.clock.end(operation);
+        Ok(())
+    }
+
+    fn time_operations(&self) -> Result<()> {
+        self.clock.start();
+        Ok(())
+    }
+
+    fn operation_times(&self) -> Result<Vec<OperationTime>> {
+        Ok(self.clock.stop())
     }
 
     fn add_rms_norm(&self, op: &AddRmsNorm<'_>) -> Result<()> {
@@ -152,15 +181,57 @@ impl Device for CpuDevice {
         })
     }
 
-    fn argmax(&self, logits: &Tensor, best: &mut [u32]) -> Result<()> {
-        let (operand, width) = (Operand::of(logits), logits.dim(1)?);
-        let logits = operand.floats()?;
-        argmax(&self.pool, logits, width, best);
-        for (row, best) in logits.chunks_exact(width).zip(best) {
-            if !row.get(*best as usize).is_some_and(|logit| logit.is_finite()) {
-                *best = u32::MAX;
+    fn mask_logits(&self, op: &MaskLogits<'_>) -> Result<()> {
+        let width = op.logits.dim(1)?;
+        change(op.logits, "mask-logits", |logits, layout| {
+            mask_logits(&self.pool, floats_mut(logits, layout)?, width, op.masks.rows(), op.masks.bits());
+            Ok(())
+        })
+    }
+
+    fn sample(&self, op: &Sample<'_>) -> Result<()> {
+        let (step, width) = (op.step, op.logits.dim(1)?);
+        let (adjustments, wanted) = (step.adjustments(), step.logprobs());
+        let distributions = match wanted.is_empty() {
+            true => Vec::new(),
+            false => row_distributions(&self.pool, Operand::of(op.logits).floats()?, width, wanted, adjustments),
+        };
+        // In place: nothing reads these logits once a token is chosen, and the next step overwrites them.
+        if !adjustments.rows().is_empty() {
+            change(op.logits, "adjust-logits", |logits, layout| {
+                adjust_logits(&self.pool, floats_mut(logits, layout)?, width, adjustments);
+                Ok(())
+            })?;
+        }
+        let logits = Operand::of(op.logits);
+        let tokens = &mut self.chosen.lock()[op.turn.index()];
+        tokens.resize(step.choices().len(), 0);
+        choose_tokens(&self.pool, logits.floats()?, width, step.choices(), tokens);
+        if distributions.is_empty() {
+            return Ok(());
+        }
+        let of_rows = &mut self.logprobs.lock()[op.turn.index()];
+        for distribution in distributions {
+            let row = distribution.row();
+            if tokens[row] != NO_TOKEN {
+                of_rows.push((row, distribution.of_token(tokens[row], logits.floats()?, width)));
             }
         }
+        Ok(())
+    }
+
+    /// They are there: everything is computed at once. So nothing would be gained by a step that is queued ahead.
+    fn read_tokens(&self, turn: Turn, tokens: &mut [u32]) -> Result<()> {
+        let chosen = &self.chosen.lock()[turn.index()];
+        match chosen.get(..tokens.len()) {
+            Some(chosen) => tokens.copy_from_slice(chosen),
+            None => bail!("{} tokens were chosen, and {} are asked for", chosen.len(), tokens.len()),
+        }
+        Ok(())
+    }
+
+    fn read_logprobs(&self, turn: Turn, _tokens: &[u32], logprobs: &mut Vec<(usize, TokenLogprobs)>) -> Result<()> {
+        logprobs.append(&mut self.logprobs.lock()[turn.index()]);
         Ok(())
     }
 }

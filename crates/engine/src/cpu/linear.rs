@@ -10,7 +10,7 @@ use super::access::{Operand, change, floats_mut};
 use crate::device::ops::Embed;
 use crate::device::{Linear, MatrixBuilder};
 use flashjob_cpu::{PackedMatrix, Packing, Pool, Storage, WeightSlice, matmul};
-use flashjob_model::{Dtype, RowSlice};
+use flashjob_model::{Dtype, Encoding, RowSlice};
 
 /// Weights that are being packed.
 pub struct PackedBuilder {
@@ -19,14 +19,16 @@ pub struct PackedBuilder {
 }
 
 impl PackedBuilder {
-    /// Room for `[out, in]` in the number format `dtype`.
-    pub fn new(pool: &Arc<Pool>, dtype: Dtype, [out, in_]: [usize; 2]) -> Self {
-        let storage = match dtype {
-            Dtype::F32 => Storage::F32,
-            Dtype::Bf16 => Storage::Bf16,
-            Dtype::F16 => Storage::F16,
+    /// Room for so many rows of `in_` weights in each encoding, one below the other.
+    pub fn new(pool: &Arc<Pool>, rows: &[(Encoding, usize)], in_: usize) -> Self {
+        let storage = |encoding| match encoding {
+            Encoding::Plain(Dtype::F32) => Storage::F32,
+            Encoding::Plain(Dtype::Bf16) => Storage::Bf16,
+            Encoding::Plain(Dtype::F16) => Storage::F16,
+            Encoding::Blocks(format) => Storage::Blocks(format),
         };
-        Self { packing: Packing::new(pool, storage, out, in_), pool: Arc::clone(pool) }
+        let formats: Vec<_> = rows.iter().map(|&(encoding, rows)| (storage(encoding), rows)).collect();
+        Self { packing: Packing::new(pool, &formats, in_), pool: Arc::clone(pool) }
     }
 }
 
@@ -36,6 +38,7 @@ impl MatrixBuilder for PackedBuilder {
             RowSlice::F32(numbers) => WeightSlice::F32(numbers),
             RowSlice::F16(numbers) => WeightSlice::F16(numbers),
             RowSlice::Bf16(numbers) => WeightSlice::Bf16(numbers),
+            RowSlice::Blocks(format, bytes) => WeightSlice::Blocks(format, bytes),
         };
         self.packing.rows(first, rows);
         Ok(())
@@ -106,7 +109,7 @@ mod tests {
             (Some(tensor(&[10.0, 20.0, 30.0], &[3])), [[13.0, 27.0, 41.0], [13.0, 25.0, 37.0]]),
             (None, [[3.0, 7.0, 11.0], [3.0, 5.0, 7.0]]),
         ] {
-            let builder = Box::new(PackedBuilder::new(&pool, Dtype::F32, [3, 2]));
+            let builder = Box::new(PackedBuilder::new(&pool, &[(Encoding::Plain(Dtype::F32), 3)], 2));
             builder.rows(1, RowSlice::F32(&[3.0, 4.0, 5.0, 6.0])).unwrap();
             builder.rows(0, RowSlice::F32(&[1.0, 2.0])).unwrap();
             builder.finish(bias).forward(&x, &y).unwrap();

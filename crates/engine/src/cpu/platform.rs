@@ -1,10 +1,11 @@
 //! The processors of a node as a platform: ranks are threads, and one memory holds what all of them need.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::device::CpuDevice;
 use crate::device::Device;
-use crate::device::platform::{DeviceHandles, NodeDevices, Platform};
+use crate::device::platform::{DeviceHandles, Installed, NodeDevices, Platform};
 use crate::error::Error;
 use crate::forward::kv_cache::CacheOrder;
 use crate::parallel::communicator::{Communicator, Connected};
@@ -12,9 +13,10 @@ use crate::parallel::host_communicator::{HostCommunicator, HostGroup};
 use crate::parallel::world::World;
 use crate::schedule::limits::EngineLimits;
 use crate::start::roofline::CpuNodes;
+use flashjob_config::Quantization;
 use flashjob_cpu::{AttentionShape, Isa, Limits, Pool, TooLittleMemory};
 use flashjob_host::cgroup::free_memory_bytes;
-use flashjob_model::{Dtype, Model};
+use flashjob_model::{Dtype, Model, WeightsFormat};
 
 /// The processors of a node.
 #[derive(Clone, Copy, Debug)]
@@ -25,20 +27,26 @@ impl Platform for Cpu {
         "cpu"
     }
 
-    fn default_ranks_per_node(&self, _suits: &dyn Fn(usize) -> bool) -> usize {
-        1
+    /// One, although processors are many: threads of one pool share what they read of the weights.
+    fn installed(&self) -> Installed {
+        Installed { count: 1, memory_bytes: None }
     }
 
-    fn max_num_batched_tokens(&self) -> usize {
+    fn max_num_batched_tokens(&self, _free_bytes: Option<u64>) -> usize {
         2048
+    }
+
+    fn max_num_seqs(&self) -> RangeInclusive<usize> {
+        // Products gain no more speed from more rows.
+        256..=256
     }
 
     fn cache_order(&self, isa: Isa) -> CacheOrder {
         CacheOrder::Panels(isa)
     }
 
-    fn weights_dtype(&self, model: &Model, dtype: Dtype) -> Dtype {
-        model.weights.kept_as(dtype)
+    fn weights_format(&self, model: &Model, dtype: Dtype, quantization: Quantization) -> WeightsFormat {
+        WeightsFormat { dtype: model.weights.kept_as(dtype), keeps_blocks: quantization == Quantization::Auto }
     }
 
     fn activations(&self, _dtype: Dtype) -> Dtype {
@@ -53,7 +61,13 @@ impl Platform for Cpu {
         cpus.limits().ok()
     }
 
-    fn open(&self, ranks: usize, cpus: CpuNodes, _dtype: Dtype) -> Result<Box<dyn DeviceHandles>, Error> {
+    fn open(
+        &self,
+        ranks: usize,
+        cpus: CpuNodes,
+        _dtype: Dtype,
+        _deterministic: bool,
+    ) -> Result<Box<dyn DeviceHandles>, Error> {
         // As many threads as there are ranks at least; no more than asked for where those are enough.
         let pool = || Arc::new(Pool::with_isa((cpus.threads / ranks).max(1), cpus.isa));
         Ok(Box::new(CpuHandles { pools: (0..ranks).map(|_| pool()).collect(), cpus }))
@@ -80,19 +94,27 @@ impl DeviceHandles for CpuHandles {
     }
 
     /// A pool computes steps of any size.
-    fn ready(self: Box<Self>, _limits: &EngineLimits, _shape: AttentionShape) -> Result<Box<dyn NodeDevices>, Error> {
+    fn ready(
+        self: Box<Self>,
+        _limits: &EngineLimits,
+        _shape: AttentionShape,
+        engines: usize,
+    ) -> Result<Vec<Box<dyn NodeDevices>>, Error> {
         let Self { pools, cpus } = *self;
-        // Ranks are at rest when tokens are chosen: a single one's threads do that, too.
-        let sampling = match &pools[..] {
-            [pool] => Arc::clone(pool),
-            _ => Arc::new(Pool::with_isa(cpus.threads, cpus.isa)),
+        let device = |pool: &Arc<Pool>| Arc::new(CpuDevice::new(Arc::clone(pool))) as Arc<dyn Device>;
+        let ranks = |pools: &[Arc<Pool>]| -> Box<dyn NodeDevices> {
+            // Ranks are at rest when tokens are chosen: a single one's threads do that, too.
+            let sampling = match pools {
+                [pool] => Arc::clone(pool),
+                _ => Arc::new(Pool::with_isa((cpus.threads / engines).max(1), cpus.isa)),
+            };
+            Box::new(CpuRanks { sampling: device(&sampling), ranks: pools.iter().map(device).collect() })
         };
-        let device = |pool| Arc::new(CpuDevice::new(pool)) as Arc<dyn Device>;
-        Ok(Box::new(CpuRanks { sampling: device(sampling), ranks: pools.into_iter().map(device).collect() }))
+        Ok(pools.chunks(pools.len() / engines).map(ranks).collect())
     }
 }
 
-/// The ranks of a node, and all of its threads for choosing tokens.
+/// The ranks of an engine, and all of its threads for choosing tokens.
 struct CpuRanks {
     ranks: Vec<Arc<dyn Device>>,
     sampling: Arc<dyn Device>,

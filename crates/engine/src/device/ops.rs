@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use crate::forward::batch::ForwardBatch;
+use crate::forward::masks::TokenMasks;
 use flashjob_cpu::{AttentionShape, CacheLayout};
 use flashjob_model::Activation;
 
@@ -104,6 +105,54 @@ pub struct GatherRows<'a> {
     pub step: &'a ForwardBatch,
     /// `[rows wanted, width]`, overwritten: row `i` by that of `from` which is the `i`-th whose logits are wanted.
     pub to: &'a Tensor,
+}
+
+/// Arguments of [`super::Device::mask_logits`].
+pub struct MaskLogits<'a> {
+    /// `[rows, vocabulary]`, single precision: what a mask does not allow becomes −∞.
+    pub logits: &'a Tensor,
+    /// Masks of some of the rows, one at least.
+    pub masks: &'a TokenMasks,
+}
+
+/// Arguments of [`super::Device::sample`].
+pub struct Sample<'a> {
+    /// `[rows, vocabulary]`, single precision: the first rows are those from which tokens are chosen, once they are adjusted in place.
+    pub logits: &'a Tensor,
+    /// How they are chosen.
+    pub step: &'a ForwardBatch,
+    /// Where the host is to find them.
+    pub turn: Turn,
+}
+
+/// Steps take turns with the two places that a device has for chosen tokens: those of one step can be read while the next one is under
+/// way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// The first place.
+    #[default]
+    Even,
+    /// The second one.
+    Odd,
+}
+
+impl Turn {
+    /// Number of turns.
+    pub const COUNT: usize = 2;
+
+    /// The turn of the next step.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self {
+            Turn::Even => Turn::Odd,
+            Turn::Odd => Turn::Even,
+        }
+    }
+
+    /// Number of the place.
+    pub fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Arguments of [`super::Linear::embed`]. Ranks that share a vocabulary each know some of its rows and write zeros for the others,

@@ -8,6 +8,11 @@ use std::sync::Arc;
 
 use crate::forward::replay::ReplaySize;
 use crate::schedule::limits::EngineLimits;
+use flashjob_cpu::{LogitAdjustments, LogprobsRow, TokenChoice};
+
+/// A token id that is this or more is no id: what is above it is a place among the tokens that the step before chose, which only the
+/// device knows yet.
+pub const CHOSEN_BEFORE: u32 = 1 << 31;
 
 /// Rows of a chunk whose logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +36,14 @@ pub struct ForwardBatch {
     block_table: Vec<u32>,
     max_blocks: usize,
     logit_rows: Vec<u32>,
+    choices: Vec<TokenChoice>,
+    adjustments: LogitAdjustments,
+    logprobs: Vec<LogprobsRow>,
     block_size: usize,
     longest_queries: usize,
-    longest_keys: usize,
+    decodes: usize,
+    /// Keys of the longest of the first `decodes` sequences, and of the longest of the others.
+    longest_keys: [usize; 2],
     replay: Option<ReplaySize>,
 }
 
@@ -51,6 +61,7 @@ impl ForwardBatch {
             cumulative_keys: Vec::with_capacity(sequences + 1),
             block_table: Vec::with_capacity(sequences.saturating_mul(blocks)),
             logit_rows: Vec::with_capacity(sequences),
+            choices: Vec::with_capacity(sequences),
             block_size: limits.block_size,
             ..Self::default()
         }
@@ -75,8 +86,11 @@ impl ForwardBatch {
         self.cumulative_keys.push(0);
         self.block_table.clear();
         self.logit_rows.clear();
+        self.choices.clear();
+        self.adjustments.clear();
+        self.logprobs.clear();
         self.max_blocks = longest.div_ceil(self.block_size);
-        (self.longest_queries, self.longest_keys, self.replay) = (0, 0, None);
+        (self.longest_queries, self.decodes, self.longest_keys, self.replay) = (0, 0, [0; 2], None);
     }
 
     /// Adds tokens of one sequence, the first of them at position `start`; `blocks` are those of the sequence in the order of its
@@ -104,7 +118,38 @@ impl ForwardBatch {
         };
         self.logit_rows.extend(rows.map(|row| row as u32));
         self.longest_queries = self.longest_queries.max(token_ids.len());
-        self.longest_keys = self.longest_keys.max(end);
+        // A prompt of one token, or the last of a longer one, is computed like a sequence that decodes.
+        let decodes = token_ids.len() == 1 && self.decodes + 1 == self.sequences();
+        self.decodes += usize::from(decodes);
+        let longest = &mut self.longest_keys[usize::from(!decodes)];
+        *longest = end.max(*longest);
+    }
+
+    /// As [`Self::push`] of one token at `position`, the one at this `place` among those that the step before chose.
+    pub fn push_chosen(
+        &mut self,
+        place: u32,
+        position: usize,
+        blocks: impl IntoIterator<Item = u32>,
+        wanted: LogitsRows,
+    ) {
+        self.push(&[CHOSEN_BEFORE | place], position, blocks, wanted);
+    }
+
+    /// Has the token after those that were pushed last chosen so, of which [`LogitsRows::Last`] was wanted.
+    pub fn choose(&mut self, choice: TokenChoice) {
+        self.choices.push(choice);
+    }
+
+    /// The row of the token that was last to be chosen, and the changes of all rows, to which its own may be added.
+    pub fn adjust(&mut self) -> (usize, &mut LogitAdjustments) {
+        (self.choices.len() - 1, &mut self.adjustments)
+    }
+
+    /// Wants log-probabilities of the token that was last to be chosen, and of the `count` likeliest ones.
+    pub fn want_logprobs(&mut self, count: usize) {
+        let row = self.choices.len() as u32 - 1;
+        self.logprobs.push(LogprobsRow { row, count: count as u32 });
     }
 
     /// Wants the logits of these rows, ascending ones, and of no others.
@@ -128,7 +173,8 @@ impl ForwardBatch {
             self.block_table.resize((sequence + 1) * self.max_blocks, 0);
         }
         // The longest that the recorded launch must cope with, not that of this step: a grid is fixed when it is recorded.
-        self.longest_keys = size.max_blocks * self.block_size;
+        self.longest_keys = [size.max_blocks * self.block_size, 0];
+        self.decodes = self.sequences();
         self.replay = Some(size);
     }
 
@@ -142,9 +188,19 @@ impl ForwardBatch {
         self.longest_queries
     }
 
-    /// Keys of the sequence that has most, this step's included; those that a replayed step is good for.
-    pub fn longest_keys(&self) -> usize {
-        self.longest_keys
+    /// Sequences at the beginning of the step that have one token each: those that decode, which come first.
+    pub fn decodes(&self) -> usize {
+        self.decodes
+    }
+
+    /// Keys of the longest of [`Self::decodes`], this step's included; those that a replayed step is good for.
+    pub fn longest_decode_keys(&self) -> usize {
+        self.longest_keys[0]
+    }
+
+    /// Keys of the longest of the sequences behind [`Self::decodes`], this step's included.
+    pub fn longest_prefill_keys(&self) -> usize {
+        self.longest_keys[1]
     }
 
     /// Tokens that a block of the cache holds.
@@ -162,7 +218,7 @@ impl ForwardBatch {
         self.cumulative_queries.len() - 1
     }
 
-    /// `[tokens]`.
+    /// `[tokens]`; see [`CHOSEN_BEFORE`].
     pub fn token_ids(&self) -> &[u32] {
         &self.token_ids
     }
@@ -201,6 +257,21 @@ impl ForwardBatch {
     pub fn logit_rows(&self) -> &[u32] {
         &self.logit_rows
     }
+
+    /// How tokens are chosen from the first of those rows; empty on nodes that another one leads, which choose none.
+    pub fn choices(&self) -> &[TokenChoice] {
+        &self.choices
+    }
+
+    /// Rows of them whose log-probabilities are wanted, ascending.
+    pub fn logprobs(&self) -> &[LogprobsRow] {
+        &self.logprobs
+    }
+
+    /// Changes of the logits of those rows before that.
+    pub fn adjustments(&self) -> &LogitAdjustments {
+        &self.adjustments
+    }
 }
 
 #[cfg(test)]
@@ -231,11 +302,12 @@ mod tests {
             assert_eq!(step.cumulative_keys(), [0, 6, 9]);
             assert_eq!((step.block_table(), step.max_blocks()), (&[0, 1, 2, 0][..], 2));
             assert_eq!(step.logit_rows(), [0]);
+            assert_eq!((step.decodes(), step.longest_decode_keys(), step.longest_prefill_keys()), (1, 6, 3));
         }
         step.begin(3);
         step.push(&[1, 2, 3], 0, [2], LogitsRows::All);
         assert_eq!((step.logit_rows(), step.block_table()), (&[0, 1, 2][..], &[2][..]));
-        assert_eq!((step.longest_queries(), step.longest_keys(), step.replay()), (3, 3, None));
+        assert_eq!((step.longest_queries(), step.decodes(), step.replay()), (3, 0, None));
     }
 
     #[test]
@@ -250,6 +322,6 @@ mod tests {
         assert_eq!((step.cumulative_queries(), step.cumulative_keys()), (&[0, 1, 2, 3][..], &[0, 6, 7, 8][..]));
         assert_eq!(step.block_table(), [0, 1, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
         assert_eq!((step.logit_rows(), step.replay()), (&[0, 1, 2][..], Some(size)));
-        assert_eq!((step.longest_queries(), step.longest_keys()), (1, 16));
+        assert_eq!((step.longest_queries(), step.decodes(), step.longest_decode_keys()), (1, 3, 16));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use tokio_util::sync::CancellationToken;
 
+use crate::device::operation::Operation;
 use crate::device::ops::{
     AddRmsNorm, Attention, AttentionSettings, Embed, Gated, GatherRows, LayerCache, NormHeads, RopeAndCache,
 };
@@ -34,6 +35,7 @@ pub struct Decoder {
     workspace: Workspace,
     communicator: Box<dyn Communicator>,
     device: Arc<dyn Device>,
+    activations: Dtype,
 }
 
 /// Angles by kind of layer.
@@ -59,6 +61,8 @@ pub struct DecoderFormat {
     pub cache: CacheOrder,
     /// Number format of activations other than the residual stream and the logits.
     pub activations: Dtype,
+    /// Activations have room for rows up to a multiple of this.
+    pub row_multiple: usize,
 }
 
 /// Widths of the activations of one rank.
@@ -101,11 +105,28 @@ impl Decoder {
         };
         let failed = Error::compute("allocate activations");
         let widths = widths(&config, &shard);
-        let workspace = Workspace::new(widths, limits, format.activations, device.as_ref()).map_err(&failed)?;
+        let largest = limits.rounded_up(format.row_multiple);
+        let workspace = Workspace::new(widths, &largest, format.activations, device.as_ref()).map_err(&failed)?;
         let angles = |config: &RopeConfig| device.rotary(rope::table(config, limits.max_model_len)).map_err(&failed);
         let windowed = config.windowed_rope.as_ref().map(angles).transpose()?;
         let ropes = Ropes { unlimited: angles(&config.rope)?, windowed };
-        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, device })
+        let activations = format.activations;
+        Ok(Self { config, weights, shard, attention, ropes, workspace, communicator, device, activations })
+    }
+
+    /// Shapes of the whole model.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Number format of activations other than the residual stream and the logits.
+    pub fn activations(&self) -> Dtype {
+        self.activations
+    }
+
+    /// The device of this rank.
+    pub fn device(&self) -> &dyn Device {
+        self.device.as_ref()
     }
 
     /// Waits until everything is computed that was begun.
@@ -177,9 +198,9 @@ impl ForwardPass<'_> {
         let wanted = step.logit_rows().len();
         let vocabulary = shard.vocabulary.start as u32..shard.vocabulary.end as u32;
         let embed = Embed { step, vocabulary, scale: config.embedding_scale, hidden: &views.all.residual };
-        weights.embedding.embed(&embed).map_err(&failed)?;
+        self.operation(Operation::Embedding, || weights.embedding.embed(&embed)).map_err(&failed)?;
         // Each rank knows some rows of the vocabulary and has zeros for the others: the sum is the embedding.
-        communicator.all_reduce(&views.all.residual).map_err(&failed)?;
+        self.all_reduce(&views.all.residual).map_err(&failed)?;
 
         let mut rows = &views.all;
         let mut delta = None;
@@ -197,7 +218,7 @@ impl ForwardPass<'_> {
             }
             let settings = self.attention;
             let attention = Attention { qkv: &views.qkv, settings, window, step, cache, out: &rows.attended };
-            device.attention(&attention).map_err(&failed)?;
+            self.operation(Operation::Attention, || device.attention(&attention)).map_err(&failed)?;
             // Beyond the last attention, rows no longer see each other: those without logits are dropped, which for a prompt of
             // thousands of tokens saves the last feed-forward layer.
             if index == last && wanted < step.tokens() {
@@ -208,18 +229,44 @@ impl ForwardPass<'_> {
             delta = Some(Delta { tensor: &rows.delta, norm: layer.feed_forward_output_norm.as_ref() });
         }
         self.norm(rows, delta, &weights.final_norm).map_err(&failed)?;
-        weights.head.forward(&rows.normed, &views.logits).map_err(&failed)?;
-        if let Some(cap) = config.logits_softcap {
-            device.softcap(&views.logits, cap).map_err(&failed)?;
+        self.operation(Operation::Head, || {
+            weights.head.forward(&rows.normed, &views.logits)?;
+            config.logits_softcap.map_or(Ok(()), |cap| device.softcap(&views.logits, cap))
+        })
+        .map_err(&failed)?;
+        let gather = || communicator.gather(&views.logits, views.gathered.as_ref());
+        self.collective(gather).map_err(&failed)
+    }
+
+    /// Queues one operation, and says so to the device.
+    fn operation(
+        &self,
+        operation: Operation,
+        queue: impl FnOnce() -> candle_core::Result<()>,
+    ) -> candle_core::Result<()> {
+        self.device.begin(operation)?;
+        queue()?;
+        self.device.end(operation)
+    }
+
+    /// Queues a collective; of a single rank there is none.
+    fn collective(&self, queue: impl FnOnce() -> candle_core::Result<()>) -> candle_core::Result<()> {
+        match self.communicator.shard().world_size {
+            1 => queue(),
+            _ => self.operation(Operation::Collective, queue),
         }
-        communicator.gather(&views.logits, views.gathered.as_ref()).map_err(&failed)
+    }
+
+    fn all_reduce(&self, rows: &Tensor) -> candle_core::Result<()> {
+        self.collective(|| self.communicator.all_reduce(rows))
     }
 
     fn norm(&self, rows: &Rows, delta: Option<Delta<'_>>, weight: &Tensor) -> candle_core::Result<()> {
         let (eps, delta_norm) = (self.config.rms_norm_eps, delta.and_then(|delta| delta.norm));
         let delta = delta.map(|delta| delta.tensor);
         let (residual, normed) = (&rows.residual, &rows.normed);
-        self.device.add_rms_norm(&AddRmsNorm { residual, delta, delta_norm, weight, eps, normed })
+        let norm = AddRmsNorm { residual, delta, delta_norm, weight, eps, normed };
+        self.operation(Operation::Norm, || self.device.add_rms_norm(&norm))
     }
 
     /// The layer's first half, up to what attention reads.
@@ -233,33 +280,38 @@ impl ForwardPass<'_> {
     ) -> candle_core::Result<()> {
         let qkv = &self.views.qkv;
         self.norm(rows, delta, &layer.input_norm)?;
-        layer.qkv.forward(&rows.normed, qkv)?;
+        self.operation(Operation::Qkv, || layer.qkv.forward(&rows.normed, qkv))?;
         let layout = self.attention.layout;
         if let Some([q, k]) = &layer.qk_norms {
             let shape = layout.shape();
-            self.device.norm_heads(&NormHeads { qkv, shape, q, k, eps: self.config.rms_norm_eps })?;
+            let norm = NormHeads { qkv, shape, q, k, eps: self.config.rms_norm_eps };
+            self.operation(Operation::Norm, || self.device.norm_heads(&norm))?;
         }
-        self.ropes.of(window).rope_and_cache(&RopeAndCache { qkv, layout, step: self.step, cache })
+        let rope = RopeAndCache { qkv, layout, step: self.step, cache };
+        self.operation(Operation::RopeAndCache, || self.ropes.of(window).rope_and_cache(&rope))
     }
 
     /// From attention's result to the layer's own, in `delta`.
     fn feed_forward(&self, layer: &LayerWeights, rows: &Rows) -> candle_core::Result<()> {
-        layer.o.forward(&rows.attended, &rows.delta)?;
+        self.operation(Operation::O, || layer.o.forward(&rows.attended, &rows.delta))?;
         // Row-parallel: each rank has multiplied its columns of the weights only, so that results are partial sums (Megatron-LM).
-        self.communicator.all_reduce(&rows.delta)?;
+        self.all_reduce(&rows.delta)?;
         let delta = Delta { tensor: &rows.delta, norm: layer.attention_output_norm.as_ref() };
         self.norm(rows, Some(delta), &layer.feed_forward_norm)?;
-        layer.gate_up.forward(&rows.normed, &rows.gate_up)?;
+        self.operation(Operation::GateUp, || layer.gate_up.forward(&rows.normed, &rows.gate_up))?;
         let (gate_up, activated) = (&rows.gate_up, &rows.activated);
-        self.device.gated(&Gated { gate_up, activation: self.config.activation, activated })?;
-        layer.down.forward(activated, &rows.delta)?;
-        self.communicator.all_reduce(&rows.delta)
+        let gate = Gated { gate_up, activation: self.config.activation, activated };
+        self.operation(Operation::Gate, || self.device.gated(&gate))?;
+        self.operation(Operation::Down, || layer.down.forward(activated, &rows.delta))?;
+        self.all_reduce(&rows.delta)
     }
 
     /// Rows without logits have given the last layer their keys and values: nothing more is asked of them.
     fn keep_wanted(&self, all: &Rows, wanted: &Rows) -> candle_core::Result<()> {
         let gather = |from, to| self.device.gather_rows(&GatherRows { from, step: self.step, to });
-        gather(&all.residual, &wanted.residual)?;
-        gather(&all.attended, &wanted.attended)
+        self.operation(Operation::GatherRows, || {
+            gather(&all.residual, &wanted.residual)?;
+            gather(&all.attended, &wanted.attended)
+        })
     }
 }

@@ -50,6 +50,11 @@ impl Executor {
         &self.world
     }
 
+    /// The first rank that is here.
+    pub fn first(&self) -> &Decoder {
+        &self.first.decoder
+    }
+
     /// Lets every rank compute `step`, and `read` the logits of [`Decoder::forward`] on rank 0, while the others may still
     /// be at it. When this returns, no rank here holds `step` any more.
     ///

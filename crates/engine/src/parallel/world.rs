@@ -10,7 +10,8 @@ use crate::forward::batch::ForwardBatch;
 use crate::schedule::limits::EngineLimits;
 use flashjob_model::Shard;
 
-/// All ranks of a model.
+/// All ranks of a model. Engines beside each other, which are on one node, have equal ones.
+#[derive(Clone)]
 pub struct World {
     /// Ranks on all nodes together.
     pub size: usize,

@@ -48,6 +48,7 @@ impl BlockPool {
     }
 
     /// Tokens a block holds.
+    #[cfg(test)]
     pub fn block_size(&self) -> usize {
         self.block_size
     }
@@ -58,6 +59,7 @@ impl BlockPool {
     }
 
     /// Blocks of the whole cache.
+    #[cfg(test)]
     pub fn total(&self) -> usize {
         self.total
     }
@@ -77,9 +79,14 @@ impl BlockPool {
         tokens.div_ceil(self.block_size)
     }
 
+    /// Blocks that `table` lacks to hold `tokens` tokens.
+    pub fn missing(&self, table: &BlockTable, tokens: usize) -> usize {
+        self.blocks_for(tokens).saturating_sub(table.len())
+    }
+
     /// Lets `table` hold at least `tokens` tokens. All or nothing. Blocks that could still be found go last.
     pub fn grow(&mut self, table: &mut BlockTable, tokens: usize) -> Result<(), OutOfBlocks> {
-        let missing = self.blocks_for(tokens).saturating_sub(table.len());
+        let missing = self.missing(table, tokens);
         if missing > self.free() {
             return Err(OutOfBlocks);
         }

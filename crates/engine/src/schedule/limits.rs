@@ -32,6 +32,14 @@ impl EngineLimits {
         self.max_model_len.div_ceil(self.block_size)
     }
 
+    /// Limits of steps whose rows are rounded up to multiples of `rows`, as far as numbers go.
+    #[must_use]
+    pub fn rounded_up(self, rows: usize) -> Self {
+        let rounded = |count: usize| count.checked_next_multiple_of(rows).unwrap_or(usize::MAX);
+        let (max_num_seqs, max_num_batched_tokens) = (rounded(self.max_num_seqs), rounded(self.max_num_batched_tokens));
+        Self { max_num_seqs, max_num_batched_tokens, ..self }
+    }
+
     /// Blocks that memory is allocated for.
     pub fn num_allocated_blocks(&self) -> usize {
         self.num_blocks + self.num_spare_blocks

@@ -5,18 +5,24 @@
 //! goes to prompts, in chunks, first come first served. When a decoding sequence finds no block, the youngest running
 //! one gives its blocks back and is recomputed later: its generated tokens are then part of what it prefills. The
 //! running sequences are always the oldest unfinished ones, so the oldest makes progress in every step and none
-//! starves.
+//! starves. Where steps are replayed, waiting ones are admitted in groups ([`AdmissionPolicy`]).
+//!
+//! A step may be decided while the one before it is still under way: its tokens then count, though nobody knows them yet. So a
+//! sequence that such a token ends is in one step too many, whose outcome for it is dropped.
 //!
 //! This file counts tokens and blocks. It knows nothing of tensors or time, and hands token ids on to the blocks without
 //! a look at them: where prefixes are cached, a sequence begins behind what is computed already.
 
 use std::collections::VecDeque;
 
+use super::admission::{AdmissionGate, AdmissionPolicy};
 use super::blocks::{BlockPool, BlockTable};
 use super::limits::EngineLimits;
-use super::request::{NeverFits, Output, Request};
+use super::request::{NotFinite, Output, Request, RequestError};
 use super::scheduler_output::{Admission, ScheduledSequence, SchedulerOutput, SequenceIndex};
 use super::sequence::Sequence;
+use super::sequences::Sequences;
+use flashjob_cpu::TokenLogprobs;
 use flashjob_event::FinishReason;
 
 /// Outcome for a sequence for which no token could be chosen.
@@ -33,17 +39,18 @@ pub enum Failed {
 pub struct Scheduler {
     limits: EngineLimits,
     pool: BlockPool,
-    sequences: Vec<Sequence>,
-    /// Sequences without blocks, oldest first.
+    sequences: Sequences,
+    /// Sequences without blocks, oldest first: those that were preempted, and one at most that has never run.
     waiting: VecDeque<SequenceIndex>,
     /// Oldest first; each is older than all that wait, but for those that are computed again.
     running: Vec<SequenceIndex>,
+    gate: AdmissionGate,
     batch: SchedulerOutput,
 }
 
 impl Scheduler {
     /// Over an empty cache.
-    pub fn new(limits: EngineLimits, pool: BlockPool) -> Self {
+    pub fn new(limits: EngineLimits, pool: BlockPool, admission: AdmissionPolicy) -> Self {
         let limits = EngineLimits {
             max_num_seqs: limits.max_num_seqs.max(1),
             max_num_batched_tokens: limits.max_num_batched_tokens.max(1),
@@ -52,43 +59,23 @@ impl Scheduler {
         Self {
             limits,
             pool,
-            sequences: Vec::new(),
+            sequences: Sequences::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            gate: AdmissionGate::new(admission),
             batch: SchedulerOutput::default(),
         }
     }
 
-    /// Blocks that a sequence of `num_prompt_tokens` tokens (at least 1) needs at its longest, `max_tokens` (at least 1)
-    /// generated ones included.
-    ///
-    /// # Errors
-    /// [`NeverFits`] where the whole cache has fewer.
-    pub fn needed_blocks(&self, num_prompt_tokens: usize, max_tokens: usize) -> Result<usize, NeverFits> {
-        // The last generated token is handed out, never fed back: its keys and values are not needed.
-        let needed_tokens = num_prompt_tokens.saturating_add(max_tokens).saturating_sub(1);
-        let needed_blocks = self.pool.blocks_for(needed_tokens);
-        if needed_blocks > self.pool.total() {
-            let cache_tokens = self.pool.total() * self.pool.block_size();
-            return Err(NeverFits { needed_tokens, cache_tokens });
-        }
-        Ok(needed_blocks)
-    }
-
-    /// Queues a sequence for `request`, whose prompt is not empty.
-    ///
-    /// # Errors
-    /// [`NeverFits`]: it is not queued then.
-    pub fn add(&mut self, request: Request) -> Result<SequenceIndex, NeverFits> {
-        let needed_blocks = self.needed_blocks(request.prompt.len(), request.max_tokens)?;
-        // Indices are never reused within a run, so that order of index is order of arrival.
-        let index = self.sequences.len();
-        self.sequences.push(Sequence::new(request, BlockTable::with_capacity(needed_blocks)));
+    /// Lets a sequence for `request` wait behind all others.
+    fn add(&mut self, request: Request) -> SequenceIndex {
+        let table = BlockTable::with_capacity(self.pool.blocks_for(request.cached_tokens()));
+        let index = self.sequences.push(Sequence::new(request, table));
         self.waiting.push_back(index);
-        Ok(index)
+        index
     }
 
-    /// True once every sequence is finished.
+    /// True where no sequence is unfinished.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
@@ -108,7 +95,7 @@ impl Scheduler {
         &self.pool
     }
 
-    /// A sequence that was added.
+    /// An unfinished sequence.
     pub fn sequence(&self, index: SequenceIndex) -> &Sequence {
         &self.sequences[index]
     }
@@ -118,8 +105,27 @@ impl Scheduler {
         &self.batch
     }
 
-    /// Decides the next step. It schedules nothing only when every sequence is finished.
-    pub fn schedule(&mut self) -> &SchedulerOutput {
+    /// Tells that sequences may lose their blocks in the next step. Where a step is under way it is better waited for: sequences that it
+    /// ends give theirs back, and its tokens are then known, which a sequence without blocks would lose.
+    pub fn is_short_of_blocks(&self) -> bool {
+        // Each asks for one at most.
+        self.pool.free() < self.running.len() && {
+            let running = self.running.iter().map(|&index| &self.sequences[index]);
+            let decoding = running.filter(|sequence| sequence.is_decoding() && !sequence.is_complete());
+            let wanted = decoding.map(|sequence| self.pool.missing(&sequence.table, sequence.num_tokens()));
+            wanted.sum::<usize>() > self.pool.free()
+        }
+    }
+
+    /// True where the logits of a sequence follow from tokens that are not known yet: no step is decided before they are.
+    pub fn needs_tokens(&self) -> bool {
+        self.running.iter().any(|&index| self.sequences[index].needs_tokens())
+    }
+
+    /// Decides the next step. It asks for the `next` of about so many `queued` requests only when there is room for a sequence, and each must pass
+    /// [`Request::check`]. It schedules nothing only when every sequence is finished, or has its last tokens under way, and there is no next
+    /// request that has room.
+    pub fn schedule(&mut self, queued: usize, next: &mut dyn FnMut() -> Option<Request>) -> &SchedulerOutput {
         self.batch.scheduled.clear();
         self.batch.preempted.clear();
         self.batch.admitted.clear();
@@ -129,7 +135,7 @@ impl Scheduler {
         self.schedule_prefills(&mut budget);
         // What was just taken from one sequence is not given to another: it would be taken again.
         if self.batch.preempted.is_empty() {
-            self.admit(&mut budget);
+            self.admit(&mut budget, queued, next);
         }
         &self.batch
     }
@@ -140,13 +146,14 @@ impl Scheduler {
         while place < self.running.len() && *budget > 0 {
             let index = self.running[place];
             place += 1;
-            if self.sequences[index].is_decoding() && self.make_room(index) {
+            let sequence = &self.sequences[index];
+            if sequence.is_decoding() && !sequence.is_complete() && self.make_room(index) {
                 *budget -= self.push(index, 1, true);
             }
         }
     }
 
-    /// Gives `index` a block for its last known token, at the cost of younger sequences; false if it was itself the
+    /// Gives `index` a block for its last token, at the cost of younger sequences; false if it was itself the
     /// youngest and has lost its blocks.
     fn make_room(&mut self, index: SequenceIndex) -> bool {
         loop {
@@ -171,9 +178,7 @@ impl Scheduler {
     fn send_back(&mut self, index: SequenceIndex) {
         let sequence = &mut self.sequences[index];
         self.pool.release(&mut sequence.table);
-        sequence.num_computed_tokens = 0;
-        // Generated tokens are known, so that they are recomputed at the speed of a prompt.
-        sequence.num_prefill_tokens = sequence.num_tokens();
+        sequence.restart();
         // By age, not at the end: the running ones must stay older than those that wait.
         let place = self.waiting.partition_point(|&waiting| waiting < index);
         self.waiting.insert(place, index);
@@ -194,10 +199,26 @@ impl Scheduler {
     /// Lets waiting sequences run while there is room. Blocks for all that is known of a sequence are taken at once,
     /// so that a prefill once begun is not stopped by another; and a block stays free for each running sequence, which
     /// it will ask for before long.
-    fn admit(&mut self, budget: &mut usize) {
-        while *budget > 0 && self.running.len() < self.limits.max_num_seqs {
+    fn admit(&mut self, budget: &mut usize, mut queued: usize, next: &mut dyn FnMut() -> Option<Request>) {
+        if !self.gate.opens(self.running.len()) {
+            return;
+        }
+        while *budget > 0 {
             // Only the first in line: strict order is what makes the oldest request always progress.
-            let Some(&index) = self.waiting.front() else { return };
+            let first = self.waiting.front().copied();
+            if self.running.len() >= self.limits.max_num_seqs {
+                if self.waiting.len() + queued > 0 {
+                    self.gate.close(self.running.len(), self.waiting.len() + queued);
+                }
+                return;
+            }
+            // A request that another engine could run at once is not taken from it in advance.
+            let mut taken = || {
+                let index = next().map(|request| self.add(request));
+                queued = queued.saturating_sub(1);
+                index
+            };
+            let Some(index) = first.or_else(&mut taken) else { return };
             let sequence = &mut self.sequences[index];
             // What is found is held before room is looked for, so that it does not itself become the room.
             let reused_tokens = match self.pool.caches_prefixes() && !sequence.is_isolated {
@@ -205,11 +226,16 @@ impl Scheduler {
                 false => 0,
             };
             let num_tokens = sequence.num_tokens();
+            if self.is_computed_meanwhile(index, reused_tokens) {
+                self.pool.release(&mut self.sequences[index].table);
+                return;
+            }
+            let sequence = &mut self.sequences[index];
             let needed = self.pool.blocks_for(num_tokens - reused_tokens) + self.running.len();
             if needed > self.pool.free() || self.pool.grow(&mut sequence.table, num_tokens).is_err() {
                 // First come, first served: a shorter one behind it does not overtake, or a long one might wait for ever.
                 self.pool.release(&mut sequence.table);
-                return;
+                return self.gate.close(self.running.len(), self.waiting.len() + queued);
             }
             sequence.num_computed_tokens = reused_tokens;
             // After a preemption it may find its own blocks again: only what it found at first is certainly of others.
@@ -227,28 +253,78 @@ impl Scheduler {
         }
     }
 
+    /// Returns whether a running sequence is about to compute the next block of `index`, of which so many tokens were found: a step
+    /// later more of it is found, and what both have in common is computed once.
+    fn is_computed_meanwhile(&self, index: SequenceIndex, reused_tokens: usize) -> bool {
+        let sequence = &self.sequences[index];
+        let end = reused_tokens + self.limits.block_size;
+        // The last token is always computed.
+        if !self.pool.caches_prefixes() || sequence.is_isolated || end >= sequence.num_tokens() {
+            return false;
+        }
+        let is_computing =
+            |other: &Sequence| !other.is_isolated && other.num_computed_tokens < end && end <= other.num_prefill_tokens;
+        let begins_alike = |other: &Sequence| other.tokens()[..end] == sequence.tokens()[..end];
+        let running = self.running.iter().map(|&running| &self.sequences[running]);
+        running.filter(|other| is_computing(other)).any(begins_alike)
+    }
+
     /// Schedules what is not computed of a sequence, `most` tokens at most; returns how many.
     fn push(&mut self, index: SequenceIndex, most: usize, decodes: bool) -> usize {
         let sequence = &self.sequences[index];
         let num_computed_tokens = sequence.num_computed_tokens;
         let num_scheduled_tokens = (sequence.num_tokens() - num_computed_tokens).min(most);
         let samples = num_computed_tokens + num_scheduled_tokens == sequence.num_tokens();
-        let scheduled =
-            ScheduledSequence { sequence: index, num_computed_tokens, num_scheduled_tokens, samples, decodes };
+        let restarts = sequence.restarts;
+        let scheduled = ScheduledSequence {
+            sequence: index,
+            num_computed_tokens,
+            num_scheduled_tokens,
+            samples,
+            decodes,
+            restarts,
+        };
         self.batch.scheduled.push(scheduled);
         num_scheduled_tokens
     }
 
-    /// Notes that the scheduled step was computed: other sequences can find what is in the cache now. Called before
-    /// [`Self::append`] of the tokens that the step chose.
-    pub fn advance(&mut self) {
-        for scheduled in self.batch.scheduled.drain(..) {
+    /// Notes that the scheduled step is under way, and hands it out in the place of what `step` was: each of its sequences counts as
+    /// computed so far, and as one token longer where the step chooses one.
+    pub fn begin(&mut self, step: &mut Vec<ScheduledSequence>) {
+        step.clear();
+        std::mem::swap(step, &mut self.batch.scheduled);
+        let mut place = 0;
+        for scheduled in &*step {
             let sequence = &mut self.sequences[scheduled.sequence];
             sequence.num_computed_tokens = scheduled.positions().end;
-            if self.pool.caches_prefixes() && !sequence.is_isolated {
-                sequence.remember(&mut self.pool);
+            if scheduled.samples {
+                sequence.expect(place);
+                place += 1;
             }
         }
+    }
+
+    /// True where what a step computed of a sequence still stands: it has neither ended nor lost its blocks since.
+    pub fn stands(&self, scheduled: &ScheduledSequence) -> bool {
+        self.sequences.get(scheduled.sequence).is_some_and(|sequence| sequence.restarts == scheduled.restarts)
+    }
+
+    /// Notes that `step` is done: other sequences can find what it left in the cache. Called before [`Self::append`] of the tokens that it
+    /// chose.
+    pub fn advance(&mut self, step: &[ScheduledSequence]) {
+        if !self.pool.caches_prefixes() {
+            return;
+        }
+        for scheduled in step {
+            if self.stands(scheduled) && !self.sequences[scheduled.sequence].is_isolated {
+                self.sequences[scheduled.sequence].remember(&mut self.pool, scheduled.positions().end);
+            }
+        }
+    }
+
+    /// Keeps log-probabilities of the token that a sequence is about to get.
+    pub fn note_logprobs(&mut self, index: SequenceIndex, of_token: TokenLogprobs) {
+        self.sequences[index].note_logprobs(of_token);
     }
 
     /// Adds a generated token to a sequence; gives the reason why it was the last, if it was.
@@ -256,10 +332,16 @@ impl Scheduler {
         self.sequences[index].append(token)
     }
 
-    /// Ends a sequence, and frees its blocks.
+    /// Ends a sequence, and frees its blocks. A step under way may still write to them: whatever uses them next comes behind it.
     pub fn finish(&mut self, index: SequenceIndex, reason: FinishReason) -> Output {
         self.release(index);
-        self.sequences[index].take_output(reason)
+        self.sequences.remove(index).into_output(reason)
+    }
+
+    /// Ends a sequence with an error that is its own. It keeps the tokens that it has.
+    pub fn abort(&mut self, index: SequenceIndex, error: RequestError) -> Output {
+        self.release(index);
+        self.sequences.remove(index).into_failed_output(error)
     }
 
     fn release(&mut self, index: SequenceIndex) {
@@ -267,20 +349,19 @@ impl Scheduler {
         self.pool.release(&mut self.sequences[index].table);
     }
 
-    /// No token could be chosen for a sequence of the scheduled step: called before [`Self::advance`], so that no other one finds what
+    /// No token could be chosen for a sequence of the step that is done: called before [`Self::advance`], so that no other one finds what
     /// this step computed of it. What earlier ones did is forgotten, too.
     ///
     /// It is not over yet where it holds blocks that others may have computed. Attention on a GPU multiplies values that a
     /// query does not see by a weight of zero, and zero times NaN is NaN: the beginning of another sequence that is not finite
     /// further on may be spoilt, and this one with it. Computed all for itself, it shows.
     pub fn fail(&mut self, index: SequenceIndex) -> Failed {
-        // Its tokens must not be noted as computed: other sequences would find blocks with NaN in them.
-        self.batch.scheduled.retain(|scheduled| scheduled.sequence != index);
+        // Nor does what was computed stand: others would find blocks with NaN in them.
         let sequence = &mut self.sequences[index];
         self.pool.forget(&sequence.table, sequence.num_reused_tokens);
         if !sequence.table.shares() {
-            self.release(index);
-            return Failed::Over(self.sequences[index].take_failed_output());
+            let error = NotFinite { request: sequence.id(), position: sequence.tokens().len() };
+            return Failed::Over(self.abort(index, error.into()));
         }
         sequence.is_isolated = true;
         self.running.retain(|&running| running != index);

@@ -18,6 +18,8 @@ pub struct ScheduledSequence {
     pub samples: bool,
     /// They are one token of a sequence whose prefill is done.
     pub decodes: bool,
+    /// Number of times that the sequence had lost its blocks by then.
+    pub restarts: u32,
 }
 
 impl ScheduledSequence {

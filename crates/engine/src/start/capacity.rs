@@ -26,6 +26,9 @@ pub struct MemoryBudget {
 /// of positions, and a small model's cache has room for most of them.
 const MOST_ANGLE_BYTES: u64 = 512 << 20;
 
+/// Tokens of a useful cache: 64 sequences of 512 tokens, among which each read of the weights is divided.
+const USEFUL_CACHE_TOKENS: usize = 64 * 512;
+
 /// Sets `num_blocks` and `max_model_len` of `limits`, whose `max_model_len` is the model's own: it becomes what is configured, or
 /// what the cache can hold if that is less.
 ///
@@ -59,6 +62,19 @@ pub fn plan(config: &EngineConfig, limits: EngineLimits, budget: &MemoryBudget) 
     let addressable = u64::from(u32::MAX) / block_size as u64;
     let num_blocks = blocks.min(usable).min(addressable) as usize;
     Ok(EngineLimits { num_blocks, max_model_len, ..limits })
+}
+
+/// Tells that `budget` leaves room for a cache with which an engine is not slower than it must be, and serves what it could serve with
+/// any: for one sequence of `max-model-len`, and for [`USEFUL_CACHE_TOKENS`] or what `max-num-seqs` sequences can use at most. A cache of a
+/// configured size is useful.
+pub fn is_useful(config: &EngineConfig, limits: EngineLimits, budget: &MemoryBudget) -> bool {
+    let planned = |budget: &MemoryBudget| plan(config, limits, budget).ok();
+    let unbounded = MemoryBudget { free_bytes: None, ..*budget };
+    let (Some(limits), Some(unbounded)) = (planned(budget), planned(&unbounded)) else { return false };
+    let cached = limits.num_blocks.saturating_mul(limits.block_size);
+    let usable = limits.max_num_seqs.saturating_mul(limits.max_model_len);
+    config.kv_cache_memory_bytes.is_some()
+        || (limits.max_model_len == unbounded.max_model_len && cached >= USEFUL_CACHE_TOKENS.min(usable))
 }
 
 /// Tokens of the longest sequence as far as configuration and model decide it.
@@ -146,7 +162,7 @@ pub fn smaller(config: &EngineConfig, limits: EngineLimits) -> Result<EngineLimi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flashjob_config::DtypeChoice;
+    use flashjob_config::{DtypeChoice, Quantization, Schedule};
     use std::num::NonZeroUsize;
 
     const LIMITS: EngineLimits = EngineLimits {
@@ -170,18 +186,23 @@ mod tests {
     fn config(max_model_len: usize, kv_cache_memory_bytes: Option<u64>) -> EngineConfig {
         EngineConfig {
             tensor_parallel_size: None,
+            data_parallel_size: None,
             max_model_len: NonZeroUsize::new(max_model_len),
             dtype: DtypeChoice::Auto,
+            quantization: Quantization::Auto,
             memory_utilization: 0.9,
             kv_cache_memory_bytes,
             max_num_seqs: None,
             max_num_batched_tokens: None,
             prefix_caching: false,
+            schedule: Schedule::Input,
             enforce_eager: false,
+            deterministic: false,
             block_tokens: NonZeroUsize::new(32).unwrap(),
             threads: None,
             validate_weights: false,
             measure_limits: false,
+            step_timeout: None,
             instruction_set: None,
         }
     }
@@ -205,6 +226,29 @@ mod tests {
         let unknown = MemoryBudget { free_bytes: None, ..BUDGET };
         assert_eq!(capacity_of(claimed, 0, None, unknown).1, 8 << 20);
         assert_eq!(capacity_of(claimed, 1 << 25, None, unknown).1, 1 << 25);
+    }
+
+    #[test]
+    fn a_cache_is_useful_that_serves_the_longest_sequence_and_many_at_a_time() {
+        let of = |config: &EngineConfig, limits, cache_blocks: u64| {
+            let free_bytes = Some(4_000 + cache_blocks * 100);
+            is_useful(
+                &EngineConfig { memory_utilization: 1.0, ..config.clone() },
+                limits,
+                &MemoryBudget { free_bytes, ..BUDGET },
+            )
+        };
+        // Eight sequences of 640 tokens can use 160 blocks, less than what many share.
+        let least = |config: &EngineConfig, limits| (0..4_000).find(|&blocks| of(config, limits, blocks));
+        assert_eq!(least(&config(0, None), LIMITS), Some(160));
+        assert_eq!(least(&config(64, None), LIMITS), Some(16));
+        let many = EngineLimits { max_num_seqs: 1_000, ..LIMITS };
+        assert_eq!(least(&config(0, None), many), Some(1_024));
+        // A single one may be longer than all that.
+        let long = EngineLimits { max_model_len: 64_000, ..many };
+        assert_eq!(least(&config(0, None), long), Some(2_000));
+        assert_eq!(least(&config(0, Some(300)), many), Some(3));
+        assert!(is_useful(&config(0, None), many, &MemoryBudget { free_bytes: None, ..BUDGET }));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::capacity::{self, MemoryBudget};
 use super::load::RankLoader;
 use crate::cost::Cost;
+use crate::device::platform::NodeDevices;
 use crate::error::Error;
 use crate::forward::batch::{ForwardBatch, LogitsRows};
 use crate::parallel::executor::Executor;
@@ -68,8 +69,8 @@ impl Profile {
     }
 }
 
-/// Loads ranks and sizes their caches by what is free once they have computed the largest step; `before` is what
-/// they had to begin with, and what was planned.
+/// Loads ranks, and sizes the caches of each engine by what is free once it has computed the largest step; `before` is what
+/// they had to begin with, and what was planned. Executors and what they have room for are by engine.
 ///
 /// # Errors
 /// As [`RankLoader::load`], and of computing that step.
@@ -77,25 +78,33 @@ pub fn load_and_profile(
     loader: &RankLoader<'_>,
     world: World,
     before: &MemoryBudget,
-    batch: &mut Arc<ForwardBatch>,
     cost: &mut Cost,
     (events, cancel): (&Events, &CancellationToken),
-) -> Result<(Executor, EngineLimits), Error> {
+) -> Result<Vec<(Executor, EngineLimits)>, Error> {
     let profile = Profile::new(&loader.limits);
     let limits = EngineLimits { num_blocks: profile.num_blocks(), ..loader.limits };
-    let mut executor = loader.load(world, limits.num_blocks, cost, events, cancel)?;
-    profile.run(&mut executor, batch, &limits, cancel)?;
-    let budget = measured(loader, before, limits.num_allocated_blocks())?;
-    // What the small cache held is free again before the large one takes its place.
-    executor.change_caches(loader.caches(0)?)?;
-    let sized = allocate_caches(loader, &mut executor, &budget)?;
-    Ok((executor, sized))
+    let executors = loader.load(world, limits.num_blocks, cost, events, cancel)?;
+    let mut batch = Arc::new(ForwardBatch::with_capacity(&limits));
+    let sized = |(mut executor, devices): (Executor, &dyn NodeDevices)| {
+        profile.run(&mut executor, &mut batch, &limits, cancel)?;
+        let budget = measured(loader, devices, before, limits.num_allocated_blocks())?;
+        // What the small cache held is free again before the large one takes its place.
+        executor.change_caches(loader.caches(devices, 0)?)?;
+        let sized = allocate_caches(loader, devices, &mut executor, &budget)?;
+        Ok::<_, Error>((executor, sized))
+    };
+    executors.into_iter().zip(loader.devices.iter().map(AsRef::as_ref)).map(sized).collect()
 }
 
-/// Needs as they turned out with a cache of `num_blocks` blocks.
-fn measured(loader: &RankLoader<'_>, before: &MemoryBudget, num_blocks: usize) -> Result<MemoryBudget, Error> {
+/// Needs as they turned out on `devices` with a cache of `num_blocks` blocks.
+fn measured(
+    loader: &RankLoader<'_>,
+    devices: &dyn NodeDevices,
+    before: &MemoryBudget,
+    num_blocks: usize,
+) -> Result<MemoryBudget, Error> {
     let cache_bytes = num_blocks as u64 * loader.plan.kv_shape.block_bytes();
-    let free_bytes = loader.devices.ranks().iter().map(|device| device.free_bytes());
+    let free_bytes = devices.ranks().iter().map(|device| device.free_bytes());
     let free_bytes = free_bytes.collect::<candle_core::Result<Vec<_>>>();
     let free_bytes = free_bytes.map_err(Error::compute("ask a device for its memory"))?.into_iter().flatten().min();
     let used = before.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now + cache_bytes));
@@ -109,19 +118,20 @@ fn measured(loader: &RankLoader<'_>, before: &MemoryBudget, num_blocks: usize) -
 /// Gives each rank the largest cache that all nodes have room for.
 fn allocate_caches(
     loader: &RankLoader<'_>,
+    devices: &dyn NodeDevices,
     executor: &mut Executor,
     budget: &MemoryBudget,
 ) -> Result<EngineLimits, Error> {
     let mut limits = capacity::plan(loader.config, loader.plan.limits, budget)?;
     loop {
-        match loader.caches(limits.num_blocks) {
+        match loader.caches(devices, limits.num_blocks) {
             Ok(caches) => {
                 let least = executor.world().agree(limits)?;
                 let caches = match least == limits {
                     true => caches,
                     false => {
                         drop(caches);
-                        loader.caches(least.num_blocks)?
+                        loader.caches(devices, least.num_blocks)?
                     }
                 };
                 executor.change_caches(caches)?;

@@ -19,7 +19,9 @@ use crate::device::{Device, Linear, MatrixBuilder};
 use crate::error::Error;
 use crate::forward::weights::{DecoderWeights, LayerWeights};
 use flashjob_event::{Events, Fact};
-use flashjob_model::{DecoderConfig, Dtype, LayerTensor, Model, RowBuffer, Shard, TensorName, Validation};
+use flashjob_model::{
+    DecoderConfig, Dtype, Encoding, LayerTensor, Model, RowBuffer, Shard, TensorName, Validation, WeightsFormat,
+};
 
 /// Threads that read: enough to keep a disk or a bucket busy while one of them packs. They wait more than they work.
 const READERS: usize = 8;
@@ -29,35 +31,29 @@ const READERS: usize = 8;
 pub struct ShardFormat {
     /// One rank's part.
     pub shard: Shard,
-    /// Number format of matrices; vectors are always single precision.
-    pub dtype: Dtype,
+    /// Format of matrices; vectors are always single precision.
+    pub format: WeightsFormat,
     /// Check of the numbers while they are read.
     pub validation: Validation,
 }
 
-/// Reads and packs what one rank holds of `model`; `total_bytes` are those of all ranks here.
+/// Reads once what one rank holds of `model`, and packs it on each of `devices`, those of the same rank of each engine; weights are in
+/// their order. `total_bytes` are those of all ranks of an engine here.
 ///
 /// # Errors
 /// [`Error::Cancelled`] within a few megabytes; [`Error::Model`] when a file cannot be read.
 pub fn load(
     model: &Model,
     wanted: ShardFormat,
-    device: &dyn Device,
+    devices: &[Arc<dyn Device>],
     total_bytes: u64,
     events: &Events,
     cancel: &CancellationToken,
-) -> Result<DecoderWeights, Error> {
+) -> Result<Vec<DecoderWeights>, Error> {
     // Reading and packing overlap: eight threads wait for the bucket in turn, while those with bytes pack them.
     let progress = Progress { events, cancel, total_bytes, turn: Mutex::default() };
-    let mut loaded = Reading::new(model, wanted, device)?.read_all(&progress)?;
-    let embedding: Arc<dyn Linear> = Arc::from(loaded.matrix(TensorName::Embedding, &[])?);
-    let layers = (0..model.config.layers).map(|layer| loaded.layer(layer, &model.config));
-    let layers = layers.collect::<Result<_, Error>>()?;
-    let final_norm = loaded.vector(TensorName::FinalNorm)?;
-    // Shared, not loaded twice: a large vocabulary is a good part of a small model.
-    let tied = model.config.tied_head;
-    let head = if tied { Arc::clone(&embedding) } else { Arc::from(loaded.matrix(TensorName::Head, &[])?) };
-    Ok(DecoderWeights { embedding, layers, final_norm, head })
+    let loaded = Reading::new(model, wanted, devices)?.read_all(&progress)?;
+    loaded.into_iter().map(|tensors| tensors.into_weights(&model.config)).collect()
 }
 
 /// Bytes that these ranks read together.
@@ -104,23 +100,30 @@ enum Task {
     /// Reads a vector.
     Vector(TensorName),
     /// Reads `rows` of what the rank holds of `tensor`, whose first row is `first_row` of `matrix`.
-    Rows { tensor: TensorName, rows: Range<usize>, matrix: usize, first_row: usize },
+    Rows { tensor: TensorName, encoding: Encoding, rows: Range<usize>, matrix: usize, first_row: usize },
+}
+
+/// Tensors of one matrix: rows in each encoding, one below the other.
+struct StackedRows {
+    first: TensorName,
+    columns: usize,
+    rows: Vec<(Encoding, usize)>,
 }
 
 /// Everything there is to read, and where it goes.
 struct Reading<'a> {
     model: &'a Model,
     wanted: ShardFormat,
-    device: &'a dyn Device,
+    devices: &'a [Arc<dyn Device>],
     tasks: Vec<Task>,
-    /// By their first tensors.
-    matrices: Vec<(TensorName, Box<dyn MatrixBuilder>)>,
+    /// By their first tensors, and of each device.
+    matrices: Vec<(TensorName, Vec<Box<dyn MatrixBuilder>>)>,
     vectors: Mutex<HashMap<TensorName, Tensor>>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(model: &'a Model, wanted: ShardFormat, device: &'a dyn Device) -> Result<Self, Error> {
-        let (mut tasks, mut sizes) = (Vec::new(), Vec::<(TensorName, [usize; 2])>::new());
+    fn new(model: &'a Model, wanted: ShardFormat, devices: &'a [Arc<dyn Device>]) -> Result<Self, Error> {
+        let (mut tasks, mut matrices) = (Vec::new(), Vec::<StackedRows>::new());
         for tensor in model.weights.tensors() {
             // Announced in this order, which is the order of reading: the mount fetches ahead of the readers.
             model.weights.will_read(tensor, wanted.shard)?;
@@ -131,25 +134,30 @@ impl<'a> Reading<'a> {
             let [rows, columns] = model.weights.shape(tensor, wanted.shard)?;
             let first = first_of_matrix(tensor);
             // From the end: the tensor that it is stacked on was announced just before it.
-            let matrix = sizes.iter().rposition(|(name, _)| *name == first).unwrap_or_else(|| {
-                sizes.push((first, [0, columns]));
-                sizes.len() - 1
+            let matrix = matrices.iter().rposition(|stacked| stacked.first == first).unwrap_or_else(|| {
+                matrices.push(StackedRows { first, columns, rows: Vec::new() });
+                matrices.len() - 1
             });
-            let first_row = sizes[matrix].1[0];
-            sizes[matrix].1[0] += rows;
+            let encoding = model.weights.kept(tensor, wanted.shard, wanted.format)?;
+            let first_row = matrices[matrix].rows.iter().map(|(_, rows)| rows).sum();
+            matrices[matrix].rows.push((encoding, rows));
             let runs = model.weights.runs(tensor, wanted.shard)?;
-            tasks.extend(runs.map(|rows| Task::Rows { tensor, rows, matrix, first_row }));
+            tasks.extend(runs.map(|rows| Task::Rows { tensor, encoding, rows, matrix, first_row }));
         }
-        let room = |(name, shape)| Ok((name, device.matrix(wanted.dtype, shape)?));
-        let matrices = sizes.into_iter().map(room).collect::<candle_core::Result<_>>();
+        let room = |StackedRows { first, columns, rows }| {
+            let on_each = devices.iter().map(|device| device.matrix(&rows, columns));
+            Ok((first, on_each.collect::<candle_core::Result<_>>()?))
+        };
+        let matrices = matrices.into_iter().map(room).collect::<candle_core::Result<_>>();
         let matrices = matrices.map_err(Error::compute("make room for weights"))?;
-        Ok(Self { model, wanted, device, tasks, matrices, vectors: Mutex::default() })
+        Ok(Self { model, wanted, devices, tasks, matrices, vectors: Mutex::default() })
     }
 
-    fn read_all(self, progress: &Progress<'_>) -> Result<LoadedTensors, Error> {
+    /// Tensors by device.
+    fn read_all(self, progress: &Progress<'_>) -> Result<Vec<LoadedTensors>, Error> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), Error> {
-            let mut buffer = RowBuffer::new(self.wanted.dtype);
+            let mut buffer = RowBuffer::default();
             // One counter for all threads keeps reads nearly sequential, which is what disks and readahead are good at.
             while let Some(task) = self.tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let done = self.run(task, &mut buffer).and_then(|bytes| progress.report(bytes));
@@ -164,9 +172,19 @@ impl<'a> Reading<'a> {
             let join = |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
             readers.into_iter().map(join).fold(Ok(()), Result::and)
         })?;
-        let matrices = self.matrices.into_iter().collect();
         let vectors = self.vectors.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(LoadedTensors { matrices, vectors, device: self.device.candle().clone() })
+        let on = |device: &Arc<dyn Device>| LoadedTensors {
+            matrices: HashMap::new(),
+            vectors: vectors.clone(),
+            device: device.candle().clone(),
+        };
+        let mut loaded: Vec<LoadedTensors> = self.devices.iter().map(on).collect();
+        for (name, matrices) in self.matrices {
+            for (tensors, matrix) in loaded.iter_mut().zip(matrices) {
+                tensors.matrices.insert(name, matrix);
+            }
+        }
+        Ok(loaded)
     }
 
     /// Returns the bytes that were read.
@@ -179,18 +197,20 @@ impl<'a> Reading<'a> {
                 Ok(weights.stored_bytes(tensor, shard)?)
             }
             // The buffer is used only where bytes must be decoded; otherwise rows are borrowed from where they lie.
-            Task::Rows { tensor, rows, matrix, first_row } => {
+            Task::Rows { tensor, encoding, rows, matrix, first_row } => {
                 // Rows are packed while they are in this core's cache: a second pass over the weights would cost as much as reading them.
-                let (read, bytes) = weights.read_rows(*tensor, shard, rows.clone(), validation, buffer)?;
-                let placed = self.matrices[*matrix].1.rows(first_row + rows.start, read.numbers());
-                placed.map_err(Error::compute("place weights"))?;
+                let (read, bytes) = weights.read_rows(*tensor, shard, rows.clone(), *encoding, validation, buffer)?;
+                for matrix in &self.matrices[*matrix].1 {
+                    let placed = matrix.rows(first_row + rows.start, read.numbers());
+                    placed.map_err(Error::compute("place weights"))?;
+                }
                 Ok(bytes)
             }
         }
     }
 }
 
-/// Everything that was read, until it is taken.
+/// Everything that was read for one device, until it is taken.
 struct LoadedTensors {
     /// By their first tensors.
     matrices: HashMap<TensorName, Box<dyn MatrixBuilder>>,
@@ -200,6 +220,16 @@ struct LoadedTensors {
 }
 
 impl LoadedTensors {
+    fn into_weights(mut self, config: &DecoderConfig) -> Result<DecoderWeights, Error> {
+        let embedding: Arc<dyn Linear> = Arc::from(self.matrix(TensorName::Embedding, &[])?);
+        let layers = (0..config.layers).map(|layer| self.layer(layer, config)).collect::<Result<_, Error>>()?;
+        let final_norm = self.vector(TensorName::FinalNorm)?;
+        // Shared, not loaded twice: a large vocabulary is a good part of a small model.
+        let tied = config.tied_head;
+        let head = if tied { Arc::clone(&embedding) } else { Arc::from(self.matrix(TensorName::Head, &[])?) };
+        Ok(DecoderWeights { embedding, layers, final_norm, head })
+    }
+
     fn layer(&mut self, layer: usize, config: &DecoderConfig) -> Result<LayerWeights, Error> {
         use LayerTensor::{AttentionOutputNorm, FeedForwardNorm, FeedForwardOutputNorm, InputNorm};
         use LayerTensor::{Down, Gate, KBias, KNorm, O, Q, QBias, QNorm, VBias};

@@ -49,8 +49,9 @@ fn is_bad(request: &Request) -> bool {
 
 fn failed(request: &Request, tokens: Vec<u32>) -> Output {
     let position = request.prompt.len() + tokens.len();
-    let error = Some(NotFinite { request: request.id, position });
-    Output { id: request.id, tokens, reason: FinishReason::Error, error }
+    let error = Some(NotFinite { request: request.id, position }.into());
+    let (logprobs, reason) = (Vec::new(), FinishReason::Error);
+    Output { id: request.id, tokens, logprobs, reason, stop_token: None, stop_texts: None, error }
 }
 
 /// Tokens of the good ones where there is no bad one, and an error for each of the others.

@@ -32,7 +32,7 @@ fn a_request_that_can_never_be_served_is_refused_before_the_run() {
         let result =
             engine.run(vec![good.clone(), bad], &Events::default(), &CancellationToken::new(), &mut |_| outputs += 1);
         let error = result.unwrap_err();
-        assert!(matches!(error, Error::Request { request, .. } if request.0 == 1), "{error}");
+        assert!(matches!(&error, Error::Request(refused) if refused.request.0 == 1), "{error}");
         assert!(error.to_string().starts_with("request 1 cannot run: "), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(outputs, 0);

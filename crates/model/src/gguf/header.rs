@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::cursor::Cursor;
 use super::metadata::Value;
-use crate::block_format::BlockFormat;
 use crate::stored::Encoding;
 use crate::{Dtype, ReadAt, substitute};
+use flashjob_block_format::BlockFormat;
 
 /// Alignment of data and tensors unless `general.alignment` gives another.
 const DEFAULT_ALIGNMENT: u64 = 32;

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use serde_json::Value;
 
-use crate::{Ask, TextFacts};
+use crate::{Ask, Conversation, TextFacts, TokenBytes};
 
 /// Longest message in bytes.
 const LONGEST: u32 = 1 << 30;
@@ -16,8 +16,12 @@ pub(super) enum Order {
     Encode { number: u32, asks: Vec<Ask> },
     /// Conversations to render without encoding: tells a template's fault from a tokenizer's.
     Render { number: u32, asks: Vec<Ask> },
-    /// Tokens to decode into a text.
-    Decode(Vec<u32>),
+    /// Tokens of several texts to decode.
+    Decode(Vec<Vec<u32>>),
+    /// The bytes of all tokens.
+    TokenBytes,
+    /// Tokens to decode each by itself, special ones included.
+    Spell(Vec<u32>),
 }
 
 impl Order {
@@ -25,7 +29,9 @@ impl Order {
     pub fn bytes(&self) -> usize {
         match self {
             Order::Encode { asks, .. } | Order::Render { asks, .. } => asks.iter().map(Ask::bytes).sum(),
-            Order::Decode(ids) => size_of_val(&ids[..]),
+            Order::Decode(texts) => texts.iter().map(|ids| size_of_val(&ids[..])).sum(),
+            Order::TokenBytes => 0,
+            Order::Spell(tokens) => size_of_val(&tokens[..]),
         }
     }
 }
@@ -39,8 +45,10 @@ pub(super) enum Answer {
     Refused(String),
     /// Token IDs, or a sentence, for each question.
     Encoded { number: u32, results: Vec<Result<Vec<u32>, String>> },
-    /// A text, or a sentence.
-    Decoded(Result<String, String>),
+    /// For each list of tokens a text, or a sentence.
+    Decoded(Vec<Result<String, String>>),
+    /// The bytes of all tokens, or a sentence about their absence.
+    TokenBytes(Result<TokenBytes, String>),
 }
 
 /// Writes `order` in one call.
@@ -57,17 +65,25 @@ pub(super) fn write_order(out: &mut impl Write, order: &Order) -> io::Result<()>
                         frame.number(u32::from(*add_special));
                         frame.bytes(text.as_bytes());
                     }
-                    Ask::Messages(messages) => {
+                    Ask::Messages(Conversation { messages, tools }) => {
                         frame.number(2);
-                        frame.number(messages.len() as u32);
-                        messages.iter().for_each(|message| frame.value(message));
+                        for values in [messages, tools] {
+                            frame.number(values.len() as u32);
+                            values.iter().for_each(|value| frame.value(value));
+                        }
                     }
                 }
             }
         }
-        Order::Decode(ids) => {
+        Order::Decode(texts) => {
             frame.number(2);
-            frame.numbers(ids);
+            frame.number(texts.len() as u32);
+            texts.iter().for_each(|ids| frame.numbers(ids));
+        }
+        Order::TokenBytes => frame.number(3),
+        Order::Spell(tokens) => {
+            frame.number(4);
+            frame.numbers(tokens);
         }
     }
     frame.write(out)
@@ -84,15 +100,23 @@ pub(super) fn read_order(input: &mut impl Read) -> io::Result<Option<Order>> {
             for _ in 0..count {
                 asks.push(match rest.number()? {
                     2 => {
-                        let count = rest.number()?;
-                        Ask::Messages((0..count).map(|_| rest.value()).collect::<io::Result<_>>()?)
+                        let mut values = || {
+                            let count = rest.number()?;
+                            (0..count).map(|_| rest.value()).collect::<io::Result<Vec<Value>>>()
+                        };
+                        Ask::Messages(Conversation { messages: values()?, tools: values()? })
                     }
                     add_special => Ask::Text { text: rest.text()?, add_special: add_special == 1 },
                 });
             }
             if kind == 0 { Order::Encode { number, asks } } else { Order::Render { number, asks } }
         }
-        2 => Order::Decode(rest.numbers()?),
+        2 => {
+            let count = rest.number()?;
+            Order::Decode((0..count).map(|_| rest.numbers()).collect::<io::Result<_>>()?)
+        }
+        3 => Order::TokenBytes,
+        4 => Order::Spell(rest.numbers()?),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     };
     Ok(Some(order))
@@ -127,9 +151,23 @@ pub(super) fn write_answer(out: &mut impl Write, answer: &Answer) -> io::Result<
                 }
             }
         }
-        Answer::Decoded(result) => {
-            frame.number(if result.is_ok() { 3 } else { 4 });
-            frame.bytes(result.as_ref().unwrap_or_else(|sentence| sentence).as_bytes());
+        Answer::Decoded(results) => {
+            frame.number(3);
+            frame.number(results.len() as u32);
+            for result in results {
+                frame.number(u32::from(result.is_err()));
+                frame.bytes(result.as_ref().unwrap_or_else(|sentence| sentence).as_bytes());
+            }
+        }
+        Answer::TokenBytes(Ok(table)) => {
+            frame.number(4);
+            frame.number(table.len() as u32);
+            (0..table.len() as u32).for_each(|token| frame.bytes(table.spelled(token)));
+            frame.numbers(&table.special());
+        }
+        Answer::TokenBytes(Err(sentence)) => {
+            frame.number(5);
+            frame.bytes(sentence.as_bytes());
         }
     }
     frame.write(out)
@@ -150,8 +188,17 @@ pub(super) fn read_answer(input: &mut impl Read) -> io::Result<Option<Answer>> {
             }
             Answer::Encoded { number, results }
         }
-        3 => Answer::Decoded(Ok(rest.text()?)),
-        4 => Answer::Decoded(Err(rest.text()?)),
+        3 => {
+            let count = rest.number()?;
+            let result = |_| Ok(if rest.number()? == 0 { Ok(rest.text()?) } else { Err(rest.text()?) });
+            Answer::Decoded((0..count).map(result).collect::<io::Result<_>>()?)
+        }
+        4 => {
+            let count = rest.number()?;
+            let tokens = (0..count).map(|_| rest.bytes()).collect::<io::Result<Vec<&[u8]>>>()?;
+            Answer::TokenBytes(Ok(TokenBytes::new(tokens, rest.numbers()?)))
+        }
+        5 => Answer::TokenBytes(Err(rest.text()?)),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }))
 }
@@ -314,14 +361,19 @@ mod tests {
         let asks = vec![
             Ask::Text { text: "ü".to_owned(), add_special: true },
             Ask::Text { text: String::new(), add_special: false },
-            Ask::Messages(vec![
-                serde_json::json!({"role": "user", "content": "x", "n": [0.1, -1, u64::MAX, null, true, {}]}),
-            ]),
+            Ask::Messages(Conversation {
+                messages: vec![
+                    serde_json::json!({"role": "user", "content": "x", "n": [0.1, -1, u64::MAX, null, true, {}]}),
+                ],
+                tools: vec![serde_json::json!({"type": "function"})],
+            }),
         ];
         for order in [
             Order::Encode { number: 7, asks: asks.clone() },
             Order::Render { number: u32::MAX, asks },
-            Order::Decode(vec![1, u32::MAX]),
+            Order::Decode(vec![vec![1, u32::MAX], Vec::new()]),
+            Order::TokenBytes,
+            Order::Spell(vec![7, u32::MAX]),
         ] {
             let mut bytes = Vec::new();
             write_order(&mut bytes, &order).unwrap();
@@ -332,6 +384,12 @@ mod tests {
                 shortened.extend_from_slice(&bytes[4..length]);
                 assert!(read_order(&mut &shortened[..]).is_err(), "{order:?} shortened to {length}");
             }
+        }
+        for told in [Ok(TokenBytes::new([&b"a"[..], b"", b"<s>"], [2])), Err("no".to_owned())] {
+            let mut bytes = Vec::new();
+            write_answer(&mut bytes, &Answer::TokenBytes(told.clone())).unwrap();
+            let read = read_answer(&mut &bytes[..]).unwrap().unwrap();
+            assert!(matches!(read, Answer::TokenBytes(read) if read == told));
         }
         assert!(read_order(&mut &b""[..]).unwrap().is_none());
         assert!(read_answer(&mut &[0xff; 8][..]).is_err());

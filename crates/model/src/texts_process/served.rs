@@ -15,7 +15,7 @@ use super::MARKER;
 use super::confinement::{confine, refuse_descriptors};
 use super::frames::{Answer, Order, read_order, write_answer};
 use crate::text_service::TextFacts;
-use crate::{Ask, Texts};
+use crate::{Ask, Conversation, Texts};
 
 /// Most worker threads: texts come from one reader, so more gain little.
 pub(super) const MOST_WORKERS: usize = 8;
@@ -87,8 +87,16 @@ fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout
                 let results = asks.iter().map(|ask| guarded(|| rendered(texts, ask))).collect();
                 Answer::Encoded { number, results }
             }
-            Order::Decode(ids) => {
-                Answer::Decoded(guarded(|| texts.tokenizer.decode(&ids).map_err(|error| error.to_string())))
+            Order::Decode(all) => {
+                let decoded = |ids: &[u32]| texts.tokenizer.decode(ids).map_err(|error| error.to_string());
+                Answer::Decoded(all.iter().map(|ids| guarded(|| decoded(ids))).collect())
+            }
+            Order::TokenBytes => {
+                Answer::TokenBytes(guarded(|| texts.tokenizer.token_bytes().map_err(|error| error.to_string())))
+            }
+            Order::Spell(tokens) => {
+                let spelled = |token: u32| texts.tokenizer.spell(token).map_err(|error| error.to_string());
+                Answer::Decoded(tokens.iter().map(|&token| guarded(|| spelled(token))).collect())
             }
         };
         let mut output = output.lock();
@@ -101,8 +109,8 @@ fn work(texts: &Texts, inbox: &Mutex<Receiver<Order>>, output: &Mutex<io::Stdout
 /// Renders the conversation; returns no IDs.
 fn rendered(texts: &Texts, ask: &Ask) -> Result<Vec<u32>, String> {
     match (ask, &texts.chat_template) {
-        (Ask::Messages(messages), Some(template)) => {
-            template.render(messages).map(|_| Vec::new()).map_err(|error| error.to_string())
+        (Ask::Messages(Conversation { messages, tools }), Some(template)) => {
+            template.render_with_tools(messages, tools).map(|_| Vec::new()).map_err(|error| error.to_string())
         }
         _ => Ok(Vec::new()),
     }

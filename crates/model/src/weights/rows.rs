@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
+use flashjob_block_format::BlockFormat;
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 
@@ -26,16 +27,19 @@ pub enum RowSlice<'a> {
     F16(&'a [f16]),
     /// Numbers in bfloat16.
     Bf16(&'a [bf16]),
+    /// Quantised weights, in whole blocks.
+    Blocks(BlockFormat, &'a [u8]),
 }
 
 impl<'a> RowSlice<'a> {
-    /// `None` if `bytes` lack the alignment or length for `dtype`.
-    fn of(bytes: &'a [u8], dtype: Dtype) -> Option<Self> {
+    /// `None` if `bytes` lack the alignment or length for `encoding`.
+    fn of(bytes: &'a [u8], encoding: Encoding) -> Option<Self> {
         let bits = || bytemuck::try_cast_slice::<u8, u16>(bytes).ok();
-        match dtype {
-            Dtype::F32 => Some(RowSlice::F32(bytemuck::try_cast_slice(bytes).ok()?)),
-            Dtype::F16 => Some(RowSlice::F16(bits()?.reinterpret_cast())),
-            Dtype::Bf16 => Some(RowSlice::Bf16(bits()?.reinterpret_cast())),
+        match encoding {
+            Encoding::Plain(Dtype::F32) => Some(RowSlice::F32(bytemuck::try_cast_slice(bytes).ok()?)),
+            Encoding::Plain(Dtype::F16) => Some(RowSlice::F16(bits()?.reinterpret_cast())),
+            Encoding::Plain(Dtype::Bf16) => Some(RowSlice::Bf16(bits()?.reinterpret_cast())),
+            Encoding::Blocks(format) => Some(RowSlice::Blocks(format, bytes)),
         }
     }
 }
@@ -43,18 +47,18 @@ impl<'a> RowSlice<'a> {
 /// Rows that were read: borrowed from memory, or in a [`RowBuffer`].
 pub struct Rows<'a> {
     bytes: Lent<'a>,
-    dtype: Dtype,
+    encoding: Encoding,
 }
 
 impl<'a> Rows<'a> {
-    fn new(bytes: Lent<'a>, dtype: Dtype) -> Option<Self> {
+    fn new(bytes: Lent<'a>, encoding: Encoding) -> Option<Self> {
         // Mapped files may put a tensor at an odd offset, where numbers cannot be borrowed; the caller then copies.
-        RowSlice::of(&bytes, dtype).is_some().then_some(Self { bytes, dtype })
+        RowSlice::of(&bytes, encoding).is_some().then_some(Self { bytes, encoding })
     }
 
     /// The rows as numbers.
     pub fn numbers(&self) -> RowSlice<'_> {
-        RowSlice::of(&self.bytes, self.dtype).expect("rows that lie as numbers must")
+        RowSlice::of(&self.bytes, self.encoding).expect("rows that lie as numbers must")
     }
 
     /// A copy as a tensor on the CPU.
@@ -63,31 +67,35 @@ impl<'a> Rows<'a> {
             RowSlice::F32(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
             RowSlice::F16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
             RowSlice::Bf16(numbers) => Tensor::from_slice(numbers, shape, &Device::Cpu),
+            RowSlice::Blocks(..) => Err(candle_core::Error::Msg("a tensor has no blocks".to_owned())),
         }
     }
 }
 
-/// A reusable buffer for rows of one format.
-pub struct RowBuffer {
-    bytes: Bytes,
-    dtype: Dtype,
+/// A reusable buffer for rows.
+pub struct RowBuffer(Bytes);
+
+impl Default for RowBuffer {
+    fn default() -> Self {
+        Self(Bytes::zeros(0))
+    }
 }
 
 impl RowBuffer {
-    /// An empty buffer for numbers of `dtype`.
-    pub fn new(dtype: Dtype) -> Self {
-        Self { bytes: Bytes::zeros(0), dtype }
+    fn rows(&self, encoding: Encoding) -> Rows<'_> {
+        Rows { bytes: Box::new(self.0.as_slice()), encoding }
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows { bytes: Box::new(self.bytes.as_slice()), dtype: self.dtype }
+    /// Space for so many bytes, with arbitrary content.
+    fn room_for_bytes(&mut self, count: usize) -> &mut [u8] {
+        self.0.resize(count);
+        self.0.as_mut_slice()
     }
 
     /// Space for `count` numbers, with arbitrary content.
-    fn room(&mut self, count: usize) -> Numbers<'_> {
-        self.bytes.resize(count * self.dtype.size_bytes());
-        let bytes = self.bytes.as_mut_slice();
-        match self.dtype {
+    fn room(&mut self, count: usize, dtype: Dtype) -> Numbers<'_> {
+        let bytes = self.room_for_bytes(count * dtype.size_bytes());
+        match dtype {
             Dtype::F32 => Numbers::F32(bytemuck::cast_slice_mut(bytes)),
             Dtype::F16 => Numbers::Bits16(bytemuck::cast_slice_mut(bytes), SixteenBits::F16),
             Dtype::Bf16 => Numbers::Bits16(bytemuck::cast_slice_mut(bytes), SixteenBits::Bf16),
@@ -99,6 +107,8 @@ impl RowBuffer {
 pub(super) struct Read<'a> {
     pub(super) stored: &'a Stored,
     pub(super) window: Window,
+    /// The encoding that is wanted: plain numbers, or the stored one.
+    pub(super) encoding: Encoding,
     pub(super) validation: Validation,
 }
 
@@ -109,18 +119,21 @@ impl<'a> Read<'a> {
     where
         'a: 'b,
     {
-        if let Some(lent) = self.lent(&rows, buffer.dtype)? {
+        if let Some(lent) = self.lent(&rows)? {
             return Ok(lent);
         }
-        self.fill(rows, buffer)?;
-        Ok(buffer.rows())
+        match self.encoding {
+            Encoding::Plain(dtype) => self.fill(rows, dtype, buffer)?,
+            Encoding::Blocks(format) => self.fill_blocks(rows, format, buffer)?,
+        }
+        Ok(buffer.rows(self.encoding))
     }
 
-    fn lent(&self, rows: &Range<usize>, dtype: Dtype) -> Result<Option<Rows<'a>>, Error> {
+    fn lent(&self, rows: &Range<usize>) -> Result<Option<Rows<'a>>, Error> {
         let &Stored { columns, encoding, row_order, norm_offset, .. } = self.stored;
         // Any conversion needs a copy, and validation is a pass over the numbers that is cheaper after it.
         let as_wanted = columns == self.window.columns.len()
-            && encoding == Encoding::Plain(dtype)
+            && encoding == self.encoding
             && row_order == RowOrder::Halves
             && norm_offset == 0.0
             && self.validation == Validation::Trust;
@@ -130,13 +143,30 @@ impl<'a> Read<'a> {
         let start = self.offset(self.window.rows.start + rows.start);
         let range = start..start + (rows.len() * self.stored.row_bytes()) as u64;
         let lent = self.stored.file.bytes.lend(range).map_err(|error| self.unread(error))?;
-        Ok(lent.and_then(|bytes| Rows::new(bytes, dtype)))
+        Ok(lent.and_then(|bytes| Rows::new(bytes, encoding)))
     }
 
-    fn fill(&self, rows: Range<usize>, buffer: &mut RowBuffer) -> Result<(), Error> {
+    /// Quantised weights as they are stored.
+    fn fill_blocks(&self, rows: Range<usize>, format: BlockFormat, buffer: &mut RowBuffer) -> Result<(), Error> {
+        let columns = &self.window.columns;
+        let row_bytes = self.stored.row_bytes_of(columns);
+        let bytes = buffer.room_for_bytes(rows.len() * row_bytes);
+        self.read_blocks(bytes, self.window.rows.start + rows.start)?;
+        if let RowOrder::Pairs { head_dim } = self.stored.row_order {
+            bytes.chunks_mut(head_dim * row_bytes).for_each(|head| pairs_to_halves(head, row_bytes));
+        }
+        if self.validation == Validation::Finite {
+            let mut numbers = vec![0.0; rows.len() * columns.len()];
+            format.dequantize(bytes, &mut numbers);
+            self.check_finite(&rows, &Numbers::F32(&mut numbers))?;
+        }
+        Ok(())
+    }
+
+    fn fill(&self, rows: Range<usize>, dtype: Dtype, buffer: &mut RowBuffer) -> Result<(), Error> {
         let count = rows.len() * self.window.columns.len();
         let norm_offset = self.stored.norm_offset;
-        let mut numbers = buffer.room(count);
+        let mut numbers = buffer.room(count, dtype);
         if norm_offset == 0.0 {
             self.fetch(&rows, &mut numbers)?;
         } else {
@@ -188,10 +218,7 @@ impl<'a> Read<'a> {
         let (block_len, block_bytes) = (encoding.block_len(), encoding.block_bytes());
         let blocks = self.stored.blocks_of(columns);
         let mut bytes = Bytes::zeros(rows * blocks.len() * block_bytes);
-        for (row, bytes) in bytes.as_mut_slice().chunks_mut(blocks.len() * block_bytes).enumerate() {
-            // One read for each row: a rank's columns are contiguous only within a row.
-            self.read_bytes(bytes, first_row + row, blocks.start * block_bytes)?;
-        }
+        self.read_blocks(bytes.as_mut_slice(), first_row)?;
         let skip = columns.start - blocks.start * block_len;
         let width = blocks.len() * block_len;
         if skip == 0 && width == columns.len() {
@@ -215,6 +242,20 @@ impl<'a> Read<'a> {
                 decode(encoding, &bytes, &mut Numbers::Bits16(&mut wide, *format));
                 cut(&wide, width, skip, columns.len(), to);
             }
+        }
+        Ok(())
+    }
+
+    /// Reads of rows from `first_row` on the blocks that the window touches.
+    fn read_blocks(&self, to: &mut [u8], first_row: usize) -> Result<(), Error> {
+        let columns = &self.window.columns;
+        if columns.len() == self.stored.columns {
+            return self.read_bytes(to, first_row, 0);
+        }
+        let skipped = self.stored.blocks_of(columns).start * self.stored.encoding.block_bytes();
+        for (row, to) in to.chunks_mut(self.stored.row_bytes_of(columns)).enumerate() {
+            // One read for each row: a rank's columns are contiguous only within a row.
+            self.read_bytes(to, first_row + row, skipped)?;
         }
         Ok(())
     }

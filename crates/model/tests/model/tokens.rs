@@ -71,3 +71,36 @@ fn an_embedding_may_have_more_rows_than_the_tokenizer_has_tokens() {
         272
     );
 }
+
+/// Texts of the fixture that have no special tokens in them, with their ids.
+fn plain_texts(fixture: &str) -> Vec<Expected> {
+    let json = std::fs::read(golden::directory("tokenizers").join(fixture)).unwrap();
+    let all: Vec<Expected> = serde_json::from_slice(&json).unwrap();
+    all.into_iter().filter(|expected| expected.decoded == expected.text).collect()
+}
+
+#[test]
+fn the_bytes_of_its_tokens_make_a_text() {
+    let paths = ["llama-gqa", "tokenizers/llama-bpe.gguf", "tokenizers/llama-sentence-piece.gguf"];
+    for (path, fixture) in paths.into_iter().zip(["smollm.json", "llama-bpe.json", "llama-sentence-piece.json"]) {
+        let tokenizer = Tokenizer::open(&golden::directory(path)).unwrap();
+        let table = tokenizer.token_bytes().unwrap();
+        let texts = plain_texts(fixture);
+        assert!(texts.len() > 3, "{path}");
+        for Expected { text, ids, .. } in texts {
+            let bytes: Vec<u8> = ids.iter().flat_map(|&id| table.of_text(id)).copied().collect();
+            let made = String::from_utf8(bytes).unwrap();
+            // SentencePiece puts a space before a text, which its decoder takes away.
+            assert!(made == text || made == format!(" {text}"), "{path}: {text:?} became {made:?}");
+        }
+        // Any tokens, parts of characters among them; but not with SentencePiece, whose decoder shows each byte of a run that is no text as
+        // U+FFFD, also those that are characters by themselves.
+        let is_taken = |id: &u32| !path.contains("sentence-piece") || std::str::from_utf8(table.of_text(*id)).is_ok();
+        let size = tokenizer.vocab_size() as u32;
+        let ids: Vec<u32> = (0..size).map(|id| id * 7 % size).filter(is_taken).collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| table.of_text(id)).copied().collect();
+        let valid = |text: &str| text.replace('\u{fffd}', "");
+        let (made, decoded) = (String::from_utf8_lossy(&bytes).into_owned(), tokenizer.decode(&ids).unwrap());
+        assert_eq!(valid(&made), valid(&decoded), "{path}");
+    }
+}

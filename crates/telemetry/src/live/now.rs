@@ -29,7 +29,9 @@ pub(super) fn now(totals: &Totals, expected: &Expected) -> String {
     match share(totals, expected) {
         Some((done, all)) => {
             let percent = 100.0 * done.min(all) as f64 / all.max(1) as f64;
+            // The sentence of a batch has it, without what earlier jobs have done.
             let left = remaining(done, all, totals.phase_elapsed)
+                .filter(|_| totals.batch.is_none() || totals.phase != Some(Phase::Measure))
                 .map_or(String::new(), |left| format!(" · about {} left", Unit::Time.text(left.as_secs_f64().ceil())));
             let _ = writeln!(
                 html,
@@ -70,6 +72,17 @@ pub(super) fn tiles(totals: &Totals, expected: &Expected, recorded: Option<&Reco
         ("running", count(totals.running)),
         ("waiting", count(totals.waiting)),
     ];
+    if let Some(batch) = &totals.batch {
+        tiles.push(("lines answered", count(batch.answered()) + &of(batch.lines().map_or(0, |(lines, _)| lines))));
+        let remaining = batch.remaining().map(|left| Unit::Time.text(left.as_secs_f64().ceil()));
+        let rate = batch.lines_per_second().map(|rate| Unit::Count("").text(rate));
+        let cost = batch.cost().map(|cost| Unit::Count("").text(cost));
+        let errors =
+            Some(batch.errors()).filter(|&errors| errors > 0).map(|errors| Unit::Count("").text(errors as f64));
+        let values =
+            [("lines per second", rate), ("remaining", remaining), ("cost", cost), ("lines with errors", errors)];
+        tiles.extend(values.into_iter().filter_map(|(name, value)| Some((name, escape(&value?)))));
+    }
     if totals.kv_blocks > 0 {
         let used = totals.kv_blocks_used as f64 / totals.kv_blocks as f64;
         tiles.push(("KV cache in use", escape(&Unit::Share.text(used))));

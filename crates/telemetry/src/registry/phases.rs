@@ -65,6 +65,19 @@ impl Phases {
         Some((phase, state.spent[phase as usize] + now.saturating_duration_since(since)))
     }
 
+    /// Time spent in all phases.
+    pub(super) fn elapsed(&self, now: Instant) -> Duration {
+        Phase::ALL.into_iter().map(|phase| self.spent_in(phase, now)).sum()
+    }
+
+    /// Time spent in `phase`, with the present stretch.
+    pub(super) fn spent_in(&self, phase: Phase, now: Instant) -> Duration {
+        let state = self.lock();
+        let present = state.current.filter(|(current, _)| *current == phase);
+        let present = present.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since));
+        state.spent[phase as usize] + present
+    }
+
     /// Updates the gauges to `now`.
     pub(super) fn refresh(&self, now: Instant) {
         let state = self.lock();

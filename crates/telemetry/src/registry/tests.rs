@@ -125,6 +125,7 @@ fn what_was_abandoned_is_forgotten_when_serving_ends() {
     observe(&registry, now, Fact::PhaseStarted(Phase::Measure));
     observe(&registry, now, Fact::RequestQueued { request: RequestId(0), prompt_tokens: 1 });
     let step = Fact::StepFinished {
+        engine: 0,
         duration: Duration::from_millis(1),
         prefill_tokens: 8,
         decode_tokens: 1,
@@ -251,7 +252,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         1 => (0u64..1 << 40, any::<u64>())
             .prop_map(|(bytes, total_bytes)| Fact::WeightsRead { bytes, total_bytes }),
         1 => (any::<usize>(), any::<usize>())
-            .prop_map(|(kv_blocks, block_tokens)| Fact::EngineReady { kv_blocks, block_tokens }),
+            .prop_map(|(kv_blocks, block_tokens)| Fact::EngineReady { engines: 1, kv_blocks, block_tokens }),
         4 => (request(), 0u32..1000)
             .prop_map(|(request, prompt_tokens)| Fact::RequestQueued { request, prompt_tokens }),
         3 => request().prop_map(|request| Fact::RequestScheduled { request }),
@@ -266,6 +267,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         }),
         3 => (any::<u64>(), 0usize..1 << 20, 0usize..1 << 10, any::<usize>()).prop_map(
             |(nanoseconds, prefill_tokens, decode_tokens, level)| Fact::StepFinished {
+                engine: 0,
                 duration: Duration::from_nanos(nanoseconds),
                 prefill_tokens,
                 decode_tokens,

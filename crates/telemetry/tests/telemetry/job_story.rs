@@ -33,7 +33,7 @@ impl Story {
             Fact::BucketRetried { reason: "throttled" },
             Fact::PhaseStarted(Phase::Load),
             Fact::WeightsRead { bytes: 1 << 20, total_bytes: 1 << 20 },
-            Fact::EngineReady { kv_blocks: 64, block_tokens: 32 },
+            Fact::EngineReady { engines: 1, kv_blocks: 64, block_tokens: 32 },
         ]);
     }
 
@@ -47,6 +47,7 @@ impl Story {
     pub fn step(&self, requests: &[u32]) {
         self.tell(requests.iter().map(|request| Fact::TokenGenerated { request: RequestId(*request), token: 1 }));
         self.tell([Fact::StepFinished {
+            engine: 0,
             duration: Duration::from_millis(5),
             prefill_tokens: 0,
             decode_tokens: requests.len(),

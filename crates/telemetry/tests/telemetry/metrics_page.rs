@@ -1,7 +1,9 @@
 //! `docs/METRICS.md` lists every metric as it is. `BLESS=1` rewrites its table.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use flashjob_event::{AnswerKind, Event, Fact, Observer, Phase};
 use flashjob_host::cgroup::Cgroup;
 use flashjob_host::gpus::GpuSample;
 use flashjob_telemetry::Registry;
@@ -87,6 +89,15 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 fn table() -> String {
     let registry = Registry::new();
     registry.set_sample(full_sample());
+    let at = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+    for fact in [
+        Fact::PhaseStarted(Phase::Measure),
+        Fact::BatchStarted { price_per_hour: Some(1.0) },
+        Fact::BatchSized { lines: 2, is_estimate: false },
+        Fact::LinesAnswered { kind: AnswerKind::Completed, lines: 1 },
+    ] {
+        registry.observe(&Event { at, fact });
+    }
     let mut table = "| Metric | Type | Labels | What it is |\n|---|---|---|---|\n".to_owned();
     for (name, Family { kind, help, labels }) in families(&registry.render()) {
         let labels: Vec<String> = labels

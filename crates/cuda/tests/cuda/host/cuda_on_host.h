@@ -138,4 +138,24 @@ T __shfl_xor_sync(uint32_t, T value, uint32_t distance) {
     return other;
 }
 
+inline uint32_t atomicAdd(uint32_t *to, uint32_t amount) {
+    const uint32_t before = *to;
+    *to += amount;
+    return before;
+}
+
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+
+// Rounded by themselves where compilers may not contract them: -ffp-contract=off.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

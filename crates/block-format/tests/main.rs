@@ -1,0 +1,3 @@
+//! Tests of this crate's behaviour, as one binary.
+
+mod block_format;

@@ -1,0 +1,3 @@
+//! Behaviour through the public functions.
+
+mod guidance;
