@@ -2,7 +2,7 @@
 //! from its prefix in the bucket with a disk that is empty.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,6 +26,7 @@ const KILLS: usize = 3;
 /// The controller of an Indexed Job: indices in order, a few pods at a time, each index again until a pod of it ends well.
 struct Controller<'a> {
     dataset: &'a Path,
+    bucket: &'a Path,
     par: &'a str,
     prefix: &'a str,
     mlflow: &'a MlflowServer,
@@ -49,6 +50,33 @@ impl Controller<'_> {
         killed.into_inner()
     }
 
+    fn outputs_of(&self, index: usize) -> PathBuf {
+        self.bucket.join(format!("{}{index}/outputs", self.prefix))
+    }
+
+    fn shards_of(&self, index: usize) -> usize {
+        std::fs::read_dir(self.outputs_of(index)).map_or(0, |files| {
+            files.filter(|file| is_shard(file.as_ref().unwrap().file_name().to_str().unwrap())).count()
+        })
+    }
+
+    /// Answers in the bucket by line: those of all indices, each of which has a prefix of its own.
+    fn answers(&self) -> BTreeMap<u64, Value> {
+        let mut answers = BTreeMap::new();
+        for file in (0..COMPLETIONS).flat_map(|index| std::fs::read_dir(self.outputs_of(index)).unwrap()) {
+            let path = file.unwrap().path();
+            if !is_shard(path.file_name().unwrap().to_str().unwrap()) {
+                continue;
+            }
+            for line in std::fs::read_to_string(&path).unwrap().lines() {
+                let answer: Value = serde_json::from_str(line).unwrap();
+                let number = answer["line"].as_u64().unwrap();
+                assert!(answers.insert(number, answer).is_none(), "line {number} is answered twice");
+            }
+        }
+        answers
+    }
+
     /// Runs pods of `index` until one ends well, after up to `kills` of them were killed; gives their number.
     fn complete(&self, index: usize, kills: usize) -> usize {
         let mut random = StdRng::seed_from_u64(index as u64);
@@ -68,7 +96,12 @@ impl Controller<'_> {
                 running.wait().expect_code(0);
                 return killed;
             }
-            std::thread::sleep(Duration::from_millis(random.random_range(100..2500)));
+            // By what it has done rather than by the clock, so that a fast pod is killed as often as a slow one.
+            let shards = 3 * killed + random.random_range(0..3);
+            while self.shards_of(index) < shards && !running.stderr_so_far().contains("flashjob ends") {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(random.random_range(0..100)));
             // The kernel's way, and that of a node that is drained.
             running.signal(if killed % 2 == 0 { libc::SIGKILL } else { libc::SIGTERM });
             let ended = running.wait();
@@ -80,24 +113,8 @@ impl Controller<'_> {
     }
 }
 
-/// Answers below `prefix` by line: those of all indices, each of which has a prefix of its own.
-fn answers(bucket: &Path, prefix: &str) -> BTreeMap<u64, Value> {
-    let mut answers = BTreeMap::new();
-    for index in 0..COMPLETIONS {
-        for file in std::fs::read_dir(bucket.join(format!("{prefix}{index}/outputs"))).unwrap() {
-            let path = file.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if !(name.starts_with("outputs-") && name.ends_with(".jsonl")) {
-                continue;
-            }
-            for line in std::fs::read_to_string(&path).unwrap().lines() {
-                let answer: Value = serde_json::from_str(line).unwrap();
-                let number = answer["line"].as_u64().unwrap();
-                assert!(answers.insert(number, answer).is_none(), "line {number} is answered twice");
-            }
-        }
-    }
-    answers
+fn is_shard(name: &str) -> bool {
+    name.starts_with("outputs-") && name.ends_with(".jsonl")
 }
 
 fn parent(mlflow: &MlflowServer, uid: &str) -> Run {
@@ -113,18 +130,20 @@ fn twelve_indices_three_at_a_time_answer_each_line_once_whoever_is_killed() {
     let (folder, bucket) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let server = BucketServer::start(bucket.path());
     let dataset = batch(&folder, LINES, 60);
-    let of = |prefix, uid| Controller { dataset: &dataset, par: server.url(), prefix, mlflow, uid };
-    let (calm, rough) = ("00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b");
-    of("calm/", calm).run(false);
-    let killed = of("rough/", rough).run(true);
+    let of =
+        |prefix, uid| Controller { dataset: &dataset, bucket: bucket.path(), par: server.url(), prefix, mlflow, uid };
+    let calm = of("calm/", "00000000-0000-4000-8000-00000000000a");
+    let rough = of("rough/", "00000000-0000-4000-8000-00000000000b");
+    calm.run(false);
+    let killed = rough.run(true);
     assert!(killed >= 4, "{killed} pods were killed");
 
-    let expected = answers(bucket.path(), "calm/");
+    let expected = calm.answers();
     assert!(expected.keys().copied().eq(1..=LINES as u64));
-    assert!(answers(bucket.path(), "rough/") == expected, "answers differ from those of a job that was left alone");
+    assert!(rough.answers() == expected, "answers differ from those of a job that was left alone");
 
     // The aggregate is complete, and counts the answers of all attempts.
-    let (calm, rough) = (parent(mlflow, calm), parent(mlflow, rough));
+    let (calm, rough) = (parent(mlflow, calm.uid), parent(mlflow, rough.uid));
     assert_eq!((calm.status(), rough.status()), ("FINISHED", "FINISHED"));
     for figure in [
         "batch_lines_answered",

@@ -338,7 +338,13 @@ fn fifty_kills_on_a_bucket_with_faults_lose_no_answer_and_give_none_twice() {
                 continue;
             }
             ended.expect_code(0);
-            break;
+            if killed >= 20 && emptied >= 3 {
+                break;
+            }
+            // A fast machine was done with the batch before that, and does it again.
+            results = TempDir::new().unwrap();
+            fs::remove_dir_all(place.folder.path().join("run")).unwrap();
+            continue;
         }
         killed += 1;
         assert!(answered_lines(&outputs).is_superset(&on_disk), "kill {killed} lost answers on the disk");
@@ -348,7 +354,6 @@ fn fifty_kills_on_a_bucket_with_faults_lose_no_answer_and_give_none_twice() {
             emptied += 1;
         }
     }
-    assert!(killed >= 20 && emptied >= 3, "{killed} kills, {emptied} of them with the loss of the disk");
     std::thread::sleep(Duration::from_millis(300));
     let last = place.job(&results, &[]).run().expect_code(0);
     assert!(answers_of(&results) == alone, "answers differ from those of a job that was left alone: {last}");
